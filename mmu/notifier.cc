@@ -1,0 +1,139 @@
+#include "mmu/notifier.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "mmu/check.h"
+#include "mmu/mutant.h"
+#include "mmu/ordering.h"
+#include "mmu/sync_point.h"
+
+namespace underfoot {
+
+BracketToken::~BracketToken() {
+  UNDERFOOT_CHECK(!open_, "a bracket was never ended", range_.begin.value, range_.end.value);
+}
+
+BracketToken::BracketToken(BracketToken&& other) noexcept
+    : place_(other.place_), range_(other.range_), open_(std::exchange(other.open_, false)) {}
+
+BracketToken& BracketToken::operator=(BracketToken&& other) noexcept {
+  UNDERFOOT_CHECK(!open_, "an open bracket was overwritten", range_.begin.value, range_.end.value);
+  place_ = other.place_;
+  range_ = other.range_;
+  open_ = std::exchange(other.open_, false);
+  return *this;
+}
+
+class Notifier::PinnedList {
+ public:
+  explicit PinnedList(const Notifier& notifier) {
+    rcu::ReadScope rcu;
+    list_ = notifier.list_.LoadAfterAnnouncement();
+    list_->pins.fetch_add(1, kAcqRel);  // inside RCU: Publish counts pins after a grace period
+  }
+  ~PinnedList() {
+    // The list lives until this scope ends: the last to unpin still has to wake whoever waits.
+    rcu::ReadScope rcu;
+    // Pairs with: Notifier::Publish's wait. Without it: the subscriber is gone while its last walk
+    // runs.
+    if (list_->pins.fetch_sub(1, kAcqRel) == 1) list_->pins.notify_all();
+  }
+  PinnedList(const PinnedList&) = delete;
+  PinnedList& operator=(const PinnedList&) = delete;
+
+  auto begin() const { return list_->subscribers.begin(); }
+  auto end() const { return list_->subscribers.end(); }
+
+ private:
+  SubscriberList* list_;
+};
+
+Notifier::Notifier(InFlightRanges& in_flight, ReaderRegistry& readers)
+    : in_flight_(in_flight), readers_(readers), list_(new SubscriberList) {}
+
+Notifier::~Notifier() {
+  UNDERFOOT_CHECK(begins_.Get() == ends_.Get(), "brackets are open at the end", begins_.Get(),
+                  ends_.Get());
+  delete list_.Load();
+}
+
+BracketToken Notifier::Begin(Invalidation invalidation, ReaderWait wait) {
+  UNDERFOOT_CHECK(!rcu::InReadSection(), "Begin inside an RCU read section",
+                  invalidation.range.begin.value, 0);
+  invalidation.range = RoundOutToPages(invalidation.range);
+  begins_.Add();
+  const auto tell_subscribers = [&] {
+    for (Subscriber* subscriber : PinnedList(*this)) subscriber->Invalidate(invalidation);
+  };
+  if (UNDERFOOT_MUTANT("begin-walks-first")) tell_subscribers();
+  UNDERFOOT_SYNC_POINT("begin-not-in-flight");
+  BracketToken token(in_flight_.Add(invalidation.range), invalidation.range);
+  UNDERFOOT_SYNC_POINT("begin-in-flight");
+  if (!UNDERFOOT_MUTANT("begin-walks-first")) tell_subscribers();
+  UNDERFOOT_SYNC_POINT("begin-invalidated");
+  if (UNDERFOOT_MUTANT("begin-waits-for-grace-period")) rcu::Synchronize();
+  if (wait == ReaderWait::kWait) readers_.WaitForReaders(invalidation.range);
+  return token;
+}
+
+void Notifier::End(BracketToken& token) {
+  if (!token.open_ && !UNDERFOOT_MUTANT("stray-end-counts")) {
+    stray_ends_.Add();
+    return;
+  }
+  token.open_ = false;
+  ends_.Add();
+  in_flight_.Remove(token.place_);
+  for (Subscriber* subscriber : PinnedList(*this)) subscriber->OnEnd(token.range_);
+}
+
+bool Notifier::TestClearYoung(HvaRange range, bool clear) {
+  bool young = false;
+  for (Subscriber* subscriber : PinnedList(*this)) {
+    if (young && UNDERFOOT_MUTANT("young-short-circuit")) break;
+    young = subscriber->TestClearYoung(range, clear) || young;
+  }
+  return young;
+}
+
+void Notifier::Register(Subscriber& subscriber) {
+  absl::MutexLock lock(&publish_mutex_);
+  std::vector<Subscriber*> next = list_.Load()->subscribers;
+  next.push_back(&subscriber);
+  Publish(std::move(next));
+}
+
+void Notifier::Unregister(Subscriber& subscriber) {
+  absl::MutexLock lock(&publish_mutex_);
+  std::vector<Subscriber*> next = list_.Load()->subscribers;
+  const auto removed = std::erase(next, &subscriber);
+  UNDERFOOT_CHECK(removed == 1, "an unknown subscriber was unregistered", removed, 0);
+  Publish(std::move(next));
+}
+
+void Notifier::Publish(std::vector<Subscriber*> subscribers) {
+  auto next = std::make_unique<SubscriberList>();
+  next->subscribers = std::move(subscribers);
+  SubscriberList* old = list_.Publish(next.release());
+  rcu::Synchronize();  // whoever found the old list has pinned it now
+  if (UNDERFOOT_MUTANT("unregister-skips-walks")) return;
+  for (uint32_t pins = old->pins.load(kAcquire); pins != 0; pins = old->pins.load(kAcquire)) {
+    UNDERFOOT_SYNC_POINT("unregister-waits");
+    old->pins.wait(pins, kAcquire);
+  }
+  rcu::DeferDelete(old);
+}
+
+NotifierStats Notifier::Stats() const {
+  NotifierStats stats;
+  stats.ends = ends_.Get();  // before `begins`, so that the difference is never negative
+  stats.begins = begins_.Get();
+  stats.in_flight = stats.begins - stats.ends;
+  stats.sequence = stats.ends;
+  stats.stray_ends = stray_ends_.Get();
+  return stats;
+}
+
+}  // namespace underfoot

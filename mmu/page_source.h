@@ -1,0 +1,37 @@
+// What the library asks of the machine: bring a host page in and name its frame.
+//
+// Thread safety: called from any thread, several at a time for one page, with no lock held and no
+// read section open. It may sleep. It must not call Begin.
+
+#ifndef UNDERFOOT_MMU_PAGE_SOURCE_H_
+#define UNDERFOOT_MMU_PAGE_SOURCE_H_
+
+#include <cstdint>
+
+#include "mmu/types.h"
+
+namespace underfoot {
+
+enum class [[nodiscard]] PageInOutcome{
+    kPresent,   // the page is there, and `pfn` and `granted` are what the host says of it
+    kAgain,     // lost to a change of the host mm that is under way: try again
+    kSettling,  // the page may be used by hva, but no translation of it may be kept
+    kFailed,    // it cannot be brought in at all
+};
+
+struct PageInResult {
+  PageInOutcome outcome = PageInOutcome::kFailed;
+  Pfn pfn;
+  Access granted = Access::kRead;
+};
+
+class PageSource {
+ public:
+  virtual ~PageSource() = default;
+  // `page` is the hva of a page. `access` is what must be possible afterwards.
+  virtual PageInResult PageIn(Hva page, Access access) = 0;
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_MMU_PAGE_SOURCE_H_

@@ -1,0 +1,181 @@
+// A pfn cache: a translation that a device or a shared page uses over and over, checked in
+// nanoseconds and refreshed when an invalidation has dropped it.
+//
+//            Activate, Refresh           found and published
+//   INVALID ------------------> PENDING ---------------------> VALID
+//      ^     (listed at its hva)   |      Begin, Deactivate      |
+//      +---------------------------+-----------------------------+
+//
+// Check opens a read section on what is VALID; the pages stay until the section is left. A cache is
+// listed at its hva before its page is looked up, so a Begin that starts meanwhile finds it and
+// takes PENDING away: the look-up is then repeated, and never because of an unrelated range (I9).
+//
+// Thread safety: Check: any thread with its own Reader. Activate, Refresh, Deactivate: any thread
+// outside of sections and brackets; they exclude each other. Deactivate before destruction.
+// Invariants: I1, I9, I10, I11.
+// After: virt/kvm/pfncache.c in Linux.
+
+#ifndef UNDERFOOT_MMU_PFN_CACHE_H_
+#define UNDERFOOT_MMU_PFN_CACHE_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "mmu/mutant.h"
+#include "mmu/notifier.h"
+#include "mmu/ordering.h"
+#include "mmu/range_word.h"
+#include "mmu/reader.h"
+#include "mmu/sync_point.h"
+#include "mmu/types.h"
+
+namespace underfoot {
+
+class Mmu;
+
+enum class [[nodiscard]] RefreshOutcome{
+    kValid,     kInactive,
+    kNoMemslot,  // the gpa range lies in no memslot, not in one, or in a read-only one
+    kSettling,   // the page may be used by hva, but no translation of it may be kept now
+    kFailed,     // the page cannot be brought in
+};
+
+// Access to a checked cache. The bytes at data() are the cache's, until this goes.
+class CacheSection {
+ public:
+  CacheSection() = default;
+  CacheSection(Section section, std::byte* data) : section_(std::move(section)), data_(data) {}
+  explicit operator bool() const { return section_.open(); }
+  std::byte* data() const { return data_; }
+
+ private:
+  Section section_;
+  std::byte* data_ = nullptr;
+};
+
+class PfnCache {
+ public:
+  using Key = std::variant<Gpa, Hva>;
+  static constexpr uint64_t kMaxPages = 16;
+
+  PfnCache(Mmu& mmu, std::string name);
+  ~PfnCache();
+  PfnCache(const PfnCache&) = delete;
+  PfnCache& operator=(const PfnCache&) = delete;
+
+  // The range must lie in one memslot (gpa) and within kMaxPages pages. An active cache gets a new
+  // key.
+  absl::Status Activate(const Reader& reader, Key key, uint64_t bytes, Access access)
+      ABSL_LOCKS_EXCLUDED(refresh_mutex_);
+
+  // Empty when the cache is not valid: then Refresh, or take the slow path.
+  CacheSection Check(Reader& reader) {
+    // Relaxed: a first guess at what to announce; the load below decides.
+    const uint64_t seen = state_.load(kRelaxed);
+    if ((seen & kValid) == 0) [[unlikely]] {
+      reader.line_->misses.Add();
+      return {};
+    }
+    Section section(reader, seen & ~ReaderKey::kNonceMask);
+    UNDERFOOT_SYNC_POINT("check-announced");
+    // Pairs with: PfnCache::Drop (P3: R2 with B5). Without it: see Section.
+    if (state_.load(kStoreLoad) != seen && !UNDERFOOT_MUTANT("check-trusts-first-look"))
+        [[unlikely]] {
+      reader.line_->misses.Add();
+      return {};
+    }
+    reader.line_->hits.Add();
+    // Relaxed: ageing may be a moment late. Tested first, since the line is shared by all readers.
+    if (!young_.load(kRelaxed)) young_.store(true, kRelaxed);
+    return {std::move(section), data_.load(kRelaxed)};  // relaxed: ordered by the state
+  }
+
+  // Makes an active cache valid; returns at once when it is.
+  RefreshOutcome Refresh(const Reader& reader) ABSL_LOCKS_EXCLUDED(refresh_mutex_);
+
+  // Returns when no reader uses the cache any more.
+  void Deactivate() ABSL_LOCKS_EXCLUDED(refresh_mutex_);
+
+  // For inspection, without waiting for a refresh: a snapshot that may be old at once, field by
+  // field.
+  struct Description {
+    std::string name;
+    Key key;
+    uint64_t bytes = 0;
+    bool writable = false;
+    bool pending = false;
+    bool valid = false;
+    Hva hva;  // of the first page when pending or valid
+    Pfn pfn;  // of the first page when valid
+    uint64_t refreshes = 0;
+    uint64_t invalidations = 0;
+  };
+  Description Describe() const;
+
+ private:
+  friend class PfnCacheIndex;
+
+  static constexpr uint64_t kValid = 1;
+  static constexpr uint64_t kPending = 2;
+
+  struct Target {
+    HvaRange range;  // whole pages
+    uint64_t slot_uid = 0;
+  };
+
+  bool gpa_keyed() const { return gpa_keyed_.load(kRelaxed); }
+  bool Drop(InvalidationKind kind);
+  bool TestClearYoung(bool clear);
+
+  RefreshOutcome RefreshLocked(const Reader& reader) ABSL_EXCLUSIVE_LOCKS_REQUIRED(refresh_mutex_);
+  RefreshOutcome TranslateLocked(Target& target) ABSL_EXCLUSIVE_LOCKS_REQUIRED(refresh_mutex_);
+  RefreshOutcome LookUpLocked(const Reader& reader, const Target& target)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(refresh_mutex_);
+  bool SlotIsCurrentLocked(const Target& target) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(refresh_mutex_);
+  void DrainLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(refresh_mutex_);
+  uint64_t PagesLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(refresh_mutex_);
+
+  Mmu& mmu_;
+  const std::string name_;
+
+  // The range key of ReaderKey, with kValid or kPending in the place of the nonce; 0 is INVALID.
+  std::atomic<uint64_t> state_{0};
+  std::atomic<bool> young_{false};
+  // Written while the state is PENDING. A reader of the translation before may still be on its way
+  // out of Check: it finds the same value, since whatever changes it drains the readers first.
+  std::atomic<std::byte*> data_{nullptr};
+
+  // Guards: the key and the way from INVALID to VALID. Order: before PfnCacheIndex::mutex_. Held
+  // across the look-up, which sleeps; so never taken by an invalidation, and never inside a
+  // section.
+  absl::Mutex refresh_mutex_;
+  bool active_ ABSL_GUARDED_BY(refresh_mutex_) = false;
+  Key key_ ABSL_GUARDED_BY(refresh_mutex_);
+  uint64_t bytes_ ABSL_GUARDED_BY(refresh_mutex_) = 0;
+  Access access_ ABSL_GUARDED_BY(refresh_mutex_) = Access::kRead;
+  std::array<Pfn, kMaxPages> pfns_ ABSL_GUARDED_BY(refresh_mutex_){};
+  HvaRange announced_ ABSL_GUARDED_BY(refresh_mutex_);  // what readers may be using
+  // Copies for the index and for Describe. Relaxed: written under refresh_mutex_ before the cache
+  // is listed.
+  std::atomic<bool> gpa_keyed_{true};
+  std::atomic<bool> writable_{false};
+  std::atomic<uint64_t> described_address_{0};
+  std::atomic<uint64_t> described_bytes_{0};
+  std::atomic<uint64_t> described_pfn_{0};
+  HvaRange listed_;  // guarded by PfnCacheIndex::mutex_
+  Counter refreshes_;
+  Counter invalidations_;
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_MMU_PFN_CACHE_H_

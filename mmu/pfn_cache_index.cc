@@ -1,0 +1,97 @@
+#include "mmu/pfn_cache_index.h"
+
+#include "mmu/check.h"
+#include "mmu/mutant.h"
+#include "mmu/pfn_cache.h"
+#include "mmu/sync_point.h"
+
+namespace underfoot {
+
+PfnCacheIndex::~PfnCacheIndex() {
+  absl::MutexLock lock(&mutex_);
+  UNDERFOOT_CHECK(by_hva_.empty(), "pfn caches are active at the end", by_hva_.size(), 0);
+}
+
+void PfnCacheIndex::ListPending(PfnCache& cache, HvaRange range, uint64_t pending) {
+  absl::MutexLock lock(&mutex_);
+  if (!cache.listed_.empty()) by_hva_.erase({cache.listed_.begin, &cache});
+  cache.listed_ = range;
+  by_hva_.insert({range.begin, &cache});
+  // Pairs with: PfnCacheIndex::Invalidate. Without it: a Begin that starts now finds no cache at
+  // this hva.
+  cache.state_.store(pending, kRelease);
+}
+
+void PfnCacheIndex::Unlist(PfnCache& cache) {
+  absl::MutexLock lock(&mutex_);
+  if (!cache.listed_.empty()) by_hva_.erase({cache.listed_.begin, &cache});
+  cache.listed_ = {};
+}
+
+template <class Visitor>
+void PfnCacheIndex::ForEachOverlapLocked(HvaRange range, const Visitor& visit) const {
+  // A cache that begins earlier than this ends before the range: its length is bounded.
+  const uint64_t longest =
+      UNDERFOOT_MUTANT("search-starts-late") ? 0 : PfnCache::kMaxPages * kPageSize;
+  const Hva first{range.begin.value > longest ? range.begin.value - longest : 0};
+  for (auto it = by_hva_.lower_bound({first, nullptr}); it != by_hva_.end(); ++it) {
+    if (it->first >= range.end) return;
+    if (it->second->listed_.Overlaps(range) && !visit(*it->second)) return;
+  }
+}
+
+bool PfnCacheIndex::PrecheckOverlap(HvaRange range) {
+  prechecks_.Add();
+  bool overlap = false;
+  absl::ReaderMutexLock lock(&mutex_);
+  ForEachOverlapLocked(range, [&](const PfnCache&) {
+    overlap = true;
+    return false;
+  });
+  return overlap;
+}
+
+void PfnCacheIndex::Invalidate(const Invalidation& invalidation) {
+  if (!PrecheckOverlap(invalidation.range)) return;
+  precheck_overlaps_.Add();
+  UNDERFOOT_SYNC_POINT("precheck-overlap");
+  absl::MutexLock lock(&mutex_);
+  ForEachOverlapLocked(invalidation.range, [&](PfnCache& cache) {
+    if (UNDERFOOT_MUTANT("invalidate-spares-caches")) return true;
+    if (cache.Drop(invalidation.kind)) invalidations_.Add();
+    return true;
+  });
+}
+
+void PfnCacheIndex::InvalidateGpaKeyed(HvaRange range) {
+  if (UNDERFOOT_MUTANT("slot-delete-spares-caches")) return;
+  absl::MutexLock lock(&mutex_);
+  ForEachOverlapLocked(range, [&](PfnCache& cache) {
+    if (cache.gpa_keyed() && cache.Drop(InvalidationKind::kUnmap)) invalidations_.Add();
+    return true;
+  });
+}
+
+bool PfnCacheIndex::TestClearYoung(HvaRange range, bool clear) {
+  bool young = false;
+  absl::ReaderMutexLock lock(&mutex_);
+  ForEachOverlapLocked(range, [&](PfnCache& cache) {
+    young = cache.TestClearYoung(clear) || young;
+    return true;
+  });
+  return young;
+}
+
+PfnCacheStats PfnCacheIndex::Stats() const {
+  PfnCacheStats stats;
+  stats.refreshes = refreshes_.Get();
+  stats.refresh_retries = refresh_retries_.Get();
+  stats.invalidations = invalidations_.Get();
+  stats.prechecks = prechecks_.Get();
+  stats.precheck_overlaps = precheck_overlaps_.Get();
+  absl::ReaderMutexLock lock(&mutex_);
+  stats.count = by_hva_.size();
+  return stats;
+}
+
+}  // namespace underfoot

@@ -1,0 +1,130 @@
+#include "mmu/reader.h"
+
+#include <sched.h>
+
+#include "mmu/mutant.h"
+#include "mmu/sync_point.h"
+
+namespace underfoot {
+
+using internal::ReaderLine;
+
+struct ReaderRegistry::Chunk {
+  std::array<ReaderLine, kLinesPerChunk> lines;
+  std::atomic<Chunk*> next{nullptr};
+};
+
+Reader::Reader(ReaderRegistry& registry) : registry_(registry), line_(registry.Acquire()) {}
+
+Reader::~Reader() {
+  UNDERFOOT_CHECK(!InSection(), "a reader ended inside a read section", line_->open_slots, tag());
+  registry_.Release(line_);
+}
+
+ReaderRegistry::ReaderRegistry() : first_(std::make_unique<Chunk>()) {
+  OwnerTag tag = 0;
+  for (ReaderLine& line : first_->lines) line.tag = ++tag;
+}
+
+ReaderRegistry::~ReaderRegistry() {
+  ForEachLine([](const ReaderLine& line) {
+    UNDERFOOT_CHECK(!line.owned.load(kAcquire), "a registry ended before its reader", line.tag, 0);
+    return true;
+  });
+  Chunk* chunk = first_->next.load(kAcquire);
+  while (chunk != nullptr) {
+    std::unique_ptr<Chunk> owned(chunk);
+    chunk = chunk->next.load(kAcquire);
+  }
+}
+
+ReaderLine* ReaderRegistry::Acquire() {
+  OwnerTag base = 0;
+  for (Chunk* chunk = first_.get();; base = static_cast<OwnerTag>(base + kLinesPerChunk)) {
+    for (ReaderLine& line : chunk->lines) {
+      bool owned = false;
+      // Pairs with: Release. Without it: the counters of the departed owner are lost.
+      if (!line.owned.compare_exchange_strong(owned, true, kAcqRel)) continue;
+      // Before the new owner's first slot: a scan that still reads the old limit is older than the
+      // slot, so the reader finds the translation cleared.
+      unsigned limit = limit_.load(kStoreLoad);
+      while (limit < line.tag && !limit_.compare_exchange_weak(limit, line.tag, kStoreLoad)) {
+      }
+      return &line;
+    }
+    Chunk* next = chunk->next.load(kStoreLoad);
+    if (next == nullptr) {
+      UNDERFOOT_CHECK(base + 2 * kLinesPerChunk <= kMaxOwnerTag, "too many readers", base, 0);
+      auto fresh = std::make_unique<Chunk>();
+      OwnerTag tag = static_cast<OwnerTag>(base + kLinesPerChunk);
+      for (ReaderLine& line : fresh->lines) line.tag = ++tag;
+      // Ordered before the new owner's first slot, so that whoever must see the slot sees the
+      // chunk.
+      if (chunk->next.compare_exchange_strong(next, fresh.get(), kStoreLoad)) {
+        next = fresh.release();
+      }
+    }
+    chunk = next;
+  }
+}
+
+void ReaderRegistry::Release(ReaderLine* line) {
+  departed_hits_.Add(line->hits.Take());
+  departed_misses_.Add(line->misses.Take());
+  line->owned.store(false, kRelease);
+}
+
+template <class Visitor>
+void ReaderRegistry::ForEachLine(const Visitor& visit) const {
+  const unsigned limit = limit_.load(kStoreLoad);
+  for (Chunk* chunk = first_.get(); chunk != nullptr; chunk = chunk->next.load(kStoreLoad)) {
+    for (ReaderLine& line : chunk->lines) {
+      if (line.tag > limit || !visit(line)) return;
+    }
+  }
+}
+
+void ReaderRegistry::WaitForReaders(HvaRange range) {
+  if (UNDERFOOT_MUTANT("begin-skips-readers")) return;
+  bool waited = false;
+  ForEachLine([&](const ReaderLine& line) {
+    for (const std::atomic<uint64_t>& slot : line.slots) {
+      const uint64_t word = slot.load(kStoreLoad);
+      const bool overlap =
+          ReaderKey::Overlaps(word, range) || UNDERFOOT_MUTANT("begin-waits-for-all-readers");
+      if (word == 0 || !overlap) continue;
+      waited = true;
+      UNDERFOOT_SYNC_POINT("reader-wait");
+      // Until the word changes, not until it is 0: see the nonce. A reader may have been preempted
+      // inside its section, so after a short spin the CPU is offered to it.
+      for (unsigned spins = 0; slot.load(kAcquire) == word; ++spins) {
+        spins < 200 ? CpuRelax() : static_cast<void>(sched_yield());
+      }
+    }
+    return true;
+  });
+  if (waited) waits_.Add();
+}
+
+bool ReaderRegistry::AnySectionOverlapsUnsafe(HvaRange range) const {
+  bool found = false;
+  ForEachLine([&](const ReaderLine& line) {
+    for (const std::atomic<uint64_t>& slot : line.slots) {
+      const uint64_t word = slot.load(kStoreLoad);
+      found = found || (word != 0 && ReaderKey::Overlaps(word, range));
+    }
+    return !found;
+  });
+  return found;
+}
+
+uint64_t ReaderRegistry::Sum(OwnedCounter ReaderLine::*counter) const {
+  uint64_t sum = 0;
+  ForEachLine([&](const ReaderLine& line) {
+    sum += (line.*counter).Get();
+    return true;
+  });
+  return sum;
+}
+
+}  // namespace underfoot

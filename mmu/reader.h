@@ -1,0 +1,166 @@
+// Read-side protection: what a reader of guest memory announces, and what an invalidation waits
+// for.
+//
+// Each thread that reads translations owns a Reader: one cache line of slots. Entering a section
+// exchanges the hva range into a slot, and only then are the cache's state or the table's root
+// looked at; leaving stores 0. An invalidation clears the translation first and then waits for
+// exactly those slots that overlap it (I11). The word carries a nonce and the waiter waits for a
+// *change*, so that a reader that re-enters at once cannot starve it.
+//
+//   reader                                 invalidation (Begin)
+//   slot.exchange(range | nonce)           translation.compare_exchange(-> none)
+//   translation.load: valid?               slot.load: overlaps? then wait until the word changes
+//     yes: use it   no: leave, slow path
+//
+// One of the two sees the other, for any interleaving (kStoreLoad).
+//
+// Thread safety: ReaderRegistry: any thread. Reader and Section: the owning thread only.
+// Never inside a section: Begin, Refresh, Deactivate, a page-in, a wait for a bracket.
+
+#ifndef UNDERFOOT_MMU_READER_H_
+#define UNDERFOOT_MMU_READER_H_
+
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "mmu/check.h"
+#include "mmu/mutant.h"
+#include "mmu/ordering.h"
+#include "mmu/range_word.h"
+#include "mmu/stats.h"
+#include "mmu/types.h"
+
+namespace underfoot {
+
+// Identifies the owner of a claimed stage-2 entry: 1..kMaxOwnerTag, unique among living readers.
+using OwnerTag = uint16_t;
+inline constexpr OwnerTag kMaxOwnerTag = 4095;
+
+class ReaderRegistry;
+
+namespace internal {
+
+inline constexpr unsigned kSlotsPerReader = 6;
+
+struct alignas(64) ReaderLine {
+  std::array<std::atomic<uint64_t>, kSlotsPerReader> slots{};
+  std::atomic<bool> owned{false};
+  OwnerTag tag = 0;
+  // Written by the owner only.
+  alignas(64) OwnedCounter hits;
+  OwnedCounter misses;
+  uint64_t nonce = 1;
+  unsigned open_slots = 0;  // a bit per slot in use
+};
+
+}  // namespace internal
+
+// A thread's registration. Cheap to keep, a few hundred ns to make; a Reader outside a section
+// costs invalidations one look at its cache line.
+class Reader {
+ public:
+  explicit Reader(ReaderRegistry& registry);
+  ~Reader();
+  Reader(const Reader&) = delete;
+  Reader& operator=(const Reader&) = delete;
+
+  OwnerTag tag() const { return line_->tag; }
+  bool InSection() const { return line_->open_slots != 0; }
+
+ private:
+  friend class Section;
+  friend class PfnCache;
+
+  ReaderRegistry& registry_;
+  internal::ReaderLine* line_;
+};
+
+// An open read section. Empty when made by default or moved from.
+class Section {
+ public:
+  Section() = default;
+  // `key` comes from ReaderKey::Pack. A thread may have kSlotsPerReader sections open at once.
+  Section(Reader& reader, uint64_t key)
+      : line_(reader.line_), index_(static_cast<unsigned>(std::countr_one(line_->open_slots))) {
+    UNDERFOOT_CHECK(index_ < internal::kSlotsPerReader, "too many read sections open at once",
+                    index_, key);
+    line_->open_slots |= 1u << index_;
+    const uint64_t nonce =
+        UNDERFOOT_MUTANT("nonce-stands-still") ? 1 : line_->nonce++ & ReaderKey::kNonceMask;
+    // Pairs with: ReaderRegistry::WaitForReaders (P3: R1 with B6). Without it: the reader finds the
+    // old translation valid, the invalidation finds no reader, and the page goes while it is in
+    // use.
+    line_->slots[index_].exchange(key | nonce, kStoreLoad);
+  }
+  Section(Section&& other) noexcept
+      : line_(std::exchange(other.line_, nullptr)), index_(other.index_) {}
+  Section& operator=(Section&& other) noexcept {
+    if (this != &other) {
+      Leave();
+      line_ = std::exchange(other.line_, nullptr);
+      index_ = other.index_;
+    }
+    return *this;
+  }
+  ~Section() { Leave(); }
+
+  bool open() const { return line_ != nullptr; }
+
+  void Leave() {
+    if (line_ == nullptr) return;
+    // Pairs with: ReaderRegistry::WaitForReaders. Without it: the host changes the page while the
+    // last access of the section is still under way.
+    line_->slots[index_].store(0, kRelease);
+    line_->open_slots &= ~(1u << index_);
+    line_ = nullptr;
+  }
+
+ private:
+  internal::ReaderLine* line_ = nullptr;
+  unsigned index_ = 0;
+};
+
+class ReaderRegistry {
+ public:
+  ReaderRegistry();
+  ~ReaderRegistry();
+  ReaderRegistry(const ReaderRegistry&) = delete;
+  ReaderRegistry& operator=(const ReaderRegistry&) = delete;
+
+  // Returns when every section that overlaps `range` and was open at the call has been left (or
+  // left and entered again). Never inside a section of the calling thread that overlaps.
+  void WaitForReaders(HvaRange range);
+
+  // Whether a section overlaps `range` now. May be wrong a moment later.
+  bool AnySectionOverlapsUnsafe(HvaRange range) const;
+
+  uint64_t hits() const { return Sum(&internal::ReaderLine::hits) + departed_hits_.Get(); }
+  uint64_t misses() const { return Sum(&internal::ReaderLine::misses) + departed_misses_.Get(); }
+  uint64_t waits() const { return waits_.Get(); }
+
+ private:
+  friend class Reader;
+  static constexpr unsigned kLinesPerChunk = 32;
+  struct Chunk;
+
+  internal::ReaderLine* Acquire();
+  void Release(internal::ReaderLine* line);
+  uint64_t Sum(OwnedCounter internal::ReaderLine::*counter) const;
+  template <class Visitor>
+  void ForEachLine(const Visitor& visit) const;
+
+  std::unique_ptr<Chunk> first_;
+  // Lines at and above it were never owned: a scan ends there.
+  std::atomic<unsigned> limit_{0};
+  Counter departed_hits_;
+  Counter departed_misses_;
+  Counter waits_;  // a Begin met a reader and had to wait
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_MMU_READER_H_

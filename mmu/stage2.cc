@@ -1,0 +1,263 @@
+#include "mmu/stage2.h"
+
+#include <cstdint>
+#include <utility>
+
+#include "mmu/age_visitor.h"
+#include "mmu/check.h"
+#include "mmu/mutant.h"
+#include "mmu/rcu.h"
+#include "mmu/split.h"
+#include "mmu/sync_point.h"
+#include "mmu/unlink.h"
+#include "mmu/unmap_visitor.h"
+#include "mmu/walker.h"
+#include "mmu/wrprotect_visitor.h"
+
+namespace underfoot {
+namespace {
+
+constexpr GfnRange kAllGfns{{0}, {uint64_t{1} << (kIndexBits * kLevels)}};
+
+}  // namespace
+
+Stage2::Stage2(uint64_t retired_cap_bytes) : retired_(retired_cap_bytes) { counters_.tables.Add(); }
+
+Stage2::~Stage2() {
+  WalkDebts debts;
+  Unmap(kAllGfns, debts);
+  Finish(debts);
+  retired_.Drain();
+  UNDERFOOT_CHECK(counters_.tables.Get() == 1, "tables are left after teardown",
+                  counters_.tables.Get(), 0);
+}
+
+ClaimResult Stage2::TryClaim(Gfn gfn, unsigned level, Access access, OwnerTag tag) {
+  UNDERFOOT_CHECK(kAllGfns.Contains(gfn) && level <= kMaxLeafLevel, "claim outside of stage-2",
+                  gfn.value, level);
+  ClaimResult result{ClaimOutcome::kBusy, Pte()};
+  RetiredBatch batch;
+  {
+    rcu::ReadScope rcu;
+    while (ClaimFromRoot(gfn, level, access, tag, result, batch) == StepOutcome::kRestart) {
+      counters_.walk_retries.Add();
+    }
+  }
+  retired_.HandOver(batch);
+  return result;
+}
+
+Stage2::StepOutcome Stage2::ClaimFromRoot(Gfn gfn, unsigned level, Access access, OwnerTag tag,
+                                          ClaimResult& result, RetiredBatch& batch) {
+  Table* table = &root_;
+  for (;;) {
+    Entry& entry = table->entries[IndexOf(gfn, table->level)];
+    Pte pte = entry.Load();
+    if (pte.empty()) return ClaimHole(*table, entry, gfn, level, tag, result, batch);
+    if (pte.is_table()) {
+      Table* child = pte.table();
+      if (child->dead()) {
+        UnlinkDead(*table, entry, *child, counters_, batch);  // help, so that nobody waits
+        return StepOutcome::kRestart;
+      }
+      if (table->level == level) {
+        result = {ClaimOutcome::kTable, pte};
+        return StepOutcome::kDone;
+      }
+      table = child;
+      continue;
+    }
+    if (pte.Grants(access)) {
+      result = {ClaimOutcome::kPresent, pte};
+      return StepOutcome::kDone;
+    }
+    if (pte.is_claim() || pte.tag() != 0) {
+      result = {ClaimOutcome::kBusy, pte};
+      return StepOutcome::kDone;
+    }
+    if (table->level > level && !UNDERFOOT_MUTANT("relax-takes-the-block")) {
+      // To relax one page of a block, and not the block: the page gets an entry of its own first.
+      const GfnRange covers = EntryRange(gfn, table->level);
+      PrivateTable split = BuildSplit(pte, table->level, covers, EntryRange(gfn, level),
+                                      [](Pte leaf) { return leaf; });
+      static_cast<void>(  // lost or not, the way down is another now
+          PublishSplit({*table, entry, pte, covers, covers}, std::move(split), counters_));
+      return StepOutcome::kRestart;
+    }
+    const Pte tagged = pte.WithTag(tag);
+    if (!entry.Replace(pte, UNDERFOOT_MUTANT("dirty-before-install") ? tagged.Dirty() : tagged)) {
+      return StepOutcome::kRestart;
+    }
+    result = {ClaimOutcome::kClaimed, pte};
+    return StepOutcome::kDone;
+  }
+}
+
+// One compare-exchange publishes the missing tables with the claim already inside.
+Stage2::StepOutcome Stage2::ClaimHole(Table& table, Entry& entry, Gfn gfn, unsigned level,
+                                      OwnerTag tag, ClaimResult& result, RetiredBatch& batch) {
+  UNDERFOOT_SYNC_POINT("claim-before-reference");
+  if (!table.TryRef()) return StepOutcome::kRestart;  // dead: the way down helps to unlink it
+  PrivateTable chain;
+  Pte desired = Pte::Claim(tag);
+  if (table.level > level) {
+    chain.reset(BuildChain(gfn, table.level - 1, level, tag));
+    desired = Pte::ToTable(chain.get());
+    counters_.tables.Add(table.level - level);
+  }
+  UNDERFOOT_SYNC_POINT("claim-hole");
+  if (!entry.Replace(Pte(), desired)) {
+    counters_.tables.Sub(table.level - level);
+    if (table.Unref()) Prune(root_, gfn, batch);
+    return StepOutcome::kRestart;
+  }
+  static_cast<void>(chain.release());
+  result = {ClaimOutcome::kClaimed, Pte()};
+  return StepOutcome::kDone;
+}
+
+Table* Stage2::BuildChain(Gfn gfn, unsigned top_level, unsigned level, OwnerTag tag) {
+  auto* table = new Table(top_level, 1);
+  const Pte pte = top_level == level ? Pte::Claim(tag)
+                                     : Pte::ToTable(BuildChain(gfn, top_level - 1, level, tag));
+  table->entries[IndexOf(gfn, top_level)].InitUnpublished(pte);
+  return table;
+}
+
+// The entry that decides about `gfn`: the first on the way down that is no table.
+Entry* Stage2::FindEntry(Gfn gfn, Table** table) const {
+  *table = &root_;
+  for (;;) {
+    Entry& entry = (*table)->entries[IndexOf(gfn, (*table)->level)];
+    const Pte pte = entry.Load();
+    if (!pte.is_table()) return &entry;
+    UNDERFOOT_SYNC_POINT("walk-down");
+    *table = pte.table();
+  }
+}
+
+bool Stage2::Publish(Gfn gfn, OwnerTag tag, Pte leaf) {
+  // From the root again: the table that held the claim may have died during the page-in.
+  rcu::ReadScope rcu;
+  Table* table = nullptr;
+  Entry* entry = FindEntry(gfn, &table);
+  Pte pte = entry->Load();
+  for (;;) {
+    const bool relaxing = pte.is_leaf() && pte.tag() == tag;
+    const bool any_tag = UNDERFOOT_MUTANT("publish-ignores-tag");
+    if (!relaxing && pte != Pte::Claim(tag) && !(any_tag && pte.is_claim())) return false;
+    UNDERFOOT_SYNC_POINT("publish-exchange");
+    // Counted first: once it is published, an invalidation may take it away at once.
+    if (!relaxing) counters_.leaves(table->level).Add();
+    const bool dirty = relaxing && pte.dirty() && !UNDERFOOT_MUTANT("relax-drops-dirty");
+    if (entry->CompareExchange(pte, dirty ? leaf.Dirty() : leaf)) break;
+    if (!relaxing) counters_.leaves(table->level).Sub();
+    // A leaf that is being relaxed stays in use: it may only have become young, old or dirty, and
+    // the tag tells. Given up here, the tag would stay and lock its own owner out.
+    if (UNDERFOOT_MUTANT("publish-by-store")) {
+      while (!entry->CompareExchange(pte, leaf)) {
+      }
+      break;
+    }
+  }
+  counters_.maps.Add();
+  return true;
+}
+
+void Stage2::Abandon(Gfn gfn, OwnerTag tag) {
+  RetiredBatch batch;
+  {
+    rcu::ReadScope rcu;
+    Table* table = nullptr;
+    Entry* entry = FindEntry(gfn, &table);
+    Pte pte = entry->Load();
+    while (pte.tag() == tag && pte.is_leaf()) {
+      if (entry->CompareExchange(pte, pte.WithTag(0))) break;  // may only have become old meanwhile
+    }
+    if (pte == Pte::Claim(tag) && entry->Replace(pte, Pte()) && table->Unref()) {
+      Prune(root_, gfn, batch);
+    }
+  }
+  retired_.HandOver(batch);
+}
+
+// Unlinks the empty tables on the way to `gfn`, from the lowest up.
+void Stage2::Prune(Table& parent, Gfn gfn, RetiredBatch& batch) {
+  Entry& entry = parent.entries[IndexOf(gfn, parent.level)];
+  const Pte pte = entry.Load();
+  if (!pte.is_table()) return;
+  Table& child = *pte.table();
+  if (child.level > 0) Prune(child, gfn, batch);
+  UnlinkIfEmpty(parent, entry, child, counters_, batch);
+}
+
+void Stage2::Unmap(GfnRange range, WalkDebts& debts) {
+  UnmapVisitor visitor(counters_, debts.retired);
+  rcu::ReadScope rcu;
+  static_cast<void>(Walk(root_, range, visitor));
+  debts.flush_due = debts.flush_due || visitor.unmapped() || UNDERFOOT_MUTANT("flush-always");
+}
+
+void Stage2::WriteProtect(GfnRange range, WalkDebts& debts) {
+  WriteProtectVisitor visitor(counters_, debts.retired);
+  rcu::ReadScope rcu;
+  static_cast<void>(Walk(root_, range, visitor));
+  debts.flush_due = debts.flush_due || visitor.changed();
+}
+
+bool Stage2::Finish(WalkDebts& debts) {
+  const bool flush = std::exchange(debts.flush_due, false);
+  if (flush) {
+    flush_epoch_.fetch_add(1, kRelaxed);  // relaxed: see flush_epoch
+    counters_.flushes.Add();
+  }
+  retired_.HandOver(debts.retired);
+  return flush;
+}
+
+bool Stage2::TestClearYoung(GfnRange range, bool clear) {
+  AgeVisitor visitor(clear);
+  rcu::ReadScope rcu;
+  static_cast<void>(Walk(root_, range, visitor));
+  return visitor.young();
+}
+
+std::optional<Stage2::Leaf> Stage2::Lookup(Gfn gfn) const {
+  if (!kAllGfns.Contains(gfn)) return std::nullopt;
+  Table* table = nullptr;
+  const Pte pte = FindEntry(gfn, &table)->Load();
+  if (!pte.is_leaf()) return std::nullopt;
+  return Leaf{pte, table->level};
+}
+
+bool Stage2::MarkUsed(Gfn gfn, const Leaf& leaf, Access access) {
+  const Pte used = access == Access::kWrite ? leaf.pte.Young().Dirty() : leaf.pte.Young();
+  if (used == leaf.pte) return true;
+  Table* table = nullptr;
+  return FindEntry(gfn, &table)->Replace(leaf.pte, used);
+}
+
+Stage2::Path Stage2::WalkPath(Gfn gfn) const {
+  rcu::ReadScope rcu;
+  Path path{};
+  Table* table = &root_;
+  for (;;) {
+    const Pte pte = table->entries[IndexOf(gfn, table->level)].Load();
+    path.entries[table->level] = pte;
+    path.last_level = table->level;
+    if (!pte.is_table()) return path;
+    table = pte.table();
+  }
+}
+
+Stage2Stats Stage2::Stats() const {
+  return {.leaves_4k = counters_.leaves_4k.Get(),
+          .leaves_2m = counters_.leaves_2m.Get(),
+          .tables = counters_.tables.Get(),
+          .maps = counters_.maps.Get(),
+          .unmaps = counters_.unmaps.Get(),
+          .walk_retries = counters_.walk_retries.Get(),
+          .flushes = counters_.flushes.Get()};
+}
+
+}  // namespace underfoot

@@ -1,0 +1,145 @@
+// The software stage-2: gfn -> pfn in four levels, changed by any number of threads at once.
+//
+// Install (P1) is in three steps, so that nobody waits for a page-in: TryClaim reserves the entry,
+// the caller looks for a bracket in flight and brings the page in with nothing held, Publish turns
+// the claim into a leaf. An invalidation steals claims as it removes leaves: Publish then fails,
+// and the caller starts again.
+//
+//   EMPTY --TryClaim--> CLAIM(tag) --Publish--> LEAF --Unmap--> EMPTY
+//                         |  Abandon, Unmap                      ^
+//                         +--------------------------------------+
+//   LEAF(read-only) --TryClaim--> LEAF(read-only, tag) --Publish--> LEAF(writable): never broken
+//   (I6)
+//
+// Thread safety: all operations from any thread, against each other; none takes a lock. Lookup and
+// MarkUsed: under an rcu::ReadScope of the caller. All others: outside any read section
+// (back-pressure may wait). Invariants: I4, I5 (tables), I6 (no identical rewrite), I8 (dirty only
+// after a successful install). After: the shared walks of arm64's kvm_pgtable and of x86's TDP MMU
+// in Linux.
+
+#ifndef UNDERFOOT_MMU_STAGE2_H_
+#define UNDERFOOT_MMU_STAGE2_H_
+
+#include <array>
+#include <cstdint>
+#include <optional>
+
+#include "mmu/pte.h"
+#include "mmu/retired.h"
+#include "mmu/stats.h"
+#include "mmu/table.h"
+#include "mmu/types.h"
+
+namespace underfoot {
+
+enum class [[nodiscard]] ClaimOutcome{
+    kClaimed,  // the entry is the caller's until Publish, Abandon or a thief
+    kPresent,  // a leaf grants the access already
+    kBusy,     // somebody else's claim: try again when it has changed
+    kTable,    // a block was wanted where a table is: claim pages instead
+};
+
+struct ClaimResult {
+  ClaimOutcome outcome;
+  Pte pte;  // kPresent: the leaf
+};
+
+// What the walks of one invalidation leave to do when they are over (I4, I7): one flush, then the
+// tables.
+struct WalkDebts {
+  RetiredBatch retired;
+  bool flush_due = false;
+};
+
+struct Stage2Counters {
+  Counter leaves_4k;
+  Counter leaves_2m;
+  Counter leaves_1g;
+  Counter tables;
+  Counter maps;
+  Counter unmaps;
+  Counter walk_retries;
+  Counter flushes;
+
+  Counter& leaves(unsigned level) {
+    return level == 0 ? leaves_4k : level == 1 ? leaves_2m : leaves_1g;
+  }
+};
+
+class Stage2 {
+ public:
+  explicit Stage2(uint64_t retired_cap_bytes = RetiredTables::kDefaultCapBytes);
+  ~Stage2();
+  Stage2(const Stage2&) = delete;
+  Stage2& operator=(const Stage2&) = delete;
+
+  // Reserves the entry of `gfn` at `level` for the owner `tag`, or the right to relax its leaf.
+  ClaimResult TryClaim(Gfn gfn, unsigned level, Access access, OwnerTag tag);
+
+  // Turns the caller's claim into `leaf`. False: it was stolen, nothing was changed. The leaf's pfn
+  // is that of the first page that the entry covers.
+  [[nodiscard]] bool Publish(Gfn gfn, OwnerTag tag, Pte leaf);
+
+  // Gives the claim back, if it was not stolen.
+  void Abandon(Gfn gfn, OwnerTag tag);
+
+  // Removes leaves and steals claims. Finish pays the debts.
+  void Unmap(GfnRange range, WalkDebts& debts);
+
+  // Takes the write permission from leaves and steals claims. Finish pays the debts.
+  void WriteProtect(GfnRange range, WalkDebts& debts);
+
+  // Flushes if a leaf was changed, then hands the unlinked tables over. Returns whether it flushed.
+  bool Finish(WalkDebts& debts);
+
+  // Returns whether a leaf of the range was young; clears that too when told to.
+  bool TestClearYoung(GfnRange range, bool clear);
+
+  // Moves with every flush. Readers that hold long sections poll it and leave when it has moved: a
+  // hint for promptness. What makes an invalidation safe is the wait for readers that follows the
+  // flush.
+  uint64_t flush_epoch() const { return flush_epoch_.load(kRelaxed); }
+
+  struct Leaf {
+    Pte pte;
+    unsigned level;
+  };
+  // The leaf that translates `gfn`, if there is one.
+  std::optional<Leaf> Lookup(Gfn gfn) const;
+
+  // As a page-table walker of hardware does: sets young, and dirty for a write, where they are not
+  // set. False: the leaf has changed since it was looked up.
+  [[nodiscard]] bool MarkUsed(Gfn gfn, const Leaf& leaf, Access access);
+
+  // The entries on the way down to `gfn`, from the root's to the last one.
+  struct Path {
+    std::array<Pte, kLevels> entries;  // indexed by level
+    unsigned last_level;
+  };
+  Path WalkPath(Gfn gfn) const;
+
+  // For tests: the raw table as a second witness. Only while nobody else uses the tables.
+  Table& RootUnsafe() { return root_; }
+
+  Stage2Stats Stats() const;
+  RcuStats RetiredStats() const { return retired_.Stats(); }
+
+ private:
+  enum class [[nodiscard]] StepOutcome{kDone, kRestart};
+  StepOutcome ClaimFromRoot(Gfn gfn, unsigned level, Access access, OwnerTag tag,
+                            ClaimResult& result, RetiredBatch& batch);
+  StepOutcome ClaimHole(Table& table, Entry& entry, Gfn gfn, unsigned level, OwnerTag tag,
+                        ClaimResult& result, RetiredBatch& batch);
+  Table* BuildChain(Gfn gfn, unsigned top_level, unsigned level, OwnerTag tag);
+  Entry* FindEntry(Gfn gfn, Table** table) const;
+  void Prune(Table& parent, Gfn gfn, RetiredBatch& batch);
+
+  Stage2Counters counters_;
+  RetiredTables retired_;
+  std::atomic<uint64_t> flush_epoch_{0};
+  mutable Table root_{kLevels - 1, 1};  // an entry that never empties: the root never dies
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_MMU_STAGE2_H_

@@ -1,0 +1,39 @@
+#include "mmu/stage2_subscriber.h"
+
+#include "mmu/mutant.h"
+#include "mmu/rcu.h"
+
+namespace underfoot {
+
+void Stage2Subscriber::Invalidate(const Invalidation& invalidation) {
+  WalkDebts debts;
+  {
+    rcu::ReadScope rcu;
+    // After the range was published as in flight: a slot that this set does not have yet is seen by
+    // nobody who has not seen the range (P5).
+    memslots_.CurrentAfterAnnouncement().ForEachOverlap(
+        invalidation.range, [&](const Memslot& slot, HvaRange overlap) {
+          switch (invalidation.kind) {
+            case InvalidationKind::kUnmap:
+              stage2_.Unmap(slot.GfnsOf(overlap), debts);
+              break;
+            case InvalidationKind::kProtect:
+              stage2_.WriteProtect(slot.GfnsOf(overlap), debts);
+              break;
+          }
+          if (UNDERFOOT_MUTANT("flush-per-memslot")) stage2_.Finish(debts);
+        });
+  }
+  stage2_.Finish(debts);
+}
+
+bool Stage2Subscriber::TestClearYoung(HvaRange range, bool clear) {
+  bool young = false;
+  rcu::ReadScope rcu;
+  memslots_.Current().ForEachOverlap(range, [&](const Memslot& slot, HvaRange overlap) {
+    young = stage2_.TestClearYoung(slot.GfnsOf(overlap), clear) || young;
+  });
+  return young;
+}
+
+}  // namespace underfoot

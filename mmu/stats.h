@@ -1,0 +1,103 @@
+// Counters of the library, read as one snapshot.
+//
+// Thread safety: Counter is bumped by any thread and read by any thread. Relaxed throughout: a
+// counter orders nothing and nothing is decided by one.
+
+#ifndef UNDERFOOT_MMU_STATS_H_
+#define UNDERFOOT_MMU_STATS_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "mmu/ordering.h"
+
+namespace underfoot {
+
+class Counter {
+ public:
+  void Add(uint64_t n = 1) { value_.fetch_add(n, kRelaxed); }
+  void Sub(uint64_t n = 1) { value_.fetch_sub(n, kRelaxed); }
+  void Max(uint64_t n) {
+    uint64_t seen = value_.load(kRelaxed);
+    while (seen < n && !value_.compare_exchange_weak(seen, n, kRelaxed)) {
+    }
+  }
+  uint64_t Get() const { return value_.load(kRelaxed); }
+
+ private:
+  std::atomic<uint64_t> value_{0};
+};
+
+// A counter with one writer: an increment is a load and a store, without a locked instruction.
+class OwnedCounter {
+ public:
+  void Add(uint64_t n = 1) { value_.store(value_.load(kRelaxed) + n, kRelaxed); }
+  uint64_t Get() const { return value_.load(kRelaxed); }
+  // Returns what it counted and starts again.
+  uint64_t Take() {
+    const uint64_t n = Get();
+    value_.store(0, kRelaxed);
+    return n;
+  }
+
+ private:
+  std::atomic<uint64_t> value_{0};
+};
+
+// Totals since start unless the name says otherwise.
+struct PfnCacheStats {
+  uint64_t count = 0;  // active now
+  uint64_t hits = 0;
+  uint64_t misses = 0;
+  uint64_t refreshes = 0;
+  uint64_t refresh_retries = 0;
+  uint64_t invalidations = 0;
+  uint64_t prechecks = 0;
+  uint64_t precheck_overlaps = 0;
+  uint64_t reader_waits = 0;
+};
+
+struct Stage2Stats {
+  uint64_t leaves_4k = 0;  // now
+  uint64_t leaves_2m = 0;  // now
+  uint64_t tables = 0;     // now, the root included
+  uint64_t maps = 0;
+  uint64_t unmaps = 0;
+  uint64_t walk_retries = 0;
+  uint64_t flushes = 0;
+};
+
+struct NotifierStats {
+  uint64_t begins = 0;
+  uint64_t ends = 0;
+  uint64_t in_flight = 0;  // now
+  uint64_t sequence = 0;   // brackets ended
+  uint64_t stray_ends = 0;
+};
+
+struct MemslotStats {
+  uint64_t count = 0;  // now
+  uint64_t generation = 0;
+  uint64_t updates = 0;
+  uint64_t update_wait_us_max = 0;
+};
+
+struct RcuStats {
+  uint64_t retired = 0;         // table pages
+  uint64_t freed = 0;           // table pages
+  uint64_t pending_tables = 0;  // now
+  uint64_t pending_bytes = 0;   // now
+  uint64_t oldest_us = 0;       // age of the oldest pending batch, now
+};
+
+struct MmuStats {
+  PfnCacheStats pfn_caches;
+  Stage2Stats stage2;
+  NotifierStats notifier;
+  MemslotStats memslots;
+  RcuStats rcu;
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_MMU_STATS_H_
