@@ -1,0 +1,90 @@
+// The C++ orders of install against invalidate, one installer and one bracket (install.pml has the
+// protocol). Store buffering: the installer claims and then looks for brackets, Begin announces its
+// bracket and then looks for claims; if both looked before the other's write, a leaf of the old
+// page would survive the bracket. -DBREAK_I1, I2, B1, B2 weaken one of the four; E2 weakens the
+// End.
+
+#include "relacy_main.h"
+
+#ifdef BREAK_I1
+#define ORDER_I1 rl::mo_acq_rel
+#else
+#define ORDER_I1 rl::mo_seq_cst
+#endif
+#ifdef BREAK_I2
+#define ORDER_I2 rl::mo_acquire
+#else
+#define ORDER_I2 rl::mo_seq_cst
+#endif
+#ifdef BREAK_B1
+#define ORDER_B1 rl::mo_acq_rel
+#else
+#define ORDER_B1 rl::mo_seq_cst
+#endif
+#ifdef BREAK_B2
+#define ORDER_B2 rl::mo_acquire
+#else
+#define ORDER_B2 rl::mo_seq_cst
+#endif
+#ifdef BREAK_E2
+#define ORDER_E2 rl::mo_relaxed
+#else
+#define ORDER_E2 rl::mo_release
+#endif
+
+namespace {
+
+constexpr int kEmpty = 0;
+constexpr int kClaim = 1;
+constexpr int kLeaf = 16;  // + the page
+
+struct InstallOrders : rl::test_suite<InstallOrders, 2> {
+  rl::atomic<int> entry;
+  rl::atomic<int> flight;
+  rl::atomic<int> host_page;
+
+  void before() {
+    entry($) = kEmpty;
+    flight($) = 0;
+    host_page($) = 0;
+  }
+
+  void Install() {
+    int seen = kEmpty;
+    if (!entry($).compare_exchange_strong(seen, kClaim, ORDER_I1, rl::mo_relaxed)) return;
+    if (flight($).load(ORDER_I2) != 0) {
+      seen = kClaim;
+      entry($).compare_exchange_strong(seen, kEmpty, rl::mo_release, rl::mo_relaxed);
+      return;
+    }
+    const int page = host_page($).load(rl::mo_relaxed);
+    seen = kClaim;
+    entry($).compare_exchange_strong(seen, kLeaf + page, rl::mo_release, rl::mo_relaxed);
+  }
+
+  void Bracket() {
+    flight($).fetch_add(1, ORDER_B1);
+    int seen = entry($).load(ORDER_B2);
+    while (seen != kEmpty && !entry($).compare_exchange_strong(seen, kEmpty, ORDER_B2, ORDER_B2)) {
+    }
+    host_page($).store(1, rl::mo_relaxed);
+    flight($).fetch_sub(1, ORDER_E2);
+  }
+
+  void thread(unsigned index) {
+    if (index == 0) {
+      Install();
+    } else {
+      Bracket();
+    }
+  }
+
+  void after() {
+    const int last = entry($).load(rl::mo_relaxed);
+    RL_ASSERT(last == kEmpty || last == kLeaf + host_page($).load(rl::mo_relaxed));
+  }
+};
+
+}  // namespace
+
+int main() { return Explore<InstallOrders>(); }

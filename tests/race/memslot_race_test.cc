@@ -1,0 +1,152 @@
+// Memslot updates (P5) against installers, invalidations and readers.
+
+#include <gtest/gtest.h>
+
+#include "mmu/pfn_cache.h"
+#include "tests/race/race_test.h"
+
+namespace underfoot::testing {
+namespace {
+
+using MemslotRaceTest = RaceTest;
+
+//   installer                       update
+//   slot looked up
+//                                   delete: nothing to steal yet; the gfns get another slot
+//   claim, generation: refused
+TEST_F(MemslotRaceTest, AnInstallThatLookedUpTheOldSlotIsRefused) {
+  Gate gate("fault-before-claim");
+  FaultOutcome outcome = FaultOutcome::kFailed;
+  Task installer("installer", [&] {
+    Reader reader(mmu_.readers());
+    outcome = Fault(reader, 5).outcome;
+  });
+  ASSERT_TRUE(StopsAt(gate, installer));
+  MoveSlot();
+  gate.Open();
+  installer.Join();
+  EXPECT_EQ(outcome, FaultOutcome::kAgain);
+  EXPECT_FALSE(LeafOf(5).has_value());
+}
+
+//   installer                       update
+//   claim, generation, page-in
+//                                   delete: steals the claim
+//   publish: fails
+TEST_F(MemslotRaceTest, AClaimInADyingSlotIsStolen) {
+  Gate gate("fault-after-page-in");
+  FaultOutcome outcome = FaultOutcome::kFailed;
+  Task installer("installer", [&] {
+    Reader reader(mmu_.readers());
+    outcome = Fault(reader, 5).outcome;
+  });
+  ASSERT_TRUE(StopsAt(gate, installer));
+  DeleteSlot();
+  gate.Open();
+  installer.Join();
+  EXPECT_EQ(outcome, FaultOutcome::kAgain);
+  EXPECT_FALSE(LeafOf(5).has_value());
+}
+
+//   update                          invalidation
+//   the slot dies; its leaves are still there
+//                                   Begin: walks the dying slot, the leaf goes
+TEST_F(MemslotRaceTest, ABeginStillWalksADyingSlot) {
+  FaultIn(5);
+  Gate gate("slot-dying");
+  Task update("update", [&] { DeleteSlot(); });
+  ASSERT_TRUE(StopsAt(gate, update));
+  OpenBracket held = Begin(5);
+  EXPECT_FALSE(LeafOf(5).has_value());
+  held.End();
+  gate.Open();
+  update.Join();
+}
+
+TEST_F(MemslotRaceTest, ADyingSlotIsFoundByNoLookUp) {
+  FaultIn(5);
+  Gate gate("slot-dying");
+  Task update("update", [&] { DeleteSlot(); });
+  ASSERT_TRUE(StopsAt(gate, update));
+  {
+    Reader reader(mmu_.readers());
+    EXPECT_EQ(Fault(reader, 6).outcome, FaultOutcome::kNoMemslot);
+    EXPECT_FALSE(mmu_.Translate(reader, GpaAt(5), Access::kRead));
+  }
+  gate.Open();
+  update.Join();
+}
+
+TEST_F(MemslotRaceTest, ADeleteWaitsForTheReadersOfItsSlot) {
+  FaultIn(5);
+  Reader reader(mmu_.readers());
+  TranslatedPage page = mmu_.Translate(reader, GpaAt(5), Access::kRead);
+  ASSERT_TRUE(page);
+  Gate gate("reader-wait");
+  Task update("update", [&] { DeleteSlot(); });
+  ASSERT_TRUE(StopsAt(gate, update));
+  page = {};
+  gate.Open();
+  update.Join();
+}
+
+//   reader                          update
+//   Translate: the old slot
+//                                   the gfns get another slot, and a leaf there
+//   section; the set has changed: again, with the new slot
+TEST_F(MemslotRaceTest, ATranslateDoesNotMixTheOldSlotWithANewLeaf) {
+  Gate gate("translate-before-section");
+  Hva found;
+  Task task("reader", [&] {
+    Reader reader(mmu_.readers());
+    found = mmu_.Translate(reader, GpaAt(5), Access::kRead).hva();
+  });
+  ASSERT_TRUE(StopsAt(gate, task));
+  MoveSlot();
+  FaultIn(5);
+  gate.Open();
+  task.Join();
+  EXPECT_EQ(found, host_.PageAt(kPages / 2 + 5));
+}
+
+TEST_F(MemslotRaceTest, ACacheOfTheSlotIsInvalidWhenTheDeleteReturns) {
+  Reader reader(mmu_.readers());
+  PfnCache by_gpa(mmu_, "by gpa");
+  PfnCache by_hva(mmu_, "by hva");
+  ASSERT_TRUE(by_gpa.Activate(reader, GpaAt(5), 64, Access::kRead).ok());
+  ASSERT_TRUE(by_hva.Activate(reader, host_.PageAt(5), 64, Access::kRead).ok());
+  DeleteSlot();
+  EXPECT_FALSE(by_gpa.Check(reader));
+  EXPECT_TRUE(by_hva.Check(reader));  // no memslot made it
+  EXPECT_EQ(by_gpa.Refresh(reader), RefreshOutcome::kNoMemslot);
+  CreateSlotAt(0);
+  EXPECT_EQ(by_gpa.Refresh(reader), RefreshOutcome::kValid);
+  by_gpa.Deactivate();
+  by_hva.Deactivate();
+}
+
+// A bracket is a count, not a lock: neither waits for the other, whoever comes first.
+TEST_F(MemslotRaceTest, AnUpdateInsideABracketReturns) {
+  FaultIn(5);
+  OpenBracket held = Begin(5);
+  Task update("update inside a bracket", [&] { MoveSlot(); });
+  update.Join();
+  FaultIn(5);  // lies elsewhere now
+  held.End();
+  EXPECT_TRUE(LeafOf(5).has_value());
+}
+
+// In flight when the slot is created: the new slot's pages are refused too.
+TEST_F(MemslotRaceTest, ASlotCreatedInsideABracketInstallsNothingThere) {
+  OpenBracket held = Begin(kPages / 2 + 5);
+  MoveSlot();
+  {
+    Reader reader(mmu_.readers());
+    EXPECT_EQ(Fault(reader, 5).outcome, FaultOutcome::kBlocked);
+  }
+  held.End();
+  FaultIn(5);
+}
+
+}  // namespace
+}  // namespace underfoot::testing

@@ -1,0 +1,111 @@
+// Subscribers that come and go while brackets are open (I3).
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+
+#include "tests/race/race_test.h"
+
+namespace underfoot::testing {
+namespace {
+
+class Witness final : public Subscriber {
+ public:
+  void Invalidate(const Invalidation&) override {
+    ++inside;
+    PassSyncPoint("in-subscriber");
+    --inside;
+    ++begins;
+  }
+  bool TestClearYoung(HvaRange, bool) override { return false; }
+  void OnEnd(HvaRange) override { ++ends; }
+
+  std::atomic<int> inside{0};
+  std::atomic<int> begins{0};
+  std::atomic<int> ends{0};
+};
+
+class NotifierRaceTest : public RaceTest {
+ protected:
+  void Register() { mmu_.notifier().Register(witness_); }
+  void Unregister() { mmu_.notifier().Unregister(witness_); }
+
+  Witness witness_;
+};
+
+TEST_F(NotifierRaceTest, AnUnregisterWaitsForTheWalkInside) {
+  Register();
+  Gate inside("in-subscriber");
+  Task bracket("bracket", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(inside, bracket));
+  Gate waits("unregister-waits");
+  std::atomic<int> left_inside{-1};
+  Task unregister("unregister", [&] {
+    Unregister();
+    left_inside = witness_.inside.load();
+  });
+  ASSERT_TRUE(StopsAt(waits, unregister));
+  waits.Open();
+  inside.Open();
+  unregister.Join();
+  bracket.Join();
+  EXPECT_EQ(left_inside, 0);
+  EXPECT_EQ(witness_.begins, 1);
+}
+
+TEST_F(NotifierRaceTest, AnUnregisterWaitsForNoBracket) {
+  Register();
+  OpenBracket held = Begin(5);
+  Task unregister("unregister inside a bracket", [&] { Unregister(); });
+  unregister.Join();
+  held.End();
+  EXPECT_EQ(witness_.begins, 1);
+  EXPECT_EQ(witness_.ends, 0);
+  EXPECT_EQ(mmu_.Stats().notifier.in_flight, 0u);
+}
+
+TEST_F(NotifierRaceTest, ANewcomerInsideABracketFindsTheRangeInFlight) {
+  OpenBracket held = Begin(5);
+  Task enroll("register inside a bracket", [&] { Register(); });
+  enroll.Join();
+  EXPECT_TRUE(mmu_.in_flight().FindOverlap(host_.Pages(5)).has_value());
+  EXPECT_EQ(witness_.begins, 0);
+  held.End();
+  EXPECT_EQ(witness_.ends, 1);  // a stray end, harmless
+  MovePage(5);
+  EXPECT_EQ(witness_.begins, 1);
+  Unregister();
+}
+
+//   invalidation                    newcomer
+//   in flight, list not yet read
+//                                   registered
+//   tells the newcomer
+TEST_F(NotifierRaceTest, ANewcomerBeforeTheWalkIsTold) {
+  Gate gate("begin-in-flight");
+  Task bracket("bracket", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(gate, bracket));
+  Register();
+  gate.Open();
+  bracket.Join();
+  EXPECT_EQ(witness_.begins, 1);
+  Unregister();
+}
+
+TEST_F(NotifierRaceTest, BracketsOfOnePageOverlapInASubscriber) {
+  Register();
+  Gate inside("in-subscriber");
+  Task first("first bracket", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(inside, first));
+  Task second("second bracket", [&] { MovePage(5); });
+  second.Join();
+  EXPECT_EQ(mmu_.in_flight().count(), 1u);
+  inside.Open();
+  first.Join();
+  EXPECT_EQ(witness_.begins, 2);
+  EXPECT_EQ(witness_.ends, 2);
+  Unregister();
+}
+
+}  // namespace
+}  // namespace underfoot::testing

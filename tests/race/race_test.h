@@ -1,0 +1,97 @@
+// The scene of every race test: an Mmu over a fake host, with one memslot, and brackets on it.
+
+#ifndef UNDERFOOT_TESTS_RACE_RACE_TEST_H_
+#define UNDERFOOT_TESTS_RACE_RACE_TEST_H_
+
+#include <gtest/gtest.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "mmu/mmu.h"
+#include "mmu/rcu.h"
+#include "mmu/sync_point.h"
+#include "tests/race/staging.h"
+#include "tests/unit/fake_host.h"
+#include "tests/unit/raw_table.h"
+
+namespace underfoot::testing {
+
+// A bracket that ends with its scope at the latest, also where a test fails half-way.
+class OpenBracket {
+ public:
+  OpenBracket() = default;
+  OpenBracket(Notifier& notifier, Invalidation invalidation)
+      : notifier_(&notifier), token_(notifier.Begin(invalidation)) {}
+  OpenBracket(OpenBracket&&) = default;
+  OpenBracket& operator=(OpenBracket&&) = default;
+  ~OpenBracket() {
+    if (token_.open()) End();
+  }
+  void End() { notifier_->End(token_); }
+
+ private:
+  Notifier* notifier_ = nullptr;
+  BracketToken token_;
+};
+
+class RaceTest : public ::testing::Test {
+ protected:
+  static constexpr uint64_t kPages = 64;
+  static constexpr uint32_t kSlot = 3;
+  static constexpr Gfn kFirst{0x100};
+
+  RaceTest() { CreateSlotAt(0); }
+
+  void TearDown() override {
+    ClearSyncPoints();
+    EXPECT_EQ(WhatIsWrongWith(mmu_.stage2()), "");
+    EXPECT_EQ(mmu_.in_flight().count(), 0u);
+  }
+
+  // The slot over the first or, from `page` on, the second half of the host's pages.
+  void CreateSlotAt(uint64_t page) {
+    const absl::Status created = mmu_.CreateMemslot(
+        {.id = kSlot, .gfns = {kFirst, kFirst + kPages / 2}, .hva = host_.PageAt(page)});
+    ASSERT_TRUE(created.ok()) << created;
+  }
+  void DeleteSlot() { ASSERT_TRUE(mmu_.DeleteMemslot(kSlot).ok()); }
+  // To the other half.
+  void MoveSlot() {
+    DeleteSlot();
+    CreateSlotAt(kPages / 2);
+  }
+
+  static Gfn GfnAt(uint64_t page) { return kFirst + page; }
+  static Gpa GpaAt(uint64_t page) { return GpaOf(GfnAt(page)); }
+
+  OpenBracket Begin(uint64_t page, InvalidationKind kind = InvalidationKind::kUnmap) {
+    return OpenBracket(mmu_.notifier(), {host_.Pages(page), kind});
+  }
+  // One whole bracket, in which the page moves.
+  void MovePage(uint64_t page) {
+    OpenBracket bracket = Begin(page);
+    host_.Move(host_.Pages(page));
+  }
+  FaultResult Fault(const Reader& reader, uint64_t page, Access access = Access::kRead) {
+    return mmu_.faults().HandleFault(reader, GfnAt(page), access);
+  }
+  void FaultIn(uint64_t page, Access access = Access::kRead) {
+    Reader reader(mmu_.readers());
+    ASSERT_EQ(mmu_.faults().FaultIn(reader, GfnAt(page), access).outcome, FaultOutcome::kMapped);
+  }
+  std::optional<Pte> LeafOf(uint64_t page) {
+    rcu::ReadScope rcu;
+    const auto leaf = mmu_.stage2().Lookup(GfnAt(page));
+    return leaf.has_value() ? std::optional(leaf->pte) : std::nullopt;
+  }
+  Pfn PfnNow(uint64_t page) { return host_.PfnOf(host_.PageAt(page)); }
+
+  FakeHost host_{kPages};
+  Mmu mmu_{host_};
+};
+
+}  // namespace underfoot::testing
+
+#endif  // UNDERFOOT_TESTS_RACE_RACE_TEST_H_

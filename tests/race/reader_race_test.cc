@@ -1,0 +1,142 @@
+// Readers against invalidations (P3): who is waited for, and for how long.
+
+#include <gtest/gtest.h>
+
+#include "tests/race/race_test.h"
+
+namespace underfoot::testing {
+namespace {
+
+class ReaderRaceTest : public RaceTest {
+ protected:
+  ReaderRaceTest() {
+    for (uint64_t page = 0; page < 8; ++page) FaultIn(page);
+  }
+  TranslatedPage Read(uint64_t page) { return mmu_.Translate(reader_, GpaAt(page), Access::kRead); }
+
+  Reader reader_{mmu_.readers()};
+};
+
+TEST_F(ReaderRaceTest, ABeginWaitsForTheReaderOfItsPage) {
+  TranslatedPage page = Read(5);
+  ASSERT_TRUE(page);
+  Gate gate("reader-wait");
+  OpenBracket held;
+  Task begin("begin", [&] { held = Begin(5); });
+  ASSERT_TRUE(StopsAt(gate, begin));
+  gate.Open();
+  EXPECT_FALSE(LeafOf(5).has_value());  // cleared before the wait
+  page = {};
+  begin.Join();
+  EXPECT_EQ(mmu_.readers().waits(), 1u);
+  held.End();
+}
+
+TEST_F(ReaderRaceTest, ABeginWaitsForNoOtherReader) {
+  TranslatedPage page = Read(5);
+  ASSERT_TRUE(page);
+  Task bracket("bracket beside a reader", [&] { MovePage(6); });
+  bracket.Join();
+  EXPECT_EQ(mmu_.readers().waits(), 0u);
+}
+
+//   reader          first Begin              second Begin
+//   in a section
+//                   clears, waits
+//                                            finds nothing to clear: waits all the same
+TEST_F(ReaderRaceTest, TheSecondOfTwoOverlappingBeginsWaitsToo) {
+  TranslatedPage page = Read(5);
+  ASSERT_TRUE(page);
+  Gate first_gate("reader-wait");
+  OpenBracket first_bracket;
+  Task first("first begin", [&] { first_bracket = Begin(5); });
+  ASSERT_TRUE(StopsAt(first_gate, first));
+  Gate second_gate("reader-wait");
+  OpenBracket second_bracket;
+  Task second("second begin", [&] { second_bracket = Begin(5); });
+  ASSERT_TRUE(StopsAt(second_gate, second));
+  page = {};
+  first_gate.Open();
+  second_gate.Open();
+  first.Join();
+  second.Join();
+  first_bracket.End();
+  second_bracket.End();
+}
+
+// The waiter has seen one section; the reader leaves it and is in another of the same page when the
+// waiter looks again.
+TEST_F(ReaderRaceTest, AReaderThatComesBackDoesNotStarveABegin) {
+  const uint64_t key = ReaderKey::Pack(host_.Pages(5));
+  Section section(reader_, key);
+  Gate gate("reader-wait");
+  Task begin("begin against a reader that comes back", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(gate, begin));
+  section = Section();
+  section = Section(reader_, key);
+  gate.Open();
+  begin.Join();
+}
+
+TEST_F(ReaderRaceTest, AScopeWaitsBeforeItsBody) {
+  TranslatedPage page = Read(5);
+  ASSERT_TRUE(page);
+  Gate gate("reader-wait");
+  bool host_call = false;
+  Task scope("scope", [&] {
+    InvalidationScope invalidation(mmu_.notifier(), {host_.Pages(5), InvalidationKind::kUnmap});
+    host_call = true;
+  });
+  ASSERT_TRUE(StopsAt(gate, scope));
+  page = {};
+  gate.Open();
+  scope.Join();
+  EXPECT_TRUE(host_call);
+}
+
+TEST_F(ReaderRaceTest, ABeginThatMustNotWaitDoesNot) {
+  TranslatedPage page = Read(5);
+  ASSERT_TRUE(page);
+  BracketToken token =
+      mmu_.notifier().Begin({host_.Pages(5), InvalidationKind::kUnmap}, ReaderWait::kNoWait);
+  EXPECT_FALSE(LeafOf(5).has_value());
+  EXPECT_FALSE(Read(5));  // nobody new gets in
+  mmu_.notifier().End(token);
+}
+
+//   reader                          invalidation
+//   Translate: slot looked up
+//                                   Begin, the page moves, End
+//   section, root: no leaf
+TEST_F(ReaderRaceTest, ATranslateBeforeItsSectionSeesTheInvalidation) {
+  Gate gate("translate-before-section");
+  bool found = true;
+  Task reader("reader", [&] {
+    Reader mine(mmu_.readers());
+    found = static_cast<bool>(mmu_.Translate(mine, GpaAt(5), Access::kRead));
+  });
+  ASSERT_TRUE(StopsAt(gate, reader));
+  MovePage(5);
+  gate.Open();
+  reader.Join();
+  EXPECT_FALSE(found);
+}
+
+TEST_F(ReaderRaceTest, AProtectWaitsForWriters) {
+  FaultIn(9, Access::kWrite);
+  TranslatedPage page = mmu_.Translate(reader_, GpaAt(9), Access::kWrite);
+  ASSERT_TRUE(page);
+  Gate gate("reader-wait");
+  OpenBracket held;
+  Task begin("begin", [&] { held = Begin(9, InvalidationKind::kProtect); });
+  ASSERT_TRUE(StopsAt(gate, begin));
+  page = {};
+  gate.Open();
+  begin.Join();
+  EXPECT_FALSE(mmu_.Translate(reader_, GpaAt(9), Access::kWrite));
+  EXPECT_TRUE(mmu_.Translate(reader_, GpaAt(9), Access::kRead));
+  held.End();
+}
+
+}  // namespace
+}  // namespace underfoot::testing

@@ -1,0 +1,268 @@
+#include "mmu/stage2.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include "mmu/rcu.h"
+#include "tests/unit/raw_table.h"
+
+namespace underfoot::testing {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr OwnerTag kMe = 7;
+constexpr OwnerTag kOther = 8;
+constexpr Gfn kGfn{0x12345};
+
+class Stage2Test : public ::testing::Test {
+ protected:
+  void TearDown() override { EXPECT_EQ(WhatIsWrongWith(stage2_), ""); }
+
+  void Map(Gfn gfn, Pfn pfn, Access granted = Access::kWrite, unsigned level = 0) {
+    ASSERT_EQ(stage2_.TryClaim(gfn, level, granted, kMe).outcome, ClaimOutcome::kClaimed);
+    ASSERT_TRUE(stage2_.Publish(gfn, kMe, Pte::Leaf(pfn, granted)));
+  }
+  // Whether it flushed.
+  bool Unmap(GfnRange range) {
+    WalkDebts debts;
+    stage2_.Unmap(range, debts);
+    return stage2_.Finish(debts);
+  }
+  bool WriteProtect(GfnRange range) {
+    WalkDebts debts;
+    stage2_.WriteProtect(range, debts);
+    return stage2_.Finish(debts);
+  }
+  void Write(Gfn gfn) {
+    rcu::ReadScope rcu;
+    const auto leaf = stage2_.Lookup(gfn);
+    ASSERT_TRUE(leaf.has_value());
+    ASSERT_TRUE(stage2_.MarkUsed(gfn, *leaf, Access::kWrite));
+  }
+  // The word of the entry that decides about `gfn`, and an entry like it that nobody may touch.
+  uint64_t WordOf(Gfn gfn) {
+    const Stage2::Path path = stage2_.WalkPath(gfn);
+    return path.entries[path.last_level].word();
+  }
+
+  Stage2 stage2_;
+};
+
+TEST_F(Stage2Test, AFreshOneHoldsTheRootAlone) {
+  EXPECT_EQ(stage2_.Stats().tables, 1u);
+  EXPECT_THAT(LeafLines(stage2_), IsEmpty());
+}
+
+TEST_F(Stage2Test, AClaimReservesAndAPublicationMaps) {
+  const ClaimResult claim = stage2_.TryClaim(kGfn, 0, Access::kRead, kMe);
+  EXPECT_EQ(claim.outcome, ClaimOutcome::kClaimed);
+  EXPECT_EQ(WordOf(kGfn), Pte::Claim(kMe).word());
+  EXPECT_EQ(stage2_.TryClaim(kGfn, 0, Access::kRead, kOther).outcome, ClaimOutcome::kBusy);
+  EXPECT_TRUE(stage2_.Publish(kGfn, kMe, Pte::Leaf({0x55}, Access::kRead)));
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x55 -y-"));
+  EXPECT_EQ(stage2_.Stats().tables, 4u);
+  EXPECT_EQ(stage2_.Stats().maps, 1u);
+}
+
+TEST_F(Stage2Test, APublicationNeedsItsOwnClaim) {
+  EXPECT_FALSE(stage2_.Publish(kGfn, kMe, Pte::Leaf({0x55}, Access::kRead)));
+  ASSERT_EQ(stage2_.TryClaim(kGfn, 0, Access::kRead, kOther).outcome, ClaimOutcome::kClaimed);
+  EXPECT_FALSE(stage2_.Publish(kGfn, kMe, Pte::Leaf({0x55}, Access::kRead)));
+  EXPECT_EQ(WordOf(kGfn), Pte::Claim(kOther).word());
+  stage2_.Abandon(kGfn, kOther);
+}
+
+TEST_F(Stage2Test, AnAbandonedClaimTakesItsTablesWithIt) {
+  ASSERT_EQ(stage2_.TryClaim(kGfn, 0, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);
+  EXPECT_EQ(stage2_.Stats().tables, 4u);
+  stage2_.Abandon(kGfn, kOther);  // not its own: nothing happens
+  EXPECT_EQ(WordOf(kGfn), Pte::Claim(kMe).word());
+  stage2_.Abandon(kGfn, kMe);
+  EXPECT_EQ(stage2_.Stats().tables, 1u);
+}
+
+TEST_F(Stage2Test, AnUnmapStealsAClaimWithoutAFlush) {
+  ASSERT_EQ(stage2_.TryClaim(kGfn, 0, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
+  EXPECT_FALSE(Unmap({kGfn, kGfn + 1}));
+  EXPECT_FALSE(stage2_.Publish(kGfn, kMe, Pte::Leaf({0x55}, Access::kWrite)));
+  EXPECT_THAT(LeafLines(stage2_), IsEmpty());
+  EXPECT_EQ(stage2_.Stats().tables, 1u);
+}
+
+TEST_F(Stage2Test, AnUnmapFlushesOnceAndLeavesNoTable) {
+  for (uint64_t i = 0; i < 600; ++i) Map(kGfn + i, {0x1000 + i});
+  EXPECT_EQ(stage2_.Stats().leaves_4k, 600u);
+  EXPECT_TRUE(Unmap({kGfn, kGfn + 600}));
+  EXPECT_EQ(stage2_.Stats().flushes, 1u);
+  EXPECT_EQ(stage2_.Stats().unmaps, 600u);
+  EXPECT_EQ(stage2_.Stats().tables, 1u);
+  EXPECT_FALSE(Unmap({kGfn, kGfn + 600}));
+  EXPECT_EQ(stage2_.Stats().flushes, 1u);
+}
+
+TEST_F(Stage2Test, AnUnmapTakesItsRangeAndNothingElse) {
+  for (uint64_t i = 0; i < 4; ++i) Map(kGfn + i, {0x100 + i});
+  EXPECT_TRUE(Unmap({kGfn + 1, kGfn + 3}));
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x100 wy-", "0x12348+1 -> 0x103 wy-"));
+}
+
+TEST_F(Stage2Test, AWalkOfEverythingFindsTheFirstAndTheLastGfn) {
+  const Gfn last{(uint64_t{1} << 36) - 1};
+  Map({0}, {1});
+  Map(last, {2});
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x0+1 -> 0x1 wy-", "0xfffffffff+1 -> 0x2 wy-"));
+  EXPECT_TRUE(Unmap({{0}, last + 1}));
+  EXPECT_THAT(LeafLines(stage2_), IsEmpty());
+}
+
+TEST_F(Stage2Test, ALookUpFindsWhatIsMappedAndNothingElse) {
+  Map(kGfn, {0x55});
+  rcu::ReadScope rcu;
+  ASSERT_TRUE(stage2_.Lookup(kGfn).has_value());
+  EXPECT_EQ(stage2_.Lookup(kGfn)->pte.pfn(), Pfn{0x55});
+  EXPECT_EQ(stage2_.Lookup(kGfn)->level, 0u);
+  EXPECT_FALSE(stage2_.Lookup(kGfn + 1).has_value());
+  EXPECT_FALSE(stage2_.Lookup({uint64_t{1} << 36}).has_value());
+}
+
+TEST_F(Stage2Test, APresentLeafIsNotClaimed) {
+  Map(kGfn, {0x55}, Access::kWrite);
+  const uint64_t before = WordOf(kGfn);
+  const ClaimResult claim = stage2_.TryClaim(kGfn, 0, Access::kWrite, kOther);
+  EXPECT_EQ(claim.outcome, ClaimOutcome::kPresent);
+  EXPECT_EQ(claim.pte.pfn(), Pfn{0x55});
+  EXPECT_EQ(WordOf(kGfn), before);
+  EXPECT_EQ(stage2_.Stats().maps, 1u);
+}
+
+TEST_F(Stage2Test, ARelaxNeverBreaksTheEntry) {
+  Map(kGfn, {0x55}, Access::kRead);
+  EXPECT_EQ(stage2_.TryClaim(kGfn, 0, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x55 -y-"));
+  EXPECT_EQ(stage2_.TryClaim(kGfn, 0, Access::kWrite, kOther).outcome, ClaimOutcome::kBusy);
+  EXPECT_EQ(stage2_.TryClaim(kGfn, 0, Access::kRead, kOther).outcome, ClaimOutcome::kPresent);
+  EXPECT_TRUE(stage2_.Publish(kGfn, kMe, Pte::Leaf({0x55}, Access::kWrite).Dirty()));
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x55 wyd"));
+  EXPECT_EQ(stage2_.Stats().leaves_4k, 1u);
+}
+
+TEST_F(Stage2Test, ARelaxGivenUpLeavesTheLeafAsItWas) {
+  Map(kGfn, {0x55}, Access::kRead);
+  const uint64_t before = WordOf(kGfn);
+  ASSERT_EQ(stage2_.TryClaim(kGfn, 0, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
+  stage2_.Abandon(kGfn, kMe);
+  EXPECT_EQ(WordOf(kGfn), before);
+}
+
+TEST_F(Stage2Test, DirtyComesWithTheInstallAndNotBefore) {
+  Map(kGfn, {0x55}, Access::kRead);
+  ASSERT_EQ(stage2_.TryClaim(kGfn, 0, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x55 -y-"));
+  WriteProtect({kGfn, kGfn + 1});  // steals it
+  EXPECT_FALSE(stage2_.Publish(kGfn, kMe, Pte::Leaf({0x55}, Access::kWrite).Dirty()));
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x55 -y-"));
+}
+
+TEST_F(Stage2Test, ARelaxKeepsDirty) {
+  Map(kGfn, {0x55});
+  Write(kGfn);
+  WriteProtect({kGfn, kGfn + 1});
+  ASSERT_EQ(stage2_.TryClaim(kGfn, 0, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
+  EXPECT_TRUE(stage2_.Publish(kGfn, kMe, Pte::Leaf({0x55}, Access::kWrite)));
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x55 wyd"));
+}
+
+// An ageing pass between claim and publication is no theft: given up, the tag would stay and lock
+// its owner out for ever.
+TEST_F(Stage2Test, ARelaxSurvivesAgeing) {
+  Map(kGfn, {0x55}, Access::kRead);
+  ASSERT_EQ(stage2_.TryClaim(kGfn, 0, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
+  EXPECT_TRUE(stage2_.TestClearYoung({kGfn, kGfn + 1}, true));
+  EXPECT_TRUE(stage2_.Publish(kGfn, kMe, Pte::Leaf({0x55}, Access::kWrite)));
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x55 wy-"));
+}
+
+TEST_F(Stage2Test, AWriteProtectKeepsTheTranslationAndDirty) {
+  Map(kGfn, {0x55});
+  Write(kGfn);
+  EXPECT_TRUE(WriteProtect({kGfn, kGfn + 1}));
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x55 -yd"));
+  EXPECT_EQ(stage2_.Stats().flushes, 1u);
+}
+
+// The witness is the MMU: while the entry's memory is read-only, a write to it would be the end.
+TEST_F(Stage2Test, AnIdenticalLeafIsNeverRewritten) {
+  Map(kGfn, {0x55}, Access::kRead);
+  stage2_.TestClearYoung({kGfn, kGfn + 1}, true);
+  const Stage2::Path path = stage2_.WalkPath(kGfn);
+  Entry& entry = path.entries[1].table()->entries[IndexOf(kGfn, 0)];
+  rcu::Barrier();  // nobody frees a neighbour of the entry meanwhile
+  void* page = PointerOf(PageOf(HvaOf(&entry)));
+  WalkDebts debts;
+  ASSERT_EQ(::mprotect(page, kPageSize, PROT_READ), 0);
+  stage2_.WriteProtect({kGfn, kGfn + 1}, debts);
+  const bool young = stage2_.TestClearYoung({kGfn, kGfn + 1}, true);
+  const ClaimOutcome claim = stage2_.TryClaim(kGfn, 0, Access::kRead, kOther).outcome;
+  ASSERT_EQ(::mprotect(page, kPageSize, PROT_READ | PROT_WRITE), 0);
+  EXPECT_FALSE(young);
+  EXPECT_EQ(claim, ClaimOutcome::kPresent);
+  EXPECT_FALSE(stage2_.Finish(debts));
+  EXPECT_EQ(stage2_.Stats().flushes, 0u);
+}
+
+TEST_F(Stage2Test, AWriteProtectStealsClaims) {
+  ASSERT_EQ(stage2_.TryClaim(kGfn, 0, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
+  EXPECT_FALSE(WriteProtect({kGfn, kGfn + 1}));
+  EXPECT_FALSE(stage2_.Publish(kGfn, kMe, Pte::Leaf({0x55}, Access::kWrite)));
+  EXPECT_EQ(stage2_.Stats().tables, 1u);
+}
+
+TEST_F(Stage2Test, AgeingTestsAndClears) {
+  Map(kGfn, {0x55});
+  Map(kGfn + 3, {0x58});
+  const GfnRange both{kGfn, kGfn + 4};
+  EXPECT_TRUE(stage2_.TestClearYoung(both, false));
+  EXPECT_TRUE(stage2_.TestClearYoung(both, true));
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x55 w--", "0x12348+1 -> 0x58 w--"));
+  EXPECT_FALSE(stage2_.TestClearYoung(both, true));
+  Write(kGfn + 3);
+  EXPECT_TRUE(stage2_.TestClearYoung(both, false));
+  EXPECT_FALSE(stage2_.TestClearYoung({kGfn, kGfn + 3}, false));
+}
+
+TEST_F(Stage2Test, AMarkOnAChangedLeafIsRefused) {
+  Map(kGfn, {0x55});
+  rcu::ReadScope rcu;
+  const auto leaf = stage2_.Lookup(kGfn);
+  ASSERT_TRUE(leaf.has_value());
+  stage2_.TestClearYoung({kGfn, kGfn + 1}, true);
+  EXPECT_FALSE(stage2_.MarkUsed(kGfn, *leaf, Access::kWrite));
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x55 w--"));
+}
+
+TEST_F(Stage2Test, APathShowsEveryLevel) {
+  Map(kGfn, {0x55});
+  const Stage2::Path path = stage2_.WalkPath(kGfn);
+  EXPECT_EQ(path.last_level, 0u);
+  for (unsigned level = 1; level < kLevels; ++level) {
+    EXPECT_TRUE(path.entries[level].is_table()) << level;
+  }
+  EXPECT_EQ(stage2_.WalkPath({0}).last_level, 1u);  // shares two tables with kGfn
+  EXPECT_EQ(stage2_.WalkPath({uint64_t{1} << 27}).last_level, 3u);
+}
+
+TEST_F(Stage2Test, DestructionFreesWhatIsMapped) {
+  Stage2 other;
+  for (uint64_t i = 0; i < 10; ++i) {
+    const Gfn gfn{i << 20};
+    ASSERT_EQ(other.TryClaim(gfn, 0, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);
+    ASSERT_TRUE(other.Publish(gfn, kMe, Pte::Leaf({i}, Access::kRead)));
+  }
+  ASSERT_EQ(other.TryClaim({5}, 0, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);
+}
+
+}  // namespace
+}  // namespace underfoot::testing

@@ -1,0 +1,89 @@
+#include "mmu/translate.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "tests/unit/mmu_rig.h"
+
+namespace underfoot::testing {
+namespace {
+
+using TranslateTest = MmuRig;
+
+TEST_F(TranslateTest, WhatIsNotMappedIsNotTranslated) {
+  EXPECT_FALSE(mmu_.Translate(reader_, GpaAt(5), Access::kRead));
+  EXPECT_FALSE(mmu_.Translate(reader_, GpaOf(kNowhere), Access::kRead));
+  EXPECT_FALSE(reader_.InSection());
+}
+
+TEST_F(TranslateTest, AMappedPageIsFoundAtItsByte) {
+  ASSERT_EQ(Fault(5), FaultOutcome::kMapped);
+  TranslatedPage page = mmu_.Translate(reader_, GpaAt(5) + 0x123, Access::kRead);
+  ASSERT_TRUE(page);
+  EXPECT_EQ(page.hva(), host_.PageAt(5) + 0x123);
+  EXPECT_EQ(page.data(), PointerOf(host_.PageAt(5) + 0x123));
+  EXPECT_EQ(page.pfn(), PfnNow(5));
+  EXPECT_TRUE(reader_.InSection());
+  EXPECT_TRUE(mmu_.readers().AnySectionOverlapsUnsafe(host_.Pages(5)));
+  EXPECT_FALSE(mmu_.readers().AnySectionOverlapsUnsafe(host_.Pages(6)));
+  page = {};
+  EXPECT_FALSE(reader_.InSection());
+}
+
+TEST_F(TranslateTest, AWriteMakesTheLeafDirty) {
+  ASSERT_EQ(Fault(5), FaultOutcome::kMapped);
+  EXPECT_TRUE(mmu_.Translate(reader_, GpaAt(5), Access::kRead));
+  EXPECT_FALSE(LeafOf(5)->dirty());
+  EXPECT_TRUE(mmu_.Translate(reader_, GpaAt(5), Access::kWrite));
+  EXPECT_TRUE(LeafOf(5)->dirty());
+}
+
+TEST_F(TranslateTest, AReadMakesTheLeafYoung) {
+  ASSERT_EQ(Fault(5), FaultOutcome::kMapped);
+  EXPECT_TRUE(mmu_.notifier().TestClearYoung(host_.Pages(5), true));
+  EXPECT_FALSE(LeafOf(5)->young());
+  EXPECT_TRUE(mmu_.Translate(reader_, GpaAt(5), Access::kRead));
+  EXPECT_TRUE(mmu_.notifier().TestClearYoung(host_.Pages(5), false));
+}
+
+TEST_F(TranslateTest, AReadOnlyLeafIsNotWritten) {
+  host_.GrantOnlyWhatIsAskedFor();
+  ASSERT_EQ(Fault(5), FaultOutcome::kMapped);
+  EXPECT_FALSE(mmu_.Translate(reader_, GpaAt(5), Access::kWrite));
+  EXPECT_FALSE(LeafOf(5)->dirty());
+  EXPECT_TRUE(mmu_.Translate(reader_, GpaAt(5), Access::kRead));
+}
+
+TEST_F(TranslateTest, NothingIsTranslatedAfterABegin) {
+  ASSERT_EQ(Fault(5), FaultOutcome::kMapped);
+  InvalidationScope scope(mmu_.notifier(), {host_.Pages(5), InvalidationKind::kUnmap});
+  EXPECT_FALSE(mmu_.Translate(reader_, GpaAt(5), Access::kRead));
+}
+
+TEST_F(TranslateTest, APageOfABlockIsFoundInside) {
+  FakeHost others(PagesAt(1));
+  constexpr Gfn kBlock{0x200};
+  ASSERT_TRUE(
+      mmu_.CreateMemslot({.id = 9, .gfns = {kBlock, kBlock + PagesAt(1)}, .hva = others.PageAt(0)})
+          .ok());
+  ASSERT_EQ(mmu_.stage2().TryClaim(kBlock, 1, Access::kRead, reader_.tag()).outcome,
+            ClaimOutcome::kClaimed);
+  ASSERT_TRUE(mmu_.stage2().Publish(kBlock, reader_.tag(), Pte::Leaf({0x40000}, Access::kRead)));
+  TranslatedPage page = mmu_.Translate(reader_, GpaOf(kBlock + 7), Access::kRead);
+  ASSERT_TRUE(page);
+  EXPECT_EQ(page.pfn(), Pfn{0x40007});
+  EXPECT_EQ(page.hva(), others.PageAt(7));
+}
+
+TEST_F(TranslateTest, SeveralPagesMayBeOpenAtOnce) {
+  ASSERT_EQ(Fault(5), FaultOutcome::kMapped);
+  ASSERT_EQ(Fault(6), FaultOutcome::kMapped);
+  TranslatedPage from = mmu_.Translate(reader_, GpaAt(5), Access::kRead);
+  TranslatedPage to = mmu_.Translate(reader_, GpaAt(6), Access::kWrite);
+  ASSERT_TRUE(from && to);
+  std::memcpy(to.data(), from.data(), kPageSize);
+}
+
+}  // namespace
+}  // namespace underfoot::testing
