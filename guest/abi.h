@@ -1,0 +1,223 @@
+// The contract between the VMM and the test guest: memory layout, boot protocol, ports, reports.
+//
+// The VMM starts every vCPU itself (no interrupts, no SIPI) in 64-bit mode, ring 0, with identity
+// page tables over all RAM (2 MiB pages, user bit set), and
+//   rdi = gpa of BootInfo      rsi = vCPU index      rsp = StackTop(index)
+// The guest builds its descriptor tables, drops to ring 3 and works there until `stop` is set.
+//
+// System area, gpa [0, 16 MiB): its memslot is never removed, so locked and wide accesses are
+// allowed there. Everything above is data: only plain 8-byte loads and stores, because a data slot
+// may be away for a moment, and the access is then an MMIO exit that KVM emulates.
+//
+//   0x0000000  not used          0x0100000  stacks, kStackBytes for each vCPU
+//   0x0001000  BootInfo          0x0200000  the guest image
+//   0x0002000  Reports           0x0400000  the guest's own tables (heap)
+//   0x0020000  page tables       0x1000000  end: data ranges begin
+//
+// Thread safety: each word has one writer, named at the field. Read and write them as single
+// 8-byte accesses (relaxed atomics): the other side looks on while the guest runs.
+
+#ifndef UNDERFOOT_GUEST_ABI_H_
+#define UNDERFOOT_GUEST_ABI_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace underfoot::abi {
+
+inline constexpr uint64_t kMagic = 0x746f6f6672646e55;  // "Underfoot", as far as it fits
+inline constexpr uint64_t kVersion = 1;
+
+inline constexpr uint64_t kMaxVcpus = 32;
+inline constexpr uint64_t kMaxRanges = 16;
+inline constexpr uint64_t kMaxMismatches = 8;
+
+inline constexpr uint64_t kBootInfoGpa = 0x1000;
+inline constexpr uint64_t kReportsGpa = 0x2000;
+inline constexpr uint64_t kPageTablesGpa = 0x20000;
+inline constexpr uint64_t kPageTablesEnd = 0x100000;
+inline constexpr uint64_t kStacksGpa = 0x100000;
+inline constexpr uint64_t kStackBytes = 0x8000;
+inline constexpr uint64_t kImageGpa = 0x200000;
+inline constexpr uint64_t kImageEnd = 0x400000;
+inline constexpr uint64_t kHeapGpa = 0x400000;
+inline constexpr uint64_t kSystemAreaBytes = 0x1000000;
+
+constexpr uint64_t StackTop(uint64_t vcpu) { return kStacksGpa + (vcpu + 1) * kStackBytes; }
+static_assert(StackTop(kMaxVcpus - 1) <= kImageGpa);
+
+// Ports. Serial is a 16550 as far as a polling writer sees it: data, and a line status that is
+// always ready. A 4-byte write to kExitPort is the vCPU's Verdict; hlt follows. A write to
+// kYieldPort says "I spin for another vCPU": the VMM gives the host CPU away.
+inline constexpr uint16_t kSerialPort = 0x3f8;
+inline constexpr uint16_t kSerialLineStatusPort = 0x3fd;
+inline constexpr uint16_t kExitPort = 0x501;
+inline constexpr uint16_t kYieldPort = 0x502;
+
+enum class Workload : uint64_t {
+  kHello = 0,   // one line on the serial port, verdict good
+  kStamp = 1,   // each vCPU stamps and verifies its own pages
+  kSmp = 2,     // all vCPUs meet at the same and neighbouring pages
+  kShared = 3,  // vCPU 0 serves the rings of the shared page, the others watch their indices
+  kMixed = 4,   // all of these, interleaved by every vCPU
+};
+
+enum class RangeKind : uint64_t {
+  kPrecious = 1,     // reads as last written
+  kDiscardable = 2,  // a page may become all zeroes at any time
+  kShared = 3,       // its first page is a SharedPage; content kept like a precious page's
+};
+
+enum class Verdict : uint64_t {
+  kGood = 0,
+  kMismatch = 1,        // Report::mismatches tells
+  kException = 2,       // Report::exception_* tell
+  kBadBootInfo = 3,     // magic, version or ranges make no sense to this guest
+  kAborted = 4,         // another vCPU ended by an exception
+  kNothingChecked = 5,  // an oracle that saw nothing: not a success
+};
+
+enum class MismatchKind : uint64_t {
+  kCorrupt = 1,      // neither the last nor an earlier value
+  kStale = 2,        // an earlier value
+  kLost = 3,         // zero where content had to survive
+  kResurrected = 4,  // old content in a page that had already read as zeroes
+  kRingLost = 5,     // a record of a later lap: at least one was never seen
+  kRingStale = 6,    // a record of an earlier lap behind an index that says it is new
+  kRingCorrupt = 7,  // right sequence, wrong payload
+  kRingIndex = 8,    // a ring index that went back or ran too far ahead
+};
+
+enum class VcpuState : uint64_t {
+  kNotStarted = 0,
+  kRunning = 1,
+  kFinalVerify = 2,
+  kDone = 3,
+  kException = 4,
+};
+
+struct DataRange {
+  uint64_t gpa;  // page aligned, at or above kSystemAreaBytes
+  uint64_t bytes;
+  RangeKind kind;
+  uint64_t reserved;
+};
+
+// Written by the VMM before the start, except `stop`.
+struct BootInfo {
+  uint64_t magic;
+  uint64_t version;
+  uint64_t vcpus;
+  Workload workload;
+  uint64_t seed;
+  uint64_t max_rounds;    // stop by itself after so many rounds; 0: run until `stop`
+  uint64_t max_pages;     // work on at most so many pages, spread over the ranges; 0: all
+  uint64_t final_pages;   // per vCPU, verify at most so many pages after `stop`; 0: all
+  uint64_t memory_bytes;  // end of RAM as the page tables map it
+  uint64_t range_count;
+  uint64_t reserved[6];
+  DataRange ranges[kMaxRanges];
+  uint64_t stop;   // VMM writes 1: finish the round, verify once more, report, end
+  uint64_t abort;  // guest writes 1: a vCPU ended by an exception, nobody waits for it
+  uint64_t padding[6];
+};
+
+// `gfn` is the page; `word` the index of the 8-byte word in it. For ring kinds `gfn` is the shared
+// page and `expected`/`found` are sequences (kRingCorrupt: payloads).
+struct Mismatch {
+  uint64_t gfn;
+  uint64_t word;
+  uint64_t expected;
+  uint64_t found;
+  MismatchKind kind;
+};
+
+// One for each vCPU, at kReportsGpa + index * sizeof(Report). Written by that vCPU only.
+struct Report {
+  VcpuState state;
+  Verdict verdict;  // meaningful once `done` is 1
+  uint64_t done;
+  uint64_t rounds;
+  uint64_t pages_checked;
+  uint64_t pages_written;
+  uint64_t zero_pages;  // discardable pages found discarded
+  uint64_t mismatches;
+  uint64_t ring_consumed;
+  uint64_t ring_answered;
+  uint64_t barriers;
+  uint64_t yields;
+  uint64_t pages_owned;     // pages this vCPU works on (smp pages count for every vCPU)
+  uint64_t pages_left_out;  // pages of all ranges that nobody works on (max_pages, heap size)
+  uint64_t final_checked;
+  uint64_t final_skipped;
+  uint64_t exception_vector;
+  uint64_t exception_error;
+  uint64_t exception_rip;
+  uint64_t exception_cr2;
+  uint64_t visiting_gpa;  // the 64 pages that it writes just now; 0: none
+  uint64_t reserved[3];
+  Mismatch first[kMaxMismatches];
+};
+
+constexpr uint64_t ReportGpa(uint64_t vcpu) { return kReportsGpa + vcpu * sizeof(Report); }
+
+// The shared page: two single-producer single-consumer rings. The indices count records since the
+// start and never wrap; record n (from 0) lies in records[n % kRingRecords] and carries sequence
+// n + 1. The producer writes payload, then sequence, then head; the consumer reads head, checks
+// the record, then writes tail. All are plain 8-byte accesses in this order (release / acquire on
+// the VMM's side).
+inline constexpr uint64_t kRingRecords = 64;
+
+struct RingRecord {
+  uint64_t sequence;
+  uint64_t payload;
+};
+
+struct Ring {
+  uint64_t head;  // records produced; written by the producer
+  uint64_t head_padding[7];
+  uint64_t tail;  // records consumed; written by the consumer
+  uint64_t tail_padding[7];
+  RingRecord records[kRingRecords];
+};
+
+struct SharedPage {
+  Ring to_guest;  // the VMM produces: payload = RequestPayload(seed, sequence)
+  Ring to_vmm;    // vCPU 0 produces, one for each request, in order, with the request's sequence:
+                  // payload = AnswerPayload(request payload)
+};
+
+// splitmix64's finalizer: cheap, and every bit of the input reaches every bit of the output.
+constexpr uint64_t Mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+
+constexpr uint64_t RequestPayload(uint64_t seed, uint64_t sequence) {
+  return Mix(seed ^ Mix(sequence));
+}
+constexpr uint64_t AnswerPayload(uint64_t request_payload) { return Mix(request_payload + 1); }
+
+static_assert(offsetof(BootInfo, workload) == 24);
+static_assert(offsetof(BootInfo, ranges) == 128);
+static_assert(offsetof(BootInfo, stop) == 640);
+static_assert(offsetof(BootInfo, abort) == 648);
+static_assert(sizeof(BootInfo) == 704 && kBootInfoGpa + sizeof(BootInfo) <= kReportsGpa);
+static_assert(sizeof(DataRange) == 32);
+static_assert(sizeof(Mismatch) == 40);
+static_assert(offsetof(Report, done) == 16);
+static_assert(offsetof(Report, pages_checked) == 32);
+static_assert(offsetof(Report, mismatches) == 56);
+static_assert(offsetof(Report, exception_vector) == 128);
+static_assert(offsetof(Report, first) == 192);
+static_assert(sizeof(Report) == 512 && ReportGpa(kMaxVcpus) <= kPageTablesGpa);
+static_assert(offsetof(Ring, tail) == 64);
+static_assert(offsetof(Ring, records) == 128);
+static_assert(offsetof(SharedPage, to_vmm) == 1152);
+static_assert(sizeof(SharedPage) <= 4096);
+
+}  // namespace underfoot::abi
+
+#endif  // UNDERFOOT_GUEST_ABI_H_

@@ -1,0 +1,34 @@
+#include "guest/barrier.h"
+
+namespace underfoot::guest {
+namespace {
+
+constexpr uint64_t kSpins = 300;  // some 10 to 20 us, the price of an exit
+
+}  // namespace
+
+void Spinner::Wait() {
+  if (context_.aborted()) End(context_.vcpu, abi::Verdict::kAborted);
+  if (++turns_ % kSpins != 0) return Pause();
+  Add(context_.report.yields, 1);
+  Out8(abi::kYieldPort, 0);
+}
+
+bool Barrier::Meet(Context& context, bool stop) {
+  Add(context.report.barriers, 1);
+  const uint64_t epoch = __atomic_load_n(&epoch_, __ATOMIC_ACQUIRE);
+  if (__atomic_add_fetch(&arrived_, 1, __ATOMIC_ACQ_REL) == context.boot.vcpus) {
+    __atomic_store_n(&arrived_, 0, __ATOMIC_RELAXED);
+    const uint64_t next = (epoch & ~uint64_t{1}) + 2;
+    __atomic_store_n(&epoch_, next | (stop ? 1 : 0), __ATOMIC_RELEASE);
+    return stop;
+  }
+  Spinner spinner(context);
+  for (;;) {
+    const uint64_t now = __atomic_load_n(&epoch_, __ATOMIC_ACQUIRE);
+    if (now != epoch) return (now & 1) != 0;
+    spinner.Wait();
+  }
+}
+
+}  // namespace underfoot::guest

@@ -1,0 +1,23 @@
+// Where a vCPU's run is described and how it ends.
+
+#ifndef UNDERFOOT_GUEST_END_H_
+#define UNDERFOOT_GUEST_END_H_
+
+#include <cstdint>
+
+#include "guest/abi.h"
+
+namespace underfoot::guest {
+
+inline abi::BootInfo& Boot() { return *reinterpret_cast<abi::BootInfo*>(abi::kBootInfoGpa); }
+
+inline abi::Report& ReportOf(uint64_t vcpu) {
+  return *reinterpret_cast<abi::Report*>(abi::ReportGpa(vcpu));
+}
+
+// Leaves the verdict in the report and at the exit device, and halts.
+[[noreturn]] void End(uint64_t vcpu, abi::Verdict verdict);
+
+}  // namespace underfoot::guest
+
+#endif  // UNDERFOOT_GUEST_END_H_

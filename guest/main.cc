@@ -1,0 +1,148 @@
+// Ring 3, each vCPU: the chosen workload until it is time to stop, the last verification, the end.
+
+#include <cstdint>
+
+#include "guest/abi.h"
+#include "guest/barrier.h"
+#include "guest/console.h"
+#include "guest/context.h"
+#include "guest/shared.h"
+#include "guest/smp.h"
+#include "guest/stamp.h"
+
+namespace underfoot::guest {
+namespace {
+
+constexpr uint64_t kStampsPerMixedRound = 4;
+
+bool TimeToStop(const Context& context) {
+  const uint64_t limit = context.boot.max_rounds;
+  return context.stop_requested() || (limit != 0 && context.report.rounds >= limit);
+}
+
+void CountRound(Context& context) { Add(context.report.rounds, 1); }
+
+// One look at the rings; true if there was something to do.
+bool TouchRings(Context& context, SharedRings& rings) {
+  if (!rings.present()) return false;
+  if (context.vcpu == 0) return rings.Serve(context);
+  rings.Watch(context);
+  return false;
+}
+
+void RunStamp(Context& context) {
+  while (!TimeToStop(context)) {
+    StampRound(context);
+    CountRound(context);
+  }
+}
+
+void RunSmp(Context& context) {
+  while (!SmpRound(context, context.report.rounds + 1, TimeToStop(context))) CountRound(context);
+}
+
+void RunShared(Context& context, SharedRings& rings) {
+  Spinner spinner(context);
+  while (!TimeToStop(context)) {
+    if (!TouchRings(context, rings)) spinner.Wait();
+    CountRound(context);
+  }
+}
+
+void RunMixed(Context& context, SharedRings& rings) {
+  while (!SmpRound(context, context.report.rounds + 1, TimeToStop(context))) {
+    for (uint64_t i = 0; i < kStampsPerMixedRound; ++i) {
+      StampRound(context);
+      TouchRings(context, rings);
+    }
+    CountRound(context);
+  }
+}
+
+void Run(Context& context, SharedRings& rings) {
+  switch (context.boot.workload) {
+    case abi::Workload::kHello:
+      return;
+    case abi::Workload::kStamp:
+      return RunStamp(context);
+    case abi::Workload::kSmp:
+      return RunSmp(context);
+    case abi::Workload::kShared:
+      return RunShared(context, rings);
+    case abi::Workload::kMixed:
+      return RunMixed(context, rings);
+  }
+}
+
+uint64_t PagesOwned(const Context& context) {
+  uint64_t pages = 0;
+  const uint64_t stamps = context.pages.stamp_chunks(context.vcpu);
+  for (uint64_t k = 0; k < stamps; ++k) pages += context.pages.stamp_chunk(context.vcpu, k).pages;
+  for (uint64_t m = 0; m < context.pages.smp_chunks(); ++m) {
+    pages += context.pages.smp_chunk(m).pages;
+  }
+  return pages;
+}
+
+abi::Verdict Judge(const Context& context, const SharedRings& rings) {
+  const abi::Report& report = context.report;
+  if (report.mismatches != 0) return abi::Verdict::kMismatch;
+  const bool rings_only = context.boot.workload == abi::Workload::kShared;
+  const bool checked =
+      rings_only ? rings.present() && report.rounds != 0 : report.pages_checked != 0;
+  return checked ? abi::Verdict::kGood : abi::Verdict::kNothingChecked;
+}
+
+void Summarize(const Context& context, abi::Verdict verdict) {
+  const abi::Report& report = context.report;
+  Line line;
+  line << "vcpu " << context.vcpu << ": " << report.rounds << " rounds, " << report.pages_checked
+       << " pages checked, " << report.pages_written << " written, " << report.zero_pages
+       << " found discarded";
+  if (report.ring_consumed != 0) line << ", " << report.ring_consumed << " records answered";
+  if (report.pages_left_out != 0) line << ", " << report.pages_left_out << " pages left out";
+  line << ", " << report.mismatches << " mismatches";
+  line << (verdict == abi::Verdict::kGood             ? ": good"
+           : verdict == abi::Verdict::kNothingChecked ? ": NOTHING CHECKED"
+                                                      : ": BAD");
+  line.Send();
+}
+
+[[noreturn]] void Hello(const Context& context) {
+  Line line;
+  line << "hello from vcpu " << context.vcpu << " of " << context.boot.vcpus << ", ring 3";
+  line.Send();
+  End(context.vcpu, abi::Verdict::kGood);
+}
+
+}  // namespace
+
+extern "C" [[noreturn]] void GuestMain(abi::BootInfo* boot, uint64_t vcpu) {
+  Context context(*boot, vcpu);
+  Poke(context.report.state, abi::VcpuState::kRunning);
+  if (boot->magic != abi::kMagic || boot->version != abi::kVersion || vcpu >= boot->vcpus ||
+      !context.pages.Init(*boot)) {
+    Line line;
+    line << "vcpu " << vcpu << ": BAD BOOT INFO, version " << boot->version << ", expected "
+         << abi::kVersion;
+    line.Send();
+    End(vcpu, abi::Verdict::kBadBootInfo);
+  }
+  if (boot->workload == abi::Workload::kHello) Hello(context);
+  Poke(context.report.pages_owned, PagesOwned(context));
+  Poke(context.report.pages_left_out, context.pages.left_out());
+
+  SharedRings rings(context.pages.shared_page());
+  Run(context, rings);
+  Poke(context.report.state, abi::VcpuState::kFinalVerify);
+  // What the VMM published before it said stop is still answered, as far as there is room.
+  while (TouchRings(context, rings)) {
+  }
+  VerifyStamps(context);
+  VerifySmp(context);
+  const abi::Verdict verdict = Judge(context, rings);
+  Summarize(context, verdict);
+  End(vcpu, verdict);
+}
+
+}  // namespace underfoot::guest

@@ -1,0 +1,105 @@
+#include "guest/shared.h"
+
+#include <cstddef>
+
+namespace underfoot::guest {
+namespace {
+
+constexpr uint64_t kRequests = offsetof(abi::SharedPage, to_guest);
+constexpr uint64_t kAnswers = offsetof(abi::SharedPage, to_vmm);
+
+uint64_t HeadOf(uint64_t ring) { return ring + offsetof(abi::Ring, head); }
+uint64_t TailOf(uint64_t ring) { return ring + offsetof(abi::Ring, tail); }
+uint64_t SequenceOf(uint64_t ring, uint64_t n) {
+  return ring + offsetof(abi::Ring, records) + n % abi::kRingRecords * sizeof(abi::RingRecord) +
+         offsetof(abi::RingRecord, sequence);
+}
+uint64_t PayloadOf(uint64_t ring, uint64_t n) {
+  return SequenceOf(ring, n) + offsetof(abi::RingRecord, payload) -
+         offsetof(abi::RingRecord, sequence);
+}
+
+}  // namespace
+
+void SharedRings::Complain(Context& context, uint64_t gpa, uint64_t expected, uint64_t found,
+                           abi::MismatchKind kind) {
+  Mismatch(context, {.gfn = gpa / kPageBytes,
+                     .word = gpa % kPageBytes / sizeof(uint64_t),
+                     .expected = expected,
+                     .found = found,
+                     .kind = kind});
+}
+
+// Tail first: the head, read later, is never behind it. It may be more than a lap ahead of the tail
+// that was read, when both moved on meanwhile, so the distance is checked where the tail is ours.
+SharedRings::Indices SharedRings::Look(Context& context, uint64_t ring, Indices& seen) {
+  Indices now;
+  now.tail = Load(TailOf(ring));
+  now.head = Load(HeadOf(ring));
+  if (now.tail < seen.tail) {
+    Complain(context, TailOf(ring), seen.tail, now.tail, abi::MismatchKind::kRingIndex);
+  }
+  if (now.head < seen.head || now.head < now.tail) {
+    Complain(context, HeadOf(ring), seen.head < now.tail ? now.tail : seen.head, now.head,
+             abi::MismatchKind::kRingIndex);
+  }
+  seen = now;
+  return now;
+}
+
+void SharedRings::Take(Context& context, uint64_t n) {
+  const uint64_t requests = page_ + kRequests;
+  const uint64_t answers = page_ + kAnswers;
+  const uint64_t sequence = Load(SequenceOf(requests, n));
+  const uint64_t payload = Load(PayloadOf(requests, n));
+  const uint64_t expected = abi::RequestPayload(context.boot.seed, n + 1);
+  if (sequence != n + 1) {
+    Complain(context, SequenceOf(requests, n), n + 1, sequence,
+             sequence < n + 1 ? abi::MismatchKind::kRingStale : abi::MismatchKind::kRingLost);
+  } else if (payload != expected) {
+    Complain(context, PayloadOf(requests, n), expected, payload, abi::MismatchKind::kRingCorrupt);
+  }
+  Store(TailOf(requests), n + 1);
+  Store(PayloadOf(answers, n), abi::AnswerPayload(payload));
+  Store(SequenceOf(answers, n), n + 1);
+  Store(HeadOf(answers), n + 1);
+  Add(context.report.ring_consumed, 1);
+  Add(context.report.ring_answered, 1);
+}
+
+bool SharedRings::Serve(Context& context) {
+  const Indices requests = Look(context, page_ + kRequests, requests_seen_);
+  const Indices answers = Look(context, page_ + kAnswers, answers_seen_);
+  // These two are written by nobody else: another value is a store of ours that was lost.
+  if (requests.tail != consumed_) {
+    Complain(context, TailOf(page_ + kRequests), consumed_, requests.tail,
+             abi::MismatchKind::kRingIndex);
+    Store(TailOf(page_ + kRequests), consumed_);
+  }
+  if (answers.head != consumed_) {
+    Complain(context, HeadOf(page_ + kAnswers), consumed_, answers.head,
+             abi::MismatchKind::kRingIndex);
+    Store(HeadOf(page_ + kAnswers), consumed_);
+  }
+  uint64_t end = requests.head;
+  if (end > consumed_ + abi::kRingRecords) {
+    Complain(context, HeadOf(page_ + kRequests), consumed_ + abi::kRingRecords, end,
+             abi::MismatchKind::kRingIndex);
+    end = consumed_ + abi::kRingRecords;
+  }
+  const uint64_t room = answers.tail + abi::kRingRecords;
+  if (end > room) end = room;
+  const bool any = consumed_ < end;
+  for (; consumed_ < end; ++consumed_) Take(context, consumed_);
+  // Our own stores are no news.
+  requests_seen_.tail = consumed_;
+  answers_seen_.head = consumed_;
+  return any;
+}
+
+void SharedRings::Watch(Context& context) {
+  Look(context, page_ + kRequests, requests_seen_);
+  Look(context, page_ + kAnswers, answers_seen_);
+}
+
+}  // namespace underfoot::guest
