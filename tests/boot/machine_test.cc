@@ -1,0 +1,292 @@
+// Whole machines: real guests while their memory is churned, judged by the guest and by the stats.
+
+#include "vmm/machine.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "mmu/rcu.h"
+#include "tests/support/minimal_vmm.h"
+#include "tests/support/skip.h"
+#include "tests/support/wait_until.h"
+
+namespace underfoot::testing {
+namespace {
+
+RunOptions Options(const std::string& guest, Backing backing, uint32_t vcpus,
+                   const std::string& churn) {
+  RunOptions options;
+  options.guest = guest;
+  options.memory_bytes = uint64_t{48} << 20;
+  options.vcpus = vcpus;
+  options.backing = backing;
+  options.seed = 7;
+  options.name = "test";
+  absl::StatusOr<ChurnSpec> spec = ParseChurnSpec(churn);
+  EXPECT_TRUE(spec.ok()) << spec.status();
+  absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, backing);
+  EXPECT_TRUE(rates.ok()) << rates.status();
+  options.churn = *spec;
+  options.churn.rates = *rates;
+  return options;
+}
+
+class MachineTest : public ::testing::Test {
+ protected:
+  void SetUp() override { UNDERFOOT_NEEDS_KVM(); }
+
+  // Null, and the test is skipped or has failed, when there is no machine.
+  void Start(const RunOptions& options) {
+    absl::StatusOr<std::unique_ptr<Machine>> machine =
+        Machine::Create(options, [this](unsigned, std::string_view) { ++lines_; });
+    if (absl::IsPermissionDenied(machine.status())) {
+      UNDERFOOT_SKIP(std::string(machine.status().message()));
+    }
+    ASSERT_TRUE(machine.ok()) << machine.status();
+    machine_ = *std::move(machine);
+    const absl::Status started = machine_->Start();
+    ASSERT_TRUE(started.ok()) << started;
+  }
+
+  // True as soon as the stats are like that.
+  template <class Predicate>
+  bool Becomes(const Predicate& predicate) {
+    return WaitUntil([&] { return predicate(machine_->GetStats()); }, 3 * kDeadline);
+  }
+
+  void FinishWell() {
+    const absl::Status finished = machine_->Finish();
+    EXPECT_TRUE(finished.ok()) << finished;
+    const Stats stats = machine_->GetStats();
+    EXPECT_EQ(stats.vm.state, VmState::kStopped);
+    EXPECT_EQ(stats.guest.verdict, GuestVerdict::kGood);
+    EXPECT_EQ(stats.guest.mismatches, 0u);
+    EXPECT_EQ(stats.audit.differences, 0u);
+    EXPECT_GT(stats.audit.checks, 0u);
+    EXPECT_EQ(stats.notifier.begins, stats.notifier.ends);
+    EXPECT_EQ(stats.notifier.stray_ends, 0u);
+    EXPECT_EQ(stats.rcu.retired, stats.rcu.freed);
+  }
+
+  std::unique_ptr<Machine> machine_;
+  std::atomic<int> lines_{0};
+};
+
+// Each workload on each kind of memory, alone and with others.
+class EveryMachine
+    : public MachineTest,
+      public ::testing::WithParamInterface<std::tuple<const char*, Backing, uint32_t>> {};
+
+TEST_P(EveryMachine, PassesItsGuestsVerdictUnderMixedChurn) {
+  const auto [guest, backing, vcpus] = GetParam();
+  ASSERT_NO_FATAL_FAILURE(Start(Options(guest, backing, vcpus, "mixed")));
+  if (machine_ == nullptr) return;
+  const bool moved = Becomes([](const Stats& stats) {
+    return TotalOperations(stats.churn.operations) > 200 && stats.notifier.ends > 150 &&
+           (stats.guest.pages_checked > 1000 || stats.guest.workload == "shared") &&
+           stats.pfn_caches.hits > 100;
+  });
+  EXPECT_TRUE(moved) << "operations " << TotalOperations(machine_->GetStats().churn.operations)
+                     << ", pages " << machine_->GetStats().guest.pages_checked << ", hits "
+                     << machine_->GetStats().pfn_caches.hits;
+  FinishWell();
+}
+
+std::string NameOf(const ::testing::TestParamInfo<EveryMachine::ParamType>& info) {
+  const auto [guest, backing, vcpus] = info.param;
+  return absl::StrFormat("%s_%s_%d", guest, BackingName(backing), vcpus);
+}
+
+INSTANTIATE_TEST_SUITE_P(Machines, EveryMachine,
+                         ::testing::Combine(::testing::Values("stamp", "smp", "shared", "mixed"),
+                                            ::testing::Values(Backing::kAnon, Backing::kMemfd),
+                                            ::testing::Values(1u, 4u)),
+                         NameOf);
+
+// A kind of churn alone moves its own counters, and those of others stay.
+struct KindAlone {
+  const char* spec;
+  Backing backing;
+  bool (*moved)(const Stats&);
+  bool (*still)(const Stats&);
+};
+
+const KindAlone kKindsAlone[] = {
+    {"discard:2000", Backing::kAnon,
+     [](const Stats& s) { return s.uffd.removes > 50 && s.stage2.unmaps > 50; },
+     [](const Stats& s) { return s.uffd.wp + s.uffd.minor == 0; }},
+    {"discard:2000", Backing::kMemfd,
+     [](const Stats& s) { return s.uffd.removes > 50 && s.stage2.unmaps > 50; },
+     [](const Stats& s) { return s.uffd.wp == 0; }},
+    {"zap:2000", Backing::kMemfd,
+     [](const Stats& s) { return s.uffd.removes > 50 && s.uffd.minor > 20; },
+     [](const Stats& s) { return s.uffd.wp == 0; }},
+    {"punch:2000", Backing::kMemfd,
+     [](const Stats& s) { return s.notifier.ends > 50 && s.stage2.unmaps > 50; },
+     [](const Stats& s) { return s.uffd.wp + s.uffd.removes == 0; }},
+    {"wp:2000", Backing::kAnon,
+     [](const Stats& s) { return s.uffd.wp > 20 && s.notifier.ends > 50; },
+     [](const Stats& s) { return s.uffd.removes == 0; }},
+    {"wp:2000", Backing::kMemfd,
+     [](const Stats& s) { return s.uffd.wp > 20 && s.notifier.ends > 50; },
+     [](const Stats& s) { return s.uffd.removes == 0; }},
+    {"protect:500", Backing::kAnon,
+     [](const Stats& s) { return s.notifier.ends > 50 && s.stage2.unmaps > 20; },
+     [](const Stats& s) { return s.uffd.wp + s.uffd.removes == 0; }},
+    {"memslot:100", Backing::kAnon,
+     [](const Stats& s) { return s.memslots.updates > 20 && s.memslots.update_wait_us_max > 0; },
+     [](const Stats& s) { return s.notifier.begins == 0; }},
+    {"foreign:500", Backing::kAnon,
+     [](const Stats& s) { return s.uffd.removes > 50 && s.notifier.ends > 50; },
+     [](const Stats& s) { return s.uffd.wp + s.uffd.minor == 0; }},
+    {"foreign:500", Backing::kMemfd,
+     [](const Stats& s) { return s.uffd.removes > 50 && s.uffd.minor > 0; },
+     [](const Stats& s) { return s.uffd.wp == 0; }},
+};
+
+class EachKindOfChurn : public MachineTest, public ::testing::WithParamInterface<KindAlone> {};
+
+TEST_P(EachKindOfChurn, MovesItsOwnCountersAlone) {
+  const KindAlone& kind = GetParam();
+  const RunOptions options = Options("stamp", kind.backing, 2, kind.spec);
+  ASSERT_NO_FATAL_FAILURE(Start(options));
+  if (machine_ == nullptr) return;
+  EXPECT_TRUE(Becomes(
+      [&](const Stats& stats) { return kind.moved(stats) && stats.guest.pages_checked > 500; }));
+  const Stats stats = machine_->GetStats();
+  EXPECT_TRUE(kind.still(stats));
+  ASSERT_EQ(stats.churn.operations.size(), 1u);
+  EXPECT_EQ(stats.churn.operations.begin()->first, options.churn.rates.begin()->first);
+  FinishWell();
+}
+
+std::string NameOfKind(const ::testing::TestParamInfo<KindAlone>& info) {
+  const std::string spec = info.param.spec;
+  return spec.substr(0, spec.find(':')) + "_" + std::string(BackingName(info.param.backing));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, EachKindOfChurn, ::testing::ValuesIn(kKindsAlone), NameOfKind);
+
+TEST_F(MachineTest, AGuestThatEndsByItselfEndsTheWait) {
+  ASSERT_NO_FATAL_FAILURE(Start(Options("hello", Backing::kAnon, 2, "off")));
+  if (machine_ == nullptr) return;
+  EXPECT_TRUE(machine_->WaitForEnd(absl::Seconds(20)));
+  EXPECT_TRUE(machine_->Finish().ok());
+  EXPECT_GT(lines_, 0);
+}
+
+TEST_F(MachineTest, AQuitEndsTheWait) {
+  ASSERT_NO_FATAL_FAILURE(Start(Options("stamp", Backing::kAnon, 1, "off")));
+  if (machine_ == nullptr) return;
+  EXPECT_FALSE(machine_->WaitForEnd(absl::ZeroDuration()));
+  machine_->RequestQuit();
+  EXPECT_TRUE(machine_->WaitForEnd(absl::InfiniteDuration()));
+  FinishWell();
+}
+
+TEST_F(MachineTest, APausedGuestStandsStillWhileItsMemoryMoves) {
+  ASSERT_NO_FATAL_FAILURE(Start(Options("stamp", Backing::kMemfd, 2, "mixed")));
+  if (machine_ == nullptr) return;
+  uint64_t pages = 0;
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_TRUE(Becomes([&](const Stats& stats) { return stats.guest.pages_checked > pages; }));
+    ASSERT_TRUE(machine_->Pause().ok());
+    EXPECT_TRUE(machine_->Pause().ok());
+    pages = machine_->GetStats().guest.pages_checked;
+    const uint64_t moved = TotalOperations(machine_->GetStats().churn.operations);
+    EXPECT_TRUE(Becomes(
+        [&](const Stats& stats) { return TotalOperations(stats.churn.operations) > moved + 20; }));
+    EXPECT_EQ(machine_->GetStats().vm.state, VmState::kPaused);
+    EXPECT_EQ(machine_->GetStats().guest.pages_checked, pages);
+    ASSERT_TRUE(machine_->Resume().ok());
+    EXPECT_TRUE(machine_->Resume().ok());
+  }
+  FinishWell();
+  EXPECT_TRUE(absl::IsFailedPrecondition(machine_->Pause()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(machine_->Resume()));
+}
+
+TEST_F(MachineTest, APausedMachineEndsWithAVerdictToo) {
+  ASSERT_NO_FATAL_FAILURE(Start(Options("stamp", Backing::kAnon, 2, "mixed")));
+  if (machine_ == nullptr) return;
+  EXPECT_TRUE(Becomes([](const Stats& stats) { return stats.guest.pages_checked > 500; }));
+  ASSERT_TRUE(machine_->Pause().ok());
+  FinishWell();
+}
+
+TEST_F(MachineTest, ThePfnCacheOfTheSharedPageIsDroppedAndComesBack) {
+  ASSERT_NO_FATAL_FAILURE(Start(Options("shared", Backing::kMemfd, 1, "mixed")));
+  if (machine_ == nullptr) return;
+  EXPECT_TRUE(Becomes([](const Stats& stats) {
+    const PfnCacheStats& caches = stats.pfn_caches;
+    return caches.count == 1 && caches.hits > 1000 && caches.misses > 5 && caches.refreshes > 5 &&
+           caches.invalidations > 5 && caches.prechecks > 100 && caches.precheck_overlaps > 5;
+  }));
+  FinishWell();
+}
+
+// Negative control: a bit of a precious page changes under the guest, which must say where.
+class Corruption : public MachineTest {
+ protected:
+  // A page that the guest has written and is not at just now, and a word of it that is not zero.
+  bool FindWrittenWord(Gfn& gfn, std::atomic_ref<uint64_t>** word) {
+    const GuestReports reports(machine_->memory().slots().front().hva, 1);
+    const uint64_t visiting = reports.Read(0).visiting_gpa;
+    for (const RamSlot& slot : machine_->memory().slots()) {
+      if (slot.kind != abi::RangeKind::kPrecious) continue;
+      for (uint64_t at = 0; at < slot.bytes; at += kPageSize) {
+        gfn = GfnOf(slot.gpa + at);
+        if ((slot.gpa + at).value - visiting < 64 * kPageSize || !IsDirty(gfn)) continue;
+        auto* words = static_cast<uint64_t*>(PointerOf(slot.hva + at));
+        for (size_t i = 0; i < kPageSize / sizeof(uint64_t); ++i) {
+          word_ = std::make_unique<std::atomic_ref<uint64_t>>(words[i]);
+          if (word_->load(std::memory_order::relaxed) == 0) continue;
+          *word = word_.get();
+          return true;
+        }
+      }
+    }
+    return false;
+  }
+  bool IsDirty(Gfn gfn) {
+    rcu::ReadScope rcu;
+    const auto leaf = machine_->mmu().stage2().Lookup(gfn);
+    return leaf.has_value() && leaf->pte.dirty() && leaf->pte.writable();
+  }
+
+ private:
+  std::unique_ptr<std::atomic_ref<uint64_t>> word_;
+};
+
+TEST_F(Corruption, OfAPreciousPageIsABadVerdictThatNamesThePage) {
+  ASSERT_NO_FATAL_FAILURE(Start(Options("stamp", Backing::kMemfd, 1, "off")));
+  if (machine_ == nullptr) return;
+  Gfn gfn;
+  std::atomic_ref<uint64_t>* word = nullptr;
+  uint64_t pages = 0;
+  ASSERT_TRUE(WaitUntil([&] {
+    if (!Becomes([&](const Stats& s) { return s.guest.pages_checked > pages + 500; })) return false;
+    EXPECT_TRUE(machine_->Pause().ok());
+    if (FindWrittenWord(gfn, &word)) return true;
+    EXPECT_TRUE(machine_->Resume().ok());
+    pages += 500;
+    return false;
+  }));
+  word->fetch_xor(2, std::memory_order::relaxed);
+  GuestReports(machine_->memory().slots().front().hva, 1).RequestStop();
+  const absl::Status finished = machine_->Finish();
+  EXPECT_TRUE(absl::IsDataLoss(finished)) << finished;
+  const std::string place = absl::StrFormat("1 mismatches; the first: gfn %#x word", gfn.value);
+  EXPECT_NE(finished.message().find(place), std::string::npos) << finished << "\nnot " << place;
+  EXPECT_EQ(machine_->GetStats().guest.verdict, GuestVerdict::kBad);
+  EXPECT_EQ(machine_->GetStats().guest.mismatches, 1u);
+}
+
+}  // namespace
+}  // namespace underfoot::testing

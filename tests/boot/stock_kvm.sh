@@ -1,0 +1,259 @@
+#!/usr/bin/env bash
+# Runs a command on a stock KVM: Debian's own kernel with its unmodified kvm-amd module, in QEMU's
+# software CPU, which has SVM with nested paging. No KVM of this machine is used, so the same answer
+# comes on every machine.
+#
+#   stock_kvm.sh [--smp N] [--memory MB] [--timeout S] [--file PATH]... [--env NAME=VALUE]...
+#                -- BINARY ARGS...
+#
+#   --smp N        CPUs of that machine (2)          --timeout S   seconds at most (300)
+#   --memory MB    its memory (1024)                 --env N=V     in the command's environment
+#   --file PATH    a file that the command needs, at the same path there
+#
+# The command runs there as root, with /dev, /proc, /sys, tracefs and /tmp mounted, its shared
+# libraries beside it and UNDERFOOT_REQUIRE_KVM=1. Its output comes out here, and its exit status is
+# this script's. 124: it took too long; 125: the machine could not be made or broke down.
+#
+# The kernel is downloaded once and unpacked into ${XDG_CACHE_HOME:-~/.cache}/underfoot; nothing is
+# installed. UNDERFOOT_STOCK_KERNEL=DIR takes one from DIR (vmlinuz, irqbypass.ko, kvm.ko,
+# kvm-amd.ko) instead.
+set -euo pipefail
+
+readonly no_machine=125
+
+fail() {
+  echo "stock_kvm.sh: $*" >&2
+  exit $no_machine
+}
+
+smp=2
+memory=1024
+timeout=300
+files=()
+environment=(UNDERFOOT_REQUIRE_KVM=1)
+
+usage() {
+  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
+}
+
+parse() {
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --help | -h) usage; exit 0 ;;
+      --) shift; command_line=("$@"); return ;;
+      --smp | --memory | --timeout | --file | --env)
+        [ $# -ge 2 ] || fail "$1 needs a value; see --help"
+        case $1 in
+          --smp) smp=$2 ;;
+          --memory) memory=$2 ;;
+          --timeout) timeout=$2 ;;
+          --file) files+=("$2") ;;
+          --env) environment+=("$2") ;;
+        esac
+        shift 2 ;;
+      *) fail "unknown argument '$1' (the command comes after --); see --help" ;;
+    esac
+  done
+}
+
+check() {
+  local number
+  for number in "$smp" "$memory" "$timeout"; do
+    [[ $number =~ ^[1-9][0-9]*$ ]] || fail "'$number' is not a positive number"
+  done
+  [ ${#command_line[@]} -gt 0 ] || fail "no command after --; see --help"
+  local tool
+  for tool in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio ldd:libc-bin \
+              timeout:coreutils flock:util-linux; do
+    command -v "${tool%:*}" >/dev/null || fail "no ${tool%:*}: apt-get install ${tool#*:}"
+  done
+  ! ldd "$(command -v busybox)" >/dev/null 2>&1 ||
+    fail "busybox is not static: apt-get install busybox-static"
+}
+
+# The newest 6.1 cloud kernel that apt knows.
+kernel_package() {
+  apt-cache search --names-only '^linux-image-6\.1\.[0-9.-]*-cloud-amd64$' |
+    awk '{print $1}' | sort -V | tail -1
+}
+
+# Leaves the kernel in $kernel, or fails.
+get_kernel() {
+  if [ -n "${UNDERFOOT_STOCK_KERNEL:-}" ]; then
+    kernel=$UNDERFOOT_STOCK_KERNEL
+    [ -e "$kernel/vmlinuz" ] || fail "UNDERFOOT_STOCK_KERNEL=$kernel has no vmlinuz"
+    return
+  fi
+  local cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/underfoot
+  kernel=$cache/stock-kernel
+  mkdir -p "$cache"
+  exec 9>"$cache/stock-kernel.lock"
+  flock 9  # two at once would download twice
+  if [ ! -e "$kernel/vmlinuz" ]; then unpack_kernel "$cache"; fi
+  exec 9>&-
+}
+
+unpack_kernel() {
+  local cache=$1 package fresh
+  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+    fail "this is no Debian: set UNDERFOOT_STOCK_KERNEL (see --help)"
+  fi
+  package=$(kernel_package)
+  if [ -z "$package" ]; then
+    apt-get -qq update >&2 || true
+    package=$(kernel_package)
+  fi
+  [ -n "$package" ] ||
+    fail "apt knows no linux-image-6.1.*-cloud-amd64: run apt-get update, with Debian 12's lists"
+  fresh=$(mktemp -d "$cache/unpack.XXXXXX")
+  echo "stock_kvm.sh: downloading $package" >&2
+  (cd "$fresh" && apt-get -qq download "$package" 2>apt.log && dpkg-deb -x ./*.deb tree) || {
+    cat "$fresh/apt.log" >&2
+    rm -rf "$fresh"
+    fail "cannot download $package: is a Debian mirror in reach?"
+  }
+  mkdir "$fresh/kernel"
+  cp "$fresh"/tree/boot/vmlinuz-* "$fresh/kernel/vmlinuz"
+  local module found
+  for module in irqbypass kvm kvm-amd; do
+    found=$(find "$fresh/tree" -name "$module.ko*" -print -quit)
+    case $found in
+      *.ko) cp "$found" "$fresh/kernel/$module.ko" ;;
+      *.ko.xz) xz -dc "$found" >"$fresh/kernel/$module.ko" ;;
+      *.ko.zst) zstd -qdc "$found" >"$fresh/kernel/$module.ko" ;;
+      *) fail "$package has no module $module" ;;
+    esac
+  done
+  echo "$package" >"$fresh/kernel/package"
+  rm -rf "$kernel"
+  mv "$fresh/kernel" "$kernel"
+  rm -rf "$fresh"
+}
+
+# Copies a file to its own absolute path below $root; without debug information when it is a
+# program, because the machine unpacks every byte with a software CPU.
+add_file() {
+  local from=$1 to=$root$2
+  if [ -e "$to" ]; then return; fi
+  mkdir -p "$(dirname "$to")"
+  cp -L "$from" "$to"
+  if command -v strip >/dev/null; then strip -g "$to" 2>/dev/null || true; fi
+}
+
+# A program or library, with all libraries that the loader would find for it, and the loader.
+add_program() {
+  local path library
+  path=$(realpath -s "$1")
+  add_file "$path" "$path"
+  while read -r library; do
+    add_file "$library" "$library"
+  done < <(ldd "$path" 2>/dev/null | grep -o '/[^ ]*' || true)
+}
+
+quote() {
+  local word
+  for word in "$@"; do
+    printf "'%s' " "${word//\'/\'\\\'\'}"
+  done
+}
+
+write_init() {
+  cat >"$root/init" <<'INIT'
+#!/bin/busybox sh
+export PATH=/bin:/usr/bin:/sbin HOME=/tmp TMPDIR=/tmp TERM=dumb
+busybox mount -t proc proc /proc
+busybox mount -t sysfs sys /sys
+busybox mount -t devtmpfs dev /dev
+busybox chmod 1777 /tmp
+busybox mkdir -p /dev/shm
+busybox mount -t tmpfs -o mode=1777 shm /dev/shm
+busybox mount -t tmpfs -o mode=755 run /run
+busybox mount -t tracefs tracing /sys/kernel/tracing
+busybox ln -sf /proc/self/fd /dev/fd
+busybox ip link set lo up
+for module in irqbypass kvm kvm-amd; do
+  busybox insmod /modules/$module.ko || echo "no $module"
+done
+busybox stty -F /dev/ttyS1 raw -echo
+cd /tmp
+# Through a pipe: on a terminal, programs would draw and colour.
+{ busybox sh /command </dev/null 2>&1; echo $? >/status; } | busybox cat >/dev/ttyS1
+echo "underfoot-exit-status: $(busybox cat /status)"
+busybox reboot -f
+INIT
+  chmod +x "$root/init"
+  {
+    local variable
+    for variable in "${environment[@]}"; do
+      printf 'export %s\n' "$(quote "$variable")"
+    done
+    printf 'exec %s\n' "$(quote "${command_line[@]}")"
+  } >"$root/command"
+}
+
+build_root() {
+  mkdir -p "$root"/{bin,dev,etc,modules,proc,run,sys,tmp}
+  cp "$(command -v busybox)" "$root/bin/busybox"
+  local applet
+  for applet in sh cat ls mount sleep timeout env true false; do
+    ln -s busybox "$root/bin/$applet"
+  done
+  echo 'root:x:0:0:root:/tmp:/bin/sh' >"$root/etc/passwd"
+  echo 'root:x:0:' >"$root/etc/group"
+  cp "$kernel"/*.ko "$root/modules/"
+  local program
+  program=$(command -v "${command_line[0]}") || fail "no program '${command_line[0]}'"
+  # The absolute name, because the working directory is another there.
+  command_line[0]=$(realpath -s "$program")
+  add_program "${command_line[0]}"
+  local file
+  for file in "${files[@]}"; do
+    [ -e "$file" ] || fail "--file $file: no such file"
+    add_program "$file"
+  done
+  write_init
+  (cd "$root" && find . -print0 | cpio --null --quiet -H newc -o) >"$work/initrd"
+}
+
+# One thread for all CPUs: with several, QEMU 7.2 can keep running a translation of code that the
+# guest kernel has patched meanwhile (a jump label's int3), and both CPUs spin there for ever.
+run_machine() {
+  local status=0
+  timeout --foreground -k 5 "$timeout" qemu-system-x86_64 \
+    -accel tcg,thread=single -cpu max -smp "$smp" -m "$memory" \
+    -nodefaults -display none -no-user-config -no-reboot \
+    -serial "file:$work/console" -chardev stdio,id=output,signal=off -serial chardev:output \
+    -kernel "$kernel/vmlinuz" -initrd "$work/initrd" \
+    -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on" \
+    </dev/null || status=$?
+  if [ $status -eq 124 ] || [ $status -eq 137 ]; then
+    tail -20 "$work/console" >&2
+    echo "stock_kvm.sh: not done after $timeout s" >&2
+    exit 124
+  fi
+  local answer
+  answer=$(tr -d '\r' <"$work/console" | sed -n 's/.*underfoot-exit-status: \([0-9]*\).*/\1/p')
+  if [ -z "$answer" ]; then
+    tail -40 "$work/console" >&2
+    fail "the machine broke down (QEMU's exit status $status); its last words are above"
+  fi
+  if grep -aqE 'BUG:|Oops|WARNING: CPU|no kvm' "$work/console"; then
+    echo "stock_kvm.sh: that machine's kernel says:" >&2
+    grep -aE 'BUG:|Oops|WARNING: CPU|no kvm' "$work/console" >&2
+  fi
+  exit "$answer"
+}
+
+main() {
+  command_line=()
+  parse "$@"
+  check
+  get_kernel
+  work=$(mktemp -d "${TMPDIR:-/tmp}/stock-kvm.XXXXXX")
+  trap 'rm -rf "$work"' EXIT
+  root=$work/root
+  build_root
+  run_machine
+}
+
+main "$@"

@@ -1,0 +1,187 @@
+// The program as a user: machines that run, are asked, moved, killed and ended.
+
+#include "tests/boot/system_test.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "tests/support/random.h"
+#include "vmm/unique_fd.h"
+
+namespace underfoot::testing {
+namespace {
+
+class RunningTest : public SystemTest {
+ protected:
+  void SetUp() override {
+    SystemTest::SetUp();
+    if (!IsSkipped()) UNDERFOOT_NEEDS_KVM();
+  }
+
+  uint64_t PagesChecked() { return Stats()["guest"]["pages_checked"].get<uint64_t>(); }
+
+  // A client that does not speak HTTP.
+  void SendGarbage(Random& random) {
+    const UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strncpy(address.sun_path, control_.c_str(), sizeof(address.sun_path) - 1);
+    ASSERT_EQ(connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+    std::string bytes(random.Between(1, 4000), '\0');
+    for (char& byte : bytes) byte = static_cast<char>(random.Next());
+    static_cast<void>(send(fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT));
+  }
+};
+
+// The counters that a mixed run moves, sooner or later.
+const std::vector<std::pair<const char*, std::vector<const char*>>> kMoved = {
+    {"guest", {"pages_checked"}},
+    {"pfn_caches",
+     {"hits", "misses", "refreshes", "invalidations", "prechecks", "precheck_overlaps"}},
+    {"stage2", {"tables", "maps", "unmaps", "flushes"}},
+    {"notifier", {"begins", "ends", "sequence"}},
+    {"memslots", {"count", "generation", "updates", "update_wait_us_max"}},
+    {"rcu", {"retired", "freed"}},
+    {"uffd", {"missing", "wp", "minor", "removes"}},
+    {"audit", {"checks"}},
+};
+
+// The names of those that still stand at zero.
+std::string StandingStill(const Json& stats) {
+  std::string names;
+  for (const auto& [group, fields] : kMoved) {
+    for (const char* field : fields) {
+      if (stats[group].value(field, 0) == 0) names += std::string(group) + "." + field + " ";
+    }
+  }
+  for (const char* kind : {"discard", "zap", "punch", "wp", "protect", "memslot", "foreign"}) {
+    if (stats["churn"]["operations"].value(kind, 0) == 0) names += std::string(kind) + " ";
+  }
+  return names;
+}
+
+TEST_F(RunningTest, AMixedRunMovesEveryCounterAndPasses) {
+  const auto machine = StartMachine({"--json", "--churn", "mixed:4000/s", "--seed", "5"});
+  EXPECT_TRUE(WaitUntil([&] { return StandingStill(Stats()).empty(); }, 3 * kDeadline));
+  EXPECT_EQ(Client({"quit"}).exit, 0);
+  const std::optional<Ended> run = machine->Wait();
+  ASSERT_TRUE(run.has_value());
+  ASSERT_EQ(run->exit, 0) << run->out << run->err;
+  const Json summary = Json::parse(run->out, nullptr, false);
+  ASSERT_TRUE(summary.is_object()) << run->out;
+  EXPECT_EQ(summary["passed"], true);
+  EXPECT_TRUE(summary["problems"].empty());
+  const Json& stats = summary["stats"];
+  EXPECT_EQ(StandingStill(stats), "");
+  EXPECT_GT(stats["uffd"]["fault_us"]["p50"], 0);
+  EXPECT_EQ(stats["churn"]["seed"], 5);
+  EXPECT_EQ(stats["guest"]["mismatches"], 0);
+  EXPECT_EQ(stats["audit"]["differences"], 0);
+  EXPECT_EQ(stats["rcu"]["retired"], stats["rcu"]["freed"]);
+  EXPECT_EQ(stats["notifier"]["begins"], stats["notifier"]["ends"]);
+  EXPECT_EQ(stats["notifier"]["stray_ends"], 0);
+  EXPECT_NE(access(control_.c_str(), F_OK), 0) << "its socket is still there";
+}
+
+TEST_F(RunningTest, AnInterruptEndsItWithVerdictAndSummary) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const auto machine = StartMachine({"--churn", "mixed"});
+    machine->Signal(signal);
+    ExpectPassed(*machine);
+  }
+}
+
+TEST_F(RunningTest, AClientEndsIt) {
+  const auto machine = StartMachine({"--churn", "mixed"});
+  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectPassed(*machine);
+  EXPECT_EQ(Client({"stats"}).exit, 1);
+}
+
+TEST_F(RunningTest, AKilledMachineStopsNoOther) {
+  for (int i = 0; i < 3; ++i) {
+    const auto machine = StartMachine({"--churn", "storm", "--name", "phoenix"});
+    machine->Signal(SIGKILL);
+    const std::optional<Ended> ended = machine->Wait();
+    ASSERT_TRUE(ended.has_value());
+    EXPECT_EQ(ended->exit, -SIGKILL);
+    EXPECT_EQ(access(control_.c_str(), F_OK), 0) << "a killed machine leaves its socket";
+    EXPECT_EQ(Client({"stats"}).exit, 1);
+  }
+  const auto machine = StartMachine({"--name", "phoenix"});
+  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectPassed(*machine);
+}
+
+TEST_F(RunningTest, APauseStopsTheGuestAndAResumeLetsItGoOn) {
+  const auto machine = StartMachine({"--churn", "mixed"});
+  EXPECT_TRUE(WaitUntil([&] { return PagesChecked() > 0; }));
+  ASSERT_EQ(Client({"pause"}).exit, 0);
+  const uint64_t pages = PagesChecked();
+  const uint64_t moved = Stats()["notifier"]["ends"].get<uint64_t>();
+  EXPECT_TRUE(WaitUntil([&] { return Stats()["notifier"]["ends"].get<uint64_t>() > moved + 100; }));
+  EXPECT_EQ(PagesChecked(), pages);
+  EXPECT_EQ(Stats()["vm"]["state"], "paused");
+  ASSERT_EQ(Client({"resume"}).exit, 0);
+  EXPECT_TRUE(WaitUntil([&] { return PagesChecked() > pages; }));
+  ASSERT_EQ(Client({"pause"}).exit, 0);
+  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectPassed(*machine);
+}
+
+TEST_F(RunningTest, CurlAsksTheSocket) {
+  const auto machine = StartMachine({"--churn", "mixed"});
+  const Ended curl = RunToEnd(
+      scratch_.path(), {"curl", "-s", "--unix-socket", control_, "http://underfoot/v1/stats"});
+  if (curl.exit == 127) GTEST_SKIP() << "no curl";
+  ASSERT_EQ(curl.exit, 0) << curl.err;
+  const Json stats = Json::parse(curl.out, nullptr, false);
+  EXPECT_EQ(stats["vm"]["state"], "running") << curl.out;
+  EXPECT_EQ(stats["guest"]["workload"], "mixed");
+  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectPassed(*machine);
+}
+
+TEST_F(RunningTest, TheChurnIsStoppedAndSetByAClient) {
+  const auto machine = StartMachine({"--churn", "mixed"});
+  ASSERT_EQ(Client({"churn", "--stop"}).exit, 0);
+  EXPECT_EQ(Stats()["churn"]["running"], false);
+  ASSERT_EQ(Client({"churn", "--set", "wp:500/s", "--start", "--seed", "9"}).exit, 0);
+  const auto wp = [&] { return Stats()["churn"]["operations"].value("wp", 0); };
+  const int before = wp();
+  EXPECT_TRUE(WaitUntil([&] { return wp() > before + 20; }));
+  EXPECT_EQ(Stats()["churn"]["seed"], 9);
+  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectPassed(*machine);
+}
+
+TEST_F(RunningTest, GarbageOnTheSocketDisturbsNobody) {
+  const auto machine = StartMachine({"--churn", "mixed"});
+  Random random;
+  for (int i = 0; i < 100; ++i) ASSERT_NO_FATAL_FAILURE(SendGarbage(random));
+  const uint64_t pages = PagesChecked();
+  EXPECT_TRUE(WaitUntil([&] { return PagesChecked() > pages; }));
+  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectPassed(*machine);
+}
+
+TEST_F(RunningTest, TwoMachinesRunBesideEachOther) {
+  const auto one = StartMachine({"--churn", "mixed", "--name", "one"});
+  const std::string other = scratch_ / "two.sock";
+  Process two(scratch_.path(), {ProgramPath(), "run", "--control", other, "--memory", "36M",
+                                "--churn", "mixed", "--duration", "1s", "--name", "two"});
+  ExpectPassed(two);
+  EXPECT_EQ(Stats()["vm"]["name"], "one");
+  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectPassed(*one);
+}
+
+}  // namespace
+}  // namespace underfoot::testing

@@ -1,0 +1,86 @@
+// The scene of the system tests: the program, a directory of its own, machines and their clients.
+
+#ifndef UNDERFOOT_TESTS_BOOT_SYSTEM_TEST_H_
+#define UNDERFOOT_TESTS_BOOT_SYSTEM_TEST_H_
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+
+#include "tests/boot/program.h"
+#include "tests/control/scratch.h"
+#include "tests/support/minimal_vmm.h"
+#include "tests/support/skip.h"
+
+namespace underfoot::testing {
+
+using Json = nlohmann::json;
+
+class SystemTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    // The machine of a stock KVM carries the tests and not the program.
+    if (ProgramPath().empty()) GTEST_SKIP() << "no program at " << UNDERFOOT_PROGRAM;
+    setenv("XDG_RUNTIME_DIR", scratch_.path().c_str(), 1);
+  }
+
+  // Without: for what must be refused before a guest is thought of.
+  Ended Underfoot(Arguments arguments) {
+    arguments.insert(arguments.begin(), ProgramPath());
+    return RunToEnd(scratch_.path(), arguments);
+  }
+
+  Arguments RunCommand(const Arguments& more) const {
+    Arguments command = {ProgramPath(), "run", "--control", control_,
+                         "--memory",    "36M", "--backing", "memfd"};
+    command.insert(command.end(), more.begin(), more.end());
+    return command;
+  }
+  // A machine until it is told to end. Ready when its socket answers.
+  std::unique_ptr<Process> StartMachine(const Arguments& more) {
+    Arguments command = RunCommand(more);
+    command.insert(command.end(), {"--duration", "0"});
+    auto machine = std::make_unique<Process>(scratch_.path(), command);
+    EXPECT_TRUE(WaitUntil([&] { return Client({"stats"}).exit == 0; })) << "no machine answers";
+    return machine;
+  }
+  Ended Client(Arguments arguments) {
+    arguments.insert(arguments.end(), {"--control", control_});
+    return Underfoot(std::move(arguments));
+  }
+  Json Stats() {
+    const Ended asked = Client({"stats", "--json"});
+    EXPECT_EQ(asked.exit, 0) << asked.err;
+    return Json::parse(asked.out, nullptr, false);
+  }
+
+  void ExpectPassed(Process& machine) {
+    const std::optional<Ended> ended = machine.Wait();
+    ASSERT_TRUE(ended.has_value()) << "the machine does not end";
+    EXPECT_EQ(ended->exit, 0) << ended->out << ended->err;
+    EXPECT_THAT(ended->out, ::testing::HasSubstr("PASSED"));
+    EXPECT_EQ(ended->err, "");
+  }
+
+  // A failure that a user can act upon: nothing on stdout, one line on stderr.
+  static void ExpectOneLine(const Ended& ended, int exit, const std::string& says) {
+    EXPECT_EQ(ended.exit, exit) << ended.err;
+    EXPECT_EQ(ended.out, "");
+    EXPECT_THAT(ended.err, ::testing::StartsWith("underfoot"));
+    EXPECT_THAT(ended.err, ::testing::HasSubstr(says));
+    EXPECT_EQ(std::count(ended.err.begin(), ended.err.end(), '\n'), 1) << ended.err;
+  }
+
+  Scratch scratch_;
+  const std::string control_ = scratch_ / "vm.sock";
+};
+
+}  // namespace underfoot::testing
+
+#endif  // UNDERFOOT_TESTS_BOOT_SYSTEM_TEST_H_

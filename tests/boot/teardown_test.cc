@@ -1,0 +1,108 @@
+// Machines come and go while their memory is churned, and leave nothing.
+//
+// UNDERFOOT_TEARDOWNS says how often; the default keeps ./dev check short.
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <string>
+
+#include "mmu/rcu.h"
+#include "tests/support/minimal_vmm.h"
+#include "tests/support/skip.h"
+#include "tests/support/wait_until.h"
+#include "vmm/machine.h"
+
+namespace underfoot::testing {
+namespace {
+
+struct Holdings {
+  int64_t descriptors = 0;
+  int64_t threads = 0;
+  int64_t mappings = 0;
+  int64_t resident_kib = 0;
+
+  static Holdings Now() {
+    const auto entries = [](const char* directory) {
+      return std::distance(std::filesystem::directory_iterator(directory), {});
+    };
+    Holdings holdings{.descriptors = entries("/proc/self/fd"),
+                      .threads = entries("/proc/self/task")};
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) ++holdings.mappings;
+    std::ifstream status("/proc/self/status");
+    for (std::string word; status >> word;) {
+      if (word == "VmRSS:") status >> holdings.resident_kib;
+    }
+    return holdings;
+  }
+};
+
+int Teardowns() {
+  const char* text = std::getenv("UNDERFOOT_TEARDOWNS");
+  return text == nullptr ? 20 : std::atoi(text);
+}
+
+RunOptions OptionsOf(int i) {
+  RunOptions options;
+  options.guest = "mixed";
+  options.memory_bytes = uint64_t{40} << 20;
+  options.vcpus = i % 3 == 0 ? 4 : 1;
+  options.backing = i % 2 == 0 ? Backing::kMemfd : Backing::kAnon;
+  options.seed = static_cast<uint64_t>(i);
+  options.name = "test";
+  const absl::StatusOr<ChurnSpec> spec = ParseChurnSpec("storm");
+  EXPECT_TRUE(spec.ok()) << spec.status();
+  options.churn = *spec;
+  const absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, options.backing);
+  EXPECT_TRUE(rates.ok()) << rates.status();
+  options.churn.rates = *rates;
+  return options;
+}
+
+// Every other one with its verdict, the others in the middle of everything.
+absl::Status LiveAndGo(int i) {
+  absl::StatusOr<std::unique_ptr<Machine>> machine =
+      Machine::Create(OptionsOf(i), [](unsigned, std::string_view) {});
+  if (!machine.ok()) return std::move(machine).status();
+  if (absl::Status started = (*machine)->Start(); !started.ok()) return started;
+  const bool moved = WaitUntil([&] {
+    const Stats stats = (*machine)->GetStats();
+    return TotalOperations(stats.churn.operations) > 100 && stats.guest.pages_checked > 0;
+  });
+  if (!moved) return absl::DeadlineExceededError("nothing moved");
+  return i % 4 == 0 ? (*machine)->Finish() : absl::OkStatus();
+}
+
+TEST(TeardownTest, WithChurnRunningLeavesNothing) {
+  UNDERFOOT_NEEDS_KVM();
+  constexpr int kWarmUps = 6;
+  const int teardowns = Teardowns();
+  rcu::StartWorker();
+  Holdings before;
+  for (int i = 0; i < teardowns + kWarmUps; ++i) {
+    if (i == kWarmUps) before = Holdings::Now();
+    const absl::Status lived = LiveAndGo(i);
+    if (absl::IsPermissionDenied(lived)) UNDERFOOT_SKIP(std::string(lived.message()));
+    ASSERT_TRUE(lived.ok()) << "machine " << i << ": " << lived;
+  }
+  rcu::Barrier();
+  const Holdings after = Holdings::Now();
+  std::printf("%d machines: descriptors %+ld, threads %+ld, mappings %+ld, resident %+ld KiB\n",
+              teardowns, after.descriptors - before.descriptors, after.threads - before.threads,
+              after.mappings - before.mappings, after.resident_kib - before.resident_kib);
+  EXPECT_EQ(after.descriptors, before.descriptors);
+  EXPECT_EQ(after.threads, before.threads);
+  // Malloc's arenas and the cached stacks of ended threads come and go; a guest's RAM would be
+  // 40960 KiB, its tables hundreds.
+  EXPECT_LT(after.mappings, before.mappings + 16);
+  EXPECT_LT(after.resident_kib, before.resident_kib + 4096 + teardowns * 8);
+}
+
+}  // namespace
+}  // namespace underfoot::testing

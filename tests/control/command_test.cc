@@ -1,0 +1,209 @@
+// The command line: what each option becomes, and what is said about one that is wrong.
+
+#include "vmm/cli/command.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "tests/control/scratch.h"
+
+namespace underfoot::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class CommandTest : public ::testing::Test {
+ protected:
+  CommandTest() {
+    environment_.xdg_runtime_dir = "/xdg";
+    environment_.uid = geteuid();
+  }
+
+  absl::StatusOr<Command> Parse(std::vector<std::string> arguments) {
+    return ParseCommandLine(arguments, environment_);
+  }
+
+  template <class T>
+  T As(std::vector<std::string> arguments) {
+    const absl::StatusOr<Command> command = Parse(arguments);
+    EXPECT_TRUE(command.ok()) << command.status();
+    if (!command.ok() || !std::holds_alternative<T>(*command)) {
+      ADD_FAILURE() << "another command";
+      return T();
+    }
+    return std::get<T>(*command);
+  }
+
+  RunOptions Run(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "run");
+    return As<RunOptions>(std::move(arguments));
+  }
+
+  std::string Error(std::vector<std::string> arguments) {
+    const absl::StatusOr<Command> command = Parse(std::move(arguments));
+    EXPECT_FALSE(command.ok());
+    const std::string message(command.status().message());
+    EXPECT_THAT(message, Not(HasSubstr("\n")));
+    return message;
+  }
+
+  SocketEnvironment environment_;
+};
+
+TEST_F(CommandTest, RunHasTheDefaultsThatTheHelpShows) {
+  const RunOptions options = Run({});
+  EXPECT_EQ(options.guest, "mixed");
+  EXPECT_EQ(options.memory_bytes, uint64_t{256} << 20);
+  EXPECT_EQ(options.vcpus, 2U);
+  EXPECT_EQ(options.backing, Backing::kAnon);
+  EXPECT_TRUE(options.churn.off());
+  EXPECT_EQ(options.seed, 1U);
+  EXPECT_EQ(options.duration, std::chrono::seconds(10));
+  EXPECT_EQ(options.name, "vm-" + std::to_string(getpid()));
+  EXPECT_EQ(options.control_path, "/xdg/underfoot/" + options.name + ".sock");
+  EXPECT_FALSE(options.json);
+}
+
+TEST_F(CommandTest, RunTakesEveryOption) {
+  const RunOptions options = Run({"--guest", "stamp", "--memory=1G", "--vcpus", "32", "--backing",
+                                  "memfd", "--churn", "punch:5/s", "--seed", "0x2a", "--duration",
+                                  "0", "--control", "/tmp/x.sock", "--name", "me", "--json"});
+  EXPECT_EQ(options.guest, "stamp");
+  EXPECT_EQ(options.memory_bytes, uint64_t{1} << 30);
+  EXPECT_EQ(options.vcpus, 32U);
+  EXPECT_EQ(options.backing, Backing::kMemfd);
+  EXPECT_EQ(options.churn.rates, (ChurnRates{{ChurnKind::kPunch, 5}}));
+  EXPECT_EQ(options.seed, 42U);
+  EXPECT_EQ(options.duration.count(), 0);
+  EXPECT_EQ(options.control_path, "/tmp/x.sock");
+  EXPECT_EQ(options.name, "me");
+  EXPECT_TRUE(options.json);
+}
+
+TEST_F(CommandTest, ChurnIsResolvedForTheBackingWhateverTheOrderOfTheOptions) {
+  EXPECT_TRUE(
+      Run({"--churn", "punch:5/s", "--backing", "memfd"}).churn.rates.contains(ChurnKind::kPunch));
+  EXPECT_FALSE(Run({"--churn", "mixed"}).churn.rates.contains(ChurnKind::kPunch));
+  EXPECT_THAT(Error({"run", "--churn", "punch:5/s"}),
+              AllOf(HasSubstr("--churn"), HasSubstr("--backing memfd")));
+}
+
+TEST_F(CommandTest, AGuestIsANameOrAReadableFile) {
+  const Scratch scratch;
+  std::ofstream(scratch / "guest.elf") << "x";
+  EXPECT_EQ(Run({"--guest", scratch / "guest.elf"}).guest, scratch / "guest.elf");
+  EXPECT_THAT(Error({"run", "--guest", "stomp"}),
+              AllOf(HasSubstr("'stomp' is no built-in guest"), HasSubstr("hello, stamp"),
+                    HasSubstr("No such file")));
+  EXPECT_THAT(Error({"run", "--guest", scratch.path()}), HasSubstr("no regular file"));
+  EXPECT_THAT(Error({"run", "--guest", ""}), HasSubstr("--guest"));
+}
+
+TEST_F(CommandTest, AWrongValueIsNamedWithItsOptionAndWhatIsAllowed) {
+  const auto memory = [&](const char* text) { return Error({"run", "--memory", text}); };
+  EXPECT_THAT(memory("0"), HasSubstr("'0' is 0 bytes; it must be from 32 MiB to 1 TiB"));
+  EXPECT_THAT(memory("31M"), HasSubstr("is 31 MiB; it must be from"));
+  EXPECT_THAT(memory("2T"), HasSubstr("must be from"));
+  EXPECT_THAT(memory("99999999999G"), HasSubstr("64 bits"));
+  EXPECT_THAT(memory("67108865"), HasSubstr("no whole number of 4096-byte pages"));
+  EXPECT_THAT(memory("lots"), HasSubstr("--memory: 'lots' is no size"));
+  EXPECT_EQ(Run({"--memory", "32M"}).memory_bytes, kMinMemoryBytes);
+  EXPECT_EQ(Run({"--memory", "1T"}).memory_bytes, kMaxMemoryBytes);
+  for (const char* vcpus : {"0", "65", "-1", "two", "", "1.5", "18446744073709551617"}) {
+    EXPECT_THAT(Error({"run", std::string("--vcpus=") + vcpus}), HasSubstr("--vcpus")) << vcpus;
+  }
+  EXPECT_THAT(Error({"run", "--backing", "hugetlb"}), HasSubstr("must be anon or memfd"));
+  EXPECT_THAT(Error({"run", "--churn", "frob:1/s"}),
+              AllOf(HasSubstr("'frob' is no kind"), HasSubstr("memslot")));
+  EXPECT_THAT(Error({"run", "--seed", "abc"}), HasSubstr("--seed: 'abc' is no number"));
+  EXPECT_THAT(Error({"run", "--duration", "10"}), HasSubstr("--duration: '10' is no duration"));
+  EXPECT_THAT(Error({"run", "--name", "a/b"}), HasSubstr("--name"));
+  EXPECT_THAT(Error({"run", "--control", "/tmp/" + std::string(200, 'x')}),
+              AllOf(HasSubstr("--control"), HasSubstr("at most 107")));
+}
+
+TEST_F(CommandTest, AnUnknownOptionOrCommandIsOneLineThatNamesTheHelp) {
+  EXPECT_THAT(Error({"run", "--frob"}),
+              AllOf(HasSubstr("--frob"), HasSubstr("underfoot run --help")));
+  EXPECT_THAT(Error({"run", "extra"}), HasSubstr("extra"));
+  EXPECT_THAT(Error({"frob"}), HasSubstr("underfoot --help"));
+  EXPECT_THAT(Error({}), HasSubstr("underfoot --help"));
+  EXPECT_THAT(Error({"stats", "--churn", "off"}),
+              AllOf(HasSubstr("--churn"), HasSubstr("underfoot stats --help")));
+  EXPECT_THAT(Error({"run", "--memory"}), HasSubstr("--memory"));
+  EXPECT_THAT(Error({"run", "--seed", "1", "--seed", "2"}), HasSubstr("--seed"));
+  EXPECT_THAT(Error({"pause", "--watch"}), HasSubstr("--watch"));
+}
+
+TEST_F(CommandTest, EveryClientCommandTakesAControlPathAndJson) {
+  for (const auto& [name, verb] :
+       std::vector<std::pair<std::string, ClientVerb>>{{"stats", ClientVerb::kStats},
+                                                       {"caches", ClientVerb::kCaches},
+                                                       {"memslots", ClientVerb::kMemslots},
+                                                       {"churn", ClientVerb::kChurn},
+                                                       {"pause", ClientVerb::kPause},
+                                                       {"resume", ClientVerb::kResume},
+                                                       {"quit", ClientVerb::kQuit}}) {
+    const auto command = As<ClientCommand>({name, "--control", "/x", "--json"});
+    EXPECT_EQ(command.verb, verb);
+    EXPECT_EQ(command.control, "/x");
+    EXPECT_TRUE(command.json);
+    EXPECT_FALSE(command.watch.has_value());
+    EXPECT_EQ(As<ClientCommand>({name}).control, "");
+  }
+}
+
+TEST_F(CommandTest, WatchTakesSecondsOrNothing) {
+  EXPECT_EQ(As<ClientCommand>({"stats", "--watch"}).watch, std::chrono::milliseconds(1000));
+  EXPECT_EQ(As<ClientCommand>({"stats", "--watch", "2"}).watch, std::chrono::milliseconds(2000));
+  EXPECT_EQ(As<ClientCommand>({"stats", "--watch=0.5"}).watch, std::chrono::milliseconds(500));
+  EXPECT_EQ(As<ClientCommand>({"stats", "--watch", "250ms"}).watch, std::chrono::milliseconds(250));
+  EXPECT_EQ(As<ClientCommand>({"stats", "--watch", "--json"}).watch,
+            std::chrono::milliseconds(1000));
+  for (const char* bad : {"0", "-1", "x", "nan", "1e9"}) {
+    EXPECT_THAT(Error({"stats", std::string("--watch=") + bad}), HasSubstr("--watch")) << bad;
+  }
+}
+
+TEST_F(CommandTest, Stage2NeedsAFrameNumber) {
+  EXPECT_EQ(As<ClientCommand>({"stage2", "0x100"}).gfn, Gfn{0x100});
+  EXPECT_EQ(As<ClientCommand>({"stage2", "--watch", "1", "256"}).gfn, Gfn{256});
+  EXPECT_THAT(Error({"stage2"}), HasSubstr("GFN"));
+  EXPECT_THAT(Error({"stage2", "here"}), HasSubstr("GFN: 'here' is no number"));
+}
+
+TEST_F(CommandTest, ChurnSaysWhatIsToChangeAndNothingElse) {
+  EXPECT_TRUE(As<ClientCommand>({"churn"}).churn.empty());
+  const ChurnEdit edit =
+      As<ClientCommand>({"churn", "--set", "zap:5/s", "--start", "--seed", "9"}).churn;
+  EXPECT_EQ(edit.spec, "zap:5/s");
+  EXPECT_EQ(edit.running, true);
+  EXPECT_EQ(edit.seed, 9U);
+  EXPECT_EQ(As<ClientCommand>({"churn", "--stop"}).churn.running, false);
+  EXPECT_THAT(Error({"churn", "--start", "--stop"}), HasSubstr("--st"));
+  EXPECT_THAT(Error({"churn", "--set", "frob"}), HasSubstr("--set"));
+  EXPECT_THAT(Error({"churn", "--seed", "x"}), HasSubstr("--seed"));
+}
+
+TEST_F(CommandTest, HelpHasExamplesAndTheKindsOfChurn) {
+  EXPECT_THAT(As<HelpCommand>({"--help"}).text,
+              AllOf(HasSubstr("Examples:"), HasSubstr("doctor"), HasSubstr("stage2")));
+  const std::string run = As<HelpCommand>({"run", "--help"}).text;
+  EXPECT_THAT(run, AllOf(HasSubstr("Examples:"), HasSubstr("256M"), HasSubstr("--backing")));
+  for (const ChurnKindInfo& info : kChurnKinds) EXPECT_THAT(run, HasSubstr(std::string(info.help)));
+  EXPECT_THAT(As<HelpCommand>({"churn", "--help"}).text, HasSubstr("underfoot churn --stop"));
+  EXPECT_THAT(As<HelpCommand>({"--version"}).text, HasSubstr("0.1.0"));
+}
+
+TEST_F(CommandTest, DoctorTakesJson) {
+  EXPECT_FALSE(As<DoctorCommand>({"doctor"}).json);
+  EXPECT_TRUE(As<DoctorCommand>({"doctor", "--json"}).json);
+}
+
+}  // namespace
+}  // namespace underfoot::testing

@@ -1,0 +1,169 @@
+#include "tests/control/fake_target.h"
+
+#include "absl/strings/str_format.h"
+
+namespace underfoot::testing {
+
+Stats SomeStats() {
+  Stats s;
+  s.vm = {"vm-1", 102, 103, VmState::kRunning, 105, "kvm_test"};
+  s.guest = {"stamp", 108, 109, GuestVerdict::kGood};
+  s.pfn_caches = {111, 112, 113, 114, 115, 116, 117, 118, 119};
+  s.stage2 = {120, 121, 122, 123, 124, 125, 126};
+  s.notifier = {127, 128, 129, 130, 131};
+  s.memslots = {132, 133, 134, 135};
+  s.rcu = {136, 137, 138, 139, 140};
+  LatencyHistogram latency;
+  for (const unsigned us : {1U, 3U, 3U, 100U}) latency.Record(us);
+  s.uffd = {141, 142, 143, 144, 145, 146, 147, 148, 149, 150, latency.Snapshot()};
+  s.churn = {151, true, {{ChurnKind::kDiscard, 153}, {ChurnKind::kForeign, 154}}};
+  s.audit = {155, 156};
+  return s;
+}
+
+absl::StatusOr<Stats> FakeTarget::GetStats() {
+  const absl::MutexLock lock(&mutex_);
+  ++stats_asked_;
+  ++at_gate_;
+  mutex_.Await(absl::Condition(
+      +[](bool* closed) { return !*closed; }, &gate_closed_));
+  --at_gate_;
+  if (!failure_.ok()) return failure_;
+  Stats stats = SomeStats();
+  stats.vm.state = state_;
+  return stats;
+}
+
+absl::StatusOr<std::vector<CacheInfo>> FakeTarget::GetCaches() {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  std::vector<CacheInfo> caches = {
+      {"vring", CacheKey::kGpa, 0x1000, 4096, CacheState::kValid, Hva{0x7f0000001000}, Pfn{77}, 5,
+       6},
+      {"shared", CacheKey::kHva, 0x7f0000002000, 8, CacheState::kInvalid, {}, {}, 7, 8}};
+  for (size_t i = 0; i < more_caches_; ++i) caches.push_back(caches.front());
+  return caches;
+}
+
+absl::StatusOr<std::vector<MemslotInfo>> FakeTarget::GetMemslots() {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  return std::vector<MemslotInfo>{{0, {Gfn{0}, Gfn{0x100}}, Hva{0x7f0000000000}, 0, 3},
+                                  {1, {Gfn{0x100}, Gfn{0x180}}, Hva{0x7f0000100000}, 3, 4}};
+}
+
+absl::StatusOr<Stage2Walk> FakeTarget::GetStage2(Gfn gfn) {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  if (gfn.value >= 0x180) {
+    return absl::NotFoundError(absl::StrFormat("gfn 0x%x is in no memslot", gfn.value));
+  }
+  Stage2Walk walk;
+  walk.gfn = gfn;
+  walk.steps = {{3, Stage2EntryKind::kTable, 0x1003}, {2, Stage2EntryKind::kTable, 0x2003}};
+  if (gfn.value % 2 == 1) {
+    walk.steps.push_back({1, Stage2EntryKind::kHole, 0});
+    walk.reason = "never faulted in";
+    return walk;
+  }
+  walk.steps.push_back({1, Stage2EntryKind::kLeaf, 0x4d003});
+  walk.leaf = {Pfn{77}, 1, Access::kWrite, true, false, Hva{0x7f0000000000 + gfn.value * 4096}};
+  return walk;
+}
+
+absl::StatusOr<VmInfo> FakeTarget::GetVm() {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  VmInfo info;
+  info.name = "vm-1";
+  info.pid = 4711;
+  info.state = state_;
+  info.vcpus = 2;
+  info.memory_bytes = uint64_t{256} << 20;
+  info.backing = backing_;
+  info.guest = "stamp";
+  info.kvm_vendor = "kvm_test";
+  info.uptime_us = 5;
+  info.real_pfns = true;
+  return info;
+}
+
+absl::Status FakeTarget::Pause() {
+  const absl::MutexLock lock(&mutex_);
+  if (failure_.ok()) state_ = VmState::kPaused;
+  return failure_;
+}
+
+absl::Status FakeTarget::Resume() {
+  const absl::MutexLock lock(&mutex_);
+  if (failure_.ok()) state_ = VmState::kRunning;
+  return failure_;
+}
+
+absl::Status FakeTarget::Quit() {
+  const absl::MutexLock lock(&mutex_);
+  if (failure_.ok()) quit_ = true;
+  return failure_;
+}
+
+absl::StatusOr<ChurnState> FakeTarget::GetChurn() {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  return churn_;
+}
+
+absl::StatusOr<ChurnState> FakeTarget::PutChurn(const ChurnRequest& request) {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  churn_.running = request.running.value_or(churn_.running);
+  churn_.seed = request.seed.value_or(churn_.seed);
+  churn_.rates = request.rates.value_or(churn_.rates);
+  return churn_;
+}
+
+void FakeTarget::FailWith(absl::Status status) {
+  const absl::MutexLock lock(&mutex_);
+  failure_ = std::move(status);
+}
+
+void FakeTarget::SetBacking(Backing backing) {
+  const absl::MutexLock lock(&mutex_);
+  backing_ = backing;
+}
+
+void FakeTarget::AddCaches(size_t count) {
+  const absl::MutexLock lock(&mutex_);
+  more_caches_ += count;
+}
+
+void FakeTarget::CloseGate() {
+  const absl::MutexLock lock(&mutex_);
+  gate_closed_ = true;
+}
+
+void FakeTarget::OpenGate() {
+  const absl::MutexLock lock(&mutex_);
+  gate_closed_ = false;
+}
+
+bool FakeTarget::SomebodyWaitsAtTheGate() {
+  const absl::MutexLock lock(&mutex_);
+  return at_gate_ > 0;
+}
+
+uint64_t FakeTarget::stats_asked() {
+  const absl::MutexLock lock(&mutex_);
+  return stats_asked_;
+}
+
+VmState FakeTarget::state() {
+  const absl::MutexLock lock(&mutex_);
+  return state_;
+}
+
+bool FakeTarget::quit() {
+  const absl::MutexLock lock(&mutex_);
+  return quit_;
+}
+
+}  // namespace underfoot::testing

@@ -1,0 +1,64 @@
+// A machine that is all numbers: every field of every answer holds a value of its own, so that a
+// field that was mixed up with another shows.
+//
+// Thread safety: like ControlTarget.
+
+#ifndef UNDERFOOT_TESTS_CONTROL_FAKE_TARGET_H_
+#define UNDERFOOT_TESTS_CONTROL_FAKE_TARGET_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "vmm/control/target.h"
+
+namespace underfoot::testing {
+
+// Fields count up from 101 in the order of the struct.
+Stats SomeStats();
+
+class FakeTarget : public ControlTarget {
+ public:
+  absl::StatusOr<Stats> GetStats() override;
+  absl::StatusOr<std::vector<CacheInfo>> GetCaches() override;
+  absl::StatusOr<std::vector<MemslotInfo>> GetMemslots() override;
+  absl::StatusOr<Stage2Walk> GetStage2(Gfn gfn) override;
+  absl::StatusOr<VmInfo> GetVm() override;
+  absl::Status Pause() override;
+  absl::Status Resume() override;
+  absl::Status Quit() override;
+  absl::StatusOr<ChurnState> GetChurn() override;
+  absl::StatusOr<ChurnState> PutChurn(const ChurnRequest& request) override;
+
+  // Every call fails with it from now on.
+  void FailWith(absl::Status status);
+  void SetBacking(Backing backing);
+  // This many more pfn caches than the two it has.
+  void AddCaches(size_t count);
+  // GetStats waits while the gate is closed.
+  void CloseGate();
+  void OpenGate();
+  bool SomebodyWaitsAtTheGate();
+
+  uint64_t stats_asked();
+  VmState state();
+  bool quit();
+
+ private:
+  absl::Mutex mutex_;
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  VmState state_ ABSL_GUARDED_BY(mutex_) = VmState::kRunning;
+  Backing backing_ ABSL_GUARDED_BY(mutex_) = Backing::kMemfd;
+  ChurnState churn_ ABSL_GUARDED_BY(mutex_) = {
+      .running = true, .seed = 7, .rates = {{ChurnKind::kDiscard, 100}}, .operations = {}};
+  size_t more_caches_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool quit_ ABSL_GUARDED_BY(mutex_) = false;
+  bool gate_closed_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t stats_asked_ ABSL_GUARDED_BY(mutex_) = 0;
+  int at_gate_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace underfoot::testing
+
+#endif  // UNDERFOOT_TESTS_CONTROL_FAKE_TARGET_H_

@@ -1,0 +1,111 @@
+// The names in /v1/stats are a promise: this list is the promise, the code is checked against it.
+
+#include "vmm/control/json.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/control/fake_target.h"
+#include "vmm/histogram.h"
+
+namespace underfoot::testing {
+namespace {
+
+constexpr char kStats[] = R"({
+  "vm": {"name": "vm-1", "vcpus": 102, "memory_bytes": 103, "state": "running", "uptime_us": 105,
+         "kvm_vendor": "kvm_test"},
+  "guest": {"workload": "stamp", "pages_checked": 108, "mismatches": 109, "verdict": "good"},
+  "pfn_caches": {"count": 111, "hits": 112, "misses": 113, "refreshes": 114,
+                 "refresh_retries": 115, "invalidations": 116, "prechecks": 117,
+                 "precheck_overlaps": 118, "reader_waits": 119},
+  "stage2": {"leaves_4k": 120, "leaves_2m": 121, "tables": 122, "maps": 123, "unmaps": 124,
+             "walk_retries": 125, "flushes": 126},
+  "notifier": {"begins": 127, "ends": 128, "in_flight": 129, "sequence": 130, "stray_ends": 131},
+  "memslots": {"count": 132, "generation": 133, "updates": 134, "update_wait_us_max": 135},
+  "rcu": {"retired": 136, "freed": 137, "pending_tables": 138, "pending_bytes": 139,
+          "oldest_us": 140},
+  "uffd": {"missing": 141, "wp": 142, "minor": 143, "removes": 144, "unmaps": 145, "remaps": 146,
+           "forks": 147, "eagain": 148, "reordered": 149, "lost_copies_repaired": 150,
+           "fault_us": {"p50": 4, "p99": 100, "max": 100, "count": 4, "sum_us": 107,
+                        "buckets": [{"le_us": 1, "count": 1}, {"le_us": 2, "count": 0},
+                                    {"le_us": 4, "count": 2}, {"le_us": 8, "count": 0},
+                                    {"le_us": 16, "count": 0}, {"le_us": 32, "count": 0},
+                                    {"le_us": 64, "count": 0}, {"le_us": 128, "count": 1}]}},
+  "churn": {"seed": 151, "running": true,
+            "operations": {"discard": 153, "zap": 0, "punch": 0, "wp": 0, "protect": 0,
+                           "memslot": 0, "foreign": 154}},
+  "audit": {"checks": 155, "differences": 156}
+})";
+
+TEST(JsonTest, StatsHaveTheStableNamesAndNothingMixedUp) {
+  EXPECT_EQ(ToJson(SomeStats()), Json::parse(kStats));
+}
+
+TEST(JsonTest, StatsKeepTheOrderOfTheirStructs) {
+  EXPECT_EQ(Dump(ToJson(SomeStats())), Dump(Json::parse(kStats)));
+}
+
+TEST(JsonTest, EveryStateAndVerdictHasAName) {
+  Stats stats;
+  for (const auto& [state, name] :
+       {std::pair{VmState::kStarting, "starting"}, std::pair{VmState::kRunning, "running"},
+        std::pair{VmState::kPaused, "paused"}, std::pair{VmState::kStopped, "stopped"}}) {
+    stats.vm.state = state;
+    EXPECT_EQ(ToJson(stats)["vm"]["state"], name);
+  }
+  for (const auto& [verdict, name] :
+       {std::pair{GuestVerdict::kPending, "pending"}, std::pair{GuestVerdict::kGood, "good"},
+        std::pair{GuestVerdict::kBad, "bad"}}) {
+    stats.guest.verdict = verdict;
+    EXPECT_EQ(ToJson(stats)["guest"]["verdict"], name);
+  }
+}
+
+TEST(JsonTest, CountsKeepAll64Bits) {
+  Stats stats;
+  stats.stage2.maps = ~uint64_t{0};
+  EXPECT_THAT(Dump(ToJson(stats)), ::testing::HasSubstr("\"maps\":18446744073709551615"));
+}
+
+TEST(JsonTest, BytesThatAreNoUtf8AreReplacedAndNotThrown) {
+  Stats stats;
+  stats.vm.name = "a\xff";
+  EXPECT_THAT(Dump(ToJson(stats)), ::testing::HasSubstr("\"name\":\"a\xef\xbf\xbd\""));
+}
+
+TEST(JsonTest, AnEmptyListIsAList) {
+  EXPECT_EQ(Dump(ToJson(std::vector<CacheInfo>{})), R"({"caches":[]})");
+  EXPECT_EQ(Dump(ToJson(std::vector<MemslotInfo>{})), R"({"memslots":[]})");
+}
+
+TEST(HistogramTest, ABucketTakesUpToItsBoundInclusive) {
+  EXPECT_EQ(LatencyHistogram::BucketOf(0), 0U);
+  EXPECT_EQ(LatencyHistogram::BucketOf(1), 0U);
+  for (size_t i = 1; i + 1 < LatencyHistogram::kBuckets; ++i) {
+    EXPECT_EQ(LatencyHistogram::BucketOf(LatencyHistogram::UpperBoundOf(i)), i);
+    EXPECT_EQ(LatencyHistogram::BucketOf(LatencyHistogram::UpperBoundOf(i) + 1), i + 1);
+  }
+  EXPECT_EQ(LatencyHistogram::BucketOf(~uint64_t{0}), LatencyHistogram::kBuckets - 1);
+}
+
+TEST(HistogramTest, AnEmptyOneIsAllZero) {
+  EXPECT_EQ(LatencyHistogram().Snapshot(), LatencySnapshot());
+}
+
+TEST(HistogramTest, PercentilesAreTheUpperBoundOfTheirBucketAndAtMostTheMaximum) {
+  LatencyHistogram histogram;
+  for (int i = 0; i < 99; ++i) histogram.Record(5);
+  histogram.Record(1000);
+  LatencySnapshot snapshot = histogram.Snapshot();
+  EXPECT_EQ(snapshot.p50, 8U);
+  EXPECT_EQ(snapshot.p99, 8U);
+  EXPECT_EQ(snapshot.max, 1000U);
+  histogram.Record(1000);
+  snapshot = histogram.Snapshot();
+  EXPECT_EQ(snapshot.p99, 1000U);
+  EXPECT_EQ(snapshot.count, 101U);
+  EXPECT_EQ(snapshot.sum_us, 99 * 5 + 2000U);
+}
+
+}  // namespace
+}  // namespace underfoot::testing

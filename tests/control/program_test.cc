@@ -1,0 +1,175 @@
+// The whole command line against a live server: what is printed where, and the exit code.
+
+#include "vmm/cli/program.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <optional>
+#include <sstream>
+#include <thread>
+
+#include "tests/control/fake_target.h"
+#include "tests/control/scratch.h"
+#include "tests/support/wait_until.h"
+#include "vmm/control/json.h"
+#include "vmm/control/server.h"
+
+namespace underfoot::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+
+struct Result {
+  int exit = -1;
+  std::string out;
+  std::string err;
+};
+
+class ProgramTest : public ::testing::Test {
+ protected:
+  ProgramTest() {
+    environment_.xdg_runtime_dir = scratch_ / "xdg";
+    environment_.uid = geteuid();
+    environment_.run_user = scratch_ / "run";
+    environment_.tmp = scratch_ / "tmp";
+    mkdir(environment_.xdg_runtime_dir.c_str(), 0700);
+  }
+
+  std::unique_ptr<ControlServer> Serve(const std::string& name) {
+    auto server = ControlServer::Start(&target_, {.path = DefaultSocketPath(name, environment_)});
+    EXPECT_TRUE(server.ok()) << server.status();
+    return server.ok() ? *std::move(server) : nullptr;
+  }
+
+  Result Run(const std::vector<std::string>& arguments) {
+    std::ostringstream out;
+    std::ostringstream err;
+    Result result;
+    result.exit = RunProgram(arguments, environment_, {.out = out, .err = err},
+                             [this](const RunOptions& options) {
+                               ran_ = options;
+                               return 42;
+                             });
+    result.out = out.str();
+    result.err = err.str();
+    return result;
+  }
+
+  Scratch scratch_;
+  SocketEnvironment environment_;
+  FakeTarget target_;
+  std::optional<RunOptions> ran_;
+};
+
+TEST_F(ProgramTest, RunGetsItsOptionsAndGivesTheExitCode) {
+  const Result result = Run({"run", "--vcpus", "3"});
+  EXPECT_EQ(result.exit, 42);
+  ASSERT_TRUE(ran_.has_value());
+  EXPECT_EQ(ran_->vcpus, 3U);
+}
+
+TEST_F(ProgramTest, AWrongCommandLineIsOneLineAndExit2) {
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"--frob"},
+                                                    {"run", "--frob"},
+                                                    {"run", "--memory", "0"},
+                                                    {"run", "--guest", "/no/such.elf"},
+                                                    {"stage2", "x"},
+                                                    {}}) {
+    const Result result = Run(arguments);
+    EXPECT_EQ(result.exit, 2);
+    EXPECT_THAT(result.out, IsEmpty());
+    EXPECT_THAT(result.err, StartsWith("underfoot: "));
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_FALSE(ran_.has_value());
+  }
+}
+
+TEST_F(ProgramTest, HelpGoesToStandardOutputAndIsExit0) {
+  const Result result = Run({"run", "--help"});
+  EXPECT_EQ(result.exit, 0);
+  EXPECT_THAT(result.out, HasSubstr("Examples:"));
+  EXPECT_THAT(result.err, IsEmpty());
+}
+
+TEST_F(ProgramTest, EveryQuestionHasATableAndJson) {
+  const auto server = Serve("vm-1");
+  for (const auto& [arguments, text] :
+       std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"stats"}, "pfn_caches  count"},
+           {{"caches"}, "vring   gpa"},
+           {{"memslots"}, "log_dirty_pages,readonly"},
+           {{"stage2", "0x10"}, "mapped to pfn 0x4d"},
+           {{"churn"}, "churn runs, seed 7"}}) {
+    const Result table = Run(arguments);
+    EXPECT_EQ(table.exit, 0) << table.err;
+    EXPECT_THAT(table.out, HasSubstr(text));
+    std::vector<std::string> as_json = arguments;
+    as_json.push_back("--json");
+    const Result json = Run(as_json);
+    EXPECT_EQ(json.exit, 0);
+    EXPECT_TRUE(Json::parse(json.out, nullptr, false).is_object()) << json.out;
+  }
+  EXPECT_EQ(Json::parse(Run({"stats", "--json"}).out), ToJson(SomeStats()));
+}
+
+TEST_F(ProgramTest, PauseResumeQuitAndChurnReachTheMachine) {
+  const auto server = Serve("vm-1");
+  EXPECT_EQ(Run({"pause"}).out, "vm-1 is paused\n");
+  EXPECT_EQ(target_.state(), VmState::kPaused);
+  EXPECT_EQ(Run({"resume"}).out, "vm-1 is running\n");
+  EXPECT_THAT(Run({"churn", "--set", "zap:25/s", "--stop", "--seed", "12"}).out,
+              AllOf(HasSubstr("churn is stopped, seed 12"), HasSubstr("25/s")));
+  EXPECT_EQ(Run({"quit"}).out, "vm-1 ends\n");
+  EXPECT_TRUE(target_.quit());
+}
+
+TEST_F(ProgramTest, AnErrorOfTheMachineIsOneLineAndExit1) {
+  const auto server = Serve("vm-1");
+  target_.SetBacking(Backing::kAnon);
+  const Result result = Run({"churn", "--set", "punch:1/s"});
+  EXPECT_EQ(result.exit, 1);
+  EXPECT_THAT(result.out, IsEmpty());
+  EXPECT_THAT(result.err, AllOf(StartsWith("underfoot: "), HasSubstr("punch needs a memfd")));
+  EXPECT_THAT(Run({"stage2", "0x999"}).err, HasSubstr("in no memslot"));
+}
+
+TEST_F(ProgramTest, NoneSeveralAndChosenMachines) {
+  EXPECT_EQ(Run({"stats"}).exit, 1);
+  EXPECT_THAT(Run({"stats"}).err, HasSubstr("no machine runs"));
+  const auto one = Serve("vm-1");
+  const auto two = Serve("vm-2");
+  EXPECT_EQ(Run({"stats"}).exit, 1);
+  EXPECT_THAT(Run({"stats"}).err, AllOf(HasSubstr(one->path()), HasSubstr(two->path())));
+  EXPECT_EQ(Run({"stats", "--control", "vm-2"}).exit, 0);
+  EXPECT_EQ(Run({"stats", "--control", one->path()}).exit, 0);
+  const Result gone = Run({"stats", "--control", scratch_ / "gone.sock"});
+  EXPECT_EQ(gone.exit, 1);
+  EXPECT_THAT(gone.err, HasSubstr("no answer from " + (scratch_ / "gone.sock")));
+}
+
+TEST_F(ProgramTest, WatchAsksAgainUntilTheMachineIsGone) {
+  auto server = Serve("vm-1");
+  Result result;
+  std::thread watcher([&] { result = Run({"stats", "--watch", "1ms", "--json"}); });
+  const uint64_t asked = target_.stats_asked();
+  EXPECT_TRUE(WaitUntil([&] { return target_.stats_asked() >= asked + 3; }));
+  server.reset();
+  watcher.join();
+  EXPECT_EQ(result.exit, 0);
+  EXPECT_THAT(result.err, HasSubstr("has ended"));
+  std::istringstream lines(result.out);
+  size_t answers = 0;
+  for (std::string line; std::getline(lines, line); ++answers) {
+    EXPECT_EQ(Json::parse(line), ToJson(SomeStats()));
+  }
+  EXPECT_GE(answers, 3U);
+}
+
+}  // namespace
+}  // namespace underfoot::testing

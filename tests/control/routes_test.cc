@@ -1,0 +1,248 @@
+// Every route and every error, without a socket.
+
+#include "vmm/control/routes.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/control/fake_target.h"
+#include "vmm/control/json.h"
+
+namespace underfoot::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+class RoutesTest : public ::testing::Test {
+ protected:
+  HttpReply Ask(const std::string& method, const std::string& path, const std::string& body = "",
+                const std::string& type = "") {
+    HttpRequest request{
+        .method = method, .path = path, .query = {}, .content_type = type, .body = body};
+    if (const size_t at = path.find('?'); at != std::string::npos) {
+      request.path = path.substr(0, at);
+      const std::string pair = path.substr(at + 1);
+      const size_t equals = pair.find('=');
+      request.query.emplace_back(pair.substr(0, equals),
+                                 equals == std::string::npos ? "" : pair.substr(equals + 1));
+    }
+    return Answer(target_, request);
+  }
+
+  Json Get(const std::string& path) {
+    const HttpReply reply = Ask("GET", path);
+    EXPECT_EQ(reply.status, 200) << path << ": " << reply.body;
+    return Json::parse(reply.body);
+  }
+
+  // The message of an error that has the status and the form of one.
+  static std::string Message(const HttpReply& reply, int status) {
+    EXPECT_EQ(reply.status, status) << reply.body;
+    EXPECT_EQ(reply.content_type, "application/json");
+    const Json json = Json::parse(reply.body, nullptr, false);
+    if (!json.is_object() || !json.contains("error")) {
+      ADD_FAILURE() << "no error object: " << reply.body;
+      return "";
+    }
+    EXPECT_EQ(json["error"]["status"], status);
+    return json["error"]["message"];
+  }
+
+  FakeTarget target_;
+};
+
+TEST_F(RoutesTest, TheIndexListsEveryRoute) {
+  std::vector<std::string> paths;
+  const Json index = Get("/v1");
+  for (const Json& route : index["routes"]) {
+    paths.push_back(route["path"]);
+    EXPECT_FALSE(route["help"].get<std::string>().empty());
+    const std::string query = paths.back() == "/v1/stage2" ? "?gfn=0x10" : "";
+    EXPECT_EQ(Ask("GET", paths.back() + query).status, 200) << paths.back();
+    EXPECT_EQ(Ask("HEAD", paths.back() + query).status, 200) << paths.back();
+  }
+  EXPECT_THAT(paths, ::testing::ElementsAre("/v1", "/v1/vm", "/v1/stats", "/v1/caches",
+                                            "/v1/memslots", "/v1/stage2", "/v1/churn", "/metrics"));
+}
+
+TEST_F(RoutesTest, CachesSayWhatTheyAreKeyedByAndWhatTheyHold) {
+  EXPECT_EQ(Get("/v1/caches"), Json::parse(R"({"caches": [
+    {"name": "vring", "key": "gpa", "address": "0x1000", "bytes": 4096, "state": "valid",
+     "hva": "0x7f0000001000", "pfn": 77, "refreshes": 5, "invalidations": 6},
+    {"name": "shared", "key": "hva", "address": "0x7f0000002000", "bytes": 8, "state": "invalid",
+     "hva": null, "pfn": null, "refreshes": 7, "invalidations": 8}]})"));
+}
+
+TEST_F(RoutesTest, MemslotsAreHalfOpenIntervals) {
+  EXPECT_EQ(Get("/v1/memslots"), Json::parse(R"({"memslots": [
+    {"id": 0, "gfn_begin": 0, "gfn_end": 256, "pages": 256, "hva": "0x7f0000000000",
+     "flags": [], "generation": 3},
+    {"id": 1, "gfn_begin": 256, "gfn_end": 384, "pages": 128, "hva": "0x7f0000100000",
+     "flags": ["log_dirty_pages", "readonly"], "generation": 4}]})"));
+}
+
+TEST_F(RoutesTest, Stage2TellsTheWalkAndTheLeaf) {
+  EXPECT_EQ(Get("/v1/stage2?gfn=0x10"), Json::parse(R"({"gfn": 16, "steps": [
+    {"level": 3, "entry": "table", "raw": "0x1003"}, {"level": 2, "entry": "table", "raw": "0x2003"},
+    {"level": 1, "entry": "leaf", "raw": "0x4d003"}],
+    "leaf": {"pfn": 77, "level": 1, "access": "rw", "young": true, "dirty": false,
+             "hva": "0x7f0000010000"}, "reason": null})"));
+  EXPECT_EQ(Get("/v1/stage2?gfn=16"), Get("/v1/stage2?gfn=0x10"));
+}
+
+TEST_F(RoutesTest, Stage2TellsWhyThereIsNoLeaf) {
+  const Json walk = Get("/v1/stage2?gfn=17");
+  EXPECT_EQ(walk["leaf"], nullptr);
+  EXPECT_EQ(walk["reason"], "never faulted in");
+  EXPECT_THAT(Message(Ask("GET", "/v1/stage2?gfn=0x200"), 404), HasSubstr("no memslot"));
+}
+
+TEST_F(RoutesTest, Stage2RefusesWhatIsNoFrameNumber) {
+  EXPECT_THAT(Message(Ask("GET", "/v1/stage2"), 400), HasSubstr("needs one parameter gfn"));
+  for (const char* bad : {"", "x", "-1", "0x", "12x", "99999999999999999999", "0x10000000000"}) {
+    EXPECT_THAT(Message(Ask("GET", std::string("/v1/stage2?gfn=") + bad), 400),
+                HasSubstr("must be a guest frame number"))
+        << bad;
+  }
+  EXPECT_THAT(Message(Ask("GET", "/v1/stage2?gpa=4096"), 400), HasSubstr("no parameter 'gpa'"));
+}
+
+TEST_F(RoutesTest, PausedRunningAndQuitReachTheMachine) {
+  EXPECT_EQ(Ask("PUT", "/v1/vm", R"({"state": "paused"})").status, 200);
+  EXPECT_EQ(target_.state(), VmState::kPaused);
+  EXPECT_EQ(Get("/v1/vm")["state"], "paused");
+  EXPECT_EQ(Ask("PUT", "/v1/vm", R"({"state": "running"})").status, 200);
+  EXPECT_EQ(target_.state(), VmState::kRunning);
+  EXPECT_FALSE(target_.quit());
+  EXPECT_EQ(Ask("PUT", "/v1/vm", R"({"state": "quit"})").status, 202);
+  EXPECT_TRUE(target_.quit());
+}
+
+TEST_F(RoutesTest, AWrongStateIsNamed) {
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", R"({"state": "off"})"), 400),
+              HasSubstr("state is 'off'; it must be paused, running or quit"));
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", R"({"state": 1})"), 400), HasSubstr("state is number"));
+}
+
+TEST_F(RoutesTest, ABodyThatIsNoObjectOfKnownMembersIsRefused) {
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", ""), 400), HasSubstr("body is empty"));
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", "{"), 400), HasSubstr("no JSON"));
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", "{}"), 400), HasSubstr("object is empty"));
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", "[1]"), 400), HasSubstr("JSON array"));
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", R"({"State": "paused"})"), 400),
+              HasSubstr("unknown member 'State'; known are state"));
+  EXPECT_THAT(Message(Ask("PUT", "/v1/churn", R"({"running": true, "sead": 1})"), 400),
+              HasSubstr("unknown member 'sead'; known are running, seed, rates, spec"));
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", "{\"\xff\": 1}"), 400), HasSubstr("no JSON"));
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", std::string(60000, '[')), 400), HasSubstr("no JSON"));
+}
+
+TEST_F(RoutesTest, ChurnChangesWhatIsGivenAndNothingElse) {
+  EXPECT_EQ(Ask("PUT", "/v1/churn", R"({"running": false})").status, 200);
+  Json churn = Get("/v1/churn");
+  EXPECT_EQ(churn["running"], false);
+  EXPECT_EQ(churn["seed"], 7);
+  EXPECT_EQ(churn["rates"], Json::parse(R"({"discard": 100.0})"));
+  Ask("PUT", "/v1/churn", R"({"seed": 18446744073709551615, "rates": {"zap": 10.5, "wp": 0}})");
+  churn = Get("/v1/churn");
+  EXPECT_EQ(churn["running"], false);
+  EXPECT_EQ(churn["seed"], 18446744073709551615U);
+  EXPECT_EQ(churn["rates"], Json::parse(R"({"zap": 10.5})"));
+}
+
+TEST_F(RoutesTest, ChurnTakesASpecAsTheCommandLineDoes) {
+  EXPECT_EQ(Ask("PUT", "/v1/churn", R"({"spec": "discard:2000/s,memslot:20/s"})").status, 200);
+  EXPECT_EQ(Get("/v1/churn")["rates"], Json::parse(R"({"discard": 2000.0, "memslot": 20.0})"));
+  EXPECT_EQ(Ask("PUT", "/v1/churn", R"({"spec": "off"})").status, 200);
+  EXPECT_EQ(Get("/v1/churn")["rates"], Json::object());
+}
+
+TEST_F(RoutesTest, ChurnRefusesWhatIsWrongByName) {
+  const auto message = [&](const char* body) {
+    return Message(Ask("PUT", "/v1/churn", body), 400);
+  };
+  EXPECT_THAT(message(R"({"running": 1})"), HasSubstr("running must be true or false"));
+  EXPECT_THAT(message(R"({"seed": -1})"), HasSubstr("seed must be a whole number"));
+  EXPECT_THAT(message(R"({"seed": 18446744073709551616})"), HasSubstr("seed must be"));
+  EXPECT_THAT(message(R"({"rates": []})"), HasSubstr("rates is a JSON array"));
+  EXPECT_THAT(message(R"({"rates": {"frob": 1}})"), HasSubstr("unknown churn kind 'frob'"));
+  EXPECT_THAT(message(R"({"rates": {"frob": 1}})"), HasSubstr("discard, zap, punch"));
+  EXPECT_THAT(message(R"({"rates": {"zap": "1"}})"), HasSubstr("rates.zap is a JSON string"));
+  EXPECT_THAT(message(R"({"rates": {"zap": -1}})"), HasSubstr("rate of zap is -1/s"));
+  EXPECT_THAT(message(R"({"rates": {"zap": 1e300}})"), HasSubstr("from 0 to 1000000"));
+  EXPECT_THAT(message(R"({"spec": 1})"), HasSubstr("spec must be a string"));
+  EXPECT_THAT(message(R"({"spec": "frob:1/s"})"), HasSubstr("'frob' is no kind of churn"));
+  EXPECT_THAT(message(R"({"spec": "off", "rates": {}})"), HasSubstr("both spec and rates"));
+  EXPECT_EQ(Get("/v1/churn")["seed"], 7);
+}
+
+TEST_F(RoutesTest, AKindThatTheBackingCannotDoIsRefusedByNameAndReplacedInAPreset) {
+  target_.SetBacking(Backing::kAnon);
+  EXPECT_THAT(Message(Ask("PUT", "/v1/churn", R"({"rates": {"punch": 5}})"), 400),
+              HasSubstr("punch needs a memfd"));
+  EXPECT_EQ(Ask("PUT", "/v1/churn", R"({"spec": "mixed"})").status, 200);
+  const Json rates = Get("/v1/churn")["rates"];
+  EXPECT_FALSE(rates.contains("punch"));
+  double total = 0;
+  for (const Json& rate : rates) total += rate.get<double>();
+  EXPECT_DOUBLE_EQ(total, 2000);
+}
+
+TEST_F(RoutesTest, AnUnknownPathIsA404ThatNamesIt) {
+  for (const char* path : {"/", "/v2/stats", "/v1/stats/x", "/v1/../etc/passwd", ""}) {
+    EXPECT_THAT(Message(Ask("GET", path), 404), HasSubstr("GET /v1 lists them")) << path;
+  }
+  EXPECT_EQ(Ask("GET", "/v1/stats/").status, 200);
+  EXPECT_EQ(Message(Ask("GET", "/" + std::string(5000, 'a')), 404).size(), 80 + 31U);
+  EXPECT_THAT(Message(Ask("GET", "/\xff\xfe"), 404), HasSubstr("no route"));
+}
+
+TEST_F(RoutesTest, AMethodThatTheRouteLacksIsA405WithAllow) {
+  HttpReply reply = Ask("POST", "/v1/vm", R"({"state": "paused"})");
+  EXPECT_THAT(Message(reply, 405), HasSubstr("does not take POST; it takes GET, HEAD, PUT"));
+  EXPECT_EQ(reply.allow, "GET, HEAD, PUT");
+  reply = Ask("PUT", "/v1/stats", "{}");
+  EXPECT_THAT(Message(reply, 405), HasSubstr("it takes GET, HEAD"));
+  EXPECT_EQ(reply.allow, "GET, HEAD");
+  EXPECT_EQ(Ask("DELETE", "/metrics").status, 405);
+}
+
+TEST_F(RoutesTest, AParameterThatTheRouteLacksIsNamed) {
+  EXPECT_THAT(Message(Ask("GET", "/v1/stats?pretty=1"), 400),
+              HasSubstr("/v1/stats knows no parameter 'pretty'"));
+}
+
+TEST_F(RoutesTest, ABodyMustCallItselfJsonOrNothing) {
+  const std::string body = R"({"state": "paused"})";
+  for (const char* type : {"", "application/json", "application/json; charset=utf-8",
+                           "application/x-www-form-urlencoded"}) {
+    EXPECT_EQ(Ask("PUT", "/v1/vm", body, type).status, 200) << type;
+  }
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", body, "text/xml"), 415),
+              HasSubstr("'text/xml'; send application/json"));
+}
+
+TEST_F(RoutesTest, AnErrorOfTheMachineKeepsItsMessageAndGetsItsStatus) {
+  const std::vector<std::pair<absl::Status, int>> expected = {
+      {absl::FailedPreconditionError("stopped already"), 409},
+      {absl::UnavailableError("starting still"), 503},
+      {absl::InvalidArgumentError("what"), 400},
+      {absl::NotFoundError("where"), 404},
+      {absl::PermissionDeniedError("who"), 403},
+      {absl::UnimplementedError("how"), 501},
+      {absl::DeadlineExceededError("when"), 504},
+      {absl::InternalError("why"), 500}};
+  for (const auto& [status, http] : expected) {
+    target_.FailWith(status);
+    const std::string message(status.message());
+    for (const char* path : {"/v1/vm", "/v1/stats", "/v1/caches", "/v1/memslots",
+                             "/v1/stage2?gfn=1", "/v1/churn", "/metrics"}) {
+      EXPECT_EQ(Message(Ask("GET", path), http), message) << path;
+    }
+    EXPECT_EQ(Message(Ask("PUT", "/v1/vm", R"({"state": "quit"})"), http), message);
+    EXPECT_EQ(Message(Ask("PUT", "/v1/churn", R"({"running": true})"), http), message);
+  }
+}
+
+}  // namespace
+}  // namespace underfoot::testing

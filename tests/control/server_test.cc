@@ -1,0 +1,326 @@
+// The server on a real socket: what it answers, and what it does to clients that are slow, rude,
+// too many or not welcome.
+
+#include "vmm/control/server.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "tests/control/fake_target.h"
+#include "tests/control/raw_client.h"
+#include "tests/control/scratch.h"
+#include "tests/support/wait_until.h"
+#include "vmm/control/json.h"
+#include "vmm/control/probe.h"
+
+namespace underfoot::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr char kGetVm[] = "GET /v1/vm HTTP/1.1\r\nHost: x\r\n\r\n";
+constexpr char kGetVmAndClose[] = "GET /v1/vm HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+constexpr std::chrono::milliseconds kShort{100};
+constexpr std::chrono::milliseconds kNever{600000};
+
+class ServerTest : public ::testing::Test {
+ protected:
+  void Start(const std::function<void(ControlServerOptions*)>& change = [](auto*) {}) {
+    ControlServerOptions options;
+    options.path = scratch_ / "vm.sock";
+    options.idle_timeout = kNever;
+    options.request_timeout = kNever;
+    change(&options);
+    auto server = ControlServer::Start(&target_, options);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+
+  std::string Ask(const std::string& request) {
+    RawClient client(server_->path());
+    EXPECT_TRUE(client.connected());
+    client.Send(request);
+    std::string reply = client.ReadToEnd();
+    EXPECT_TRUE(client.ended()) << "the server did not hang up; so far: " << reply;
+    return reply;
+  }
+
+  int StatusOf(const std::string& method, const std::string& path, const std::string& body = "") {
+    return StatusIn(Ask(method + " " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" +
+                        "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body));
+  }
+
+  Scratch scratch_;
+  FakeTarget target_;
+  std::unique_ptr<ControlServer> server_;
+};
+
+TEST_F(ServerTest, AnswersARequestAndHangsUpWhenAsked) {
+  Start();
+  const std::string reply = Ask(kGetVmAndClose);
+  EXPECT_THAT(reply, AllOf(StartsWith("HTTP/1.1 200"), HasSubstr("Content-Type: application/json"),
+                           HasSubstr("\"pid\":4711")));
+}
+
+TEST_F(ServerTest, KeepsAConnectionForTheNextRequest) {
+  Start();
+  RawClient client(server_->path());
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(client.Send(kGetVm));
+    EXPECT_EQ(StatusIn(client.ReadUntil("}\n")), 200);
+  }
+}
+
+TEST_F(ServerTest, HeadHasTheLengthAndNoBody) {
+  Start();
+  const std::string reply = Ask("HEAD /v1/vm HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  EXPECT_THAT(reply, AllOf(StartsWith("HTTP/1.1 200"), HasSubstr("Content-Length: ")));
+  EXPECT_TRUE(reply.ends_with("\r\n\r\n")) << reply;
+}
+
+TEST_F(ServerTest, EveryErrorHasItsStatusOnTheWire) {
+  Start();
+  EXPECT_EQ(StatusOf("GET", "/nothing"), 404);
+  EXPECT_EQ(StatusOf("PUT", "/v1/vm", "{"), 400);
+  EXPECT_EQ(StatusOf("GET", "/v1/stage2?gfn=zz"), 400);
+  EXPECT_EQ(StatusOf("GET", "/v1/stage2?gfn=0x10"), 200);
+  EXPECT_EQ(StatusOf("PUT", "/v1/vm", R"({"state": "paused"})"), 200);
+  EXPECT_EQ(target_.state(), VmState::kPaused);
+  const std::string reply = Ask("DELETE /v1/vm HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  EXPECT_THAT(reply, AllOf(StartsWith("HTTP/1.1 405"), HasSubstr("Allow: GET, HEAD, PUT\r\n")));
+}
+
+TEST_F(ServerTest, ABodyOfTheLimitIsTakenAndOneByteMoreIsA413) {
+  Start([](auto* options) { options->max_body_bytes = 1000; });
+  const std::string good = R"({"state": "running"})";
+  EXPECT_EQ(StatusOf("PUT", "/v1/vm", good + std::string(1000 - good.size(), ' ')), 200);
+  EXPECT_EQ(StatusOf("PUT", "/v1/vm", good + std::string(1001 - good.size(), ' ')), 413);
+  EXPECT_EQ(StatusOf("PUT", "/v1/vm", std::string(15000, ' ')), 413);
+}
+
+TEST_F(ServerTest, ABodyThatOnlyAnnouncesTooMuchIsA413AtOnce) {
+  Start();
+  RawClient client(server_->path());
+  client.Send("PUT /v1/vm HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n");
+  EXPECT_THAT(client.ReadUntil("\r\n\r\n"), StartsWith("HTTP/1.1 413"));
+}
+
+TEST_F(ServerTest, AChunkedBodyIsLimitedToo) {
+  Start([](auto* options) { options->max_body_bytes = 1000; });
+  const std::string head =
+      "PUT /v1/vm HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+  const std::string chunk = "3e8\r\n" + std::string(1000, ' ') + "\r\n";
+  EXPECT_EQ(StatusIn(Ask(head + chunk + chunk + "0\r\n\r\n")), 413);
+  // Without an end: dropped for a while, then cut.
+  RawClient client(server_->path());
+  client.Send(head);
+  int sent = 0;
+  while (sent < 1000 && client.Send(chunk)) ++sent;
+  EXPECT_LT(sent, 1000) << "the server took a megabyte without a word";
+}
+
+TEST_F(ServerTest, GarbageEndsItsConnectionAndNothingElse) {
+  Start([](auto* options) { options->idle_timeout = kShort; });
+  const std::string zeros(5000, '\0');
+  for (const std::string& garbage :
+       {std::string("\r\n\r\n\r\n"),
+        std::string("\x16\x03\x01\x02\x01\x01\xfc\x03\x03 TLS\r\n\r\n"), zeros,
+        std::string("GET\r\n\r\n"), std::string("GET /v1 HTTP/9.9\r\n\r\n"),
+        std::string("GET /v1 HTTP/1.1\r\nContent-Length: -5\r\n\r\n"), std::string(100000, 'A'),
+        "GET /" + std::string(100000, 'a') + " HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nX: " + std::string(100000, 'a') + "\r\n\r\n"}) {
+    RawClient client(server_->path());
+    client.Send(garbage);
+    client.FinishSending();
+    const std::string reply = client.ReadToEnd();
+    EXPECT_TRUE(client.ended()) << garbage.substr(0, 40);
+    EXPECT_NE(StatusIn(reply), 200) << garbage.substr(0, 40);
+    EXPECT_EQ(StatusIn(Ask(kGetVmAndClose)), 200);
+  }
+}
+
+TEST_F(ServerTest, AClientThatSaysNothingIsCut) {
+  Start([](auto* options) { options->idle_timeout = kShort; });
+  EXPECT_EQ(Ask(""), "");
+}
+
+TEST_F(ServerTest, AClientThatTricklesItsHeadersIsCut) {
+  Start([](auto* options) { options->idle_timeout = options->request_timeout = kShort; });
+  RawClient client(server_->path());
+  client.Send("GET /v1/vm HTTP/1.1\r\n");
+  EXPECT_TRUE(WaitUntil([&] { return !client.Send("X-A: b\r\n") || client.HungUp(); }));
+  // Inside of the request line, too.
+  RawClient slower(server_->path());
+  EXPECT_TRUE(WaitUntil([&] { return !slower.Send("G") || slower.HungUp(); }));
+}
+
+TEST_F(ServerTest, AClientThatTricklesItsBodyIsCut) {
+  Start([](auto* options) { options->request_timeout = kShort; });
+  RawClient client(server_->path());
+  client.Send("PUT /v1/vm HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n{");
+  EXPECT_TRUE(WaitUntil([&] { return !client.Send(" ") || client.HungUp(); }));
+  EXPECT_EQ(target_.state(), VmState::kRunning);
+}
+
+TEST_F(ServerTest, AClientThatDoesNotReadIsCut) {
+  Start([](auto* options) { options->request_timeout = kShort; });
+  RawClient client(server_->path());
+  // The answers fill both socket buffers; then the server waits for this client, and not for long.
+  int sent = 0;
+  while (sent < 1000000 && client.Send(kGetVm)) ++sent;
+  EXPECT_LT(sent, 1000000);
+  EXPECT_EQ(StatusIn(Ask(kGetVmAndClose)), 200);
+}
+
+TEST_F(ServerTest, AnIdleConnectionIsCutAfterItsAnswerButABusyOneIsKept) {
+  Start([](auto* options) { options->idle_timeout = kShort; });
+  RawClient client(server_->path());
+  client.Send(kGetVm);
+  EXPECT_EQ(StatusIn(client.ReadToEnd()), 200);
+  EXPECT_TRUE(client.ended());
+
+  // The target takes longer than a silent client may: no reason to cut the one that waits.
+  target_.CloseGate();
+  RawClient waiting(server_->path());
+  waiting.Send("GET /v1/stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  ASSERT_TRUE(WaitUntil([&] { return target_.SomebodyWaitsAtTheGate(); }));
+  RawClient silent(server_->path());
+  target_.OpenGate();
+  EXPECT_EQ(StatusIn(waiting.ReadToEnd()), 200);
+}
+
+TEST_F(ServerTest, TheConnectionAfterTheLastIsA503AndAFreedOneIsUsedAgain) {
+  Start([](auto* options) { options->max_connections = 4; });
+  std::vector<std::unique_ptr<RawClient>> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.push_back(std::make_unique<RawClient>(server_->path()));
+    clients.back()->Send(kGetVm);
+    ASSERT_EQ(StatusIn(clients.back()->ReadUntil("}\n")), 200);
+  }
+  RawClient refused(server_->path());
+  const std::string reply = refused.ReadToEnd();
+  EXPECT_THAT(reply, AllOf(StartsWith("HTTP/1.1 503"), HasSubstr(R"({"error":{"status":503)")));
+  EXPECT_TRUE(refused.ended());
+  clients.pop_back();
+  EXPECT_TRUE(WaitUntil([&] { return StatusIn(Ask(kGetVmAndClose)) == 200; }));
+}
+
+TEST_F(ServerTest, AFloodOfConnectionsIsSurvived) {
+  Start();
+  {
+    std::vector<std::unique_ptr<RawClient>> flood;
+    for (int i = 0; i < 500; ++i) flood.push_back(std::make_unique<RawClient>(server_->path()));
+  }
+  EXPECT_TRUE(WaitUntil([&] { return StatusIn(Ask(kGetVmAndClose)) == 200; }));
+}
+
+TEST_F(ServerTest, AnotherUserIsRefusedEvenWhereTheFileModeLetsHimIn) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can become another user";
+  Start();
+  chmod(scratch_.path().c_str(), 0755);
+  chmod(server_->path().c_str(), 0666);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    if (setuid(65534) != 0) _exit(2);
+    RawClient client(server_->path());
+    client.Send(kGetVm);
+    _exit(StatusIn(client.ReadToEnd()) == 403 ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+TEST_F(ServerTest, AnAnswerThatIsUnderWayGoesOutBeforeTheEnd) {
+  Start([](auto* options) { options->drain_timeout = kDeadline; });
+  target_.AddCaches(20000);  // more than a socket buffer holds
+  RawClient client(server_->path());
+  client.Send("GET /v1/caches HTTP/1.1\r\nHost: x\r\n\r\n");
+  std::string reply = client.ReadUntil("\r\n\r\n");
+  std::thread end([&] { server_.reset(); });
+  reply += client.ReadToEnd();
+  end.join();
+  EXPECT_EQ(StatusIn(reply), 200);
+  EXPECT_TRUE(reply.ends_with("]}\n")) << "the answer was cut off after " << reply.size();
+}
+
+TEST_F(ServerTest, ARequestThatTheTargetStillAnswersIsAnsweredBeforeTheEnd) {
+  Start();
+  target_.CloseGate();
+  RawClient client(server_->path());
+  client.Send("GET /v1/stats HTTP/1.1\r\nHost: x\r\n\r\n");
+  ASSERT_TRUE(WaitUntil([&] { return target_.SomebodyWaitsAtTheGate(); }));
+  std::thread end([&] { server_.reset(); });
+  target_.OpenGate();
+  EXPECT_EQ(StatusIn(client.ReadToEnd()), 200);
+  EXPECT_TRUE(client.ended());
+  end.join();
+}
+
+TEST_F(ServerTest, TheEndDoesNotWaitForAClientThatHangs) {
+  Start();
+  RawClient half(server_->path());
+  half.Send("PUT /v1/vm HTTP/1.1\r\nContent-Length: 10\r\n\r\n{");
+  RawClient silent(server_->path());
+  EXPECT_EQ(StatusIn(Ask(kGetVmAndClose)), 200);  // so both have been accepted
+  server_.reset();
+  half.ReadToEnd();
+  EXPECT_TRUE(half.ended());
+  silent.ReadToEnd();
+  EXPECT_TRUE(silent.ended());
+}
+
+size_t OpenDescriptors() {
+  size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    count += entry.exists() ? 1 : 0;
+  }
+  return count;
+}
+
+size_t Threads() {
+  size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
+    count += entry.exists() ? 1 : 0;
+  }
+  return count;
+}
+
+TEST_F(ServerTest, TwoHundredStartsAndStopsLeaveNothingBehind) {
+  Start();
+  EXPECT_EQ(StatusIn(Ask(kGetVmAndClose)), 200);
+  server_.reset();
+  const size_t descriptors = OpenDescriptors();
+  const size_t threads = Threads();
+  for (int i = 0; i < 200; ++i) {
+    Start();
+    RawClient silent(server_->path());
+    EXPECT_EQ(StatusIn(Ask(kGetVmAndClose)), 200);
+    const std::string path = server_->path();
+    server_.reset();
+    ASSERT_EQ(ProbeSocket(path), SocketProbe::kAbsent);
+  }
+  EXPECT_EQ(OpenDescriptors(), descriptors);
+  // A thread that has been joined may be seen for a moment longer.
+  EXPECT_TRUE(WaitUntil([&] { return Threads() == threads; }));
+}
+
+TEST_F(ServerTest, AStartOnABusyPathFailsAndTheFirstGoesOn) {
+  Start();
+  const auto second = ControlServer::Start(&target_, {.path = server_->path()});
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("is busy"));
+  EXPECT_EQ(StatusIn(Ask(kGetVmAndClose)), 200);
+}
+
+}  // namespace
+}  // namespace underfoot::testing

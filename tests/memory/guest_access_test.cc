@@ -1,0 +1,180 @@
+// The VMM's own accesses to guest RAM, with a translation and without.
+
+#include "vmm/memory/guest_access.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/memory/memory_test.h"
+
+namespace underfoot::testing {
+namespace {
+
+// Whether a thread of this process waits for something.
+bool Sleeps(pid_t thread) {
+  std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/stat");
+  std::string number, name, state;
+  file >> number >> name >> state;
+  return state == "S";
+}
+
+class GuestAccessTest : public MemoryTest {
+ protected:
+  void SetUp() override {
+    MemoryTest::SetUp();
+    if (side_ != nullptr) StartMonitor();
+  }
+
+  absl::Status Write(Gpa gpa, std::vector<std::byte> bytes) {
+    Reader reader(mmu().readers());
+    return side().access.Write(reader, gpa, bytes);
+  }
+  absl::Status WriteWord(Gpa gpa, uint64_t word) {
+    Reader reader(mmu().readers());
+    return side().access.Write(reader, gpa, std::as_bytes(std::span(&word, 1)));
+  }
+  uint64_t ReadWord(Gpa gpa) {
+    Reader reader(mmu().readers());
+    uint64_t word = 0;
+    const absl::Status read =
+        side().access.Read(reader, gpa, std::as_writable_bytes(std::span(&word, 1)));
+    EXPECT_TRUE(read.ok()) << read;
+    return word;
+  }
+  // Of the slot that the tests' pages lie in.
+  uint32_t SlotId() { return side().memory->FindSlot(side().GpaAt(0))->id; }
+  void DeleteSlot() { ASSERT_TRUE(mmu().DeleteMemslot(SlotId()).ok()); }
+  void CreateSlot() {
+    const RamSlot& slot = side().memory->slots()[SlotId()];
+    const Gfn gfn = GfnOf(slot.gpa);
+    ASSERT_TRUE(
+        mmu()
+            .CreateMemslot(
+                {.id = slot.id, .gfns = {gfn, gfn + slot.bytes / kPageSize}, .hva = slot.hva})
+            .ok());
+  }
+};
+
+TEST_P(GuestAccessTest, AWriteGoesThroughATranslationAndMakesItDirty) {
+  ASSERT_TRUE(WriteWord(side().GpaAt(0), 0x1122334455667788).ok());
+  EXPECT_EQ(side().Load(0), 0x1122334455667788u);
+  EXPECT_TRUE(side().LeafOf(0)->dirty());
+  EXPECT_EQ(ReadWord(side().GpaAt(0)), 0x1122334455667788u);
+  EXPECT_EQ(ReadWord(side().GpaAt(1)), 0u);
+  EXPECT_FALSE(side().LeafOf(1)->dirty());
+}
+
+TEST_P(GuestAccessTest, AnAccessMayCrossPagesAndSlots) {
+  // From the last page of the slot before into ours.
+  std::vector<std::byte> bytes(2 * kPageSize);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 7);
+  const Gpa gpa = side().GpaAt(0) - 100;
+  ASSERT_TRUE(Write(gpa, bytes).ok());
+  std::vector<std::byte> back(bytes.size());
+  Reader reader(mmu().readers());
+  ASSERT_TRUE(side().access.Read(reader, gpa, back).ok());
+  EXPECT_EQ(back, bytes);
+  EXPECT_EQ(std::memcmp(PointerOf(side().PageAt(0)), &bytes[100], kPageSize), 0);
+}
+
+TEST_P(GuestAccessTest, WhileItsSlotIsAwayTheAccessGoesByHva) {
+  ASSERT_TRUE(WriteWord(side().GpaAt(0), 5).ok());
+  DeleteSlot();
+  EXPECT_EQ(ReadWord(side().GpaAt(0)), 5u);
+  ASSERT_TRUE(WriteWord(side().GpaAt(0), 6).ok());
+  ASSERT_TRUE(WriteWord(side().GpaAt(1), 7).ok());
+  EXPECT_FALSE(side().LeafOf(0).has_value());
+  CreateSlot();
+  EXPECT_EQ(ReadWord(side().GpaAt(0)), 6u);
+  EXPECT_EQ(ReadWord(side().GpaAt(1)), 7u);
+  EXPECT_TRUE(side().LeafOf(0).has_value());
+}
+
+TEST_P(GuestAccessTest, WhileAPageSettlesTheAccessGoesByHva) {
+  side().settling.Add(side().Pages(0));
+  ASSERT_TRUE(WriteWord(side().GpaAt(0), 5).ok());
+  EXPECT_EQ(ReadWord(side().GpaAt(0)), 5u);
+  EXPECT_FALSE(side().LeafOf(0).has_value());
+}
+
+TEST_P(GuestAccessTest, AWriteByHvaLiftsAWriteProtection) {
+  ASSERT_TRUE(WriteWord(side().GpaAt(0), 5).ok());
+  ASSERT_TRUE(side().hooks.WriteProtect(side().Pages(0)).ok());
+  DeleteSlot();
+  EXPECT_EQ(ReadWord(side().GpaAt(0)), 5u);
+  EXPECT_TRUE(side().EntryOf(0).uffd_wp);
+  ASSERT_TRUE(WriteWord(side().GpaAt(0), 6).ok());
+  EXPECT_FALSE(side().EntryOf(0).uffd_wp);
+  EXPECT_EQ(side().monitor.Stats().wp, 0u);
+}
+
+TEST_P(GuestAccessTest, AnAccessByHvaWaitsForTheBracketInItsWay) {
+  ASSERT_TRUE(WriteWord(side().GpaAt(0), 5).ok());
+  DeleteSlot();
+  std::atomic<bool> done{false};
+  std::atomic<pid_t> writer_id{0};
+  std::thread writer;
+  {
+    InvalidationScope bracket(mmu().notifier(), {side().Pages(0)});
+    writer = std::thread([&] {
+      writer_id = gettid();
+      EXPECT_TRUE(WriteWord(side().GpaAt(0), 6).ok());
+      done = true;
+    });
+    EXPECT_TRUE(WaitUntil([&] { return done || (writer_id != 0 && Sleeps(writer_id)); }));
+    EXPECT_FALSE(done);
+    EXPECT_EQ(side().Load(0), 5u);
+  }
+  writer.join();
+  EXPECT_EQ(side().Load(0), 6u);
+}
+
+TEST_P(GuestAccessTest, AnAccessThatIsNotInRamIsOutOfRangeAndSaysWhere) {
+  const Gpa end{side().memory->bytes()};
+  const absl::Status beyond = WriteWord(end, 1);
+  EXPECT_TRUE(absl::IsOutOfRange(beyond)) << beyond;
+  EXPECT_NE(beyond.message().find("0x2000000"), std::string::npos) << beyond;
+  EXPECT_TRUE(absl::IsOutOfRange(Write(end - 4, std::vector<std::byte>(8))));
+  EXPECT_TRUE(absl::IsOutOfRange(WriteWord({~uint64_t{0} - 7}, 1)));
+  EXPECT_TRUE(absl::IsOutOfRange(Write({~uint64_t{0} - 7}, std::vector<std::byte>(64))));
+  EXPECT_TRUE(Write(end - 4, std::vector<std::byte>(4)).ok());
+}
+
+// The two halves of a word are always of one write, with a translation and while the slot is away.
+TEST_P(GuestAccessTest, AWordIsReadAndWrittenInOneAccess) {
+  constexpr uint64_t kWrites = 20000;
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> looks{0};
+  std::thread guest([&] {
+    while (!stop) {
+      const uint64_t word = side().Load(0);
+      ASSERT_EQ(word >> 32, word & 0xffffffff);
+      ++looks;
+    }
+  });
+  Reader reader(mmu().readers());
+  for (uint64_t n = 1; n <= kWrites; ++n) {
+    if (n == kWrites / 2) DeleteSlot();
+    const uint64_t word = n << 32 | n;
+    ASSERT_TRUE(
+        side().access.Write(reader, side().GpaAt(0), std::as_bytes(std::span(&word, 1))).ok());
+    ASSERT_TRUE(n % 16 != 0 || ReadWord(side().GpaAt(0)) == word);
+  }
+  stop = true;
+  guest.join();
+  EXPECT_GT(looks, 0u);
+}
+
+UNDERFOOT_FOR_BOTH_BACKINGS(GuestAccessTest);
+
+}  // namespace
+}  // namespace underfoot::testing

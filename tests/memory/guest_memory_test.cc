@@ -1,0 +1,97 @@
+#include "vmm/memory/guest_memory.h"
+
+#include <gtest/gtest.h>
+
+#include <tuple>
+#include <vector>
+
+#include "tests/memory/memory_test.h"
+
+namespace underfoot::testing {
+namespace {
+
+using abi::RangeKind;
+
+TEST(PlanRamSlotsTest, RamOf32MiBIsCutLikeThis) {
+  const auto slots = PlanRamSlots(uint64_t{32} << 20);
+  ASSERT_TRUE(slots.ok()) << slots.status();
+  const std::vector<std::tuple<uint32_t, uint64_t, uint64_t, std::optional<RangeKind>>> expected = {
+      {0, 0x0000000, 0x1000000, std::nullopt},
+      {1, 0x1000000, 0x0040000, RangeKind::kShared},
+      {2, 0x1040000, 0x03f0000, RangeKind::kPrecious},
+      {3, 0x1430000, 0x03f0000, RangeKind::kDiscardable},
+      {4, 0x1820000, 0x03f0000, RangeKind::kPrecious},
+      {5, 0x1c10000, 0x03f0000, RangeKind::kDiscardable},
+  };
+  ASSERT_EQ(slots->size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const RamSlot& slot = (*slots)[i];
+    EXPECT_EQ(std::tuple(slot.id, slot.gpa.value, slot.bytes, slot.kind), expected[i]) << i;
+  }
+}
+
+TEST(PlanRamSlotsTest, TheSlotsCoverRamOfAnySizeWithoutGapOrOverlap) {
+  for (const uint64_t pages : {8192u, 8193u, 8195u, 65536u, 99999u}) {
+    const auto slots = PlanRamSlots(pages * kPageSize);
+    ASSERT_TRUE(slots.ok()) << slots.status();
+    Gpa next{0};
+    for (const RamSlot& slot : *slots) {
+      EXPECT_EQ(slot.gpa, next);
+      EXPECT_GT(slot.bytes, 0u);
+      EXPECT_EQ(slot.bytes % kPageSize, 0u);
+      next += slot.bytes;
+    }
+    EXPECT_EQ(next.value, pages * kPageSize);
+  }
+}
+
+TEST(PlanRamSlotsTest, RamThatCannotBeCutIsRefusedWithItsSize) {
+  for (const uint64_t bytes : {uint64_t{0}, uint64_t{16} << 20, (uint64_t{32} << 20) + 1}) {
+    const auto slots = PlanRamSlots(bytes);
+    EXPECT_TRUE(absl::IsInvalidArgument(slots.status()));
+    EXPECT_NE(slots.status().message().find(std::to_string(bytes)), std::string::npos);
+  }
+}
+
+using GuestMemoryTest = MemoryTest;
+
+TEST_P(GuestMemoryTest, AGpaLiesAtItsOffsetAndBeyondRamNowhere) {
+  const GuestMemory& memory = *side().memory;
+  EXPECT_EQ(memory.HvaOf({0}), memory.hvas().begin);
+  EXPECT_EQ(memory.HvaOf({0x1040123}), memory.hvas().begin + 0x1040123);
+  EXPECT_EQ(memory.HvaOf({memory.bytes() - 1}), memory.hvas().end - 1);
+  EXPECT_EQ(memory.HvaOf({memory.bytes()}), std::nullopt);
+  EXPECT_EQ(memory.HvaOf({~uint64_t{0}}), std::nullopt);
+}
+
+TEST_P(GuestMemoryTest, EachGpaHasItsSlot) {
+  const GuestMemory& memory = *side().memory;
+  for (const RamSlot& slot : memory.slots()) {
+    EXPECT_EQ(memory.FindSlot(slot.gpa), &slot);
+    EXPECT_EQ(memory.FindSlot(slot.gpa + (slot.bytes - 1)), &slot);
+    EXPECT_EQ(slot.hva, *memory.HvaOf(slot.gpa));
+  }
+  EXPECT_EQ(memory.FindSlot({memory.bytes()}), nullptr);
+}
+
+TEST_P(GuestMemoryTest, TheGuestIsToldEverySlotButTheSystemArea) {
+  const std::vector<abi::DataRange> ranges = side().memory->DataRanges();
+  ASSERT_EQ(ranges.size(), 5u);
+  EXPECT_EQ(ranges[0].gpa, abi::kSystemAreaBytes);
+  EXPECT_EQ(ranges[0].kind, RangeKind::kShared);
+  EXPECT_EQ(ranges[4].gpa + ranges[4].bytes, MemorySide::kBytes);
+  EXPECT_EQ(ranges[4].kind, RangeKind::kDiscardable);
+}
+
+TEST_P(GuestMemoryTest, OfAMemfdTheFileOffsetIsTheGpa) {
+  EXPECT_EQ(side().memory->fd() >= 0, memfd());
+  if (!memfd()) return;
+  side().StoreInFile(3, 0x1234);
+  ASSERT_EQ(side().uffd.Continue(side().PageAt(3)), UffdOutcome::kDone);
+  EXPECT_EQ(side().Load(3), 0x1234u);
+}
+
+UNDERFOOT_FOR_BOTH_BACKINGS(GuestMemoryTest);
+
+}  // namespace
+}  // namespace underfoot::testing

@@ -1,0 +1,72 @@
+// The scene of the tests of the memory side, over both kinds of memory.
+
+#ifndef UNDERFOOT_TESTS_MEMORY_MEMORY_TEST_H_
+#define UNDERFOOT_TESTS_MEMORY_MEMORY_TEST_H_
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "tests/memory/memory_side.h"
+#include "tests/support/skip.h"
+#include "tests/support/wait_until.h"
+
+namespace underfoot::testing {
+
+class MemoryTest : public ::testing::TestWithParam<Backing> {
+ protected:
+  // What has not happened by then does not happen. Less than the limit of a negative control.
+  static constexpr std::chrono::milliseconds kPatience{12000};
+
+  void SetUp() override { Create(absl::Milliseconds(100)); }
+
+  void Create(absl::Duration settle) {
+    side_.reset();
+    absl::StatusOr<std::unique_ptr<MemorySide>> side = MemorySide::Create(GetParam(), settle);
+    if (absl::IsPermissionDenied(side.status())) {
+      UNDERFOOT_SKIP(std::string(side.status().message()));
+    }
+    ASSERT_TRUE(side.ok()) << side.status();
+    side_ = *std::move(side);
+  }
+
+  void TearDown() override {
+    if (side_ == nullptr) return;
+    EXPECT_EQ(side_->mmu.in_flight().count(), 0u);
+    EXPECT_EQ(side_->mmu.Stats().notifier.stray_ends, 0u);
+  }
+
+  void StartMonitor() {
+    const absl::Status started = side_->monitor.Start();
+    ASSERT_TRUE(started.ok()) << started;
+  }
+
+  static bool memfd() { return GetParam() == Backing::kMemfd; }
+  MemorySide& side() { return *side_; }
+  Mmu& mmu() { return side_->mmu; }
+
+  // A page with a leaf, by the fault path and not by a fault.
+  void FaultIn(uint64_t i, Access access = Access::kWrite) {
+    Reader reader(mmu().readers());
+    ASSERT_EQ(mmu().faults().FaultIn(reader, side().GfnAt(i), access).outcome,
+              FaultOutcome::kMapped);
+  }
+
+  std::unique_ptr<MemorySide> side_;
+};
+
+inline std::string BackingOf(const ::testing::TestParamInfo<Backing>& info) {
+  return std::string(BackingName(info.param));
+}
+
+}  // namespace underfoot::testing
+
+#define UNDERFOOT_FOR_BOTH_BACKINGS(Test)                                                          \
+  INSTANTIATE_TEST_SUITE_P(                                                                        \
+      Backing, Test, ::testing::Values(::underfoot::Backing::kAnon, ::underfoot::Backing::kMemfd), \
+      ::underfoot::testing::BackingOf)
+
+#endif  // UNDERFOOT_TESTS_MEMORY_MEMORY_TEST_H_

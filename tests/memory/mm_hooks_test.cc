@@ -1,0 +1,246 @@
+// The strict source: the host mm call stands between Begin and End (I2), each bracket ends (I3).
+
+#include "vmm/memory/mm_hooks.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <functional>
+#include <optional>
+#include <thread>
+
+#include "mmu/pfn_cache.h"
+#include "tests/memory/memory_test.h"
+#include "tests/memory/pending_event.h"
+#include "tests/support/wait_until.h"
+
+namespace underfoot::testing {
+namespace {
+
+// Looks at one page when a Begin has reached the subscribers, and again when its End has.
+class Witness final : public Subscriber {
+ public:
+  Witness(MemorySide& side, uint64_t page) : side_(side), page_(page) {
+    side_.mmu.notifier().Register(*this);
+  }
+  ~Witness() override { side_.mmu.notifier().Unregister(*this); }
+
+  void Invalidate(const Invalidation& invalidation) override {
+    if (!invalidation.range.Overlaps(side_.Pages(page_))) return;
+    at_begin = side_.EntryOf(page_);
+    in_flight_at_begin = side_.mmu.in_flight().FindOverlap(side_.Pages(page_)).has_value();
+  }
+  bool TestClearYoung(HvaRange, bool) override { return false; }
+  void OnEnd(HvaRange range) override {
+    if (range.Overlaps(side_.Pages(page_))) at_end = side_.EntryOf(page_);
+  }
+
+  std::optional<PagemapEntry> at_begin;
+  std::optional<PagemapEntry> at_end;
+  bool in_flight_at_begin = false;
+
+ private:
+  MemorySide& side_;
+  const uint64_t page_;
+};
+
+class MmHooksTest : public MemoryTest {
+ protected:
+  // Nothing of the page may be there, nor come, while its bracket is in flight (I1).
+  void ExpectNothingOfThePage(uint64_t i) {
+    EXPECT_FALSE(side().LeafOf(i).has_value());
+    const FaultResult fault = side().Fault(i, Access::kRead);
+    EXPECT_EQ(fault.outcome, FaultOutcome::kBlocked);
+    EXPECT_FALSE(side().LeafOf(i).has_value());
+  }
+
+  void ExpectBalance(uint64_t brackets) {
+    const NotifierStats stats = mmu().Stats().notifier;
+    EXPECT_EQ(stats.begins, brackets);
+    EXPECT_EQ(stats.ends, brackets);
+    EXPECT_EQ(mmu().in_flight().count(), 0u);
+  }
+
+  // The page was there at Begin, and what the call does had been done at End.
+  void ExpectTheCallInside(const std::function<absl::Status()>& call, bool gone) {
+    FaultIn(5);
+    side().Store(5, 1);
+    Witness witness(side(), 5);
+    const absl::Status status = call();
+    ASSERT_TRUE(status.ok()) << status;
+    ASSERT_TRUE(witness.at_begin.has_value() && witness.at_end.has_value());
+    EXPECT_TRUE(witness.in_flight_at_begin);
+    EXPECT_TRUE(witness.at_begin->present);
+    EXPECT_FALSE(witness.at_begin->uffd_wp);
+    EXPECT_EQ(witness.at_end->present, !gone);
+    EXPECT_EQ(witness.at_end->uffd_wp, !gone);
+    ExpectBalance(1);
+  }
+
+  int DiscardAdvice() const { return memfd() ? MADV_REMOVE : MADV_DONTNEED; }
+};
+
+TEST_P(MmHooksTest, AMadviseStandsBetweenItsBeginAndItsEnd) {
+  StartMonitor();
+  ExpectTheCallInside([&] { return side().hooks.Madvise(side().Pages(4, 4), MADV_DONTNEED); },
+                      true);
+  // The call returns when its event is read; it is counted a moment later.
+  EXPECT_TRUE(WaitUntil([&] { return side().monitor.Stats().removes == 1; }));
+}
+
+TEST_P(MmHooksTest, AWriteProtectStandsBetweenItsBeginAndItsEnd) {
+  StartMonitor();
+  ExpectTheCallInside([&] { return side().hooks.WriteProtect(side().Pages(4, 4)); }, false);
+}
+
+TEST_P(MmHooksTest, APunchedHoleStandsBetweenItsBeginAndItsEnd) {
+  if (!memfd()) return;
+  StartMonitor();
+  ExpectTheCallInside(
+      [&] {
+        return side().hooks.PunchHole(side().memory->fd(), side().GpaAt(4).value,
+                                      side().Pages(4, 4));
+      },
+      true);
+  EXPECT_EQ(side().Load(5), 0u);
+}
+
+// The call itself stands still until its event is read: time to look around inside it.
+TEST_P(MmHooksTest, DuringTheCallThereIsNoTranslationAndNoneCanBeMade) {
+  FaultIn(5);
+  FaultIn(9);
+  Reader reader(mmu().readers());
+  PfnCache cache(mmu(), "cache");
+  ASSERT_TRUE(cache.Activate(reader, side().GpaAt(5), kPageSize, Access::kWrite).ok());
+  ASSERT_TRUE(static_cast<bool>(cache.Check(reader)));
+  std::thread hook([&] {
+    const absl::Status status = side().hooks.Madvise(side().Pages(4, 4), MADV_DONTNEED);
+    EXPECT_TRUE(status.ok()) << status;
+  });
+  ASSERT_TRUE(WaitUntil([&] { return SomethingIsPending(side().uffd); }));
+  ExpectNothingOfThePage(5);
+  EXPECT_FALSE(static_cast<bool>(cache.Check(reader)));
+  EXPECT_TRUE(side().LeafOf(9).has_value());
+  ASSERT_TRUE(ReadOneEvent(side().uffd));
+  hook.join();
+  EXPECT_FALSE(side().EntryOf(5).present);
+  EXPECT_EQ(cache.Refresh(reader), RefreshOutcome::kValid);
+  cache.Deactivate();
+}
+
+TEST_P(MmHooksTest, ThePageStaysUntilItsReaderHasLeft) {
+  StartMonitor();
+  FaultIn(5);
+  side().Store(5, 77);
+  std::thread hook;
+  {
+    Reader reader(mmu().readers());
+    const TranslatedPage page = mmu().Translate(reader, side().GpaAt(5), Access::kRead);
+    ASSERT_TRUE(static_cast<bool>(page));
+    hook = std::thread([&] {
+      const absl::Status status = side().hooks.Madvise(side().Pages(4, 4), DiscardAdvice());
+      EXPECT_TRUE(status.ok()) << status;
+    });
+    ASSERT_TRUE(WaitUntil([&] { return mmu().in_flight().count() == 1; }));
+    EXPECT_TRUE(WaitUntil([&] { return !side().LeafOf(5).has_value(); }));
+    EXPECT_TRUE(side().EntryOf(5).present);
+    EXPECT_EQ(side().Load(5), 77u);
+    EXPECT_EQ(side().monitor.Stats().removes, 0u);
+  }
+  hook.join();
+  EXPECT_FALSE(side().EntryOf(5).present);
+}
+
+TEST_P(MmHooksTest, AWriteProtectTakesTheWriteAndKeepsTheTranslation) {
+  StartMonitor();
+  FaultIn(5);
+  const Pfn pfn = side().LeafOf(5)->pfn();
+  ASSERT_TRUE(side().LeafOf(5)->writable());
+  ASSERT_TRUE(side().hooks.WriteProtect(side().Pages(4, 4)).ok());
+  ASSERT_TRUE(side().LeafOf(5).has_value());
+  EXPECT_FALSE(side().LeafOf(5)->writable());
+  EXPECT_EQ(side().LeafOf(5)->pfn(), pfn);
+  EXPECT_TRUE(side().LeafOf(5)->dirty());
+  side().Store(5, 3);
+  // Whoever faulted may run before the leaf is there.
+  EXPECT_TRUE(WaitUntil([&] {
+    const std::optional<Pte> leaf = side().LeafOf(5);
+    return leaf.has_value() && leaf->writable();
+  }));
+  EXPECT_EQ(side().monitor.Stats().wp, 1u);
+}
+
+TEST_P(MmHooksTest, AProtectionHoldsItsBracketOpen) {
+  StartMonitor();
+  FaultIn(5);
+  side().Store(5, 8);
+  const uint32_t epoch = side().hooks.protection_epoch();
+  {
+    MmHooks::Protection protection(side().hooks, side().Pages(4, 4), PROT_READ);
+    ASSERT_TRUE(protection.status().ok()) << protection.status();
+    EXPECT_NE(side().hooks.protection_epoch(), epoch);
+    ExpectNothingOfThePage(5);
+    EXPECT_EQ(side().Load(5), 8u);
+  }
+  ExpectBalance(1);
+  side().hooks.WaitForNoProtection();
+  side().Store(5, 9);
+  EXPECT_EQ(side().Load(5), 9u);
+}
+
+TEST_P(MmHooksTest, WhoWaitsForNoProtectionWaitsForTheLast) {
+  auto first = std::make_unique<MmHooks::Protection>(side().hooks, side().Pages(0), PROT_READ);
+  auto second = std::make_unique<MmHooks::Protection>(side().hooks, side().Pages(1), PROT_READ);
+  std::atomic<bool> waited{false};
+  std::thread waiter([&] {
+    side().hooks.WaitForNoProtection();
+    waited = true;
+  });
+  first.reset();
+  EXPECT_FALSE(waited);
+  second.reset();
+  waiter.join();
+  EXPECT_TRUE(waited);
+}
+
+TEST_P(MmHooksTest, AnUnmapStandsBetweenItsBeginAndItsEnd) {
+  StartMonitor();
+  const HvaRange range = side().MapMore();
+  ASSERT_TRUE(side().hooks.Munmap(range).ok());
+  EXPECT_EQ(side().monitor.Stats().unmaps, 1u);
+  Reader reader(mmu().readers());
+  EXPECT_FALSE(static_cast<bool>(mmu().Translate(reader, GpaOf(MemorySide::kMore), Access::kRead)));
+  EXPECT_EQ(mmu().faults().FaultIn(reader, MemorySide::kMore, Access::kRead).outcome,
+            FaultOutcome::kFailed);
+  ExpectBalance(1);
+}
+
+TEST_P(MmHooksTest, ACallThatFailsSaysWhereAndEndsItsBracket) {
+  StartMonitor();
+  constexpr HvaRange kNowhere{{0x10000}, {0x12000}};
+  for (const absl::Status& status :
+       {side().hooks.Madvise(kNowhere, MADV_DONTNEED), side().hooks.WriteProtect(kNowhere),
+        side().hooks.PunchHole(-1, 0, kNowhere),
+        MmHooks::Protection(side().hooks, kNowhere, PROT_READ).status()}) {
+    EXPECT_FALSE(status.ok());
+    EXPECT_NE(status.message().find("[0x10000, 0x12000)"), std::string::npos) << status;
+  }
+  ExpectBalance(4);
+  side().hooks.WaitForNoProtection();
+}
+
+// The monitor tells its own process's events from those of others by what the hooks announced.
+TEST_P(MmHooksTest, TheEventOfAHookSettlesNothing) {
+  StartMonitor();
+  FaultIn(5);
+  ASSERT_TRUE(side().hooks.Madvise(side().Pages(4, 4), MADV_DONTNEED).ok());
+  ASSERT_TRUE(WaitUntil([&] { return side().monitor.Stats().removes == 1; }));
+  EXPECT_FALSE(side().settling.Explains(side().Pages(4, 4)));
+  FaultIn(5);
+  ExpectBalance(1);
+}
+
+UNDERFOOT_FOR_BOTH_BACKINGS(MmHooksTest);
+
+}  // namespace
+}  // namespace underfoot::testing

@@ -1,0 +1,109 @@
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include "tests/memory/memory_test.h"
+#include "tests/memory/pending_event.h"
+#include "vmm/memory/guest_page_source.h"
+
+namespace underfoot::testing {
+namespace {
+
+class PageSourceTest : public MemoryTest {
+ protected:
+  // A page-in that ends well, and what it says is what the kernel says.
+  void ExpectPageIn(uint64_t i, Access access, Access granted) {
+    const PageInResult in = side().source.PageIn(side().PageAt(i), access);
+    ASSERT_EQ(in.outcome, PageInOutcome::kPresent);
+    EXPECT_EQ(in.granted, granted);
+    const PagemapEntry entry = side().EntryOf(i);
+    EXPECT_TRUE(entry.present);
+    EXPECT_EQ(in.pfn, entry.pfn);
+    EXPECT_EQ(in.granted == Access::kWrite, !entry.uffd_wp);
+  }
+
+  // A removal of which nobody is told: its event is read and dropped here.
+  void RemoveUnnoticed(uint64_t i, int advice) {
+    PendingMadvise foreign(side().uffd, side().Pages(i), advice);
+    ASSERT_TRUE(foreign.pending());
+    ASSERT_TRUE(ReadOneEvent(side().uffd));
+  }
+};
+
+TEST_P(PageSourceTest, APageThatIsNowhereIsAWritablePageOfZeroes) {
+  ExpectPageIn(0, Access::kRead, Access::kWrite);
+  EXPECT_EQ(side().Load(0), 0u);
+  ExpectPageIn(1, Access::kWrite, Access::kWrite);
+}
+
+TEST_P(PageSourceTest, APresentPageStaysAsItIs) {
+  ExpectPageIn(0, Access::kWrite, Access::kWrite);
+  const Pfn pfn = side().EntryOf(0).pfn;
+  side().Store(0, 3);
+  ExpectPageIn(0, Access::kWrite, Access::kWrite);
+  EXPECT_EQ(side().EntryOf(0).pfn, pfn);
+  EXPECT_EQ(side().Load(0), 3u);
+}
+
+TEST_P(PageSourceTest, AZappedPageKeepsItsContentIfTheFileHasIt) {
+  ExpectPageIn(0, Access::kWrite, Access::kWrite);
+  side().Store(0, 4);
+  RemoveUnnoticed(0, MADV_DONTNEED);
+  EXPECT_FALSE(side().EntryOf(0).present);
+  ExpectPageIn(0, Access::kRead, Access::kWrite);
+  EXPECT_EQ(side().Load(0), memfd() ? 4u : 0u);
+}
+
+TEST_P(PageSourceTest, AWriteProtectedPageIsGrantedForReadingUntilAWriteAsks) {
+  ExpectPageIn(0, Access::kWrite, Access::kWrite);
+  ASSERT_EQ(side().uffd.WriteProtect(side().Pages(0), true), UffdOutcome::kDone);
+  ExpectPageIn(0, Access::kRead, Access::kRead);
+  ExpectPageIn(0, Access::kWrite, Access::kWrite);
+  side().Store(0, 5);
+  EXPECT_EQ(side().Load(0), 5u);
+}
+
+// What a zap leaves of a write-protected memfd page is a marker, which pagemap shows like a page in
+// swap. It is none: it never comes in by itself.
+TEST_P(PageSourceTest, AZappedWriteProtectedPageComesIn) {
+  for (const Access access : {Access::kRead, Access::kWrite}) {
+    const uint64_t i = access == Access::kRead ? 0 : 1;
+    ExpectPageIn(i, Access::kWrite, Access::kWrite);
+    side().Store(i, 6);
+    ASSERT_EQ(side().uffd.WriteProtect(side().Pages(i), true), UffdOutcome::kDone);
+    RemoveUnnoticed(i, MADV_DONTNEED);
+    ASSERT_FALSE(side().EntryOf(i).present);
+    EXPECT_EQ(side().EntryOf(i).swapped, memfd());
+    const PageInResult in = side().source.PageIn(side().PageAt(i), access);
+    ASSERT_EQ(in.outcome, PageInOutcome::kPresent);
+    EXPECT_TRUE(side().EntryOf(i).present);
+    EXPECT_EQ(side().Load(i), memfd() ? 6u : 0u);
+  }
+}
+
+TEST_P(PageSourceTest, WhileARemovalSettlesThePageComesInAndNoTranslationMayBeKept) {
+  side().settling.Add(side().Pages(0));
+  const PageInResult in = side().source.PageIn(side().PageAt(0), Access::kWrite);
+  EXPECT_EQ(in.outcome, PageInOutcome::kSettling);
+  EXPECT_TRUE(side().EntryOf(0).present);
+  ExpectPageIn(1, Access::kWrite, Access::kWrite);
+}
+
+TEST_P(PageSourceTest, AnUnreadEventIsAnOutcomeAndIsCounted) {
+  PendingMadvise foreign(side().uffd, side().Pages(8), MADV_DONTNEED);
+  ASSERT_TRUE(foreign.pending());
+  EXPECT_EQ(side().source.PageIn(side().PageAt(0), Access::kRead).outcome, PageInOutcome::kAgain);
+  EXPECT_EQ(side().source.eagain(), 1u);
+  EXPECT_FALSE(side().EntryOf(0).present);
+  ASSERT_TRUE(ReadOneEvent(side().uffd));
+  foreign.Join();
+  ExpectPageIn(0, Access::kRead, Access::kWrite);
+}
+
+TEST_P(PageSourceTest, AnHvaThatIsNoRamFails) {
+  EXPECT_EQ(side().source.PageIn({0x1000}, Access::kRead).outcome, PageInOutcome::kFailed);
+}
+
+UNDERFOOT_FOR_BOTH_BACKINGS(PageSourceTest);
+
+}  // namespace
+}  // namespace underfoot::testing

@@ -1,0 +1,57 @@
+#include "vmm/memory/settling.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/wait_until.h"
+
+namespace underfoot::testing {
+namespace {
+
+constexpr HvaRange kPages{{0x10000}, {0x14000}};
+constexpr HvaRange kPageWithin{{0x13000}, {0x14000}};
+constexpr HvaRange kPageBefore{{0xf000}, {0x10000}};
+constexpr HvaRange kPageBehind{{0x14000}, {0x15000}};
+
+TEST(SettlingRangesTest, ARangeThatWasAddedSettlesWithEachOfItsPages) {
+  SettlingRanges settling(absl::Hours(1));
+  EXPECT_FALSE(settling.Settling(kPages));
+  settling.Add(kPages);
+  EXPECT_TRUE(settling.Settling(kPages));
+  EXPECT_TRUE(settling.Settling(kPageWithin));
+  EXPECT_FALSE(settling.Settling(kPageBefore));
+  EXPECT_FALSE(settling.Settling(kPageBehind));
+}
+
+TEST(SettlingRangesTest, AfterItsBoundARangeNoLongerSettlesAndIsStillAnExplanation) {
+  SettlingRanges settling(absl::ZeroDuration());
+  settling.Add(kPages);
+  EXPECT_FALSE(settling.Settling(kPageWithin));
+  EXPECT_TRUE(settling.Explains(kPageWithin));
+  EXPECT_FALSE(settling.Explains(kPageBehind));
+}
+
+TEST(SettlingRangesTest, SettlingEndsByItself) {
+  SettlingRanges settling(absl::Milliseconds(20));
+  settling.Add(kPages);
+  EXPECT_TRUE(WaitUntil([&] { return !settling.Settling(kPages); }));
+}
+
+TEST(SettlingRangesTest, ALaterRemovalSettlesAnew) {
+  SettlingRanges settling(absl::Milliseconds(20));
+  settling.Add(kPages);
+  EXPECT_TRUE(WaitUntil([&] { return !settling.Settling(kPages); }));
+  settling.Add(kPageWithin);
+  EXPECT_TRUE(settling.Settling(kPages));
+  EXPECT_FALSE(settling.Settling({kPages.begin, kPageWithin.begin}));
+}
+
+TEST(SettlingRangesTest, OneOfManyIsFound) {
+  SettlingRanges settling(absl::Hours(1));
+  for (uint64_t i = 0; i < 1000; ++i) settling.Add(PageRangeOf(Hva{i * 2 * kPageSize}));
+  EXPECT_TRUE(settling.Settling(PageRangeOf(Hva{0})));
+  EXPECT_TRUE(settling.Settling(PageRangeOf(Hva{500 * 2 * kPageSize})));
+  EXPECT_FALSE(settling.Settling(PageRangeOf(Hva{501 * kPageSize})));
+}
+
+}  // namespace
+}  // namespace underfoot::testing

@@ -1,0 +1,148 @@
+// The half pairs: what others do to guest RAM, as userfaultfd's events tell it.
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <iterator>
+#include <thread>
+
+#include "mmu/pfn_cache.h"
+#include "tests/memory/memory_test.h"
+#include "tests/memory/pending_event.h"
+#include "vmm/memory/uffd_monitor.h"
+
+namespace underfoot::testing {
+namespace {
+
+class UffdEventsTest : public MemoryTest {
+ protected:
+  UffdStats Stats() { return side().monitor.Stats(); }
+
+  bool Translates(Gfn gfn) {
+    Reader reader(mmu().readers());
+    return static_cast<bool>(mmu().Translate(reader, GpaOf(gfn), Access::kRead));
+  }
+};
+
+TEST_P(UffdEventsTest, AForeignRemovalDropsLeavesAndCachesOfItsRange) {
+  StartMonitor();
+  Reader reader(mmu().readers());
+  PfnCache cache(mmu(), "cache");
+  ASSERT_TRUE(cache.Activate(reader, side().GpaAt(5), kPageSize, Access::kWrite).ok());
+  FaultIn(6);
+  FaultIn(9);
+  std::thread([&] { EXPECT_EQ(ForeignMadvise(side().Pages(4, 4), MADV_DONTNEED), 0); }).join();
+  ASSERT_TRUE(WaitUntil([&] { return mmu().Stats().notifier.ends == 1; }));
+  EXPECT_FALSE(side().LeafOf(5).has_value());
+  EXPECT_FALSE(side().LeafOf(6).has_value());
+  EXPECT_TRUE(side().LeafOf(9).has_value());
+  EXPECT_FALSE(static_cast<bool>(cache.Check(reader)));
+  EXPECT_EQ(Stats().removes, 1u);
+  cache.Deactivate();
+}
+
+TEST_P(UffdEventsTest, WhileARemovalSettlesThePageIsUsedAndNoTranslationIsKept) {
+  Create(absl::Hours(1));
+  StartMonitor();
+  FaultIn(5);
+  side().Store(5, 1);
+  ASSERT_EQ(ForeignMadvise(side().Pages(5), MADV_DONTNEED), 0);
+  ASSERT_TRUE(WaitUntil([&] { return mmu().Stats().notifier.ends == 1; }));
+  EXPECT_EQ(side().Load(5), memfd() ? 1u : 0u);
+  side().Store(5, 2);
+  EXPECT_EQ(side().Load(5), 2u);
+  EXPECT_FALSE(side().LeafOf(5).has_value());
+  // The monitor may be busy with the page for a moment longer.
+  EXPECT_TRUE(
+      WaitUntil([&] { return side().Fault(5, Access::kRead).outcome == FaultOutcome::kSettling; }));
+  Reader reader(mmu().readers());
+  PfnCache cache(mmu(), "cache");
+  ASSERT_TRUE(cache.Activate(reader, side().GpaAt(5), kPageSize, Access::kRead).ok());
+  EXPECT_FALSE(static_cast<bool>(cache.Check(reader)));
+  EXPECT_EQ(cache.Refresh(reader), RefreshOutcome::kSettling);
+  cache.Deactivate();
+}
+
+TEST_P(UffdEventsTest, WhenARemovalHasSettledTranslationsComeBack) {
+  Create(absl::Milliseconds(20));
+  StartMonitor();
+  FaultIn(5);
+  side().Store(5, 1);
+  ASSERT_EQ(ForeignMadvise(side().Pages(5), MADV_DONTNEED), 0);
+  ASSERT_TRUE(WaitUntil([&] { return mmu().Stats().notifier.ends == 1; }));
+  EXPECT_TRUE(WaitUntil([&] {
+    static_cast<void>(side().Fault(5, Access::kRead));
+    return side().LeafOf(5).has_value();
+  }));
+  EXPECT_EQ(side().LeafOf(5)->pfn(), side().EntryOf(5).pfn);
+}
+
+// First the madvise and then the fault: the kernel hands them out the other way round.
+TEST_P(UffdEventsTest, AFaultReadBeforeTheRemovalThatPrecededItComesAfterIt) {
+  FaultIn(5);
+  side().Store(5, 3);
+  PendingMadvise foreign(side().uffd, side().Pages(4, 4), MADV_DONTNEED);
+  ASSERT_TRUE(foreign.pending());
+  std::thread toucher([&] { EXPECT_EQ(side().Load(6), 0u); });
+  ASSERT_TRUE(WaitUntil([&] { return PendingFaults(side().uffd) == 1; }));
+  StartMonitor();
+  toucher.join();
+  foreign.Join();
+  EXPECT_EQ(Stats().reordered, 1u);
+  EXPECT_EQ(Stats().removes, 1u);
+  EXPECT_FALSE(side().LeafOf(5).has_value());
+  EXPECT_FALSE(side().LeafOf(6).has_value()) << "the removal settles";
+}
+
+TEST_P(UffdEventsTest, AChildsUserfaultfdIsClosed) {
+  StartMonitor();
+  side().Store(0, 5);
+  const auto descriptors = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
+  };
+  const auto before = descriptors();
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) _exit(0);
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  if (Stats().forks == 0) UNDERFOOT_SKIP("fork events need CAP_SYS_PTRACE");
+  EXPECT_EQ(Stats().forks, 1u);
+  EXPECT_TRUE(WaitUntil([&] { return descriptors() == before; }));
+  side().Store(0, 6);
+  EXPECT_EQ(side().Load(0), 6u);
+}
+
+TEST_P(UffdEventsTest, AForeignUnmapDropsWhatLayThere) {
+  StartMonitor();
+  const HvaRange range = side().MapMore();
+  ASSERT_EQ(munmap(PointerOf(range.begin), kPageSize), 0);
+  ASSERT_TRUE(WaitUntil([&] { return mmu().Stats().notifier.ends == 1; }));
+  EXPECT_EQ(Stats().unmaps, 1u);
+  EXPECT_FALSE(Translates(MemorySide::kMore));
+  EXPECT_TRUE(Translates(MemorySide::kMore + 1));
+  ASSERT_TRUE(side().hooks.Munmap({range.begin + kPageSize, range.end}).ok());
+}
+
+TEST_P(UffdEventsTest, AForeignMoveDropsWhatLayThere) {
+  StartMonitor();
+  const HvaRange range = side().MapMore();
+  void* target = mmap(nullptr, range.size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(target, MAP_FAILED);
+  ASSERT_EQ(mremap(PointerOf(range.begin), range.size(), range.size(),
+                   MREMAP_MAYMOVE | MREMAP_FIXED, target),
+            target);
+  EXPECT_TRUE(WaitUntil([&] { return !Translates(MemorySide::kMore); }));
+  EXPECT_FALSE(Translates(MemorySide::kMore + 3));
+  EXPECT_EQ(Stats().remaps, 1u);
+  ASSERT_EQ(munmap(target, range.size()), 0);
+}
+
+UNDERFOOT_FOR_BOTH_BACKINGS(UffdEventsTest);
+
+}  // namespace
+}  // namespace underfoot::testing

@@ -1,0 +1,66 @@
+// The kinds of churn: what moves host memory on purpose while the guest runs.
+//
+// One row of kChurnKinds a kind. The command line, the control socket, the statistics and the
+// schedule all read this table, so a new kind is one enumerator and one row.
+//
+// Thread safety: values and constants.
+
+#ifndef UNDERFOOT_VMM_CHURN_KIND_H_
+#define UNDERFOOT_VMM_CHURN_KIND_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string_view>
+
+namespace underfoot {
+
+enum class ChurnKind : uint8_t { kDiscard, kZap, kPunch, kWp, kProtect, kMemslot, kForeign };
+
+struct ChurnKindInfo {
+  ChurnKind kind;
+  std::string_view name;  // in specs, JSON and metrics; stable
+  bool needs_memfd;  // on private memory it would lose precious content, or has no file to punch
+  std::string_view help;
+};
+
+inline constexpr std::array<ChurnKindInfo, 7> kChurnKinds = {{
+    {ChurnKind::kDiscard, "discard", false,
+     "give discardable pages back to the host (they read as zeroes)"},
+    {ChurnKind::kZap, "zap", true, "drop the host's page table entries; memfd keeps the content"},
+    {ChurnKind::kPunch, "punch", true, "punch holes into the memfd under discardable pages"},
+    {ChurnKind::kWp, "wp", false, "write-protect pages with userfaultfd"},
+    {ChurnKind::kProtect, "protect", false, "mprotect pages to read-only and back"},
+    {ChurnKind::kMemslot, "memslot", false, "delete a memslot and add it again"},
+    {ChurnKind::kForeign, "foreign", false, "discard from another process, past our own hooks"},
+}};
+
+// Operations a second of each kind; a kind that is absent is off.
+using ChurnRates = std::map<ChurnKind, double>;
+// Operations done of each kind since start.
+using ChurnCounts = std::map<ChurnKind, uint64_t>;
+
+constexpr std::string_view ChurnKindName(ChurnKind kind) {
+  return kChurnKinds[static_cast<size_t>(kind)].name;
+}
+
+constexpr std::optional<ChurnKind> FindChurnKind(std::string_view name) {
+  for (const ChurnKindInfo& info : kChurnKinds) {
+    if (info.name == name) return info.kind;
+  }
+  return std::nullopt;
+}
+
+constexpr bool ChurnKindsAreInOrder() {
+  for (size_t i = 0; i < kChurnKinds.size(); ++i) {
+    if (static_cast<size_t>(kChurnKinds[i].kind) != i) return false;
+  }
+  return true;
+}
+static_assert(ChurnKindsAreInOrder(), "ChurnKindName indexes the table by the enumerator");
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_CHURN_KIND_H_

@@ -1,0 +1,26 @@
+// What a process holds: to see that a machine has left nothing behind.
+//
+// Thread safety: a snapshot; meaningful when nobody else opens or starts anything meanwhile.
+
+#ifndef UNDERFOOT_VMM_CLI_CENSUS_H_
+#define UNDERFOOT_VMM_CLI_CENSUS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace underfoot {
+
+struct Census {
+  uint64_t descriptors = 0;
+  uint64_t threads = 0;
+
+  static Census Take();
+};
+
+// One line for each thing of which there is more than before.
+std::vector<std::string> LeftBehind(const Census& before, const Census& after);
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_CLI_CENSUS_H_

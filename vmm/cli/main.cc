@@ -1,0 +1,36 @@
+// underfoot: run a guest while its memory is moved, and ask a running one.
+
+#include <unistd.h>
+
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "vmm/cli/command.h"
+#include "vmm/cli/program.h"
+#include "vmm/cli/run.h"
+#include "vmm/doctor.h"
+
+namespace underfoot {
+namespace {
+
+// What is missing is said before anything is started, with the remedy.
+int RunWhereItCanWork(const RunOptions& options) {
+  DoctorReport report = RunDoctor();
+  if (report.CanRun()) return RunMachine(options);
+  std::erase_if(report.checks,
+                [](const DoctorCheck& check) { return check.result != CheckResult::kMissing; });
+  std::cerr << "underfoot run: " << DoctorWarnings(report);
+  return kExitFailure;
+}
+
+}  // namespace
+}  // namespace underfoot
+
+int main(int argc, char** argv) {
+  return underfoot::RunProgram(
+      std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc),
+      underfoot::SocketEnvironment::OfThisProcess(),
+      {.out = std::cout, .err = std::cerr, .terminal = isatty(STDOUT_FILENO) == 1},
+      underfoot::RunWhereItCanWork);
+}

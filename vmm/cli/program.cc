@@ -1,0 +1,45 @@
+#include "vmm/cli/program.h"
+
+#include <variant>
+
+#include "vmm/cli/command.h"
+#include "vmm/doctor.h"
+
+namespace underfoot {
+namespace {
+
+int Doctor(const DoctorCommand& command, const Output& output) {
+  const DoctorReport report = RunDoctor();
+  output.out << (command.json ? DoctorJson(report) : DoctorText(report)) << std::flush;
+  return report.CanRun() ? kExitOk : kExitFailure;
+}
+
+struct Dispatch {
+  const SocketEnvironment& environment;
+  const Output& output;
+  const std::function<int(const RunOptions&)>& run;
+
+  int operator()(const RunOptions& options) const { return run(options); }
+  int operator()(const ClientCommand& command) const {
+    return RunClient(command, environment, output);
+  }
+  int operator()(const DoctorCommand& command) const { return Doctor(command, output); }
+  int operator()(const HelpCommand& command) const {
+    output.out << command.text << std::flush;
+    return kExitOk;
+  }
+};
+
+}  // namespace
+
+int RunProgram(const std::vector<std::string>& arguments, const SocketEnvironment& environment,
+               const Output& output, const std::function<int(const RunOptions&)>& run) {
+  const absl::StatusOr<Command> command = ParseCommandLine(arguments, environment);
+  if (!command.ok()) {
+    output.err << "underfoot: " << std::string(command.status().message()) << "\n";
+    return kExitUsage;
+  }
+  return std::visit(Dispatch{environment, output, run}, *command);
+}
+
+}  // namespace underfoot

@@ -1,0 +1,133 @@
+#include "vmm/cli/run_arguments.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "mmu/types.h"
+#include "vmm/cli/units.h"
+
+namespace underfoot {
+namespace {
+
+absl::Status Bad(std::string_view option, std::string_view why) {
+  return absl::InvalidArgumentError(absl::StrFormat("%s: %s", option, why));
+}
+
+absl::Status Bad(std::string_view option, const absl::Status& status) {
+  return Bad(option, std::string(status.message()));
+}
+
+absl::Status CheckGuest(const std::string& guest) {
+  if (std::find(kWorkloadNames.begin(), kWorkloadNames.end(), guest) != kWorkloadNames.end()) {
+    return absl::OkStatus();
+  }
+  std::string names;
+  for (const std::string_view name : kWorkloadNames) {
+    if (!names.empty()) names += ", ";
+    names += name;
+  }
+  struct stat info {};
+  if (stat(guest.c_str(), &info) != 0 || access(guest.c_str(), R_OK) != 0) {
+    return Bad("--guest", absl::StrFormat("'%s' is no built-in guest (%s), and as a file: %s",
+                                          guest, names, std::strerror(errno)));
+  }
+  if (!S_ISREG(info.st_mode)) {
+    return Bad("--guest", absl::StrFormat("'%s' is no regular file; give an ELF file or one of %s",
+                                          guest, names));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMemory(const std::string& text, RunOptions* options) {
+  const absl::StatusOr<uint64_t> bytes = ParseBytes(text);
+  if (!bytes.ok()) return Bad("--memory", bytes.status());
+  if (*bytes < kMinMemoryBytes || *bytes > kMaxMemoryBytes) {
+    return Bad("--memory",
+               absl::StrFormat("'%s' is %s; it must be from %s to %s", text, FormatBytes(*bytes),
+                               FormatBytes(kMinMemoryBytes), FormatBytes(kMaxMemoryBytes)));
+  }
+  if (*bytes % kPageSize != 0) {
+    return Bad("--memory",
+               absl::StrFormat("'%s' is no whole number of %u-byte pages", text, kPageSize));
+  }
+  options->memory_bytes = *bytes;
+  return absl::OkStatus();
+}
+
+absl::Status CheckVcpus(const std::string& text, RunOptions* options) {
+  const absl::StatusOr<uint64_t> vcpus = ParseNumber(text);
+  if (!vcpus.ok() || *vcpus < 1 || *vcpus > kMaxVcpus) {
+    return Bad("--vcpus", absl::StrFormat("'%s' must be a whole number from 1 to %u",
+                                          text.substr(0, 80), kMaxVcpus));
+  }
+  options->vcpus = static_cast<uint32_t>(*vcpus);
+  return absl::OkStatus();
+}
+
+absl::Status CheckBacking(const std::string& text, RunOptions* options) {
+  for (const Backing backing : {Backing::kAnon, Backing::kMemfd}) {
+    if (text != BackingName(backing)) continue;
+    options->backing = backing;
+    return absl::OkStatus();
+  }
+  return Bad("--backing", absl::StrFormat("'%s' must be anon or memfd", text.substr(0, 80)));
+}
+
+// After the backing is known.
+absl::Status CheckChurn(const std::string& text, RunOptions* options) {
+  absl::StatusOr<ChurnSpec> spec = ParseChurnSpec(text);
+  if (!spec.ok()) return Bad("--churn", spec.status());
+  absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, options->backing);
+  if (!rates.ok()) return Bad("--churn", rates.status());
+  options->churn = *std::move(spec);
+  options->churn.rates = *std::move(rates);
+  return absl::OkStatus();
+}
+
+absl::Status CheckSeedAndDuration(const RunArguments& arguments, RunOptions* options) {
+  const absl::StatusOr<uint64_t> seed = ParseNumber(arguments.seed);
+  if (!seed.ok()) return Bad("--seed", seed.status());
+  const absl::StatusOr<std::chrono::milliseconds> duration = ParseDuration(arguments.duration);
+  if (!duration.ok()) return Bad("--duration", duration.status());
+  options->seed = *seed;
+  options->duration = *duration;
+  return absl::OkStatus();
+}
+
+absl::Status CheckNameAndControl(const RunArguments& arguments,
+                                 const SocketEnvironment& environment, RunOptions* options) {
+  options->name = arguments.name.empty() ? absl::StrFormat("vm-%d", getpid()) : arguments.name;
+  const absl::Status name = CheckVmName(options->name);
+  if (!name.ok()) return Bad("--name", name);
+  options->control_path =
+      arguments.control.empty() ? DefaultSocketPath(options->name, environment) : arguments.control;
+  const absl::StatusOr<sockaddr_un> address = SocketAddress(options->control_path);
+  return address.ok() ? absl::OkStatus() : Bad("--control", address.status());
+}
+
+}  // namespace
+
+absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
+                                             const SocketEnvironment& environment) {
+  RunOptions options;
+  options.guest = arguments.guest;
+  options.json = arguments.json;
+  for (const absl::Status& status :
+       {CheckGuest(arguments.guest), CheckMemory(arguments.memory, &options),
+        CheckVcpus(arguments.vcpus, &options), CheckBacking(arguments.backing, &options),
+        CheckChurn(arguments.churn, &options), CheckSeedAndDuration(arguments, &options),
+        CheckNameAndControl(arguments, environment, &options)}) {
+    if (!status.ok()) return status;
+  }
+  return options;
+}
+
+}  // namespace underfoot

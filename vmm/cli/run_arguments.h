@@ -1,0 +1,35 @@
+// The arguments of `underfoot run` as text, and the check that makes RunOptions of them.
+//
+// Thread safety: pure functions of their arguments and of the file system.
+
+#ifndef UNDERFOOT_VMM_CLI_RUN_ARGUMENTS_H_
+#define UNDERFOOT_VMM_CLI_RUN_ARGUMENTS_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "vmm/control/socket_path.h"
+#include "vmm/run_options.h"
+
+namespace underfoot {
+
+struct RunArguments {
+  std::string guest = "mixed";
+  std::string memory = "256M";
+  std::string vcpus = "2";
+  std::string backing = "anon";
+  std::string churn = "off";
+  std::string seed = "1";
+  std::string duration = "10s";
+  std::string control;  // empty: the default of the name
+  std::string name;     // empty: "vm-<pid>"
+  bool json = false;
+};
+
+// The error names the option, its value and what is allowed.
+absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
+                                             const SocketEnvironment& environment);
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_CLI_RUN_ARGUMENTS_H_

@@ -1,0 +1,21 @@
+// The one line that `underfoot run` keeps up to date on a terminal.
+//
+// Thread safety: a pure function.
+
+#ifndef UNDERFOOT_VMM_CLI_STATUS_LINE_H_
+#define UNDERFOOT_VMM_CLI_STATUS_LINE_H_
+
+#include <cstddef>
+#include <string>
+
+#include "vmm/stats.h"
+
+namespace underfoot {
+
+// Rates are over the time between the two; equal times give no rates. At most `columns` wide, so
+// that a terminal never wraps it; 0: as long as it is. No newline, no control characters.
+std::string StatusLine(const Stats& now, const Stats& before, size_t columns = 0);
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_CLI_STATUS_LINE_H_

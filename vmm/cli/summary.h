@@ -1,0 +1,35 @@
+// What `underfoot run` says when it is done.
+//
+// Thread safety: pure functions.
+
+#ifndef UNDERFOOT_VMM_CLI_SUMMARY_H_
+#define UNDERFOOT_VMM_CLI_SUMMARY_H_
+
+#include <string>
+#include <vector>
+
+#include "vmm/stats.h"
+
+namespace underfoot {
+
+struct RunSummary {
+  Stats stats;                        // the last ones
+  std::vector<std::string> problems;  // one line each; empty: passed
+  std::string control_path = {};      // for the hints
+  std::string program = "underfoot";  // for the hints: as it was called
+
+  [[nodiscard]] bool passed() const { return problems.empty(); }
+};
+
+// What the stats themselves say is wrong: verdict, mismatches, audit, unbalanced brackets, tables
+// that were never freed. The machine adds what only it knows (leaks, a vCPU that failed).
+std::vector<std::string> ProblemsIn(const Stats& stats);
+
+// A table, the verdict, and how to look for oneself.
+std::string SummaryText(const RunSummary& summary);
+// {"passed": bool, "problems": [...], "stats": {as in /v1/stats}}
+std::string SummaryJson(const RunSummary& summary);
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_CLI_SUMMARY_H_

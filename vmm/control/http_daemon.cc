@@ -1,0 +1,179 @@
+#include "vmm/control/http_daemon.h"
+
+#include <microhttpd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "vmm/control/routes.h"
+
+namespace underfoot {
+namespace {
+
+// Holds the headers of a request while they are read; longer ones get a 431.
+constexpr size_t kConnectionMemory = size_t{32} << 10;
+// A body beyond the limit is read and dropped up to this factor, so that a client that sends it all
+// before it reads still sees its 413. One that announces more gets the 413 at once, and one that
+// just goes on is cut.
+constexpr size_t kDrainFactor = 16;
+
+// What is kept of one request between the calls of the library.
+struct Pending {
+  HttpRequest request;
+  size_t body_bytes = 0;  // as announced by what came, also beyond what is kept
+};
+
+int SocketOf(MHD_Connection* connection) {
+  return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+}
+
+std::string HeaderOf(MHD_Connection* connection, const char* name) {
+  const char* const value = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, name);
+  return value == nullptr ? "" : value;
+}
+
+bool AnnouncesMoreThan(MHD_Connection* connection, size_t limit) {
+  const std::string text = HeaderOf(connection, MHD_HTTP_HEADER_CONTENT_LENGTH);
+  size_t length = 0;
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), length);
+  return error == std::errc::result_out_of_range || length > limit;
+}
+
+MHD_Result CollectQuery(void* cls, MHD_ValueKind, const char* name, const char* value) {
+  auto* const request = static_cast<HttpRequest*>(cls);
+  request->query.emplace_back(name, value == nullptr ? "" : value);
+  return MHD_YES;
+}
+
+MHD_Result Send(MHD_Connection* connection, const HttpReply& reply) {
+  MHD_Response* const response = MHD_create_response_from_buffer(
+      reply.body.size(), const_cast<char*>(reply.body.data()), MHD_RESPMEM_MUST_COPY);
+  if (response == nullptr) return MHD_NO;
+  MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, reply.content_type.c_str());
+  MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+  if (!reply.allow.empty()) {
+    MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, reply.allow.c_str());
+  }
+  const MHD_Result queued =
+      MHD_queue_response(connection, static_cast<unsigned>(reply.status), response);
+  MHD_destroy_response(response);
+  return queued;
+}
+
+HttpReply TooLarge(size_t limit) {
+  return ErrorReply(413, absl::StrFormat("the body has more than %u bytes", limit));
+}
+
+}  // namespace
+
+// What the library calls. Every function runs within Run(), Add() or the destructor.
+struct HttpDaemon::Callbacks {
+  static void* RequestLine(void* cls, const char*, MHD_Connection* connection) {
+    static_cast<HttpDaemon*>(cls)->connections_->RequestBegan(SocketOf(connection));
+    return nullptr;
+  }
+
+  static void RequestDone(void* cls, MHD_Connection* connection, void** context,
+                          MHD_RequestTerminationCode) {
+    const std::unique_ptr<Pending> ended(static_cast<Pending*>(std::exchange(*context, nullptr)));
+    static_cast<HttpDaemon*>(cls)->connections_->RequestEnded(SocketOf(connection));
+  }
+
+  static void ConnectionChanged(void* cls, MHD_Connection* connection, void**,
+                                MHD_ConnectionNotificationCode code) {
+    Connections* const connections = static_cast<HttpDaemon*>(cls)->connections_;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+      connections->Opened(SocketOf(connection));
+    } else {
+      connections->Closed(SocketOf(connection));
+    }
+  }
+
+  // Called once with the headers, then with each piece of the body, then once at the end of it.
+  static MHD_Result Request(void* cls, MHD_Connection* connection, const char* url,
+                            const char* method, const char*, const char* data, size_t* size,
+                            void** context) {
+    const HttpDaemon& self = *static_cast<HttpDaemon*>(cls);
+    auto* pending = static_cast<Pending*>(*context);
+    if (pending == nullptr) {
+      pending = std::make_unique<Pending>().release();  // RequestDone takes it back
+      *context = pending;
+      pending->request.method = method;
+      pending->request.path = url;
+      pending->request.content_type = HeaderOf(connection, MHD_HTTP_HEADER_CONTENT_TYPE);
+      MHD_get_connection_values(connection, MHD_GET_ARGUMENT_KIND, CollectQuery, &pending->request);
+      if (!AnnouncesMoreThan(connection, self.max_body_bytes_ * kDrainFactor)) return MHD_YES;
+      return Send(connection, TooLarge(self.max_body_bytes_));
+    }
+    if (*size != 0) {
+      pending->body_bytes += *size;
+      if (pending->body_bytes > self.max_body_bytes_ * kDrainFactor) return MHD_NO;
+      if (pending->body_bytes <= self.max_body_bytes_) pending->request.body.append(data, *size);
+      *size = 0;
+      return MHD_YES;
+    }
+    if (pending->body_bytes > self.max_body_bytes_) {
+      return Send(connection, TooLarge(self.max_body_bytes_));
+    }
+    return Send(connection, self.handler_(pending->request));
+  }
+};
+
+HttpDaemon::HttpDaemon(Handler handler, Connections* connections, size_t max_body_bytes)
+    : handler_(std::move(handler)), connections_(connections), max_body_bytes_(max_body_bytes) {}
+
+absl::StatusOr<std::unique_ptr<HttpDaemon>> HttpDaemon::Make(Handler handler,
+                                                             Connections* connections,
+                                                             size_t max_body_bytes,
+                                                             unsigned max_connections) {
+  std::unique_ptr<HttpDaemon> daemon(
+      new HttpDaemon(std::move(handler), connections, max_body_bytes));
+  HttpDaemon* const self = daemon.get();
+  self->daemon_ = MHD_start_daemon(
+      MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET, 0, nullptr, nullptr, &Callbacks::Request, self,
+      MHD_OPTION_CONNECTION_LIMIT, max_connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+      kConnectionMemory, MHD_OPTION_URI_LOG_CALLBACK, &Callbacks::RequestLine, self,
+      MHD_OPTION_NOTIFY_COMPLETED, &Callbacks::RequestDone, self, MHD_OPTION_NOTIFY_CONNECTION,
+      &Callbacks::ConnectionChanged, self, MHD_OPTION_END);
+  if (self->daemon_ == nullptr) {
+    return absl::InternalError(
+        absl::StrFormat("cannot start the HTTP daemon: %s", std::strerror(errno)));
+  }
+  const MHD_DaemonInfo* const info = MHD_get_daemon_info(self->daemon_, MHD_DAEMON_INFO_EPOLL_FD);
+  if (info == nullptr || info->epoll_fd < 0) {
+    return absl::InternalError("the HTTP daemon has no epoll descriptor");
+  }
+  self->epoll_fd_ = info->epoll_fd;
+  return daemon;
+}
+
+HttpDaemon::~HttpDaemon() {
+  if (daemon_ != nullptr) MHD_stop_daemon(daemon_);
+}
+
+bool HttpDaemon::Add(UniqueFd connection) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  return MHD_add_connection(daemon_, connection.Release(),
+                            reinterpret_cast<const sockaddr*>(&address),
+                            sizeof(address.sun_family)) == MHD_YES;
+}
+
+std::optional<int> HttpDaemon::TimeoutMs() const {
+  MHD_UNSIGNED_LONG_LONG timeout = 0;
+  if (MHD_get_timeout(daemon_, &timeout) != MHD_YES) return std::nullopt;
+  constexpr MHD_UNSIGNED_LONG_LONG kMost = std::numeric_limits<int>::max();
+  return static_cast<int>(timeout < kMost ? timeout : kMost);
+}
+
+void HttpDaemon::Run() { MHD_run(daemon_); }
+
+}  // namespace underfoot

@@ -1,0 +1,39 @@
+// The JSON of the control socket: names are stable, more may be added, order is that of the
+// structs.
+//
+// Frame numbers (gfn, pfn) and counts are JSON numbers; byte addresses (gpa, hva) and raw entries
+// are strings like "0x7f0000001000", because people read them and some JSON readers stop at 2^53.
+//
+// Thread safety: pure functions.
+
+#ifndef UNDERFOOT_VMM_CONTROL_JSON_H_
+#define UNDERFOOT_VMM_CONTROL_JSON_H_
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "vmm/control/target.h"
+#include "vmm/stats.h"
+
+namespace underfoot {
+
+using Json = nlohmann::ordered_json;
+
+Json ToJson(const LatencySnapshot& latency);
+Json ToJson(const Stats& stats);
+Json ToJson(const std::vector<CacheInfo>& caches);      // {"caches": [...]}
+Json ToJson(const std::vector<MemslotInfo>& memslots);  // {"memslots": [...]}
+Json ToJson(const Stage2Walk& walk);
+Json ToJson(const VmInfo& vm);
+Json ToJson(const ChurnState& churn);
+Json ToJson(const ChurnRequest& request);  // the body that ParseChurnRequest reads
+
+// One line, without failing on bytes that are no UTF-8.
+std::string Dump(const Json& json);
+// Indented, for people.
+std::string Pretty(const Json& json);
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_CONTROL_JSON_H_

@@ -1,0 +1,187 @@
+#include "vmm/control/metrics.h"
+
+#include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+
+#include <array>
+#include <limits>
+#include <utility>
+#include <vector>
+
+namespace underfoot {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+constexpr double kMicro = 1e-6;
+
+struct Sample {
+  const char* name;  // without the prefix; a counter's ends in _total
+  const char* help;
+  uint64_t value;
+};
+
+std::vector<Sample> CountersOf(const Stats& s) {
+  return {
+      {"guest_pages_checked_total", "Pages the guest has verified", s.guest.pages_checked},
+      {"guest_mismatches_total", "Pages that read as what they may never be", s.guest.mismatches},
+      {"pfn_caches_hits_total", "Accesses through a valid pfn cache", s.pfn_caches.hits},
+      {"pfn_caches_misses_total", "Accesses that found a cache invalid", s.pfn_caches.misses},
+      {"pfn_caches_refreshes_total", "Refreshes of pfn caches", s.pfn_caches.refreshes},
+      {"pfn_caches_refresh_retries_total", "Look-ups done again after an overlapping invalidation",
+       s.pfn_caches.refresh_retries},
+      {"pfn_caches_invalidations_total", "Pfn caches made invalid", s.pfn_caches.invalidations},
+      {"pfn_caches_prechecks_total", "Prechecks for overlap", s.pfn_caches.prechecks},
+      {"pfn_caches_precheck_overlaps_total", "Prechecks that found an overlap",
+       s.pfn_caches.precheck_overlaps},
+      {"pfn_caches_reader_waits_total", "Invalidations that waited for a reader",
+       s.pfn_caches.reader_waits},
+      {"stage2_maps_total", "Leaves mapped", s.stage2.maps},
+      {"stage2_unmaps_total", "Leaves unmapped", s.stage2.unmaps},
+      {"stage2_walk_retries_total", "Walks that lost a race and began again",
+       s.stage2.walk_retries},
+      {"stage2_flushes_total", "Flushes of the readers of the table", s.stage2.flushes},
+      {"notifier_begins_total", "Invalidations begun", s.notifier.begins},
+      {"notifier_ends_total", "Invalidations ended", s.notifier.ends},
+      {"notifier_sequence_total", "Brackets ended", s.notifier.sequence},
+      {"notifier_stray_ends_total", "Ends without a begin", s.notifier.stray_ends},
+      {"memslots_updates_total", "Memslot updates", s.memslots.updates},
+      {"rcu_retired_total", "Table pages retired", s.rcu.retired},
+      {"rcu_freed_total", "Table pages freed after a grace period", s.rcu.freed},
+      {"uffd_missing_total", "Faults on absent pages", s.uffd.missing},
+      {"uffd_wp_total", "Faults on write-protected pages", s.uffd.wp},
+      {"uffd_minor_total", "Minor faults", s.uffd.minor},
+      {"uffd_removes_total", "Remove events", s.uffd.removes},
+      {"uffd_unmaps_total", "Unmap events", s.uffd.unmaps},
+      {"uffd_remaps_total", "Remap events", s.uffd.remaps},
+      {"uffd_forks_total", "Fork events", s.uffd.forks},
+      {"uffd_eagain_total", "Resolutions put behind a pending event", s.uffd.eagain},
+      {"uffd_reordered_total", "Faults read before the removal they followed", s.uffd.reordered},
+      {"uffd_lost_copies_repaired_total", "Copied pages that were zapped again, and repaired",
+       s.uffd.lost_copies_repaired},
+      {"audit_checks_total", "Translations compared with the kernel's answer", s.audit.checks},
+      {"audit_differences_total", "Translations that were wrong", s.audit.differences},
+  };
+}
+
+std::vector<Sample> GaugesOf(const Stats& s) {
+  return {
+      {"vm_vcpus", "Virtual CPUs", s.vm.vcpus},
+      {"vm_memory_bytes", "Guest memory", s.vm.memory_bytes},
+      {"pfn_caches_count", "Pfn caches listed", s.pfn_caches.count},
+      {"stage2_leaves_4k", "4 KiB leaves mapped", s.stage2.leaves_4k},
+      {"stage2_leaves_2m", "2 MiB leaves mapped", s.stage2.leaves_2m},
+      {"stage2_tables", "Table pages", s.stage2.tables},
+      {"notifier_in_flight", "Invalidations in flight", s.notifier.in_flight},
+      {"memslots_count", "Memslots", s.memslots.count},
+      {"memslots_generation", "Generation of the memslot set", s.memslots.generation},
+      {"rcu_pending_tables", "Table pages that wait for a grace period", s.rcu.pending_tables},
+      {"rcu_pending_bytes", "Bytes that wait for a grace period", s.rcu.pending_bytes},
+      {"churn_seed", "Seed of the churn schedule", s.churn.seed},
+      {"churn_running", "1 while the churn runs", s.churn.running ? uint64_t{1} : uint64_t{0}},
+  };
+}
+
+ClientMetric GaugeMetric(double value, std::vector<ClientMetric::Label> labels = {}) {
+  ClientMetric metric;
+  metric.gauge.value = value;
+  metric.label = std::move(labels);
+  return metric;
+}
+
+MetricFamily Family(std::string_view name, std::string_view help, MetricType type) {
+  return {"underfoot_" + std::string(name), std::string(help), type, {}};
+}
+
+MetricFamily Gauge(std::string_view name, std::string_view help, double value,
+                   std::vector<ClientMetric::Label> labels = {}) {
+  MetricFamily family = Family(name, help, MetricType::Gauge);
+  family.metric.push_back(GaugeMetric(value, std::move(labels)));
+  return family;
+}
+
+MetricFamily VmStateFamily(const Stats& stats) {
+  MetricFamily family = Family("vm_state", "1 for the state the machine is in", MetricType::Gauge);
+  for (const VmState state :
+       {VmState::kStarting, VmState::kRunning, VmState::kPaused, VmState::kStopped}) {
+    family.metric.push_back(
+        GaugeMetric(state == stats.vm.state ? 1 : 0, {{"state", std::string(VmStateName(state))}}));
+  }
+  return family;
+}
+
+MetricFamily VerdictFamily(const Stats& stats) {
+  MetricFamily family = Family("guest_verdict", "1 for the guest's verdict", MetricType::Gauge);
+  for (const GuestVerdict verdict :
+       {GuestVerdict::kPending, GuestVerdict::kGood, GuestVerdict::kBad}) {
+    family.metric.push_back(GaugeMetric(verdict == stats.guest.verdict ? 1 : 0,
+                                        {{"verdict", std::string(GuestVerdictName(verdict))}}));
+  }
+  return family;
+}
+
+MetricFamily ChurnFamily(const ChurnCounts& operations) {
+  MetricFamily family =
+      Family("churn_operations_total", "Churn operations done, by kind", MetricType::Counter);
+  for (const ChurnKindInfo& info : kChurnKinds) {
+    const auto found = operations.find(info.kind);
+    ClientMetric metric;
+    metric.label = {{"kind", std::string(info.name)}};
+    metric.counter.value = found == operations.end() ? 0 : static_cast<double>(found->second);
+    family.metric.push_back(std::move(metric));
+  }
+  return family;
+}
+
+MetricFamily FaultFamily(const LatencySnapshot& latency) {
+  MetricFamily family = Family("uffd_fault_seconds", "From the read of a fault to its resolution",
+                               MetricType::Histogram);
+  ClientMetric metric;
+  metric.histogram.sample_count = latency.count;
+  metric.histogram.sample_sum = static_cast<double>(latency.sum_us) * kMicro;
+  uint64_t cumulative = 0;
+  // Every bucket, each time: a series must not come and go between two scrapes.
+  for (size_t i = 0; i < LatencyHistogram::kBuckets; ++i) {
+    if (i < latency.buckets.size()) cumulative += latency.buckets[i].count;
+    const auto bound_us = static_cast<double>(LatencyHistogram::UpperBoundOf(i));
+    metric.histogram.bucket.push_back({cumulative, bound_us * kMicro});
+  }
+  metric.histogram.bucket.back() = {latency.count, std::numeric_limits<double>::infinity()};
+  family.metric.push_back(std::move(metric));
+  return family;
+}
+
+}  // namespace
+
+std::string PrometheusText(const Stats& stats) {
+  std::vector<MetricFamily> families;
+  families.push_back(Gauge("vm_info", "The machine, as labels", 1,
+                           {{"name", stats.vm.name},
+                            {"kvm_vendor", stats.vm.kvm_vendor},
+                            {"workload", stats.guest.workload}}));
+  families.push_back(VmStateFamily(stats));
+  families.push_back(VerdictFamily(stats));
+  families.push_back(Gauge("vm_uptime_seconds", "Since the machine was made",
+                           static_cast<double>(stats.vm.uptime_us) * kMicro));
+  families.push_back(Gauge("memslots_update_wait_seconds_max", "The longest wait of an update",
+                           static_cast<double>(stats.memslots.update_wait_us_max) * kMicro));
+  families.push_back(Gauge("rcu_oldest_seconds", "How long the oldest retired table has waited",
+                           static_cast<double>(stats.rcu.oldest_us) * kMicro));
+  for (const Sample& sample : GaugesOf(stats)) {
+    families.push_back(Gauge(sample.name, sample.help, static_cast<double>(sample.value)));
+  }
+  for (const Sample& sample : CountersOf(stats)) {
+    MetricFamily family = Family(sample.name, sample.help, MetricType::Counter);
+    ClientMetric metric;
+    metric.counter.value = static_cast<double>(sample.value);
+    family.metric.push_back(std::move(metric));
+    families.push_back(std::move(family));
+  }
+  families.push_back(ChurnFamily(stats.churn.operations));
+  families.push_back(FaultFamily(stats.uffd.fault_us));
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+}  // namespace underfoot

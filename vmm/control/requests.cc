@@ -1,0 +1,143 @@
+#include "vmm/control/requests.h"
+
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "vmm/churn_spec.h"
+#include "vmm/control/json.h"
+
+namespace underfoot {
+namespace {
+
+// Enough to recognise a member, and no mirror for whatever a client sends.
+std::string Quoted(std::string_view name) {
+  constexpr size_t kLimit = 40;
+  std::string text = "'" + std::string(name.substr(0, kLimit));
+  if (name.size() > kLimit) text += "...";
+  return text + "'";
+}
+
+absl::StatusOr<Json> ParseObject(std::string_view body,
+                                 std::initializer_list<std::string_view> known) {
+  std::string list;
+  for (const std::string_view name : known) {
+    if (!list.empty()) list += ", ";
+    list += name;
+  }
+  if (body.empty()) {
+    return absl::InvalidArgumentError("the body is empty; send a JSON object with " + list);
+  }
+  Json json = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) {
+    return absl::InvalidArgumentError("the body is no JSON; send a JSON object with " + list);
+  }
+  if (!json.is_object()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("the body is a JSON %s; send an object with %s", json.type_name(), list));
+  }
+  if (json.empty()) return absl::InvalidArgumentError("the object is empty; send some of " + list);
+  for (const auto& [name, value] : json.items()) {
+    bool found = false;
+    for (const std::string_view wanted : known) found = found || wanted == name;
+    if (!found) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("unknown member %s; known are %s", Quoted(name), list));
+    }
+  }
+  return json;
+}
+
+absl::StatusOr<ChurnRates> ParseRates(const Json& json) {
+  if (!json.is_object()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        R"(rates is a JSON %s; send an object like {"discard": 2000})", json.type_name()));
+  }
+  ChurnRates rates;
+  for (const auto& [name, value] : json.items()) {
+    const std::optional<ChurnKind> kind = FindChurnKind(name);
+    if (!kind.has_value()) {
+      std::string kinds;
+      for (const ChurnKindInfo& info : kChurnKinds) {
+        if (!kinds.empty()) kinds += ", ";
+        kinds += info.name;
+      }
+      return absl::InvalidArgumentError(
+          absl::StrFormat("unknown churn kind %s in rates; known are %s", Quoted(name), kinds));
+    }
+    if (!value.is_number()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("rates.%s is a JSON %s; it must be a number (operations a second)", name,
+                          value.type_name()));
+    }
+    rates[*kind] = value.get<double>();
+  }
+  return CheckChurnRates(std::move(rates));
+}
+
+// "spec" or "rates", whichever there is, as rates that this backing can run.
+absl::StatusOr<ChurnRates> ParseSchedule(const Json& json, Backing backing) {
+  ChurnSpec spec;
+  if (json.contains("spec")) {
+    if (!json["spec"].is_string()) {
+      return absl::InvalidArgumentError(R"(spec must be a string like "mixed")");
+    }
+    absl::StatusOr<ChurnSpec> parsed = ParseChurnSpec(json["spec"].get<std::string>());
+    if (!parsed.ok()) return parsed.status();
+    spec = *std::move(parsed);
+  } else {
+    absl::StatusOr<ChurnRates> rates = ParseRates(json["rates"]);
+    if (!rates.ok()) return rates.status();
+    spec.rates = *std::move(rates);
+    spec.text = ChurnSpecText(spec.rates);
+  }
+  return ResolveChurn(spec, backing);
+}
+
+}  // namespace
+
+absl::StatusOr<VmRequest> ParseVmRequest(std::string_view body) {
+  const absl::StatusOr<Json> json = ParseObject(body, {"state"});
+  if (!json.ok()) return json.status();
+  const Json& state = (*json)["state"];
+  if (state == "paused") return VmRequest::kPause;
+  if (state == "running") return VmRequest::kResume;
+  if (state == "quit") return VmRequest::kQuit;
+  const std::string given =
+      state.is_string() ? Quoted(state.get<std::string>()) : std::string(state.type_name());
+  return absl::InvalidArgumentError(
+      absl::StrFormat("state is %s; it must be paused, running or quit", given));
+}
+
+absl::StatusOr<ChurnRequest> ParseChurnRequest(std::string_view body, Backing backing) {
+  const absl::StatusOr<Json> parsed = ParseObject(body, {"running", "seed", "rates", "spec"});
+  if (!parsed.ok()) return parsed.status();
+  const Json& json = *parsed;
+  ChurnRequest request;
+  if (json.contains("running")) {
+    if (!json["running"].is_boolean()) {
+      return absl::InvalidArgumentError("running must be true or false");
+    }
+    request.running = json["running"].get<bool>();
+  }
+  if (json.contains("seed")) {
+    if (!json["seed"].is_number_unsigned()) {
+      return absl::InvalidArgumentError("seed must be a whole number from 0 to 2^64-1");
+    }
+    request.seed = json["seed"].get<uint64_t>();
+  }
+  if (json.contains("spec") && json.contains("rates")) {
+    return absl::InvalidArgumentError("both spec and rates are given; send one of them");
+  }
+  if (json.contains("spec") || json.contains("rates")) {
+    absl::StatusOr<ChurnRates> rates = ParseSchedule(json, backing);
+    if (!rates.ok()) return rates.status();
+    request.rates = *std::move(rates);
+  }
+  return request;
+}
+
+}  // namespace underfoot

@@ -1,0 +1,229 @@
+#include "vmm/control/routes.h"
+
+#include <array>
+#include <charconv>
+#include <optional>
+#include <string>
+#include <system_error>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "vmm/control/json.h"
+#include "vmm/control/metrics.h"
+#include "vmm/control/requests.h"
+
+namespace underfoot {
+namespace {
+
+// Guest physical addresses have at most 52 bits.
+constexpr uint64_t kMaxGfn = uint64_t{1} << 40;
+
+using Handler = HttpReply (*)(ControlTarget&, const HttpRequest&);
+
+struct Route {
+  std::string_view path;
+  std::string_view parameter;  // the only query parameter, required; empty: none
+  Handler get;
+  Handler put;  // nullptr: not allowed
+  std::string_view help;
+};
+
+int HttpStatusOf(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kOk:
+      return 200;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+      return 400;
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kUnauthenticated:
+      return 403;
+    case absl::StatusCode::kNotFound:
+      return 404;
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kAborted:
+      return 409;
+    case absl::StatusCode::kUnimplemented:
+      return 501;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kResourceExhausted:
+      return 503;
+    case absl::StatusCode::kDeadlineExceeded:
+      return 504;
+    default:
+      return 500;
+  }
+}
+
+HttpReply StatusReply(const absl::Status& status) {
+  return ErrorReply(HttpStatusOf(status.code()), std::string(status.message()));
+}
+
+HttpReply JsonReply(const Json& json, int status = 200) {
+  return {.status = status, .body = Dump(json) + "\n"};
+}
+
+template <class T>
+HttpReply ReplyOf(const absl::StatusOr<T>& value) {
+  return value.ok() ? JsonReply(ToJson(*value)) : StatusReply(value.status());
+}
+
+HttpReply GetIndex(ControlTarget& target, const HttpRequest& request);
+
+HttpReply GetVm(ControlTarget& target, const HttpRequest&) { return ReplyOf(target.GetVm()); }
+
+HttpReply PutVm(ControlTarget& target, const HttpRequest& request) {
+  const absl::StatusOr<VmRequest> wanted = ParseVmRequest(request.body);
+  if (!wanted.ok()) return StatusReply(wanted.status());
+  absl::Status done;
+  switch (*wanted) {
+    case VmRequest::kPause:
+      done = target.Pause();
+      break;
+    case VmRequest::kResume:
+      done = target.Resume();
+      break;
+    case VmRequest::kQuit:
+      done = target.Quit();
+      break;
+  }
+  if (!done.ok()) return StatusReply(done);
+  const absl::StatusOr<VmInfo> vm = target.GetVm();
+  if (!vm.ok()) return StatusReply(vm.status());
+  // 202: the machine ends after this answer, not before it.
+  return JsonReply(ToJson(*vm), *wanted == VmRequest::kQuit ? 202 : 200);
+}
+
+HttpReply GetStats(ControlTarget& target, const HttpRequest&) { return ReplyOf(target.GetStats()); }
+
+HttpReply GetCaches(ControlTarget& target, const HttpRequest&) {
+  return ReplyOf(target.GetCaches());
+}
+
+HttpReply GetMemslots(ControlTarget& target, const HttpRequest&) {
+  return ReplyOf(target.GetMemslots());
+}
+
+std::optional<Gfn> ParseGfn(std::string_view text) {
+  int base = 10;
+  if (text.starts_with("0x") || text.starts_with("0X")) {
+    text.remove_prefix(2);
+    base = 16;
+  }
+  uint64_t value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value, base);
+  if (error != std::errc() || stop != end || value >= kMaxGfn) return std::nullopt;
+  return Gfn{value};
+}
+
+HttpReply GetStage2(ControlTarget& target, const HttpRequest& request) {
+  const std::optional<Gfn> gfn = ParseGfn(request.query.front().second);
+  if (!gfn.has_value()) {
+    return ErrorReply(400, absl::StrFormat("gfn is '%s'; it must be a guest frame number below "
+                                           "0x%x, decimal or 0x...",
+                                           request.query.front().second.substr(0, 40), kMaxGfn));
+  }
+  return ReplyOf(target.GetStage2(*gfn));
+}
+
+HttpReply GetChurn(ControlTarget& target, const HttpRequest&) { return ReplyOf(target.GetChurn()); }
+
+HttpReply PutChurn(ControlTarget& target, const HttpRequest& request) {
+  const absl::StatusOr<VmInfo> vm = target.GetVm();
+  if (!vm.ok()) return StatusReply(vm.status());
+  const absl::StatusOr<ChurnRequest> wanted = ParseChurnRequest(request.body, vm->backing);
+  if (!wanted.ok()) return StatusReply(wanted.status());
+  return ReplyOf(target.PutChurn(*wanted));
+}
+
+HttpReply GetMetrics(ControlTarget& target, const HttpRequest&) {
+  const absl::StatusOr<Stats> stats = target.GetStats();
+  if (!stats.ok()) return StatusReply(stats.status());
+  return {.content_type = std::string(kMetricsContentType), .body = PrometheusText(*stats)};
+}
+
+constexpr std::array<Route, 8> kRoutes = {{
+    {"/v1", "", GetIndex, nullptr, "this list"},
+    {"/v1/vm", "", GetVm, PutVm, R"(the machine; PUT {"state": "paused", "running" or "quit"})"},
+    {"/v1/stats", "", GetStats, nullptr, "every counter, in groups"},
+    {"/v1/caches", "", GetCaches, nullptr, "the pfn caches"},
+    {"/v1/memslots", "", GetMemslots, nullptr, "the memslots and their generation"},
+    {"/v1/stage2", "gfn", GetStage2, nullptr, "the stage-2 walk of one guest frame, ?gfn=0x10"},
+    {"/v1/churn", "", GetChurn, PutChurn,
+     R"(the churn; PUT {"running": bool, "seed": n, "rates": {kind: per second} or "spec": "mixed"})"},
+    {"/metrics", "", GetMetrics, nullptr, "the counters as Prometheus text"},
+}};
+
+std::string_view MethodsOf(const Route& route) {
+  return route.put == nullptr ? "GET, HEAD" : "GET, HEAD, PUT";
+}
+
+HttpReply GetIndex(ControlTarget&, const HttpRequest&) {
+  Json list = Json::array();
+  for (const Route& route : kRoutes) {
+    list.push_back(
+        Json::object({{"path", route.path}, {"methods", MethodsOf(route)}, {"help", route.help}}));
+  }
+  return JsonReply(Json::object({{"routes", list}}));
+}
+
+const Route* FindRoute(std::string_view path) {
+  if (path.size() > 1 && path.ends_with('/')) path.remove_suffix(1);
+  for (const Route& route : kRoutes) {
+    if (route.path == path) return &route;
+  }
+  return nullptr;
+}
+
+// What is wrong with the query, if anything is.
+std::optional<HttpReply> CheckQuery(const Route& route, const HttpRequest& request) {
+  for (const auto& [name, value] : request.query) {
+    if (name == route.parameter && !name.empty()) continue;
+    return ErrorReply(
+        400, absl::StrFormat("%s knows no parameter '%s'", route.path, name.substr(0, 40)));
+  }
+  if (route.parameter.empty()) return std::nullopt;
+  if (request.query.size() == 1) return std::nullopt;
+  return ErrorReply(400, absl::StrFormat("%s needs one parameter %s, like %s?%s=0x10", route.path,
+                                         route.parameter, route.path, route.parameter));
+}
+
+// What curl -d sends on its own counts as JSON too.
+bool IsJsonType(std::string_view content_type) {
+  const std::string_view type = content_type.substr(0, content_type.find(';'));
+  return type.empty() || type == kJsonContentType || type == "application/x-www-form-urlencoded";
+}
+
+}  // namespace
+
+HttpReply ErrorReply(int status, std::string_view message) {
+  const Json error = Json::object({{"status", status}, {"message", message}});
+  return JsonReply(Json::object({{"error", error}}), status);
+}
+
+HttpReply Answer(ControlTarget& target, const HttpRequest& request) {
+  const Route* const route = FindRoute(request.path);
+  if (route == nullptr) {
+    return ErrorReply(
+        404, absl::StrFormat("no route '%s'; GET /v1 lists them", request.path.substr(0, 80)));
+  }
+  const bool get = request.method == "GET" || request.method == "HEAD";
+  if (!get && (request.method != "PUT" || route->put == nullptr)) {
+    HttpReply reply =
+        ErrorReply(405, absl::StrFormat("%s does not take %s; it takes %s", route->path,
+                                        request.method.substr(0, 20), MethodsOf(*route)));
+    reply.allow = MethodsOf(*route);
+    return reply;
+  }
+  if (std::optional<HttpReply> wrong = CheckQuery(*route, request)) return *std::move(wrong);
+  if (get) return route->get(target, request);
+  if (!IsJsonType(request.content_type)) {
+    return ErrorReply(415, absl::StrFormat("the content type is '%s'; send application/json",
+                                           request.content_type.substr(0, 80)));
+  }
+  return route->put(target, request);
+}
+
+}  // namespace underfoot

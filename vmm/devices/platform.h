@@ -1,0 +1,35 @@
+// The ports of the test machine in one place: serial, exit device, yield. An ExitHandler hands its
+// port accesses here.
+//
+// Thread safety: any vCPU thread.
+
+#ifndef UNDERFOOT_VMM_DEVICES_PLATFORM_H_
+#define UNDERFOOT_VMM_DEVICES_PLATFORM_H_
+
+#include "vmm/devices/exit_device.h"
+#include "vmm/devices/serial.h"
+#include "vmm/devices/yield_port.h"
+#include "vmm/exits.h"
+
+namespace underfoot {
+
+class Platform {
+ public:
+  Platform(unsigned vcpus, SerialPort::Sink sink) : serial_(vcpus, std::move(sink)), exit_(vcpus) {}
+
+  // A port that nobody claims reads as ones and swallows writes, as on a PC.
+  ExitOutcome OnPortIo(unsigned vcpu, const PortIo& io);
+
+  SerialPort& serial() { return serial_; }
+  ExitDevice& exit_device() { return exit_; }
+  const ExitDevice& exit_device() const { return exit_; }
+
+ private:
+  SerialPort serial_;
+  ExitDevice exit_;
+  YieldPort yield_;
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_DEVICES_PLATFORM_H_

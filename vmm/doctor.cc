@@ -1,0 +1,302 @@
+#include "vmm/doctor.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/kvm.h>
+#include <linux/membarrier.h>
+#include <linux/perf_event.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "mmu/types.h"
+#include "vmm/run_options.h"
+#include "vmm/unique_fd.h"
+
+namespace underfoot {
+namespace {
+
+DoctorCheck Ok(std::string name, std::string found) {
+  return {.name = std::move(name), .result = CheckResult::kOk, .found = std::move(found)};
+}
+
+std::optional<uint64_t> ReadNumber(const std::string& path) {
+  std::ifstream file(path);
+  uint64_t number = 0;
+  if (file >> number) return number;
+  return std::nullopt;
+}
+
+bool HasCapability(unsigned capability) {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> data{};
+  if (syscall(SYS_capget, &header, data.data()) != 0) return false;
+  return (data[CAP_TO_INDEX(capability)].effective & CAP_TO_MASK(capability)) != 0;
+}
+
+// kvm_intel, kvm_amd, ...: whatever drives the device.
+std::string VendorModule(const DoctorPaths& paths) {
+  std::error_code error;
+  std::filesystem::directory_iterator entry(paths.sys_module, error);
+  for (const std::filesystem::directory_iterator end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().native();
+    if (name.starts_with("kvm_")) return name;
+  }
+  return "unknown";
+}
+
+DoctorCheck CheckKvm(const DoctorPaths& paths) {
+  DoctorCheck check{.name = "kvm", .result = CheckResult::kMissing, .cost = "no guest can run"};
+  const UniqueFd kvm(open(paths.dev_kvm.c_str(), O_RDWR | O_CLOEXEC));
+  if (!kvm.valid()) {
+    const int error = errno;
+    check.found = absl::StrFormat("%s: %s", paths.dev_kvm, std::strerror(error));
+    check.remedy =
+        error == EACCES || error == EPERM
+            ? "join the group of the device (often 'kvm'), or run as root"
+            : "load kvm_intel or kvm_amd, turn virtualization on in the firmware, and in a VM or "
+              "container pass /dev/kvm through";
+    return check;
+  }
+  const int version = ioctl(kvm.get(), KVM_GET_API_VERSION, 0);
+  if (version != KVM_API_VERSION) {
+    check.found = absl::StrFormat("API version %d, not %d", version, KVM_API_VERSION);
+    check.remedy = "use a kernel whose KVM has the stable API (2.6.22 or newer)";
+    return check;
+  }
+  for (const auto& [capability, name] :
+       {std::pair{KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"},
+        std::pair{KVM_CAP_SYNC_MMU, "KVM_CAP_SYNC_MMU"},
+        std::pair{KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"}}) {
+    if (ioctl(kvm.get(), KVM_CHECK_EXTENSION, capability) > 0) continue;
+    check.found = absl::StrFormat("no %s", name);
+    check.remedy = "use a newer kernel (4.13 has all that is needed)";
+    return check;
+  }
+  return Ok("kvm", absl::StrFormat("%s, API %d, module %s, up to %d vCPUs", paths.dev_kvm, version,
+                                   VendorModule(paths),
+                                   ioctl(kvm.get(), KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS)));
+}
+
+// Faults of a guest are kernel faults, so a descriptor for user mode only would not do.
+UniqueFd OpenUserfaultfd(const DoctorPaths& paths, std::string* how) {
+  UniqueFd fd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  *how = "the syscall";
+  if (fd.valid()) return fd;
+  const int error = errno;
+  const UniqueFd device(open(paths.dev_userfaultfd.c_str(), O_RDWR | O_CLOEXEC));
+  if (device.valid()) {
+    fd = UniqueFd(ioctl(device.get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
+    *how = paths.dev_userfaultfd;
+  }
+  if (!fd.valid()) errno = error;
+  return fd;
+}
+
+struct UffdFeature {
+  uint64_t bit;
+  const char* name;
+  const char* cost;
+};
+
+constexpr std::array<UffdFeature, 6> kUffdFeatures = {{
+    {UFFD_FEATURE_PAGEFAULT_FLAG_WP, "WP", "no write-protect churn"},
+    {UFFD_FEATURE_MISSING_SHMEM, "MISSING_SHMEM", "no --backing memfd"},
+    {UFFD_FEATURE_MINOR_SHMEM, "MINOR_SHMEM", "no --backing memfd"},
+    {UFFD_FEATURE_EVENT_REMOVE, "EVENT_REMOVE", "discards by other processes go unseen"},
+    {UFFD_FEATURE_EVENT_UNMAP, "EVENT_UNMAP", "unmaps by other threads go unseen"},
+    {UFFD_FEATURE_EVENT_REMAP, "EVENT_REMAP", "remaps by other threads go unseen"},
+}};
+
+void JudgeUffdFeatures(uint64_t features, DoctorCheck* check) {
+  std::string missing;
+  for (const UffdFeature& feature : kUffdFeatures) {
+    if ((features & feature.bit) != 0) continue;
+    if (!missing.empty()) missing += ", ";
+    missing += feature.name;
+    if (!check->cost.empty()) check->cost += "; ";
+    check->cost += feature.cost;
+  }
+  if (missing.empty()) return;
+  check->result = CheckResult::kLess;
+  check->found += ", without " + missing;
+  check->remedy = "use a kernel from 5.13 on (5.19 for write protection of memfd)";
+}
+
+DoctorCheck CheckUserfaultfd(const DoctorPaths& paths) {
+  std::string how;
+  const UniqueFd fd = OpenUserfaultfd(paths, &how);
+  DoctorCheck check{.name = "userfaultfd"};
+  if (!fd.valid()) {
+    const int error = errno;
+    check.result = CheckResult::kMissing;
+    check.found = absl::StrFormat("userfaultfd: %s", std::strerror(error));
+    check.cost = "guest faults cannot be handled, so no guest can run";
+    check.remedy =
+        error == ENOSYS
+            ? "use a kernel with CONFIG_USERFAULTFD"
+            : "run as root, or give read and write access to /dev/userfaultfd, or sysctl "
+              "vm.unprivileged_userfaultfd=1";
+    return check;
+  }
+  uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+  if (ioctl(fd.get(), UFFDIO_API, &api) != 0) {
+    check.result = CheckResult::kMissing;
+    check.found = absl::StrFormat("UFFDIO_API: %s", std::strerror(errno));
+    check.cost = "guest faults cannot be handled, so no guest can run";
+    check.remedy = "use a kernel from 4.11 on";
+    return check;
+  }
+  check.found = absl::StrFormat("by %s, features 0x%x", how, api.features);
+  JudgeUffdFeatures(api.features, &check);
+  return check;
+}
+
+// What the kernel shows, not what a capability promises.
+bool PagemapShowsPfns(const DoctorPaths& paths) {
+  const UniqueFd pagemap(open((paths.proc + "/self/pagemap").c_str(), O_RDONLY | O_CLOEXEC));
+  if (!pagemap.valid()) return false;
+  constexpr uint64_t kPfnMask = (uint64_t{1} << 55) - 1;
+  uint64_t entry = 0;  // on this stack, so the page is there
+  const uint64_t page = HvaOf(&entry).value >> kPageShift;
+  const auto offset = static_cast<off_t>(page * sizeof(entry));
+  return pread(pagemap.get(), &entry, sizeof(entry), offset) == ssize_t{sizeof(entry)} &&
+         (entry & kPfnMask) != 0;
+}
+
+DoctorCheck CheckPagemap(const DoctorPaths& paths) {
+  if (PagemapShowsPfns(paths)) return Ok("pagemap", "shows page frame numbers");
+  return {.name = "pagemap",
+          .result = CheckResult::kLess,
+          .found = "hides page frame numbers",
+          .cost = "hva page numbers stand in for pfns, and the audit cannot see a page that moved",
+          .remedy = "run as root or with CAP_SYS_ADMIN"};
+}
+
+DoctorCheck CheckPrivileges(const DoctorPaths& paths) {
+  const std::optional<uint64_t> knob = ReadNumber(paths.proc + "/sys/vm/unprivileged_userfaultfd");
+  const std::string found = absl::StrFormat(
+      "uid %u, CAP_SYS_PTRACE %s, CAP_SYS_ADMIN %s, vm.unprivileged_userfaultfd %s", geteuid(),
+      HasCapability(CAP_SYS_PTRACE) ? "yes" : "no", HasCapability(CAP_SYS_ADMIN) ? "yes" : "no",
+      knob.has_value() ? std::to_string(*knob) : "unknown");
+  if (HasCapability(CAP_SYS_PTRACE)) return Ok("privileges", found);
+  return {.name = "privileges",
+          .result = CheckResult::kLess,
+          .found = found,
+          .cost = "no fork events from userfaultfd, and no churn from a second process (foreign)",
+          .remedy = "run as root or with CAP_SYS_PTRACE"};
+}
+
+DoctorCheck CheckTracepoints(const DoctorPaths& paths) {
+  DoctorCheck check{.name = "tracepoints",
+                    .result = CheckResult::kLess,
+                    .cost =
+                        "the kernel's own invalidations (swap, migration, KSM) go unseen until "
+                        "the audit"};
+  for (const std::string& root : paths.tracefs) {
+    std::error_code error;
+    if (!std::filesystem::exists(root + "/events", error)) continue;
+    const std::optional<uint64_t> id = ReadNumber(root + "/events/kvm/kvm_unmap_hva_range/id");
+    if (!id.has_value()) {
+      check.found = root + " has no readable kvm/kvm_unmap_hva_range";
+      check.remedy = "run as root with the kvm module loaded and CONFIG_TRACEPOINTS";
+      return check;
+    }
+    perf_event_attr attributes{};
+    attributes.size = sizeof(attributes);
+    attributes.type = PERF_TYPE_TRACEPOINT;
+    attributes.config = *id;
+    attributes.sample_period = 1;
+    const UniqueFd event(static_cast<int>(
+        syscall(SYS_perf_event_open, &attributes, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)));
+    if (event.valid()) return Ok("tracepoints", root + ", kvm_unmap_hva_range can be opened");
+    check.found = absl::StrFormat("perf_event_open: %s", std::strerror(errno));
+    check.remedy = "run as root or with CAP_PERFMON, or sysctl kernel.perf_event_paranoid=-1";
+    return check;
+  }
+  check.found = "tracefs is not mounted";
+  check.remedy = "mount -t tracefs tracefs /sys/kernel/tracing";
+  return check;
+}
+
+DoctorCheck CheckMembarrier() {
+  const long commands = syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0);
+  if (commands > 0 && (commands & MEMBARRIER_CMD_PRIVATE_EXPEDITED) != 0) {
+    return Ok("membarrier", "private expedited");
+  }
+  return {.name = "membarrier",
+          .result = CheckResult::kLess,
+          .found = commands < 0 ? std::strerror(errno) : "no private expedited command",
+          .cost = "RCU readers use a full barrier each",
+          .remedy = "use a kernel from 4.14 on with CONFIG_MEMBARRIER"};
+}
+
+DoctorCheck CheckMemfd() {
+  const UniqueFd fd(memfd_create("underfoot-doctor", MFD_CLOEXEC));
+  if (fd.valid()) return Ok("memfd", "memfd_create works");
+  return {.name = "memfd",
+          .result = CheckResult::kLess,
+          .found = absl::StrFormat("memfd_create: %s", std::strerror(errno)),
+          .cost = "no --backing memfd",
+          .remedy = "use a kernel with CONFIG_MEMFD_CREATE and a seccomp profile that allows it"};
+}
+
+std::optional<uint64_t> AvailableBytes(const DoctorPaths& paths) {
+  std::ifstream file(paths.proc + "/meminfo");
+  for (std::string name, unit; file >> name;) {
+    uint64_t kib = 0;
+    file >> kib;
+    if (name == "MemAvailable:") return kib << 10;
+    std::getline(file, unit);
+  }
+  return std::nullopt;
+}
+
+DoctorCheck CheckMemory(const DoctorPaths& paths) {
+  const std::optional<uint64_t> available = AvailableBytes(paths);
+  const uint64_t wanted = RunOptions().memory_bytes;
+  const uint64_t mib = available.value_or(0) >> 20;
+  if (available.value_or(0) >= 2 * wanted) {
+    return Ok("memory", absl::StrFormat("%u MiB available", mib));
+  }
+  return {.name = "memory",
+          .result = CheckResult::kLess,
+          .found = available.has_value() ? absl::StrFormat("%u MiB available", mib)
+                                         : paths.proc + "/meminfo cannot be read",
+          .cost = "the default guest may not fit",
+          .remedy = "give the guest less with --memory 64M"};
+}
+
+DoctorCheck CheckCores() {
+  const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+  const std::string found = absl::StrFormat("%d online", cores);
+  if (cores >= 2) return Ok("cores", found);
+  return {.name = "cores",
+          .result = CheckResult::kLess,
+          .found = found,
+          .cost = "vCPUs and churn take turns, so few races are met",
+          .remedy = "give the machine two or more CPUs"};
+}
+
+}  // namespace
+
+DoctorReport RunDoctor(const DoctorPaths& paths) {
+  return {.checks = {CheckKvm(paths), CheckUserfaultfd(paths), CheckPrivileges(paths),
+                     CheckPagemap(paths), CheckTracepoints(paths), CheckMembarrier(), CheckMemfd(),
+                     CheckMemory(paths), CheckCores()}};
+}
+
+}  // namespace underfoot

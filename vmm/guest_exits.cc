@@ -1,0 +1,67 @@
+#include "vmm/guest_exits.h"
+
+namespace underfoot {
+
+GuestExits::GuestExits(unsigned vcpus, Mmu& mmu, GuestAccess& access, MmHooks& hooks,
+                       Platform& platform)
+    : access_(access), hooks_(hooks), platform_(platform) {
+  for (unsigned i = 0; i < vcpus; ++i) vcpus_.push_back(std::make_unique<PerVcpu>(mmu));
+}
+
+ExitOutcome GuestExits::OnPortIo(unsigned vcpu, const PortIo& io) {
+  return platform_.OnPortIo(vcpu, io);
+}
+
+ExitOutcome GuestExits::OnMmio(unsigned vcpu, Gpa gpa, std::span<std::byte> data, bool write) {
+  Reader& reader = vcpus_[vcpu]->reader;
+  const absl::Status done =
+      write ? access_.Write(reader, gpa, data) : access_.Read(reader, gpa, data);
+  return done.ok() ? ExitOutcome::kContinue : ExitOutcome::kFail;
+}
+
+ExitOutcome GuestExits::OnHalt(unsigned) {
+  absl::MutexLock lock(&mutex_);
+  ++ended_;
+  return ExitOutcome::kStop;
+}
+
+MemoryFaultOutcome GuestExits::OnMemoryFault(unsigned vcpu, const MemoryFault& fault) {
+  if (fault.kind == MemoryFaultKind::kPoisoned) return MemoryFaultOutcome::kFail;
+  // No address is told. A protection that is in force, or that was taken or lifted since this vCPU
+  // was here last, explains the fault; without one it would come again for ever.
+  const uint32_t epoch = hooks_.protection_epoch();
+  if (epoch == vcpus_[vcpu]->protection_epoch_seen) return MemoryFaultOutcome::kFail;
+  hooks_.WaitForNoProtection();
+  vcpus_[vcpu]->protection_epoch_seen = epoch;
+  return MemoryFaultOutcome::kRetry;
+}
+
+void GuestExits::OnFatal(unsigned, const absl::Status& error) {
+  absl::MutexLock lock(&mutex_);
+  fatal_.Update(error);
+  ++ended_;
+}
+
+absl::Status GuestExits::fatal() const {
+  absl::MutexLock lock(&mutex_);
+  return fatal_;
+}
+
+bool GuestExits::WaitForAll(absl::Duration timeout) const {
+  absl::MutexLock lock(&mutex_);
+  return mutex_.AwaitWithTimeout(absl::Condition(this, &GuestExits::AllEndedLocked), timeout);
+}
+
+bool GuestExits::WaitForAllOrQuit(absl::Duration timeout) const {
+  absl::MutexLock lock(&mutex_);
+  const auto over = [this]()
+                        ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return quit_ || AllEndedLocked(); };
+  return mutex_.AwaitWithTimeout(absl::Condition(&over), timeout);
+}
+
+void GuestExits::RequestQuit() {
+  absl::MutexLock lock(&mutex_);
+  quit_ = true;
+}
+
+}  // namespace underfoot

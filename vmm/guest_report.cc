@@ -1,0 +1,129 @@
+#include "vmm/guest_report.h"
+
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstddef>
+
+#include "absl/strings/str_format.h"
+
+namespace underfoot {
+namespace {
+
+constexpr size_t kReportWords = sizeof(abi::Report) / sizeof(uint64_t);
+
+// Relaxed: the guest orders nothing by these words, and each is meaningful alone.
+uint64_t LoadWord(Hva hva) {
+  return std::atomic_ref<uint64_t>(*static_cast<uint64_t*>(PointerOf(hva)))
+      .load(std::memory_order_relaxed);
+}
+
+bool WorseThan(const abi::Report& one, const abi::Report& other) {
+  const auto rank = [](const abi::Report& report) {
+    if (report.verdict != abi::Verdict::kGood && report.verdict != abi::Verdict::kAborted) return 2;
+    if (report.mismatches != 0) return 2;
+    return report.verdict == abi::Verdict::kGood ? 0 : 1;
+  };
+  return rank(one) > rank(other);
+}
+
+}  // namespace
+
+abi::Report GuestReports::Read(uint64_t vcpu) const {
+  std::array<uint64_t, kReportWords> words;
+  const Hva report = system_area_ + abi::ReportGpa(vcpu);
+  for (size_t i = 0; i < kReportWords; ++i) words[i] = LoadWord(report + i * sizeof(uint64_t));
+  return std::bit_cast<abi::Report>(words);
+}
+
+abi::Report GuestReports::Total() const {
+  abi::Report total = Read(0);
+  for (uint64_t vcpu = 1; vcpu < vcpus_; ++vcpu) {
+    const abi::Report report = Read(vcpu);
+    abi::Report sum = WorseThan(report, total) ? report : total;
+    sum.done = total.done + report.done;
+    sum.rounds = total.rounds + report.rounds;
+    sum.pages_checked = total.pages_checked + report.pages_checked;
+    sum.pages_written = total.pages_written + report.pages_written;
+    sum.zero_pages = total.zero_pages + report.zero_pages;
+    sum.mismatches = total.mismatches + report.mismatches;
+    sum.ring_consumed = total.ring_consumed + report.ring_consumed;
+    sum.ring_answered = total.ring_answered + report.ring_answered;
+    sum.barriers = total.barriers + report.barriers;
+    sum.yields = total.yields + report.yields;
+    sum.pages_owned = total.pages_owned + report.pages_owned;
+    sum.final_checked = total.final_checked + report.final_checked;
+    sum.final_skipped = total.final_skipped + report.final_skipped;
+    total = sum;
+  }
+  return total;
+}
+
+void GuestReports::RequestStop() const {
+  const Hva stop = system_area_ + abi::kBootInfoGpa + offsetof(abi::BootInfo, stop);
+  std::atomic_ref<uint64_t>(*static_cast<uint64_t*>(PointerOf(stop)))
+      .store(1, std::memory_order_relaxed);
+}
+
+std::string_view Name(abi::Verdict verdict) {
+  switch (verdict) {
+    case abi::Verdict::kGood:
+      return "good";
+    case abi::Verdict::kMismatch:
+      return "mismatch";
+    case abi::Verdict::kException:
+      return "exception";
+    case abi::Verdict::kBadBootInfo:
+      return "bad boot info";
+    case abi::Verdict::kAborted:
+      return "aborted";
+    case abi::Verdict::kNothingChecked:
+      return "nothing checked";
+  }
+  return "unknown verdict";
+}
+
+std::string_view Name(abi::MismatchKind kind) {
+  switch (kind) {
+    case abi::MismatchKind::kCorrupt:
+      return "corrupt";
+    case abi::MismatchKind::kStale:
+      return "stale";
+    case abi::MismatchKind::kLost:
+      return "lost";
+    case abi::MismatchKind::kResurrected:
+      return "resurrected";
+    case abi::MismatchKind::kRingLost:
+      return "ring record lost";
+    case abi::MismatchKind::kRingStale:
+      return "ring record stale";
+    case abi::MismatchKind::kRingCorrupt:
+      return "ring record corrupt";
+    case abi::MismatchKind::kRingIndex:
+      return "ring index";
+  }
+  return "unknown kind";
+}
+
+std::string_view Name(abi::Workload workload) {
+  switch (workload) {
+    case abi::Workload::kHello:
+      return "hello";
+    case abi::Workload::kStamp:
+      return "stamp";
+    case abi::Workload::kSmp:
+      return "smp";
+    case abi::Workload::kShared:
+      return "shared";
+    case abi::Workload::kMixed:
+      return "mixed";
+  }
+  return "unknown workload";
+}
+
+std::string Describe(const abi::Mismatch& mismatch) {
+  return absl::StrFormat("gfn %#x word %u: expected %#x, found %#x (%s)", mismatch.gfn,
+                         mismatch.word, mismatch.expected, mismatch.found, Name(mismatch.kind));
+}
+
+}  // namespace underfoot

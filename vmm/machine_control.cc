@@ -1,0 +1,159 @@
+#include "vmm/machine_control.h"
+
+#include <linux/kvm.h>
+#include <unistd.h>
+
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_format.h"
+#include "mmu/pfn_cache.h"
+#include "mmu/rcu.h"
+
+namespace underfoot {
+namespace {
+
+CacheInfo InfoOf(const PfnCache& cache) {
+  const PfnCache::Description description = cache.Describe();
+  CacheInfo info;
+  info.name = description.name;
+  info.key = std::holds_alternative<Gpa>(description.key) ? CacheKey::kGpa : CacheKey::kHva;
+  info.address = std::visit([](auto key) { return key.value; }, description.key);
+  info.bytes = description.bytes;
+  info.state = description.valid     ? CacheState::kValid
+               : description.pending ? CacheState::kPending
+                                     : CacheState::kInvalid;
+  if (description.valid || description.pending) info.hva = description.hva;
+  if (description.valid) info.pfn = description.pfn;
+  info.refreshes = description.refreshes;
+  info.invalidations = description.invalidations;
+  return info;
+}
+
+Stage2EntryKind KindOf(Pte pte) {
+  switch (pte.kind()) {
+    case Pte::Kind::kEmpty:
+      return Stage2EntryKind::kHole;
+    case Pte::Kind::kTable:
+      return Stage2EntryKind::kTable;
+    case Pte::Kind::kLeaf:
+      return Stage2EntryKind::kLeaf;
+    case Pte::Kind::kClaim:
+      return Stage2EntryKind::kClaim;
+  }
+  return Stage2EntryKind::kHole;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<CacheInfo>> MachineControl::GetCaches() {
+  std::vector<CacheInfo> infos;
+  machine_.mmu().caches().ForEach([&](const PfnCache& cache) { infos.push_back(InfoOf(cache)); });
+  return infos;
+}
+
+absl::StatusOr<std::vector<MemslotInfo>> MachineControl::GetMemslots() {
+  std::vector<MemslotInfo> infos;
+  rcu::ReadScope rcu;
+  const MemslotSet& set = machine_.mmu().memslots().Current();
+  for (const Memslot& slot : set.slots()) {
+    if (slot.dying) continue;
+    infos.push_back({.id = slot.id,
+                     .range = slot.gfns,
+                     .hva = slot.hva,
+                     .flags = slot.read_only ? uint32_t{KVM_MEM_READONLY} : 0,
+                     .generation = set.generation()});
+  }
+  return infos;
+}
+
+absl::StatusOr<Stage2Walk> MachineControl::GetStage2(Gfn gfn) {
+  std::optional<Memslot> slot;
+  {
+    rcu::ReadScope rcu;
+    if (const Memslot* found = machine_.mmu().memslots().Current().Find(gfn)) slot = *found;
+  }
+  if (!slot.has_value()) {
+    return absl::NotFoundError(
+        absl::StrFormat("no memslot holds gfn 0x%x; RAM ends at gfn 0x%x, and a slot under churn "
+                        "may be away for a moment",
+                        gfn.value, machine_.options().memory_bytes >> kPageShift));
+  }
+  const Stage2::Path path = machine_.mmu().stage2().WalkPath(gfn);
+  Stage2Walk walk;
+  walk.gfn = gfn;
+  for (unsigned level = kLevels; level-- > path.last_level;) {
+    const Pte pte = path.entries[level];
+    walk.steps.push_back({static_cast<int>(level), KindOf(pte), pte.word()});
+  }
+  const unsigned level = path.last_level;
+  const Pte last = path.entries[level];
+  if (last.is_leaf()) {
+    walk.leaf = Stage2Leaf{.pfn = last.pfn() + (gfn - EntryRange(gfn, level).begin),
+                           .level = static_cast<int>(level),
+                           .access = last.writable() ? Access::kWrite : Access::kRead,
+                           .young = last.young(),
+                           .dirty = last.dirty(),
+                           .hva = slot->HvaOf(gfn)};
+  } else {
+    walk.reason =
+        last.is_claim() ? "the page is being brought in" : "not touched yet, or taken away since";
+  }
+  return walk;
+}
+
+absl::StatusOr<VmInfo> MachineControl::GetVm() {
+  const Stats stats = machine_.GetStats();
+  VmInfo info;
+  info.name = stats.vm.name;
+  info.pid = getpid();
+  info.state = stats.vm.state;
+  info.vcpus = stats.vm.vcpus;
+  info.memory_bytes = stats.vm.memory_bytes;
+  info.backing = machine_.options().backing;
+  info.guest = machine_.options().guest;
+  info.kvm_vendor = stats.vm.kvm_vendor;
+  info.uptime_us = stats.vm.uptime_us;
+  info.real_pfns = machine_.real_pfns();
+  return info;
+}
+
+absl::Status MachineControl::Quit() {
+  if (machine_.state() == VmState::kStopped) {
+    return absl::FailedPreconditionError("the machine has stopped already");
+  }
+  machine_.RequestQuit();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ChurnState> MachineControl::GetChurn() {
+  const ChurnStats stats = machine_.churn().Stats();
+  return ChurnState{.running = stats.running,
+                    .seed = stats.seed,
+                    .rates = machine_.churn().rates(),
+                    .operations = stats.operations};
+}
+
+absl::StatusOr<ChurnState> MachineControl::PutChurn(const ChurnRequest& request) {
+  if (machine_.state() == VmState::kStopped) {
+    return absl::FailedPreconditionError("the machine has stopped; there is nothing to churn");
+  }
+  const ChurnRates rates = request.rates.value_or(machine_.churn().rates());
+  for (const auto& [kind, rate] : rates) {
+    const ChurnKindInfo& info = kChurnKinds[static_cast<size_t>(kind)];
+    if (rate > 0 && info.needs_memfd && machine_.options().backing != Backing::kMemfd) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("churn kind %s needs a memfd; this machine's backing is %s", info.name,
+                          BackingName(machine_.options().backing)));
+    }
+  }
+  const ChurnStats now = machine_.churn().Stats();
+  if (request.running.value_or(now.running)) {
+    machine_.churn().Run(rates, request.seed.value_or(now.seed));
+  } else {
+    machine_.churn().Set(rates, request.seed.value_or(now.seed));
+  }
+  return GetChurn();
+}
+
+}  // namespace underfoot

@@ -1,0 +1,41 @@
+#include "vmm/memory/expected_events.h"
+
+#include <algorithm>
+
+namespace underfoot {
+
+uint64_t ExpectedEvents::Expect(HvaRange range) {
+  absl::MutexLock lock(&mutex_);
+  entries_.push_back({++last_id_, range, range.size(), 0});
+  return last_id_;
+}
+
+void ExpectedEvents::Returned(uint64_t id) {
+  absl::MutexLock lock(&mutex_);
+  const auto entry =
+      std::find_if(entries_.begin(), entries_.end(), [id](const Entry& e) { return e.id == id; });
+  if (entry != entries_.end()) entry->returned = ++returns_;
+}
+
+bool ExpectedEvents::Consume(HvaRange range) {
+  absl::MutexLock lock(&mutex_);
+  const auto entry = std::find_if(entries_.begin(), entries_.end(), [range](const Entry& e) {
+    return e.range.Contains(range) && e.bytes_left >= range.size();
+  });
+  if (entry == entries_.end()) return false;
+  entry->bytes_left -= range.size();
+  if (entry->bytes_left == 0) entries_.erase(entry);
+  return true;
+}
+
+uint64_t ExpectedEvents::Mark() const {
+  absl::MutexLock lock(&mutex_);
+  return returns_;
+}
+
+void ExpectedEvents::ForgetReturned(uint64_t mark) {
+  absl::MutexLock lock(&mutex_);
+  std::erase_if(entries_, [mark](const Entry& e) { return e.returned != 0 && e.returned <= mark; });
+}
+
+}  // namespace underfoot

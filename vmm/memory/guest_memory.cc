@@ -1,0 +1,119 @@
+#include "vmm/memory/guest_memory.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+
+namespace underfoot {
+namespace {
+
+constexpr uint64_t kSharedSlotBytes = 64 * kPageSize;
+constexpr uint64_t kMinRamBytes = 2 * abi::kSystemAreaBytes;
+
+absl::StatusOr<UniqueFd> MakeMemfd(uint64_t bytes) {
+  UniqueFd fd(memfd_create("underfoot-ram", MFD_CLOEXEC));
+  if (!fd.valid()) return absl::ErrnoToStatus(errno, "memfd_create for guest RAM");
+  if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrFormat("ftruncate of guest RAM to %d bytes", bytes));
+  }
+  return fd;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<RamSlot>> PlanRamSlots(uint64_t bytes) {
+  if (bytes < kMinRamBytes || bytes % kPageSize != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("guest RAM of %d bytes: it must be a multiple of 4096 and at least %d MiB",
+                        bytes, kMinRamBytes >> 20));
+  }
+  std::vector<RamSlot> slots;
+  Gpa next{0};
+  const auto add = [&](uint64_t slot_bytes, std::optional<abi::RangeKind> kind) {
+    slots.push_back({static_cast<uint32_t>(slots.size()), next, slot_bytes, Hva{}, kind});
+    next += slot_bytes;
+  };
+  add(abi::kSystemAreaBytes, std::nullopt);
+  add(kSharedSlotBytes, abi::RangeKind::kShared);
+  const uint64_t quarter = ((bytes - next.value) / 4) & ~kPageMask;
+  add(quarter, abi::RangeKind::kPrecious);
+  add(quarter, abi::RangeKind::kDiscardable);
+  add(quarter, abi::RangeKind::kPrecious);
+  add(bytes - next.value, abi::RangeKind::kDiscardable);
+  return slots;
+}
+
+absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t bytes, Backing backing,
+                                                                 Userfaultfd& uffd) {
+  absl::StatusOr<std::vector<RamSlot>> slots = PlanRamSlots(bytes);
+  if (!slots.ok()) return std::move(slots).status();
+  UniqueFd fd;
+  if (backing == Backing::kMemfd) {
+    absl::StatusOr<UniqueFd> memfd = MakeMemfd(bytes);
+    if (!memfd.ok()) return std::move(memfd).status();
+    fd = *std::move(memfd);
+  }
+  const int flags = backing == Backing::kMemfd ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+  void* base = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd.get(), 0);
+  if (base == MAP_FAILED) {
+    return absl::ErrnoToStatus(
+        errno, absl::StrFormat("mmap of %d bytes of guest RAM; ask for less memory", bytes));
+  }
+  for (RamSlot& slot : *slots) slot.hva = underfoot::HvaOf(base) + slot.gpa.value;
+  std::unique_ptr<GuestMemory> memory(
+      new GuestMemory(std::move(fd), underfoot::HvaOf(base), bytes, backing, *std::move(slots)));
+  // Huge pages would come and go behind the page-sized translations kept here. A hint: a kernel
+  // without them says EINVAL.
+  static_cast<void>(madvise(base, bytes, MADV_NOHUGEPAGE));
+  if (absl::Status registered = uffd.Register(memory->hvas(), backing); !registered.ok()) {
+    return registered;
+  }
+  return memory;
+}
+
+GuestMemory::GuestMemory(UniqueFd fd, Hva base, uint64_t bytes, Backing backing,
+                         std::vector<RamSlot> slots)
+    : fd_(std::move(fd)), base_(base), bytes_(bytes), backing_(backing), slots_(std::move(slots)) {}
+
+GuestMemory::~GuestMemory() { static_cast<void>(munmap(PointerOf(base_), bytes_)); }
+
+absl::Status GuestMemory::AddSlot(const RamSlot& slot, Mmu& mmu, Vm& vm, const KvmGate& gate) {
+  const Gfn gfn = GfnOf(slot.gpa);
+  absl::Status ours = mmu.CreateMemslot(
+      {.id = slot.id, .gfns = {gfn, gfn + (slot.bytes >> kPageShift)}, .hva = slot.hva});
+  if (!ours.ok()) return ours;
+  return gate([&] {
+    return vm.SetMemslot({.id = slot.id, .gpa = slot.gpa, .bytes = slot.bytes, .hva = slot.hva});
+  });
+}
+
+absl::Status GuestMemory::RemoveSlot(const RamSlot& slot, Mmu& mmu, Vm& vm, const KvmGate& gate) {
+  if (absl::Status kvm = gate([&] { return vm.DeleteMemslot(slot.id); }); !kvm.ok()) return kvm;
+  return mmu.DeleteMemslot(slot.id);
+}
+
+const RamSlot* GuestMemory::FindSlot(Gpa gpa) const {
+  for (const RamSlot& slot : slots_) {
+    if (slot.Contains(gpa)) return &slot;
+  }
+  return nullptr;
+}
+
+std::vector<abi::DataRange> GuestMemory::DataRanges() const {
+  std::vector<abi::DataRange> ranges;
+  for (const RamSlot& slot : slots_) {
+    if (slot.kind.has_value()) ranges.push_back({slot.gpa.value, slot.bytes, *slot.kind, 0});
+  }
+  return ranges;
+}
+
+std::optional<Hva> GuestMemory::HvaOf(Gpa gpa) const {
+  if (gpa.value >= bytes_) return std::nullopt;
+  return base_ + gpa.value;
+}
+
+}  // namespace underfoot

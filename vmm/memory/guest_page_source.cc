@@ -1,0 +1,61 @@
+#include "vmm/memory/guest_page_source.h"
+
+namespace underfoot {
+namespace {
+
+constexpr PageInResult Without(PageInOutcome outcome) { return {outcome, Pfn{}, Access::kRead}; }
+
+}  // namespace
+
+UffdOutcome GuestPageSource::MakePresent(Hva page) {
+  if (backing_ == Backing::kMemfd) {
+    const UffdOutcome mapped = uffd_.Continue(page);
+    if (mapped != UffdOutcome::kNoPage) return mapped;
+  }
+  return uffd_.CopyZeroes(page);
+}
+
+PageInResult GuestPageSource::PageIn(Hva page, Access access) {
+  for (;;) {
+    const PagemapEntry entry = pagemap_.Read(page);
+    if (entry.present && entry.uffd_wp && access == Access::kWrite) {
+      switch (uffd_.WriteProtect(PageRangeOf(page), false)) {
+        case UffdOutcome::kDone:
+          continue;  // look again: the page may have gone meanwhile
+        case UffdOutcome::kAgain:
+          eagain_.Add();
+          return Without(PageInOutcome::kAgain);
+        case UffdOutcome::kExists:
+        case UffdOutcome::kNoPage:
+        case UffdOutcome::kGone:
+        case UffdOutcome::kFailed:
+          return Without(PageInOutcome::kFailed);
+      }
+    }
+    if (entry.present) {
+      if (settling_.Settling(PageRangeOf(page))) return Without(PageInOutcome::kSettling);
+      return {.outcome = PageInOutcome::kPresent,
+              .pfn = entry.pfn,
+              .granted = entry.uffd_wp ? Access::kRead : Access::kWrite};
+    }
+    switch (MakePresent(page)) {
+      case UffdOutcome::kDone:
+        continue;
+      case UffdOutcome::kExists:
+        // A swapped page comes in when it is touched, without a userfault; it has no frame to keep
+        // now. (The write-protect marker of an absent page looks like a swap entry too: hence after
+        // the attempt.)
+        if (entry.swapped) return Without(PageInOutcome::kSettling);
+        continue;
+      case UffdOutcome::kAgain:
+        eagain_.Add();
+        return Without(PageInOutcome::kAgain);
+      case UffdOutcome::kNoPage:
+      case UffdOutcome::kGone:
+      case UffdOutcome::kFailed:
+        return Without(PageInOutcome::kFailed);
+    }
+  }
+}
+
+}  // namespace underfoot

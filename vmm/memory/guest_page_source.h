@@ -1,0 +1,42 @@
+// Where guest pages come from: userfaultfd makes a page present, pagemap names its frame.
+//
+// A page that is nowhere is a page of zeroes; a page that the memfd still has is mapped as it is.
+//
+// Thread safety: any thread; see PageSource.
+
+#ifndef UNDERFOOT_VMM_MEMORY_GUEST_PAGE_SOURCE_H_
+#define UNDERFOOT_VMM_MEMORY_GUEST_PAGE_SOURCE_H_
+
+#include "mmu/page_source.h"
+#include "mmu/stats.h"
+#include "vmm/backing.h"
+#include "vmm/memory/pagemap.h"
+#include "vmm/memory/settling.h"
+#include "vmm/memory/userfaultfd.h"
+
+namespace underfoot {
+
+class GuestPageSource final : public PageSource {
+ public:
+  GuestPageSource(Userfaultfd& uffd, const Pagemap& pagemap, SettlingRanges& settling,
+                  Backing backing)
+      : uffd_(uffd), pagemap_(pagemap), settling_(settling), backing_(backing) {}
+
+  PageInResult PageIn(Hva page, Access access) override;
+
+  // Resolutions that met a pending event.
+  uint64_t eagain() const { return eagain_.Get(); }
+
+ private:
+  UffdOutcome MakePresent(Hva page);
+
+  Userfaultfd& uffd_;
+  const Pagemap& pagemap_;
+  SettlingRanges& settling_;
+  const Backing backing_;
+  Counter eagain_;
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_MEMORY_GUEST_PAGE_SOURCE_H_

@@ -1,0 +1,295 @@
+#include "vmm/memory/uffd_monitor.h"
+
+#include <poll.h>
+#include <sched.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdint>
+#include <optional>
+
+#include "absl/time/clock.h"
+#include "mmu/check.h"
+#include "mmu/mutant.h"
+#include "mmu/ordering.h"
+#include "mmu/rcu.h"
+#include "vmm/thread_priority.h"
+
+namespace underfoot {
+namespace {
+
+constexpr size_t kMessagesPerRead = 16;
+constexpr int kRetryMs = 1;
+
+HvaRange RemovedRange(const uffd_msg& message) {
+  return {{message.arg.remove.start}, {message.arg.remove.end}};
+}
+
+Hva FaultingPage(const uffd_msg& message) { return PageOf(Hva{message.arg.pagefault.address}); }
+
+}  // namespace
+
+UffdMonitor::UffdMonitor(Mmu& mmu, Userfaultfd& uffd, const Pagemap& pagemap,
+                         GuestPageSource& source, ExpectedEvents& expected,
+                         SettlingRanges& settling)
+    : mmu_(mmu),
+      uffd_(uffd),
+      pagemap_(pagemap),
+      source_(source),
+      expected_(expected),
+      settling_(settling) {}
+
+UffdMonitor::~UffdMonitor() { Stop(); }
+
+absl::Status UffdMonitor::Start() {
+  wake_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake_.valid()) return absl::ErrnoToStatus(errno, "eventfd for the userfaultfd monitor");
+  mmu_.notifier().Register(*this);
+  thread_ = std::thread([this] { Main(); });
+  return absl::OkStatus();
+}
+
+void UffdMonitor::Stop() {
+  if (!thread_.joinable()) return;
+  mmu_.notifier().Unregister(*this);
+  stop_.store(true, kRelease);
+  static_cast<void>(eventfd_write(wake_.get(), 1));
+  thread_.join();
+}
+
+void UffdMonitor::OnEnd(HvaRange) {
+  if (deferred_count_.load(kRelaxed) != 0) static_cast<void>(eventfd_write(wake_.get(), 1));
+}
+
+void UffdMonitor::Main() {
+  NameThisThread("uffd-monitor");
+  RaiseThisThread();
+  Reader reader(mmu_.readers());
+  while (!stop_.load(kAcquire)) {
+    std::array<pollfd, 2> fds{{{uffd_.fd(), POLLIN, 0}, {wake_.get(), POLLIN, 0}}};
+    static_cast<void>(poll(fds.data(), fds.size(), deferred_.empty() ? -1 : kRetryMs));
+    eventfd_t ignored = 0;
+    static_cast<void>(eventfd_read(wake_.get(), &ignored));
+    // In turns: a queue that never runs empty must not starve those that were put off.
+    while (ReadAll(reader)) RetryDeferred(reader);
+    RetryDeferred(reader);
+  }
+}
+
+// One read; false when nothing was waiting.
+bool UffdMonitor::ReadAll(const Reader& reader) {
+  batches_.fetch_add(1, kAcqRel);
+  const bool some = ReadBatch(reader);
+  batches_.fetch_add(1, kAcqRel);
+  return some;
+}
+
+void UffdMonitor::WaitForBatch() const {
+  const uint64_t batch = batches_.load(kAcquire);
+  while (batch % 2 != 0 && batches_.load(kAcquire) == batch) sched_yield();
+}
+
+bool UffdMonitor::ReadBatch(const Reader& reader) {
+  const uint64_t mark = expected_.Mark();
+  std::array<uffd_msg, kMessagesPerRead> buffer;
+  const absl::StatusOr<size_t> n = uffd_.Read(buffer);
+  UNDERFOOT_CHECK(n.ok(), "userfaultfd cannot be read", uffd_.fd(), n.status().raw_code());
+  if (*n == 0) {
+    expected_.ForgetReturned(mark);
+    return false;
+  }
+  const std::span<const uffd_msg> messages(buffer.data(), *n);
+  // The kernel hands out faults before events, whichever came first: events are taken first here.
+  CountReordered(messages);
+  for (const uffd_msg& message : messages) {
+    if (message.event != UFFD_EVENT_PAGEFAULT) TakeEvent(message);
+  }
+  for (const uffd_msg& message : messages) {
+    if (message.event == UFFD_EVENT_PAGEFAULT) TakeFault(reader, message);
+  }
+  return true;
+}
+
+void UffdMonitor::CountReordered(std::span<const uffd_msg> messages) {
+  for (size_t i = 0; i < messages.size(); ++i) {
+    if (messages[i].event != UFFD_EVENT_REMOVE) continue;
+    const HvaRange range = RemovedRange(messages[i]);
+    for (const uffd_msg& earlier : messages.first(i)) {
+      if (earlier.event == UFFD_EVENT_PAGEFAULT && range.Contains(FaultingPage(earlier))) {
+        reordered_.Add();
+      }
+    }
+    for (const Fault& fault : deferred_) {
+      if (range.Contains(fault.page)) reordered_.Add();
+    }
+  }
+}
+
+void UffdMonitor::TakeEvent(const uffd_msg& message) {
+  switch (message.event) {
+    case UFFD_EVENT_REMOVE:
+      removes_.Add();
+      TakeRemoval(RemovedRange(message));
+      return;
+    case UFFD_EVENT_UNMAP:
+      unmaps_.Add();
+      if (!expected_.Consume(RemovedRange(message))) Invalidated(RemovedRange(message));
+      return;
+    case UFFD_EVENT_REMAP:
+      remaps_.Add();
+      Invalidated({{message.arg.remap.from}, {message.arg.remap.from + message.arg.remap.len}});
+      return;
+    case UFFD_EVENT_FORK:
+      forks_.Add();
+      // The child's own userfaultfd: nobody serves a child, so its faults are the kernel's.
+      static_cast<void>(close(static_cast<int>(message.arg.fork.ufd)));
+      return;
+    default:
+      UNDERFOOT_CHECK(false, "an unknown userfaultfd event", message.event, 0);
+  }
+}
+
+void UffdMonitor::TakeRemoval(HvaRange range) {
+  if (expected_.Consume(range)) return;
+  if (!UNDERFOOT_MUTANT("removal-does-not-settle")) settling_.Add(range);
+  Invalidated(range);
+}
+
+// Somebody else's change: the translations go, and the bracket ends at once, since no end will be
+// told.
+void UffdMonitor::Invalidated(HvaRange range) {
+  BracketToken token =
+      mmu_.notifier().Begin({range, InvalidationKind::kUnmap}, ReaderWait::kNoWait);
+  mmu_.notifier().End(token);
+}
+
+void UffdMonitor::TakeFault(const Reader& reader, const uffd_msg& message) {
+  const uint64_t flags = message.arg.pagefault.flags;
+  Fault fault;
+  fault.page = FaultingPage(message);
+  fault.write_protected = (flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
+  fault.access = fault.write_protected || (flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0 ? Access::kWrite
+                                                                                   : Access::kRead;
+  fault.read_at = absl::Now();
+  (fault.write_protected                      ? wp_
+   : (flags & UFFD_PAGEFAULT_FLAG_MINOR) != 0 ? minor_
+                                              : missing_)
+      .Add();
+  if (TryResolve(reader, fault) == Attempt::kDeferred) {
+    deferred_.push_back(fault);
+    deferred_count_.store(deferred_.size(), kRelaxed);
+  }
+}
+
+void UffdMonitor::RetryDeferred(const Reader& reader) {
+  std::erase_if(deferred_, [&](const Fault& fault) {
+    return TryResolve(reader, fault) == Attempt::kResolved;
+  });
+  deferred_count_.store(deferred_.size(), kRelaxed);
+}
+
+UffdMonitor::Attempt UffdMonitor::TryResolve(const Reader& reader, const Fault& fault) {
+  std::optional<Gfn> gfn;
+  {
+    rcu::ReadScope rcu;
+    const Memslot* slot = mmu_.memslots().Current().Find(fault.page);
+    if (slot != nullptr) gfn = slot->GfnsOf(PageRangeOf(fault.page)).begin;
+  }
+  if (!gfn.has_value()) return ResolveWithoutLeaf(fault);
+  if (!fault.write_protected) RepairLostCopy(*gfn, fault);
+  // A reader that has the page in a section and faults on it all the same lost it to somebody else.
+  // It must not wait for a bracket, for the bracket's Begin is waiting for it. The host mm call of
+  // that bracket has not been made yet, so the page may come in; no translation is made.
+  if (mmu_.readers().AnySectionOverlapsUnsafe(PageRangeOf(fault.page)) &&
+      !UNDERFOOT_MUTANT("fault-in-a-section-waits")) {
+    return ResolveWithoutLeaf(fault);
+  }
+  const FaultResult result = mmu_.faults().HandleFault(reader, *gfn, fault.access);
+  switch (result.outcome) {
+    case FaultOutcome::kMapped:
+    case FaultOutcome::kSettling:
+      Resolved(fault);
+      return Attempt::kResolved;
+    case FaultOutcome::kPresent:
+      return ResolveUnderLeaf(fault, result.pte);
+    case FaultOutcome::kBlocked:
+    case FaultOutcome::kBusy:
+    case FaultOutcome::kAgain:
+      return Attempt::kDeferred;
+    case FaultOutcome::kNoMemslot:
+    case FaultOutcome::kReadOnly:
+    case FaultOutcome::kFailed:
+      return ResolveWithoutLeaf(fault);
+  }
+  return Attempt::kResolved;
+}
+
+UffdMonitor::Attempt UffdMonitor::ResolveWithoutLeaf(const Fault& fault) {
+  const PageInResult in = source_.PageIn(fault.page, fault.access);
+  if (in.outcome == PageInOutcome::kAgain) return Attempt::kDeferred;
+  // Also when it failed: whoever waits then meets the kernel's own answer (SIGSEGV, SIGBUS,
+  // EFAULT).
+  Resolved(fault);
+  return Attempt::kResolved;
+}
+
+// The leaf grants the access and the host did not: write protection of its own, a fault that
+// another thread has resolved meanwhile, or a page lost since RepairLostCopy looked.
+UffdMonitor::Attempt UffdMonitor::ResolveUnderLeaf(const Fault& fault, Pte leaf) {
+  const PageInResult in = source_.PageIn(fault.page, fault.access);
+  if (in.outcome == PageInOutcome::kAgain) return Attempt::kDeferred;
+  if (in.outcome == PageInOutcome::kPresent && in.pfn != leaf.pfn()) {
+    lost_copies_.Add();
+    Invalidated(PageRangeOf(fault.page));
+  }
+  Resolved(fault);
+  return Attempt::kResolved;
+}
+
+// M7: a page that stage-2 believes present and that is not there was zapped by a removal whose end
+// nobody told. Only evidence counts: a leaf before and after the look at the page, and no bracket
+// that explains it.
+void UffdMonitor::RepairLostCopy(Gfn gfn, const Fault& fault) {
+  const auto leaf = [&]() -> std::optional<Pfn> {
+    rcu::ReadScope rcu;
+    const auto found = mmu_.stage2().Lookup(gfn);
+    return found.has_value() ? std::optional(found->pte.pfn()) : std::nullopt;
+  };
+  const std::optional<Pfn> before = leaf();
+  if (!before.has_value()) return;
+  const PagemapEntry entry = pagemap_.Read(fault.page);
+  if (entry.present || entry.swapped) return;
+  const HvaRange page = PageRangeOf(fault.page);
+  if (leaf() != before || mmu_.in_flight().FindOverlap(page).has_value() ||
+      UNDERFOOT_MUTANT("lost-copy-unnoticed")) {
+    return;
+  }
+  lost_copies_.Add();
+  Invalidated(page);
+}
+
+void UffdMonitor::Resolved(const Fault& fault) {
+  uffd_.Wake(PageRangeOf(fault.page));
+  fault_us_.Record(static_cast<uint64_t>(absl::ToInt64Microseconds(absl::Now() - fault.read_at)));
+}
+
+UffdStats UffdMonitor::Stats() const {
+  UffdStats stats;
+  stats.missing = missing_.Get();
+  stats.wp = wp_.Get();
+  stats.minor = minor_.Get();
+  stats.removes = removes_.Get();
+  stats.unmaps = unmaps_.Get();
+  stats.remaps = remaps_.Get();
+  stats.forks = forks_.Get();
+  stats.eagain = source_.eagain();
+  stats.reordered = reordered_.Get();
+  stats.lost_copies_repaired = lost_copies_.Get();
+  stats.fault_us = fault_us_.Snapshot();
+  return stats;
+}
+
+}  // namespace underfoot

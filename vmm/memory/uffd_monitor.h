@@ -1,0 +1,121 @@
+// The net below the hooks: reads userfaultfd, brings in what faults, and learns from its events
+// what others do to guest RAM.
+//
+// Its promise is half pairs: REMOVE is a start whose end is never told, UNMAP and REMAP are ends
+// whose start was never told. Its rules:
+//   R1  the thread never waits for an invalidation to end or a reader to leave, never calls a
+//       hook, never touches guest RAM: everybody may be waiting for it
+//   R3  EAGAIN is an outcome: the fault goes behind the event that caused it
+// A fault that cannot be resolved now is deferred and tried again when a bracket ends, or within a
+// millisecond.
+//
+// Order is repaired, not ignored: a fault may be read before the removal that preceded it (counted:
+// reordered), and a page copied in just after a removal was read may be zapped by it (lost copy:
+// found at the next fault, invalidated, copied again).
+//
+// Thread safety: Start and Stop by the owner; Stats from any thread.
+
+#ifndef UNDERFOOT_VMM_MEMORY_UFFD_MONITOR_H_
+#define UNDERFOOT_VMM_MEMORY_UFFD_MONITOR_H_
+
+#include <linux/userfaultfd.h>
+
+#include <atomic>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "mmu/mmu.h"
+#include "mmu/notifier.h"
+#include "mmu/reader.h"
+#include "vmm/histogram.h"
+#include "vmm/memory/expected_events.h"
+#include "vmm/memory/guest_page_source.h"
+#include "vmm/memory/settling.h"
+#include "vmm/memory/userfaultfd.h"
+#include "vmm/stats.h"
+#include "vmm/unique_fd.h"
+
+namespace underfoot {
+
+class UffdMonitor final : public Subscriber {
+ public:
+  UffdMonitor(Mmu& mmu, Userfaultfd& uffd, const Pagemap& pagemap, GuestPageSource& source,
+              ExpectedEvents& expected, SettlingRanges& settling);
+  ~UffdMonitor() override;
+  UffdMonitor(const UffdMonitor&) = delete;
+  UffdMonitor& operator=(const UffdMonitor&) = delete;
+
+  [[nodiscard]] absl::Status Start();
+  // Nobody may fault on guest RAM, nor change it, from here on.
+  void Stop();
+
+  UffdStats Stats() const;
+  void CountLostCopy() { lost_copies_.Add(); }
+
+  // Returns when what was read before the call has been dealt with. Whoever sees a page gone that
+  // an event explains: the event was read before the page went, but may not have been taken yet.
+  void WaitForBatch() const;
+
+  void Invalidate(const Invalidation&) override {}
+  bool TestClearYoung(HvaRange, bool) override { return false; }
+  void OnEnd(HvaRange range) override;
+
+ private:
+  struct Fault {
+    Hva page;
+    Access access = Access::kRead;
+    bool write_protected = false;
+    absl::Time read_at;
+  };
+  enum class [[nodiscard]] Attempt : uint8_t{kResolved, kDeferred};
+
+  void Main();
+  bool ReadAll(const Reader& reader);
+  bool ReadBatch(const Reader& reader);
+  void TakeEvent(const uffd_msg& message);
+  void TakeFault(const Reader& reader, const uffd_msg& message);
+  void CountReordered(std::span<const uffd_msg> messages);
+  void TakeRemoval(HvaRange range);
+  void Invalidated(HvaRange range);
+  void RetryDeferred(const Reader& reader);
+  Attempt TryResolve(const Reader& reader, const Fault& fault);
+  Attempt ResolveWithoutLeaf(const Fault& fault);
+  Attempt ResolveUnderLeaf(const Fault& fault, Pte leaf);
+  void RepairLostCopy(Gfn gfn, const Fault& fault);
+  void Resolved(const Fault& fault);
+
+  Mmu& mmu_;
+  Userfaultfd& uffd_;
+  const Pagemap& pagemap_;
+  GuestPageSource& source_;
+  ExpectedEvents& expected_;
+  SettlingRanges& settling_;
+  UniqueFd wake_;
+  std::thread thread_;
+  std::vector<Fault> deferred_;  // of the monitor's thread
+  // How many of them. Relaxed: End reads it only to save a wake-up; a missed one costs a
+  // millisecond.
+  std::atomic<size_t> deferred_count_{0};
+  std::atomic<bool> stop_{false};
+  // Moves before a read and after its messages are taken: odd meanwhile.
+  // Pairs with: WaitForBatch. Without it: the auditor sees the removal and not its explanation.
+  std::atomic<uint64_t> batches_{0};
+
+  Counter missing_;
+  Counter wp_;
+  Counter minor_;
+  Counter removes_;
+  Counter unmaps_;
+  Counter remaps_;
+  Counter forks_;
+  Counter reordered_;
+  Counter lost_copies_;
+  LatencyHistogram fault_us_;
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_MEMORY_UFFD_MONITOR_H_

@@ -1,0 +1,146 @@
+#include "vmm/memory/userfaultfd.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "mmu/check.h"
+
+namespace underfoot {
+namespace {
+
+constexpr uint64_t kNeededFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM |
+                                     UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
+                                     UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |
+                                     UFFD_FEATURE_EVENT_UNMAP;
+
+constexpr char kDevice[] = "/dev/userfaultfd";
+
+// Faults are handled inside the kernel too (KVM's own accesses), so UFFD_USER_MODE_ONLY will not
+// do.
+absl::StatusOr<UniqueFd> OpenDescriptor() {
+  UniqueFd device(open(kDevice, O_RDWR | O_CLOEXEC));
+  if (device.valid()) {
+    UniqueFd fd(ioctl(device.get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
+    if (fd.valid()) return fd;
+  }
+  UniqueFd fd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  if (fd.valid()) return fd;
+  const int error = errno;
+  return absl::ErrnoToStatus(
+      error, error == EPERM
+                 ? absl::StrFormat(
+                       "userfaultfd: no right to handle faults of the kernel; run as root, allow "
+                       "access to %s, or set sysctl vm.unprivileged_userfaultfd=1",
+                       kDevice)
+                 : "userfaultfd: this kernel does not offer it (CONFIG_USERFAULTFD)");
+}
+
+UffdOutcome OutcomeOf(int error) {
+  switch (error) {
+    case 0:
+      return UffdOutcome::kDone;
+    case EEXIST:
+      return UffdOutcome::kExists;
+    case EAGAIN:
+      return UffdOutcome::kAgain;
+    case EFAULT:
+      return UffdOutcome::kNoPage;
+    case ENOENT:
+    case ESRCH:
+    case EINVAL:
+      return UffdOutcome::kGone;
+    default:
+      return UffdOutcome::kFailed;
+  }
+}
+
+int Ioctl(int fd, unsigned long request, void* argument) {
+  for (;;) {
+    if (ioctl(fd, request, argument) == 0) return 0;
+    if (errno != EINTR) return errno;
+  }
+}
+
+int EnableApi(int fd, uint64_t features) {
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = features;
+  return Ioctl(fd, UFFDIO_API, &api);
+}
+
+alignas(kPageSize) const std::byte kZeroes[kPageSize] = {};
+
+}  // namespace
+
+absl::StatusOr<Userfaultfd> Userfaultfd::Open() {
+  absl::StatusOr<UniqueFd> fd = OpenDescriptor();
+  if (!fd.ok()) return std::move(fd).status();
+  // Forks are told only to those who may trace (CAP_SYS_PTRACE). Without that a child's faults are
+  // the kernel's all the same; they are only not counted.
+  int error = EnableApi(fd->get(), kNeededFeatures | UFFD_FEATURE_EVENT_FORK);
+  if (error == EPERM) error = EnableApi(fd->get(), kNeededFeatures);
+  if (error != 0) {
+    return absl::ErrnoToStatus(
+        error,
+        absl::StrFormat("userfaultfd: UFFDIO_API with features 0x%x; Linux 5.19 has them all",
+                        kNeededFeatures));
+  }
+  return Userfaultfd(*std::move(fd));
+}
+
+absl::Status Userfaultfd::Register(HvaRange range, Backing backing) {
+  uffdio_register reg{};
+  reg.range = {range.begin.value, range.size()};
+  reg.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP;
+  if (backing == Backing::kMemfd) reg.mode |= UFFDIO_REGISTER_MODE_MINOR;
+  if (const int error = Ioctl(fd_.get(), UFFDIO_REGISTER, &reg); error != 0) {
+    return absl::ErrnoToStatus(
+        error, absl::StrFormat("userfaultfd: UFFDIO_REGISTER of hva [0x%x, 0x%x), %s memory",
+                               range.begin.value, range.end.value, BackingName(backing)));
+  }
+  return absl::OkStatus();
+}
+
+UffdOutcome Userfaultfd::CopyZeroes(Hva page) {
+  uffdio_copy copy{};
+  copy.dst = page.value;
+  copy.src = HvaOf(kZeroes).value;
+  copy.len = kPageSize;
+  return OutcomeOf(Ioctl(fd_.get(), UFFDIO_COPY, &copy));
+}
+
+UffdOutcome Userfaultfd::Continue(Hva page) {
+  uffdio_continue request{};
+  request.range = {page.value, kPageSize};
+  return OutcomeOf(Ioctl(fd_.get(), UFFDIO_CONTINUE, &request));
+}
+
+UffdOutcome Userfaultfd::WriteProtect(HvaRange range, bool protect) {
+  uffdio_writeprotect request{};
+  request.range = {range.begin.value, range.size()};
+  request.mode = protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0;
+  return OutcomeOf(Ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &request));
+}
+
+void Userfaultfd::Wake(HvaRange range) {
+  uffdio_range request{range.begin.value, range.size()};
+  const int error = Ioctl(fd_.get(), UFFDIO_WAKE, &request);
+  UNDERFOOT_CHECK(error == 0, "UFFDIO_WAKE failed", range.begin.value, error);
+}
+
+absl::StatusOr<size_t> Userfaultfd::Read(std::span<uffd_msg> messages) {
+  for (;;) {
+    const ssize_t bytes = read(fd_.get(), messages.data(), messages.size_bytes());
+    if (bytes >= 0) return static_cast<size_t>(bytes) / sizeof(uffd_msg);
+    if (errno == EAGAIN) return size_t{0};
+    if (errno != EINTR) return absl::ErrnoToStatus(errno, "userfaultfd: read");
+  }
+}
+
+}  // namespace underfoot

@@ -1,0 +1,62 @@
+// A userfaultfd: opened with what the coherence of guest memory needs, its ioctls as outcomes.
+//
+// Thread safety: any thread.
+// After: Documentation/admin-guide/mm/userfaultfd.rst and fs/userfaultfd.c in Linux.
+
+#ifndef UNDERFOOT_VMM_MEMORY_USERFAULTFD_H_
+#define UNDERFOOT_VMM_MEMORY_USERFAULTFD_H_
+
+#include <linux/userfaultfd.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "mmu/types.h"
+#include "vmm/backing.h"
+#include "vmm/unique_fd.h"
+
+namespace underfoot {
+
+enum class [[nodiscard]] UffdOutcome : uint8_t{
+    kDone,
+    kExists,  // the page is there already
+    kAgain,   // EAGAIN: an event of this mm is waiting to be read, or the mm is changing (R3)
+    kNoPage,  // CONTINUE: the page cache has no such page
+    kGone,    // no such mapping, or its process is ending
+    kFailed,  // anything else: out of memory
+};
+
+class Userfaultfd {
+ public:
+  // Non-blocking, with the events of section "sources" in vmm/README.md. The error names the right
+  // that is missing and how to get it.
+  static absl::StatusOr<Userfaultfd> Open();
+
+  // Missing and write-protect faults, and minor faults for a memfd. `range` in whole pages.
+  [[nodiscard]] absl::Status Register(HvaRange range, Backing backing);
+
+  // A page of zeroes, writable: not the shared zero page, which a later write would have to
+  // replace.
+  UffdOutcome CopyZeroes(Hva page);
+  // Maps what the page cache has.
+  UffdOutcome Continue(Hva page);
+  UffdOutcome WriteProtect(HvaRange range, bool protect);
+  void Wake(HvaRange range);
+
+  // How many messages were read; 0 when none is waiting.
+  absl::StatusOr<size_t> Read(std::span<uffd_msg> messages);
+
+  int fd() const { return fd_.get(); }
+
+ private:
+  explicit Userfaultfd(UniqueFd fd) : fd_(std::move(fd)) {}
+
+  UniqueFd fd_;
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_MEMORY_USERFAULTFD_H_

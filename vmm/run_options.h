@@ -1,0 +1,44 @@
+// What `underfoot run` was asked to do, parsed and checked: RunMachine may rely on every range
+// here.
+//
+// Thread safety: values.
+
+#ifndef UNDERFOOT_VMM_RUN_OPTIONS_H_
+#define UNDERFOOT_VMM_RUN_OPTIONS_H_
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "guest/abi.h"
+#include "vmm/backing.h"
+#include "vmm/churn_spec.h"
+
+namespace underfoot {
+
+inline constexpr uint64_t kMinMemoryBytes = uint64_t{32} << 20;
+inline constexpr uint64_t kMaxMemoryBytes = uint64_t{1} << 40;
+inline constexpr uint32_t kMaxVcpus = abi::kMaxVcpus;  // what the guest has room for
+
+// The workloads of the built-in guest.
+inline constexpr std::array<std::string_view, 5> kWorkloadNames = {"hello", "stamp", "smp",
+                                                                   "shared", "mixed"};
+
+struct RunOptions {
+  std::string guest = "mixed";  // one of kWorkloadNames, or else the path of an ELF file
+  uint64_t memory_bytes = uint64_t{256} << 20;  // whole pages, kMinMemoryBytes..kMaxMemoryBytes
+  uint32_t vcpus = 2;                           // 1..kMaxVcpus
+  Backing backing = Backing::kAnon;
+  ChurnSpec churn;  // resolved for `backing`: every kind is possible
+  uint64_t seed = 1;
+  std::chrono::milliseconds duration = std::chrono::seconds(10);  // 0: until quit
+  std::string control_path;  // of the socket; the default of `name` unless it was given
+  std::string name;          // "vm-<pid>" unless it was given; letters, digits, '-', '_', '.'
+  bool json = false;         // the summary as JSON on stdout, no status line
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_RUN_OPTIONS_H_
