@@ -1,0 +1,153 @@
+// Every benchmark runs for a moment, so that none rots; and the arithmetic behind the figures.
+
+#include "tests/bench/bench.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "mmu/rcu.h"
+#include "nlohmann/json.hpp"
+#include "tests/bench/comparators/exclusive_table.h"
+#include "tests/bench/cpus.h"
+#include "tests/bench/partner.h"
+
+namespace underfoot::bench {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Statistics, AQuantileIsASampleThatWasSeen) {
+  const std::vector<double> samples = {5, 1, 4, 2, 3};
+  EXPECT_EQ(Quantile(samples, 0.5), 3);
+  EXPECT_EQ(Quantile(samples, 0.99), 5);
+  EXPECT_EQ(Quantile(samples, 0.0), 1);
+  EXPECT_EQ(Quantile({}, 0.5), 0);
+}
+
+TEST(Statistics, OneStrayRoundMovesNeitherMedianNorSpread) {
+  const Spread spread = SpreadOf({10, 10, 10, 10, 10, 10, 10, 1e9});
+  EXPECT_EQ(spread.low, 10);
+  EXPECT_EQ(spread.median, 10);
+  EXPECT_EQ(spread.high, 10);
+}
+
+Variant Constant(std::string name, double ns) {
+  return {.name = std::move(name), .run = [ns](Turn& turn) { turn.Record(ns); }, .goal = {}};
+}
+
+TEST(Comparison, RatiosAreTakenWithinARoundSoThatADriftCancels) {
+  double drift = 1;
+  const auto drifting = [&drift](double ns) {
+    return [&drift, ns](Turn& turn) { turn.Record(ns * drift); };
+  };
+  Variant slower{.name = "b", .run = drifting(30), .goal = {}};
+  Variant last{
+      .name = "c", .run = [&drift](Turn& turn) { turn.Record(drift *= 1.01); }, .goal = {}};
+  const ComparisonResult result = Measure({.name = "g.drift",
+                                           .what = "",
+                                           .variants = {{"a", drifting(10), {}}, slower, last},
+                                           .rounds = 90});
+  EXPECT_NEAR(result.variants[1].ratio.median, 3, 0.05);
+  EXPECT_GT(result.variants[0].ns.p99, 1.5 * result.variants[0].ns.median);
+}
+
+TEST(Comparison, ADisturbedTurnIsTakenAgainAndCounted) {
+  int turns = 0;
+  Variant moody{.name = "b",
+                .run =
+                    [&turns](Turn& turn) {
+                      turn.Record(2);
+                      if (++turns % 2 == 0) turn.Discard();
+                    },
+                .goal = Goal{.of = Goal::Of::kRatio, .at_most = 2.5}};
+  const ComparisonResult result =
+      Measure({.name = "g.moody", .what = "", .variants = {Constant("a", 1), moody}, .rounds = 10});
+  EXPECT_EQ(result.variants[1].ns.samples, 10u);
+  EXPECT_GT(result.variants[1].discarded, 0u);
+  EXPECT_EQ(result.variants[1].GoalMet(), true);
+  EXPECT_EQ(result.variants[0].GoalMet(), std::nullopt);
+}
+
+TEST(Comparison, AVariantThatIsAlwaysDisturbedHasNoFigureAndMeetsNoGoal) {
+  Variant hopeless{.name = "b",
+                   .run = [](Turn& turn) { turn.Discard(); },
+                   .goal = Goal{.of = Goal::Of::kMedianNs, .at_most = 1}};
+  const ComparisonResult result = Measure(
+      {.name = "g.hopeless", .what = "", .variants = {Constant("a", 1), hopeless}, .rounds = 3});
+  EXPECT_EQ(result.variants[1].GoalMet(), std::nullopt);
+  EXPECT_THAT(TableOf(result), HasSubstr("every turn was disturbed"));
+}
+
+TEST(Report, TimesHaveThreeDigitsAndAUnit) {
+  EXPECT_EQ(FormatNs(0.294), "0.29 ns");
+  EXPECT_EQ(FormatNs(74.06), "74.1 ns");
+  EXPECT_EQ(FormatNs(999.6), "1.00 us");
+  EXPECT_EQ(FormatNs(12'345), "12.3 us");
+  EXPECT_EQ(FormatNs(1'234'567), "1.23 ms");
+}
+
+TEST(Report, TheTableSaysWhetherAGoalWasMet) {
+  Variant fast = Constant("fast", 20);
+  fast.goal = Goal{.of = Goal::Of::kRatio, .at_most = 2.5};
+  Variant slow = Constant("slow", 30);
+  slow.goal = Goal{.of = Goal::Of::kP99Ns, .at_most = 25};
+  const ComparisonResult result = Measure({.name = "g.goals",
+                                           .what = "goals",
+                                           .variants = {Constant("base", 10), fast, slow},
+                                           .rounds = 3});
+  EXPECT_THAT(TableOf(result), HasSubstr("goal x2.50: met"));
+  EXPECT_THAT(TableOf(result), HasSubstr("goal p99 25.0 ns: missed"));
+}
+
+TEST(Options, AnUnknownArgumentIsNamed) {
+  EXPECT_EQ(ParseOptions({"--rounds=7", "--filter=stage2"})->rounds, 7u);
+  EXPECT_THAT(std::string(ParseOptions({"--fast"}).status().message()), HasSubstr("'--fast'"));
+  EXPECT_FALSE(ParseOptions({"--rounds=0"}).ok());
+}
+
+TEST(Partner, EndsItsWorkBeforeTheNext) {
+  Partner partner(AllowedCpus().back());
+  int first = 0;
+  int second = 0;
+  {
+    const Partner::Work work(partner, [&] { ++first; });
+    work.WaitForSteps(10);
+  }
+  const int counted = first;
+  {
+    const Partner::Work work(partner, [&] { ++second; });
+    work.WaitForSteps(10);
+  }
+  EXPECT_GE(counted, 10);
+  EXPECT_EQ(first, counted);
+  EXPECT_GE(second, 10);
+}
+
+TEST(ExclusiveTable, UnmapsWhatItMappedAndNothingElse) {
+  ExclusiveTable table;
+  for (uint64_t gfn = 510; gfn < 515; ++gfn) table.Map({gfn}, {gfn + 1}, Access::kWrite);
+  table.Unmap({{511}, {514}});
+  EXPECT_EQ(table.Lookup({510}).pfn(), Pfn{511});
+  EXPECT_TRUE(table.Lookup({512}).empty());
+  EXPECT_EQ(table.Lookup({514}).pfn(), Pfn{515});
+}
+
+TEST(Benchmarks, EachRunsForAMomentAndSaysSomething) {
+  rcu::StartWorker();
+  Bench bench({.filter = "", .rounds = 0, .quick = true, .json_path = "-", .help = false});
+  BenchAll(bench);
+  EXPECT_GE(bench.results().comparisons.size() + bench.results().skipped.size(), 15u);
+  for (const ComparisonResult& comparison : bench.results().comparisons) {
+    EXPECT_GT(comparison.variants.size(), 1u) << comparison.name;
+    EXPECT_GT(comparison.variants.front().ns.samples, 0u) << comparison.name;
+  }
+  const auto json = nlohmann::json::parse(JsonOf(bench.results()));
+  EXPECT_EQ(json["comparisons"].size(), bench.results().comparisons.size());
+  EXPECT_EQ(json["quick"], true);
+}
+
+}  // namespace
+}  // namespace underfoot::bench

@@ -1,0 +1,131 @@
+// What an access to guest memory costs under each scheme of reader protection: alone, and while a
+// second thread reads the same.
+//
+// The floor is a load of the state, a load of the pointer and a load of the word, and nothing that
+// would keep the page where it is: a cycle where the CPU may overlap accesses, the latency of a
+// load where each access depends on the one before. A protection that pins costs at least one
+// locked instruction on x86, or moves that cost to the invalidation.
+
+#include <memory>
+#include <shared_mutex>
+#include <utility>
+
+#include "mmu/check.h"
+#include "tests/bench/bench.h"
+#include "tests/bench/cached_word.h"
+#include "tests/bench/comparators/protected_word.h"
+#include "tests/bench/cpus.h"
+#include "tests/bench/partner.h"
+#include "tests/bench/resident_vm.h"
+
+namespace underfoot::bench {
+namespace {
+
+constexpr uint64_t kAccesses = 50'000;
+constexpr uint64_t kAccessesOfAStep = 256;
+
+// Whether an access may begin before the one before it has its data.
+enum class Order { kOverlapping, kDependent };
+
+template <class Protected>
+void ReadLoop(Protected& word, uint64_t accesses, Order order) {
+  if (order == Order::kOverlapping) {
+    for (uint64_t i = 0; i < accesses; ++i) KeepAlive(word.Read(0).value_or(0));
+    return;
+  }
+  uint64_t index = 0;  // and always 0, which the compiler and the CPU do not know
+  for (uint64_t i = 0; i < accesses; ++i) index = word.Read(index).value_or(0);
+  KeepAlive(index);
+}
+
+struct Setting {
+  const Bench& bench;
+  Partner* partner;  // nullptr: alone
+  Order order;
+};
+
+// One shared object; `mine` and `theirs` are how the two threads see it.
+template <class Mine, class Theirs>
+Variant Access(const Setting& setting, std::string name, std::shared_ptr<Mine> mine,
+               std::shared_ptr<Theirs> theirs) {
+  const uint64_t accesses = setting.bench.Operations(kAccesses);
+  Partner* partner = setting.partner;
+  const Order order = setting.order;
+  return {.name = std::move(name),
+          .run =
+              [=](Turn& turn) {
+                const auto measure = [&] {
+                  turn.Time(accesses, [&] { ReadLoop(*mine, accesses, order); });
+                };
+                if (partner == nullptr) return measure();
+                const Partner::Work work(*partner,
+                                         [&] { ReadLoop(*theirs, kAccessesOfAStep, order); });
+                const uint64_t before = work.steps();
+                measure();
+                if (work.steps() == before) turn.Discard();
+              },
+          .goal = {}};
+}
+
+template <class Protected>
+Variant Access(const Setting& setting, std::string name) {
+  auto word = std::make_shared<Protected>();
+  return Access(setting, std::move(name), word, word);
+}
+
+struct SharedCache {
+  ResidentVm vm{16};
+  Reader reader{vm.mmu().readers()};
+  Reader partners_reader{vm.mmu().readers()};
+  PfnCache cache{vm.mmu(), "bench"};
+
+  SharedCache() {
+    const absl::Status active = cache.Activate(reader, Gpa{kPageSize}, 8, Access::kRead);
+    UNDERFOOT_CHECK(active.ok(), "a benchmark's cache was refused", active.raw_code(), 0);
+  }
+  ~SharedCache() { cache.Deactivate(); }
+  SharedCache(const SharedCache&) = delete;
+  SharedCache& operator=(const SharedCache&) = delete;
+};
+
+Comparison AccessUnderEach(const Setting& setting, SharedCache& shared, std::string name,
+                           std::string what) {
+  Variant ours = Access(setting, "pfn cache: check, load, leave",
+                        std::make_shared<CachedWord>(shared.cache, shared.reader),
+                        std::make_shared<CachedWord>(shared.cache, shared.partners_reader));
+  ours.goal = {.of = Goal::Of::kRatio, .at_most = 2.5};
+  return {.name = std::move(name),
+          .what = std::move(what),
+          .variants = {
+              Access<BareWord>(setting, "bare checked load"), std::move(ours),
+              Access(setting, "slot with exchange, nothing else", std::make_shared<SlotWord>(),
+                     std::make_shared<SlotWord>()),
+              Access(setting, "slot, asymmetric (membarrier)", std::make_shared<AsymmetricWord>(),
+                     std::make_shared<AsymmetricWord>()),
+              Access<SeqlockWord>(setting, "seqlock (pins nothing)"),
+              Access<RcuWord>(setting, "RCU read section"),
+              Access<LockedWord<SpinRwLock>>(setting, "spinning rwlock"),
+              Access<LockedWord<std::shared_mutex>>(setting, "std::shared_mutex (pthread_rwlock)"),
+              Access<LockedWord<AbslRwLock>>(setting, "absl::Mutex, reader")}};
+}
+
+}  // namespace
+
+void BenchCacheAccess(Bench& bench) {
+  constexpr char kTwo[] = "cache.access.two_threads";
+  const std::vector<int>& cpus = AllowedCpus();
+  const Pinned pinned(cpus.front());
+  SharedCache shared;
+  bench.Compare(
+      AccessUnderEach({bench, nullptr, Order::kDependent}, shared, "cache.access.alone",
+                      "an access to a word of guest memory that tells where the next is"));
+  bench.Compare(AccessUnderEach({bench, nullptr, Order::kOverlapping}, shared,
+                                "cache.access.overlapping",
+                                "the same when the next access need not wait for this one"));
+  if (cpus.size() < 2) return bench.Skip(kTwo, "it takes two CPUs");
+  Partner partner(cpus[1]);
+  bench.Compare(AccessUnderEach({bench, &partner, Order::kDependent}, shared, kTwo,
+                                "as alone, while another thread reads the same word"));
+}
+
+}  // namespace underfoot::bench

@@ -1,0 +1,65 @@
+// A page table of four levels for one thread at a time: plain words, no counts that anybody else
+// could see, no claims, and tables freed on the spot. What a shared table has to be compared with.
+//
+// Thread safety: none; see LockedTable.
+
+#ifndef UNDERFOOT_TESTS_BENCH_COMPARATORS_EXCLUSIVE_TABLE_H_
+#define UNDERFOOT_TESTS_BENCH_COMPARATORS_EXCLUSIVE_TABLE_H_
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "mmu/pte.h"
+#include "mmu/types.h"
+
+namespace underfoot::bench {
+
+class ExclusiveTable {
+ public:
+  ExclusiveTable();
+  ~ExclusiveTable();
+  ExclusiveTable(const ExclusiveTable&) = delete;
+  ExclusiveTable& operator=(const ExclusiveTable&) = delete;
+
+  // A leaf of 4 KiB.
+  void Map(Gfn gfn, Pfn pfn, Access granted);
+  void Unmap(GfnRange range);
+  // The leaf's word; empty when there is none.
+  Pte Lookup(Gfn gfn) const;
+
+ private:
+  struct Node {
+    std::array<uint64_t, kEntries> words{};
+    uint32_t used = 0;
+  };
+
+  static Node* ChildOf(uint64_t word) { return std::bit_cast<Node*>(word); }
+  static uint64_t WordOf(Node* node) { return std::bit_cast<uint64_t>(node); }
+  static void Free(Node* node, unsigned level);
+  static void UnmapBelow(Node& node, unsigned level, GfnRange range);
+
+  std::unique_ptr<Node> root_;
+};
+
+// The same for several threads: one lock around it all.
+class LockedTable {
+ public:
+  void Map(Gfn gfn, Pfn pfn, Access granted) {
+    const std::lock_guard lock(mutex_);
+    table_.Map(gfn, pfn, granted);
+  }
+  void Unmap(GfnRange range) {
+    const std::lock_guard lock(mutex_);
+    table_.Unmap(range);
+  }
+
+ private:
+  std::mutex mutex_;
+  ExclusiveTable table_;
+};
+
+}  // namespace underfoot::bench
+
+#endif  // UNDERFOOT_TESTS_BENCH_COMPARATORS_EXCLUSIVE_TABLE_H_

@@ -1,0 +1,201 @@
+// The schemes of reader protection that mmu/reader was chosen from, each around one translation:
+// a state that says whether it is valid, and a word of data behind a pointer.
+//
+//   Read(index)   one access: nullopt when the translation is not valid
+//   Invalidate()  takes the validity away and returns when no reader uses the word any more
+//   Validate()    gives it back
+//
+// Thread safety: Read from any thread (SlotWord, AsymmetricWord: from one), against Invalidate and
+// Validate from one other.
+
+#ifndef UNDERFOOT_TESTS_BENCH_COMPARATORS_PROTECTED_WORD_H_
+#define UNDERFOOT_TESTS_BENCH_COMPARATORS_PROTECTED_WORD_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <optional>
+
+#include "absl/synchronization/mutex.h"
+#include "mmu/ordering.h"
+#include "mmu/rcu.h"
+
+namespace underfoot::bench {
+
+// What all of them protect. The data is on a line of its own, as guest memory is.
+class Word {
+ public:
+  bool valid() const { return valid_.load(kRelaxed) != 0; }
+  uint64_t data(uint64_t index) const { return pointer_.load(kRelaxed)[index].load(kRelaxed); }
+  void SetValid(bool valid) { valid_.store(valid ? 1 : 0, kRelaxed); }
+  std::optional<uint64_t> DataIfValid(uint64_t index) const {
+    return valid() ? std::optional(data(index)) : std::nullopt;
+  }
+
+  std::atomic<uint64_t>& state() { return valid_; }
+
+ private:
+  alignas(64) std::array<std::atomic<uint64_t>, 8> data_{};
+  alignas(64) std::atomic<uint64_t> valid_{1};
+  std::atomic<std::atomic<uint64_t>*> pointer_{data_.data()};
+};
+
+// No protection at all: the floor.
+class BareWord {
+ public:
+  std::optional<uint64_t> Read(uint64_t index) const { return word_.DataIfValid(index); }
+
+ private:
+  Word word_;
+};
+
+// Readers share a lock, an invalidation takes it alone.
+template <class Lock>
+class LockedWord {
+ public:
+  std::optional<uint64_t> Read(uint64_t index) {
+    lock_.lock_shared();
+    const std::optional<uint64_t> value = word_.DataIfValid(index);
+    lock_.unlock_shared();
+    return value;
+  }
+  void Invalidate() { Set(false); }
+  void Validate() { Set(true); }
+
+ private:
+  void Set(bool valid) {
+    lock_.lock();
+    word_.SetValid(valid);
+    lock_.unlock();
+  }
+
+  alignas(64) Lock lock_;
+  Word word_;
+};
+
+// As a kernel's rwlock_t: a count of readers and a writer's bit in one word. A waiting writer keeps
+// new readers out.
+class SpinRwLock {
+ public:
+  void lock_shared() {
+    for (;;) {
+      if ((word_.fetch_add(kReader, kAcquire) & kWriter) == 0) return;
+      word_.fetch_sub(kReader, kRelaxed);
+      while ((word_.load(kRelaxed) & kWriter) != 0) CpuRelax();
+    }
+  }
+  void unlock_shared() { word_.fetch_sub(kReader, kRelease); }
+  void lock() {
+    while ((word_.fetch_or(kWriter, kAcquire) & kWriter) != 0) CpuRelax();
+    while (word_.load(kAcquire) != kWriter) CpuRelax();
+  }
+  void unlock() { word_.fetch_and(~kWriter, kRelease); }
+
+ private:
+  static constexpr uint32_t kWriter = 1;
+  static constexpr uint32_t kReader = 2;
+  std::atomic<uint32_t> word_{0};
+};
+
+class AbslRwLock {
+ public:
+  void lock_shared() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex_.ReaderLock(); }
+  void unlock_shared() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex_.ReaderUnlock(); }
+  void lock() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex_.Lock(); }
+  void unlock() ABSL_NO_THREAD_SAFETY_ANALYSIS { mutex_.Unlock(); }
+
+ private:
+  absl::Mutex mutex_;
+};
+
+// Does not keep the page: a reader learns afterwards that it read nothing. An invalidation waits
+// for nobody, so this is no protection for memory that goes away.
+class SeqlockWord {
+ public:
+  std::optional<uint64_t> Read(uint64_t index) const {
+    for (;;) {
+      const uint64_t before = sequence_.load(kAcquire);
+      const std::optional<uint64_t> value = word_.DataIfValid(index);
+      std::atomic_thread_fence(kAcquire);
+      if (before == sequence_.load(kRelaxed) && before % 2 == 0) {
+        return value;
+      }
+      CpuRelax();
+    }
+  }
+  void Invalidate() { Set(false); }
+  void Validate() { Set(true); }
+
+ private:
+  void Set(bool valid) {
+    sequence_.fetch_add(1, kAcqRel);
+    word_.SetValid(valid);
+    sequence_.fetch_add(1, kRelease);
+  }
+
+  alignas(64) std::atomic<uint64_t> sequence_{0};
+  Word word_;
+};
+
+// The read side of mmu/rcu; an invalidation waits for a grace period of the whole process.
+class RcuWord {
+ public:
+  std::optional<uint64_t> Read(uint64_t index) const {
+    const rcu::ReadScope scope;
+    return word_.DataIfValid(index);
+  }
+  void Invalidate() {
+    word_.SetValid(false);
+    rcu::Synchronize();
+  }
+  void Validate() { word_.SetValid(true); }
+
+ private:
+  Word word_;
+};
+
+// The bare protocol of mmu/reader: one slot, one exchange, no nonce, no counters. What a pfn cache
+// adds to it is the cost of being one.
+class SlotWord {
+ public:
+  std::optional<uint64_t> Read(uint64_t index) {
+    if (!word_.valid()) return std::nullopt;
+    slot_.exchange(1, kStoreLoad);
+    const std::optional<uint64_t> value =
+        word_.state().load(kStoreLoad) != 0 ? std::optional(word_.data(index)) : std::nullopt;
+    slot_.store(0, kRelease);
+    return value;
+  }
+  void Invalidate() {
+    word_.state().exchange(0, kStoreLoad);
+    while (slot_.load(kStoreLoad) != 0) CpuRelax();
+  }
+  void Validate() { word_.SetValid(true); }
+
+ private:
+  alignas(64) std::atomic<uint64_t> slot_{0};
+  Word word_;
+};
+
+// The slot without the locked instruction: the invalidation pays for both sides with a membarrier.
+class AsymmetricWord {
+ public:
+  AsymmetricWord();
+  std::optional<uint64_t> Read(uint64_t index) {
+    slot_.store(1, kRelaxed);
+    std::atomic_signal_fence(kAcqRel);  // the other half is the membarrier of Invalidate
+    const std::optional<uint64_t> value = word_.DataIfValid(index);
+    slot_.store(0, kRelease);
+    return value;
+  }
+  void Invalidate();
+  void Validate() { word_.SetValid(true); }
+
+ private:
+  alignas(64) std::atomic<uint64_t> slot_{0};
+  Word word_;
+};
+
+}  // namespace underfoot::bench
+
+#endif  // UNDERFOOT_TESTS_BENCH_COMPARATORS_PROTECTED_WORD_H_

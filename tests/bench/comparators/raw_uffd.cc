@@ -1,0 +1,77 @@
+#include "tests/bench/comparators/raw_uffd.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "mmu/check.h"
+#include "tests/bench/cpus.h"
+
+namespace underfoot::bench {
+namespace {
+
+alignas(kPageSize) const std::byte kZeroes[kPageSize] = {};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RawUffdMemory>> RawUffdMemory::Create(uint64_t pages,
+                                                                     Events events) {
+  UniqueFd fd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  if (!fd.valid()) return absl::ErrnoToStatus(errno, "userfaultfd is not allowed; run as root");
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = events == Events::kRemovalsToo ? UFFD_FEATURE_EVENT_REMOVE : 0;
+  if (ioctl(fd.get(), UFFDIO_API, &api) != 0) return absl::ErrnoToStatus(errno, "UFFDIO_API");
+  UniqueFd stop(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!stop.valid()) return absl::ErrnoToStatus(errno, "eventfd");
+  std::unique_ptr<RawUffdMemory> self(new RawUffdMemory(pages, std::move(fd), std::move(stop)));
+  uffdio_register request{};
+  request.range = {self->memory_.range().begin.value, self->memory_.range().size()};
+  request.mode = UFFDIO_REGISTER_MODE_MISSING;
+  if (ioctl(self->fd_.get(), UFFDIO_REGISTER, &request) != 0) {
+    return absl::ErrnoToStatus(errno, "UFFDIO_REGISTER");
+  }
+  return self;
+}
+
+RawUffdMemory::~RawUffdMemory() {
+  if (!thread_.joinable()) return;
+  static_cast<void>(eventfd_write(stop_.get(), 1));
+  thread_.join();
+}
+
+void RawUffdMemory::CopyZeroesTo(Hva page) {
+  uffdio_copy copy{};
+  copy.dst = page.value;
+  copy.src = HvaOf(kZeroes).value;
+  copy.len = kPageSize;
+  const int result = ioctl(fd_.get(), UFFDIO_COPY, &copy);
+  UNDERFOOT_CHECK(result == 0 || errno == EEXIST || errno == EAGAIN, "UFFDIO_COPY failed",
+                  page.value, errno);
+}
+
+void RawUffdMemory::Serve(int cpu) {
+  thread_ = std::thread([this, cpu] { Main(cpu); });
+}
+
+void RawUffdMemory::Main(int cpu) {
+  const Pinned pinned(cpu);
+  for (;;) {
+    std::array<pollfd, 2> fds{{{fd_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
+    static_cast<void>(poll(fds.data(), fds.size(), -1));
+    if (fds[1].revents != 0) return;
+    uffd_msg message{};
+    if (read(fd_.get(), &message, sizeof(message)) != sizeof(message)) continue;
+    if (message.event != UFFD_EVENT_PAGEFAULT) continue;
+    CopyZeroesTo(PageOf(Hva{message.arg.pagefault.address}));
+  }
+}
+
+}  // namespace underfoot::bench

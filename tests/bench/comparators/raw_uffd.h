@@ -1,0 +1,52 @@
+// Userfaultfd with nothing around it: the least that a program must do to bring its own pages in,
+// and what it pays for being told of removals.
+//
+// Thread safety: CopyZeroes from any thread; Serve once.
+
+#ifndef UNDERFOOT_TESTS_BENCH_COMPARATORS_RAW_UFFD_H_
+#define UNDERFOOT_TESTS_BENCH_COMPARATORS_RAW_UFFD_H_
+
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "mmu/types.h"
+#include "tests/bench/anonymous_memory.h"
+#include "vmm/unique_fd.h"
+
+namespace underfoot::bench {
+
+class RawUffdMemory {
+ public:
+  enum class Events { kFaultsOnly, kRemovalsToo };
+
+  // Registered for missing pages.
+  static absl::StatusOr<std::unique_ptr<RawUffdMemory>> Create(uint64_t pages, Events events);
+  ~RawUffdMemory();
+  RawUffdMemory(const RawUffdMemory&) = delete;
+  RawUffdMemory& operator=(const RawUffdMemory&) = delete;
+
+  const AnonymousMemory& memory() const { return memory_; }
+  void CopyZeroes(uint64_t page) { CopyZeroesTo(memory_.Pages(page, 1).begin); }
+
+  // A thread on `cpu` that polls, reads a message, copies zeroes to the page of a fault, and only
+  // reads everything else.
+  void Serve(int cpu);
+
+ private:
+  RawUffdMemory(uint64_t pages, UniqueFd fd, UniqueFd stop)
+      : memory_(pages), fd_(std::move(fd)), stop_(std::move(stop)) {}
+  void CopyZeroesTo(Hva page);
+  void Main(int cpu);
+
+  AnonymousMemory memory_;
+  UniqueFd fd_;
+  UniqueFd stop_;
+  std::thread thread_;
+};
+
+}  // namespace underfoot::bench
+
+#endif  // UNDERFOOT_TESTS_BENCH_COMPARATORS_RAW_UFFD_H_

@@ -1,0 +1,95 @@
+// Variants of one operation, measured in turns: A B C, B C A, C A B, ...
+//
+// Times on a shared machine move by half from one minute to the next; the ratio of two variants
+// that were measured a millisecond apart does not. So each round gives each variant one turn, a
+// round's ratio is taken within the round, and what is reported is the median over the rounds with
+// the spread of its middle half.
+//
+// Thread safety: one thread.
+
+#ifndef UNDERFOOT_TESTS_BENCH_COMPARISON_H_
+#define UNDERFOOT_TESTS_BENCH_COMPARISON_H_
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tests/bench/statistics.h"
+#include "tests/bench/stopwatch.h"
+
+namespace underfoot::bench {
+
+// What one variant measures in one round.
+class Turn {
+ public:
+  // `body()` does `operations` operations: one sample, their mean.
+  template <class Body>
+  void Time(uint64_t operations, const Body& body) {
+    const Stopwatch watch;
+    body();
+    Record(watch.ElapsedNs() / static_cast<double>(operations));
+  }
+
+  void Record(double ns) { samples_.push_back(ns); }
+
+  // The turn was disturbed, say because the second thread did not get a CPU: it does not count.
+  void Discard() { discarded_ = true; }
+
+  bool discarded() const { return discarded_; }
+  const std::vector<double>& samples() const { return samples_; }
+
+ private:
+  std::vector<double> samples_;
+  bool discarded_ = false;
+};
+
+// What the project set out to reach. Reported as met or missed, never asserted.
+struct Goal {
+  enum class Of : uint8_t { kRatio, kMedianNs, kP99Ns };
+  Of of = Of::kRatio;
+  double at_most = 0;
+};
+
+struct Variant {
+  std::string name;
+  std::function<void(Turn&)> run;
+  std::optional<Goal> goal;
+};
+
+struct Comparison {
+  std::string name;               // group.subject
+  std::string what;               // what one operation is
+  std::vector<Variant> variants;  // the first is what the others are compared with
+  unsigned rounds = 40;
+  // In a quick run a turn is shorter than the second thread's step: disturbed turns count too.
+  bool keep_disturbed = false;
+};
+
+struct VariantResult {
+  std::string name;
+  Summary ns;  // of all samples
+  Spread round_medians;
+  Spread ratio;            // to the baseline, round by round
+  uint64_t discarded = 0;  // turns
+  std::optional<Goal> goal;
+
+  double FigureOf(Goal::Of of) const;
+  // nullopt: there is no goal.
+  std::optional<bool> GoalMet() const;
+};
+
+struct ComparisonResult {
+  std::string name;
+  std::string what;
+  unsigned rounds = 0;
+  std::vector<VariantResult> variants;
+};
+
+// One round more than asked for: the first one warms up and does not count.
+ComparisonResult Measure(const Comparison& comparison);
+
+}  // namespace underfoot::bench
+
+#endif  // UNDERFOOT_TESTS_BENCH_COMPARISON_H_

@@ -1,0 +1,104 @@
+// A write of a host thread to an absent page: through our monitor, memslots, stage-2 and page
+// source, against a loop that reads a message and copies a page.
+//
+// The floor is the hand-over to the handler's thread and back, several times what the handler does.
+// Without a fault, by a thread that asks for the page first, nobody is woken at all.
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "tests/bench/anonymous_memory.h"
+#include "tests/bench/bench.h"
+#include "tests/bench/comparators/raw_uffd.h"
+#include "tests/bench/cpus.h"
+#include "tests/bench/hooked_memory.h"
+
+namespace underfoot::bench {
+namespace {
+
+constexpr uint64_t kPages = 64;
+
+Variant Touching(std::string name, std::function<void()> discard_all,
+                 std::function<void(uint64_t)> touch) {
+  return {.name = std::move(name),
+          .run =
+              [=](Turn& turn) {
+                discard_all();
+                for (uint64_t page = 0; page < kPages; ++page) {
+                  turn.Time(1, [&] { touch(page); });
+                }
+              },
+          .goal = {}};
+}
+
+absl::StatusOr<Variant> Raw(int cpu) {
+  absl::StatusOr<std::unique_ptr<RawUffdMemory>> made =
+      RawUffdMemory::Create(kPages, RawUffdMemory::Events::kFaultsOnly);
+  if (!made.ok()) return std::move(made).status();
+  std::shared_ptr<RawUffdMemory> raw = *std::move(made);
+  raw->Serve(cpu);
+  return Touching(
+      "poll, read, UFFDIO_COPY", [raw] { Discard(raw->memory().range()); },
+      [raw](uint64_t page) { raw->memory().Touch(page); });
+}
+
+absl::StatusOr<Variant> Monitored(int cpu) {
+  absl::StatusOr<std::unique_ptr<HookedMemory>> made = HookedMemory::Registered(kPages, cpu);
+  if (!made.ok()) return std::move(made).status();
+  std::shared_ptr<HookedMemory> hooked = *std::move(made);
+  return Touching(
+      "our monitor and fault path", [hooked] { hooked->Discard(0, kPages); },
+      [hooked](uint64_t page) { hooked->memory().Touch(page); });
+}
+
+absl::StatusOr<Variant> AskedFor(int cpu) {
+  absl::StatusOr<std::unique_ptr<HookedMemory>> made = HookedMemory::Registered(kPages, cpu);
+  if (!made.ok()) return std::move(made).status();
+  std::shared_ptr<HookedMemory> hooked = *std::move(made);
+  return Touching(
+      "our fault path, asked before the write", [hooked] { hooked->Discard(0, kPages); },
+      [hooked](uint64_t page) {
+        hooked->FaultIn(page, 1);
+        hooked->memory().Touch(page);
+      });
+}
+
+Variant KernelsOwn() {
+  auto memory = std::make_shared<AnonymousMemory>(kPages);
+  return Touching(
+      "the kernel's own, not registered", [memory] { Discard(memory->range()); },
+      [memory](uint64_t page) { memory->Touch(page); });
+}
+
+void Compare(Bench& bench, std::string name, std::string what, int handler_cpu) {
+  Comparison comparison{.name = std::move(name), .what = std::move(what), .variants = {}};
+  for (absl::StatusOr<Variant>& made :
+       std::array{Raw(handler_cpu), Monitored(handler_cpu), AskedFor(handler_cpu)}) {
+    if (!made.ok()) return bench.Skip(comparison.name, std::string(made.status().message()));
+    comparison.variants.push_back(*std::move(made));
+  }
+  comparison.variants.push_back(KernelsOwn());
+  bench.Compare(std::move(comparison));
+}
+
+}  // namespace
+
+void BenchFault(Bench& bench) {
+  constexpr char kSame[] = "fault.handler_on_this_cpu";
+  constexpr char kOther[] = "fault.handler_on_the_other_cpu";
+  const std::vector<int>& cpus = AllowedCpus();
+  const Pinned pinned(cpus[0]);
+  if (bench.Wants(kSame)) {
+    Compare(bench, kSame, "a host thread's first write to a page, resolved on its own CPU",
+            cpus[0]);
+  }
+  if (cpus.size() < 2) return bench.Skip(kOther, "it takes two CPUs");
+  if (bench.Wants(kOther)) {
+    Compare(bench, kOther, "the same, resolved by a thread on the other CPU", cpus[1]);
+  }
+}
+
+}  // namespace underfoot::bench

@@ -1,0 +1,63 @@
+// Guest memory as the machine keeps it, without the machine: a memslot over anonymous memory, the
+// hooks, and the monitor of its userfaultfd.
+//
+// Thread safety: as its parts.
+
+#ifndef UNDERFOOT_TESTS_BENCH_HOOKED_MEMORY_H_
+#define UNDERFOOT_TESTS_BENCH_HOOKED_MEMORY_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "mmu/mmu.h"
+#include "tests/bench/anonymous_memory.h"
+#include "vmm/memory/expected_events.h"
+#include "vmm/memory/guest_page_source.h"
+#include "vmm/memory/mm_hooks.h"
+#include "vmm/memory/pagemap.h"
+#include "vmm/memory/settling.h"
+#include "vmm/memory/uffd_monitor.h"
+#include "vmm/memory/userfaultfd.h"
+
+namespace underfoot::bench {
+
+class HookedMemory {
+ public:
+  // Registered with userfaultfd, its monitor on `monitor_cpu`.
+  static absl::StatusOr<std::unique_ptr<HookedMemory>> Registered(uint64_t pages, int monitor_cpu);
+  // Translations only: the memory is the kernel's own business.
+  static absl::StatusOr<std::unique_ptr<HookedMemory>> Unregistered(uint64_t pages);
+  ~HookedMemory();
+  HookedMemory(const HookedMemory&) = delete;
+  HookedMemory& operator=(const HookedMemory&) = delete;
+
+  const AnonymousMemory& memory() const { return memory_; }
+  // Brings pages in and translates them.
+  void FaultIn(uint64_t first, uint64_t count);
+  // Through the hooks. Only where it is registered: the hooks wait for the monitor to see the
+  // event.
+  void Discard(uint64_t first, uint64_t count);
+  // What is left of a hook without userfaultfd: Begin, the call, End.
+  void DiscardInBracket(uint64_t first, uint64_t count);
+
+ private:
+  HookedMemory(uint64_t pages, Userfaultfd uffd, Pagemap pagemap);
+  static absl::StatusOr<std::unique_ptr<HookedMemory>> Create(uint64_t pages);
+
+  AnonymousMemory memory_;
+  // Goes before the memory: an unmap would wait for somebody to read its event.
+  Userfaultfd uffd_;
+  Pagemap pagemap_;
+  SettlingRanges settling_;
+  ExpectedEvents expected_;
+  GuestPageSource source_;
+  Mmu mmu_;
+  MmHooks hooks_;
+  UffdMonitor monitor_;
+  Reader reader_;
+};
+
+}  // namespace underfoot::bench
+
+#endif  // UNDERFOOT_TESTS_BENCH_HOOKED_MEMORY_H_

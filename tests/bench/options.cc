@@ -1,0 +1,51 @@
+#include "tests/bench/options.h"
+
+#include <optional>
+#include <string_view>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace underfoot::bench {
+
+const char kUsage[] =
+    "Usage: underfoot_bench [--filter=TEXT] [--rounds=N] [--quick] [--json=FILE]\n"
+    "\n"
+    "Measures variants of one operation in turns and prints their ratios.\n"
+    "\n"
+    "  --filter=TEXT  only comparisons whose name contains TEXT, as in --filter=stage2\n"
+    "  --rounds=N     N rounds of each instead of its own number; more rounds, less spread\n"
+    "  --quick        a few milliseconds each: shows that they run, the numbers mean nothing\n"
+    "  --json=FILE    the results as JSON too; with --json=- nothing else is printed\n"
+    "\n"
+    "Both CPUs should be idle. tests/bench/README.md says what the rows mean.\n";
+
+absl::StatusOr<BenchOptions> ParseOptions(const std::vector<std::string>& arguments) {
+  BenchOptions options;
+  for (const std::string& argument : arguments) {
+    const auto value_of = [&](std::string_view flag) -> std::optional<std::string> {
+      if (!argument.starts_with(flag)) return std::nullopt;
+      return argument.substr(flag.size());
+    };
+    if (argument == "--help" || argument == "-h") {
+      options.help = true;
+    } else if (argument == "--quick") {
+      options.quick = true;
+    } else if (const auto filter = value_of("--filter=")) {
+      options.filter = *filter;
+    } else if (const auto path = value_of("--json=")) {
+      options.json_path = *path;
+    } else if (const auto rounds = value_of("--rounds=")) {
+      if (!absl::SimpleAtoi(*rounds, &options.rounds) || options.rounds == 0) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(argument, ": give a number of rounds above 0, as in --rounds=100"));
+      }
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown argument '", argument, "'; --help lists what there is"));
+    }
+  }
+  return options;
+}
+
+}  // namespace underfoot::bench

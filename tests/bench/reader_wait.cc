@@ -1,0 +1,152 @@
+// How long an invalidation takes that must wait for a reader which never stops reading.
+//
+// The floor is a cache line that travels to the reader's CPU and back, and the rest of its section.
+// A scheme that waits for all readers, or for a grace period, pays that instead.
+
+#include <functional>
+#include <memory>
+#include <shared_mutex>
+#include <utility>
+
+#include "mmu/check.h"
+#include "tests/bench/bench.h"
+#include "tests/bench/cached_word.h"
+#include "tests/bench/comparators/protected_word.h"
+#include "tests/bench/cpus.h"
+#include "tests/bench/partner.h"
+#include "tests/bench/resident_vm.h"
+
+namespace underfoot::bench {
+namespace {
+
+constexpr uint64_t kInvalidations = 400;
+constexpr uint64_t kReadsOfAStep = 64;
+
+class CacheUnderInvalidation {
+ public:
+  CacheUnderInvalidation() {
+    for (PfnCache* cache : {&cache_, &neighbour_}) {
+      const Gfn gfn = cache == &cache_ ? kGfn : kGfn + 1;
+      const absl::Status active = cache->Activate(mine_, GpaOf(gfn), 8, Access::kRead);
+      UNDERFOOT_CHECK(active.ok(), "a benchmark's cache was refused", active.raw_code(), 0);
+    }
+  }
+  ~CacheUnderInvalidation() {
+    cache_.Deactivate();
+    neighbour_.Deactivate();
+  }
+  CacheUnderInvalidation(const CacheUnderInvalidation&) = delete;
+  CacheUnderInvalidation& operator=(const CacheUnderInvalidation&) = delete;
+
+  void ReadStep() {
+    for (uint64_t i = 0; i < kReadsOfAStep; ++i) KeepAlive(word_.Read(0).value_or(0));
+  }
+  void ReadOrRefreshStep() {
+    for (uint64_t i = 0; i < kReadsOfAStep; ++i) KeepAlive(word_.ReadOrRefresh());
+  }
+  void Refresh() { static_cast<void>(cache_.Refresh(mine_)); }
+  // Begin alone: when it returns no reader is left.
+  void InvalidateTimed(Turn& turn) {
+    const Stopwatch watch;
+    BracketToken token =
+        vm_.mmu().notifier().Begin({vm_.PageAt(kGfn.value), InvalidationKind::kUnmap});
+    turn.Record(watch.ElapsedNs());
+    vm_.mmu().notifier().End(token);
+  }
+
+ private:
+  static constexpr Gfn kGfn{5};
+  ResidentVm vm_{16};
+  Reader mine_{vm_.mmu().readers()};
+  Reader readers_{vm_.mmu().readers()};
+  PfnCache cache_{vm_.mmu(), "bench"};
+  PfnCache neighbour_{vm_.mmu(), "keeps the table"};
+  CachedWord word_{cache_, readers_};
+};
+
+using SharedCache = std::shared_ptr<CacheUnderInvalidation>;
+
+Variant Unread(const Bench& bench, SharedCache cache) {
+  return {.name = "pfn cache, read by nobody",
+          .run =
+              [=, n = bench.Operations(kInvalidations)](Turn& turn) {
+                for (uint64_t i = 0; i < n; ++i) {
+                  cache->Refresh();
+                  cache->InvalidateTimed(turn);
+                }
+              },
+          .goal = {}};
+}
+
+// A reader that is told when to go on does not compete for the locks of a refresh meanwhile.
+Variant BusyReader(const Bench& bench, Partner& partner, SharedCache cache) {
+  return {.name = "pfn cache, busy reader",
+          .run =
+              [=, &partner, n = bench.Operations(kInvalidations)](Turn& turn) {
+                const Partner::Work work(partner, [&] { cache->ReadStep(); });
+                for (uint64_t i = 0; i < n; ++i) {
+                  cache->Refresh();
+                  work.WaitForSteps(2);
+                  cache->InvalidateTimed(turn);
+                }
+              },
+          .goal = Goal{.of = Goal::Of::kP99Ns, .at_most = 500}};
+}
+
+Variant BusyRefresher(const Bench& bench, Partner& partner, SharedCache cache) {
+  return {.name = "pfn cache, busy reader, refreshes at once",
+          .run =
+              [=, &partner, n = bench.Operations(kInvalidations)](Turn& turn) {
+                const Partner::Work work(partner, [&] { cache->ReadOrRefreshStep(); });
+                for (uint64_t i = 0; i < n; ++i) {
+                  work.WaitForSteps(2);
+                  cache->InvalidateTimed(turn);
+                }
+              },
+          .goal = {}};
+}
+
+template <class Protected>
+Variant Theirs(const Bench& bench, Partner& partner, std::string name) {
+  return {.name = std::move(name),
+          .run =
+              [&partner, n = bench.Operations(kInvalidations),
+               word = std::make_shared<Protected>()](Turn& turn) {
+                const Partner::Work work(partner, [&] {
+                  for (uint64_t i = 0; i < kReadsOfAStep; ++i) KeepAlive(word->Read(0).value_or(0));
+                });
+                for (uint64_t i = 0; i < n; ++i) {
+                  work.WaitForSteps(2);
+                  turn.Time(1, [&] { word->Invalidate(); });
+                  word->Validate();
+                }
+              },
+          .goal = {}};
+}
+
+}  // namespace
+
+void BenchReaderWait(Bench& bench) {
+  constexpr char kName[] = "cache.invalidate_and_wait";
+  const std::vector<int>& cpus = AllowedCpus();
+  if (cpus.size() < 2) return bench.Skip(kName, "it takes two CPUs");
+  const Pinned pinned(cpus.front());
+  Partner partner(cpus[1]);
+  const auto cache = std::make_shared<CacheUnderInvalidation>();
+  bench.Compare(
+      {.name = kName,
+       .what = "take a translation away and wait for its one reader, on the other CPU",
+       .variants = {Unread(bench, cache), BusyReader(bench, partner, cache),
+                    BusyRefresher(bench, partner, cache),
+                    Theirs<SlotWord>(bench, partner, "slot with exchange, nothing else"),
+                    Theirs<AsymmetricWord>(bench, partner, "slot, asymmetric (membarrier)"),
+                    Theirs<SeqlockWord>(bench, partner, "seqlock (waits for nobody)"),
+                    Theirs<LockedWord<SpinRwLock>>(bench, partner, "spinning rwlock"),
+                    Theirs<LockedWord<std::shared_mutex>>(bench, partner,
+                                                          "std::shared_mutex (pthread_rwlock)"),
+                    Theirs<LockedWord<AbslRwLock>>(bench, partner, "absl::Mutex"),
+                    Theirs<RcuWord>(bench, partner, "RCU grace period")},
+       .rounds = 20});
+}
+
+}  // namespace underfoot::bench

@@ -1,0 +1,119 @@
+#include "tests/bench/report.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
+
+namespace underfoot::bench {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+const char* FigureName(Goal::Of of) {
+  switch (of) {
+    case Goal::Of::kRatio:
+      return "ratio";
+    case Goal::Of::kMedianNs:
+      return "median";
+    case Goal::Of::kP99Ns:
+      return "p99";
+  }
+  return "";
+}
+
+std::string GoalText(const VariantResult& variant) {
+  const std::optional<bool> met = variant.GoalMet();
+  if (!met.has_value()) return "";
+  const Goal& goal = *variant.goal;
+  const std::string limit = goal.of == Goal::Of::kRatio
+                                ? absl::StrFormat("x%.2f", goal.at_most)
+                                : absl::StrCat(FigureName(goal.of), " ", FormatNs(goal.at_most));
+  return absl::StrCat("  goal ", limit, *met ? ": met" : ": missed");
+}
+
+Json SpreadJson(const Spread& spread) {
+  return {{"low", spread.low}, {"median", spread.median}, {"high", spread.high}};
+}
+
+Json VariantJson(const VariantResult& variant) {
+  Json json{{"name", variant.name},
+            {"samples", variant.ns.samples},
+            {"median_ns", variant.ns.median},
+            {"p99_ns", variant.ns.p99},
+            {"max_ns", variant.ns.max},
+            {"round_medians_ns", SpreadJson(variant.round_medians)},
+            {"ratio", SpreadJson(variant.ratio)},
+            {"discarded", variant.discarded}};
+  if (const std::optional<bool> met = variant.GoalMet()) {
+    json["goal"] = {
+        {"of", FigureName(variant.goal->of)}, {"at_most", variant.goal->at_most}, {"met", *met}};
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string FormatNs(double ns) {
+  if (ns < 9.995) return absl::StrFormat("%.2f ns", ns);
+  if (ns < 99.95) return absl::StrFormat("%.1f ns", ns);
+  if (ns < 999.5) return absl::StrFormat("%.0f ns", ns);
+  if (ns < 9'995) return absl::StrFormat("%.2f us", ns / 1e3);
+  if (ns < 99'950) return absl::StrFormat("%.1f us", ns / 1e3);
+  if (ns < 999'500) return absl::StrFormat("%.0f us", ns / 1e3);
+  return absl::StrFormat("%.2f ms", ns / 1e6);
+}
+
+std::string MachineText(const MachineInfo& machine) {
+  return absl::StrFormat("%d CPUs, %s; Linux %s, %s; %s; load %.1f\n", machine.cpus, machine.cpu,
+                         machine.kernel, machine.kvm, machine.compiler, machine.load);
+}
+
+std::string TableOf(const ComparisonResult& result) {
+  size_t width = 0;
+  for (const VariantResult& variant : result.variants) {
+    width = std::max(width, variant.name.size());
+  }
+  std::string text =
+      absl::StrFormat("\n%s: %s\n  %-*s %9s %9s  %6s  %s\n", result.name, result.what, width, "",
+                      "median", "p99", "ratio", "middle half");
+  for (const VariantResult& variant : result.variants) {
+    if (variant.ns.samples == 0) {
+      absl::StrAppendFormat(&text, "  %-*s  every turn was disturbed\n", width, variant.name);
+      continue;
+    }
+    absl::StrAppendFormat(&text, "  %-*s %9s %9s  x%-5.2f  x%.2f..x%.2f%s\n", width, variant.name,
+                          FormatNs(variant.ns.median), FormatNs(variant.ns.p99),
+                          variant.ratio.median, variant.ratio.low, variant.ratio.high,
+                          GoalText(variant));
+  }
+  return text;
+}
+
+std::string JsonOf(const Results& results) {
+  Json json{{"machine",
+             {{"cpu", results.machine.cpu},
+              {"cpus", results.machine.cpus},
+              {"kernel", results.machine.kernel},
+              {"kvm", results.machine.kvm},
+              {"compiler", results.machine.compiler},
+              {"load", results.machine.load}}},
+            {"quick", results.quick},
+            {"comparisons", Json::array()},
+            {"skipped", Json::array()}};
+  for (const ComparisonResult& result : results.comparisons) {
+    Json variants = Json::array();
+    for (const VariantResult& variant : result.variants) variants.push_back(VariantJson(variant));
+    json["comparisons"].push_back({{"name", result.name},
+                                   {"what", result.what},
+                                   {"rounds", result.rounds},
+                                   {"variants", std::move(variants)}});
+  }
+  for (const SkippedComparison& skipped : results.skipped) {
+    json["skipped"].push_back({{"name", skipped.name}, {"reason", skipped.reason}});
+  }
+  return json.dump(2) + "\n";
+}
+
+}  // namespace underfoot::bench

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Runs the negative controls: with one line of the contract removed, its test must fail.
+
+Each row of tests/mutants.tsv names a mutant (as in UNDERFOOT_MUTANT("name") in the sources), the
+invariant it breaks, a test binary and the filter of the tests that must notice. A row counts as
+killed only if those tests pass without the mutant and fail with it, by a failed expectation, an
+abort or a hang. A survivor, a mutant without a row and a row without a mutant all fail the run.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SOURCE_FOLDERS = ("mmu", "vmm")
+MUTANT_IN_SOURCE = re.compile(r'UNDERFOOT_MUTANT\("([^"]+)"\)')
+TESTS_RUN = re.compile(r"\[==========\] (\d+) tests? from .* ran\.")
+RUNNING_TEST = re.compile(r"^\[ RUN      \] ([\w/.]+)", re.MULTILINE)
+FAILED_TEST = re.compile(r"^\[  FAILED  \] ([\w/.]+)", re.MULTILINE)
+BASELINE_SECONDS = 60
+MUTANT_SECONDS = 20
+# A stress test may need more than one seed to meet the race; a unit or race test needs one.
+SEEDS = (1, 2, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    line: int
+    mutant: str
+    invariant: str
+    binary: str
+    filter: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    row: Row
+    killed: bool
+    how: str
+
+
+def rows_of(path):
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = [field.strip() for field in line.split("\t") if field.strip()]
+        if len(fields) != 4:
+            sys.exit(f"{path}:{number}: {len(fields)} fields, not 4: mutant, invariant, binary, filter")
+        rows.append(Row(number, *fields))
+    return rows
+
+
+def mutants_in_sources():
+    found = {}
+    for folder in SOURCE_FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix not in (".cc", ".h"):
+                continue
+            for name in MUTANT_IN_SOURCE.findall(path.read_text(encoding="utf-8")):
+                found.setdefault(name, path.relative_to(ROOT))
+    return found
+
+
+def run_tests(row, build, mutant, seed, limit):
+    """The exit code (None after a time-out) and the output."""
+    environment = dict(os.environ, UNDERFOOT_SEED=str(seed))
+    environment.pop("UNDERFOOT_MUTANT", None)
+    if mutant:
+        environment["UNDERFOOT_MUTANT"] = mutant
+    command = [str(build / row.binary), f"--gtest_filter={row.filter}", "--gtest_catch_exceptions=0"]
+    try:
+        done = subprocess.run(command, env=environment, timeout=limit, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    except subprocess.TimeoutExpired as expired:
+        return None, (expired.stdout or b"").decode(errors="replace")
+    except OSError as error:
+        return 127, str(error)
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def how_it_failed(code, output):
+    if code is None:
+        return f"hang of {MUTANT_SECONDS} s"
+    failed = FAILED_TEST.search(output)
+    if failed:
+        return failed.group(1)
+    what = signal.Signals(-code).name if code < 0 else f"exit {code}"
+    running = RUNNING_TEST.findall(output)
+    lines = [line for line in output.splitlines() if line.strip() and not line.startswith(("[", "Note:"))]
+    said = f": {lines[-1][-50:]}" if lines else ""
+    return f"{what} in {running[-1]}{said}" if running else what + said
+
+
+def judge(row, build):
+    code, output = run_tests(row, build, None, SEEDS[0], BASELINE_SECONDS)
+    ran = TESTS_RUN.search(output)
+    if code != 0:
+        return Verdict(row, False, f"fails without the mutant: {how_it_failed(code, output)}")
+    if not ran or ran.group(1) == "0":
+        return Verdict(row, False, f"{row.binary} has no test '{row.filter}'")
+    if "[  SKIPPED ]" in output:
+        return Verdict(row, False, "skipped without the mutant")
+    for seed in SEEDS:
+        code, output = run_tests(row, build, row.mutant, seed, MUTANT_SECONDS)
+        if code != 0:
+            return Verdict(row, True, how_it_failed(code, output))
+    return Verdict(row, False, f"{row.binary} {row.filter} still passes")
+
+
+def print_table(verdicts):
+    table = [("mutant", "invariant", "killed by", "verdict")]
+    for verdict in verdicts:
+        table.append((verdict.row.mutant, verdict.row.invariant, verdict.how,
+                      "killed" if verdict.killed else "SURVIVED"))
+    widths = [max(len(row[column]) for row in table) for column in range(4)]
+    for row in table:
+        print(" | ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build-mutants",
+                        help="the build with mutants (default: build-mutants)")
+    parser.add_argument("--rows", type=pathlib.Path, default=ROOT / "tests" / "mutants.tsv")
+    parser.add_argument("--only", metavar="MUTANT", help="judge this mutant alone")
+    parser.add_argument("--targets", action="store_true", help="only list the binaries to build")
+    options = parser.parse_args()
+    try:
+        rows = rows_of(options.rows)
+    except OSError as error:
+        sys.exit(f"mutants.py: cannot read the rows: {error}")
+    if options.targets:
+        print("\n".join(sorted({row.binary for row in rows})))
+        return
+
+    sources = mutants_in_sources()
+    complaints = [f"mutant {name} ({path}) has no row in {options.rows.name}"
+                  for name, path in sources.items() if name not in {row.mutant for row in rows}]
+    complaints += [f"{options.rows.name}:{row.line}: no source contains mutant {row.mutant}"
+                   for row in rows if row.mutant not in sources]
+    if options.only:
+        rows = [row for row in rows if row.mutant == options.only]
+        if not rows:
+            sys.exit(f"no row for mutant {options.only}")
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        verdicts = list(pool.map(lambda row: judge(row, options.build.resolve()), rows))
+    print_table(verdicts)
+    for complaint in complaints:
+        print(complaint)
+    killed = sum(verdict.killed for verdict in verdicts)
+    failures = len(verdicts) - killed + len(complaints)
+    print(f"{killed} of {len(verdicts)} rows killed, {len(complaints)} complaints")
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
