@@ -40,6 +40,9 @@ constexpr GfnRange EntryRange(Gfn gfn, unsigned level) {
   return {begin, begin + PagesAt(level)};
 }
 
+// All that four levels translate: 48-bit guest physical addresses.
+inline constexpr GfnRange kGuestFrames{{0}, {uint64_t{1} << (kIndexBits * kLevels)}};
+
 class Pte {
  public:
   enum class Kind : uint8_t { kEmpty = 0, kLeaf = 1, kTable = 2, kClaim = 3 };

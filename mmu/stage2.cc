@@ -15,17 +15,11 @@
 #include "mmu/wrprotect_visitor.h"
 
 namespace underfoot {
-namespace {
-
-constexpr GfnRange kAllGfns{{0}, {uint64_t{1} << (kIndexBits * kLevels)}};
-
-}  // namespace
-
 Stage2::Stage2(uint64_t retired_cap_bytes) : retired_(retired_cap_bytes) { counters_.tables.Add(); }
 
 Stage2::~Stage2() {
   WalkDebts debts;
-  Unmap(kAllGfns, debts);
+  Unmap(kGuestFrames, debts);
   Finish(debts);
   retired_.Drain();
   UNDERFOOT_CHECK(counters_.tables.Get() == 1, "tables are left after teardown",
@@ -33,7 +27,7 @@ Stage2::~Stage2() {
 }
 
 ClaimResult Stage2::TryClaim(Gfn gfn, unsigned level, Access access, OwnerTag tag) {
-  UNDERFOOT_CHECK(kAllGfns.Contains(gfn) && level <= kMaxLeafLevel, "claim outside of stage-2",
+  UNDERFOOT_CHECK(kGuestFrames.Contains(gfn) && level <= kMaxLeafLevel, "claim outside of stage-2",
                   gfn.value, level);
   ClaimResult result{ClaimOutcome::kBusy, Pte()};
   RetiredBatch batch;
@@ -124,34 +118,22 @@ Table* Stage2::BuildChain(Gfn gfn, unsigned top_level, unsigned level, OwnerTag 
   return table;
 }
 
-// The entry that decides about `gfn`: the first on the way down that is no table.
-Entry* Stage2::FindEntry(Gfn gfn, Table** table) const {
-  *table = &root_;
-  for (;;) {
-    Entry& entry = (*table)->entries[IndexOf(gfn, (*table)->level)];
-    const Pte pte = entry.Load();
-    if (!pte.is_table()) return &entry;
-    UNDERFOOT_SYNC_POINT("walk-down");
-    *table = pte.table();
-  }
-}
-
 bool Stage2::Publish(Gfn gfn, OwnerTag tag, Pte leaf) {
   // From the root again: the table that held the claim may have died during the page-in.
   rcu::ReadScope rcu;
-  Table* table = nullptr;
-  Entry* entry = FindEntry(gfn, &table);
-  Pte pte = entry->Load();
+  const Place place = FindEntry(gfn);
+  Entry* entry = &place.entry;
+  Pte pte = place.pte;
   for (;;) {
     const bool relaxing = pte.is_leaf() && pte.tag() == tag;
     const bool any_tag = UNDERFOOT_MUTANT("publish-ignores-tag");
     if (!relaxing && pte != Pte::Claim(tag) && !(any_tag && pte.is_claim())) return false;
     UNDERFOOT_SYNC_POINT("publish-exchange");
     // Counted first: once it is published, an invalidation may take it away at once.
-    if (!relaxing) counters_.leaves(table->level).Add();
+    if (!relaxing) counters_.leaves(place.level).Add();
     const bool dirty = relaxing && pte.dirty() && !UNDERFOOT_MUTANT("relax-drops-dirty");
     if (entry->CompareExchange(pte, dirty ? leaf.Dirty() : leaf)) break;
-    if (!relaxing) counters_.leaves(table->level).Sub();
+    if (!relaxing) counters_.leaves(place.level).Sub();
     // A leaf that is being relaxed stays in use: it may only have become young, old or dirty, and
     // the tag tells. Given up here, the tag would stay and lock its own owner out.
     if (UNDERFOOT_MUTANT("publish-by-store")) {
@@ -168,13 +150,13 @@ void Stage2::Abandon(Gfn gfn, OwnerTag tag) {
   RetiredBatch batch;
   {
     rcu::ReadScope rcu;
-    Table* table = nullptr;
-    Entry* entry = FindEntry(gfn, &table);
-    Pte pte = entry->Load();
+    const Place place = FindEntry(gfn);
+    Entry* entry = &place.entry;
+    Pte pte = place.pte;
     while (pte.tag() == tag && pte.is_leaf()) {
       if (entry->CompareExchange(pte, pte.WithTag(0))) break;  // may only have become old meanwhile
     }
-    if (pte == Pte::Claim(tag) && entry->Replace(pte, Pte()) && table->Unref()) {
+    if (pte == Pte::Claim(tag) && entry->Replace(pte, Pte()) && place.table.Unref()) {
       Prune(root_, gfn, batch);
     }
   }
@@ -222,19 +204,10 @@ bool Stage2::TestClearYoung(GfnRange range, bool clear) {
   return visitor.young();
 }
 
-std::optional<Stage2::Leaf> Stage2::Lookup(Gfn gfn) const {
-  if (!kAllGfns.Contains(gfn)) return std::nullopt;
-  Table* table = nullptr;
-  const Pte pte = FindEntry(gfn, &table)->Load();
-  if (!pte.is_leaf()) return std::nullopt;
-  return Leaf{pte, table->level};
-}
-
 bool Stage2::MarkUsed(Gfn gfn, const Leaf& leaf, Access access) {
   const Pte used = access == Access::kWrite ? leaf.pte.Young().Dirty() : leaf.pte.Young();
   if (used == leaf.pte) return true;
-  Table* table = nullptr;
-  return FindEntry(gfn, &table)->Replace(leaf.pte, used);
+  return FindEntry(gfn).entry.Replace(leaf.pte, used);
 }
 
 Stage2::Path Stage2::WalkPath(Gfn gfn) const {

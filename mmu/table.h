@@ -18,6 +18,7 @@
 #include "mmu/mutant.h"
 #include "mmu/ordering.h"
 #include "mmu/pte.h"
+#include "mmu/table_memory.h"
 
 namespace underfoot {
 
@@ -48,6 +49,9 @@ struct alignas(64) Table {
   static constexpr uint32_t kDead = 0;
 
   Table(unsigned level_in, uint32_t entries_in_use) : level(level_in), count_(1 + entries_in_use) {}
+
+  static void* operator new(size_t) { return table_memory::Allocate(); }
+  static void operator delete(void* room) { table_memory::Free(room); }
 
   // A reference for an entry about to be filled. False: the table is dead, help to unlink it.
   bool TryRef() {
