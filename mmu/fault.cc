@@ -20,8 +20,6 @@ constexpr FaultResult Stolen() { return {FaultOutcome::kAgain, Pte(), {}}; }
 bool FaultHandler::SlotIsCurrent(Gfn gfn, uint64_t uid) const {
   if (UNDERFOOT_MUTANT("install-ignores-generation")) return true;
   rcu::ReadScope rcu;
-  // After the claim: an update that publishes later finds the claim when it removes the slot's
-  // entries.
   const Memslot* now = memslots_.CurrentAfterAnnouncement().Find(gfn);
   return now != nullptr && now->uid == uid;
 }

@@ -56,10 +56,13 @@ class FaultHandler {
   // As HandleFault, but waits out kBlocked, kBusy and kAgain.
   FaultResult FaultIn(const Reader& reader, Gfn gfn, Access access);
 
+  // Whether `gfn` still lies in the slot that was looked up. After the claim: an update that
+  // publishes later finds the claim when it removes the slot's entries.
+  bool SlotIsCurrent(Gfn gfn, uint64_t uid) const;
+
  private:
   FaultResult FinishClaim(const Reader& reader, Gfn gfn, Access access, const Memslot& slot);
   FaultResult UsePresent(Gfn gfn, Access access);
-  bool SlotIsCurrent(Gfn gfn, uint64_t uid) const;
 
   const MemslotTable& memslots_;
   Stage2& stage2_;

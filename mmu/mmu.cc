@@ -33,7 +33,8 @@ Mmu::Mmu(PageSource& source, MmuOptions options)
       stage2_(options.retired_cap_bytes),
       notifier_(in_flight_, readers_),
       stage2_subscriber_(memslots_, stage2_),
-      faults_(memslots_, stage2_, in_flight_, source) {
+      faults_(memslots_, stage2_, in_flight_, source),
+      range_faults_(memslots_, stage2_, in_flight_, source, faults_) {
   notifier_.Register(caches_);  // before stage-2, as in the kernel
   notifier_.Register(stage2_subscriber_);
 }

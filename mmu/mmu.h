@@ -17,6 +17,7 @@
 #include "mmu/notifier.h"
 #include "mmu/page_source.h"
 #include "mmu/pfn_cache_index.h"
+#include "mmu/range_fault.h"
 #include "mmu/reader.h"
 #include "mmu/stage2.h"
 #include "mmu/stage2_subscriber.h"
@@ -56,6 +57,7 @@ class Mmu {
 
   Notifier& notifier() { return notifier_; }
   FaultHandler& faults() { return faults_; }
+  RangeFaultHandler& range_faults() { return range_faults_; }
   Stage2& stage2() { return stage2_; }
   ReaderRegistry& readers() { return readers_; }
   PfnCacheIndex& caches() { return caches_; }
@@ -75,6 +77,7 @@ class Mmu {
   Notifier notifier_;
   Stage2Subscriber stage2_subscriber_;
   FaultHandler faults_;
+  RangeFaultHandler range_faults_;
 
   // Guards: who publishes the next memslot set. Order: outermost, with Notifier::publish_mutex_
   // never both. Held across the removal of a slot's leaves and the wait for its readers; never

@@ -23,6 +23,9 @@ struct PageInResult {
   PageInOutcome outcome = PageInOutcome::kFailed;
   Pfn pfn;
   Access granted = Access::kRead;
+  // The page lies in a naturally aligned block of this level that is present as a whole, in
+  // consecutive frames, under one permission. 0: nothing is known of its neighbours.
+  unsigned level = 0;
 };
 
 class PageSource {

@@ -67,6 +67,7 @@ void RetiredTables::HandOver(RetiredBatch& batch) {
   batch.first_ = nullptr;
   batch.tables_ = 0;
   const uint64_t pending_bytes = (retired_.Get() - freed_.Get()) * sizeof(Table);
+  peak_bytes_.Max(pending_bytes);
   if (pending_bytes > cap_bytes_ && !UNDERFOOT_MUTANT("backlog-grows")) Drain();
 }
 
@@ -81,6 +82,7 @@ RcuStats RetiredTables::Stats() const {
   stats.retired = retired_.Get();
   stats.pending_tables = stats.retired - stats.freed;
   stats.pending_bytes = stats.pending_tables * sizeof(Table);
+  stats.peak_bytes = peak_bytes_.Get();
   absl::MutexLock lock(&mutex_);
   if (!pending_since_us_.empty()) {
     const uint64_t now = NowUs();

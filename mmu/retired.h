@@ -61,6 +61,7 @@ class RetiredTables {
   const uint64_t cap_bytes_;
   Counter retired_;
   Counter freed_;
+  Counter peak_bytes_;
   // Guards: the hand-over times of batches not yet freed. Order: innermost. Held across a set
   // operation, never across a wait.
   mutable absl::Mutex mutex_;

@@ -5,25 +5,16 @@
 #ifndef UNDERFOOT_MMU_SPLIT_H_
 #define UNDERFOOT_MMU_SPLIT_H_
 
-#include <memory>
+#include <array>
+#include <utility>
 
+#include "mmu/private_table.h"
 #include "mmu/stage2.h"
 #include "mmu/table.h"
 #include "mmu/types.h"
 #include "mmu/walker.h"
 
 namespace underfoot {
-
-// A private tree of tables, freed at once if it is not published.
-struct PrivateTableDeleter {
-  void operator()(Table* table) const {
-    for (Entry& entry : table->entries) {
-      if (entry.Load().is_table()) (*this)(entry.Load().table());
-    }
-    delete table;
-  }
-};
-using PrivateTable = std::unique_ptr<Table, PrivateTableDeleter>;
 
 // The table that stands for `leaf` (at `level`, covering `covers`), in which `transform(leaf)`
 // replaces the leaves inside `range`.
@@ -32,7 +23,6 @@ PrivateTable BuildSplit(Pte leaf, unsigned level, GfnRange covers, GfnRange rang
                         const Transform& transform) {
   const unsigned below = level - 1;
   std::array<Pte, kEntries> ptes;
-  uint32_t in_use = 0;
   for (unsigned i = 0; i < kEntries; ++i) {
     const Gfn begin = covers.begin + i * PagesAt(below);
     const GfnRange part{begin, begin + PagesAt(below)};
@@ -44,16 +34,13 @@ PrivateTable BuildSplit(Pte leaf, unsigned level, GfnRange covers, GfnRange rang
     } else {
       ptes[i] = Pte::ToTable(BuildSplit(same, below, part, range, transform).release());
     }
-    in_use += !ptes[i].empty();
   }
-  PrivateTable table(new Table(below, in_use));
-  for (unsigned i = 0; i < kEntries; ++i) table->entries[i].InitUnpublished(ptes[i]);
-  return table;
+  return MakePrivateTable(below, ptes);
 }
 
 // What the leaves and tables of a private tree add to the counters.
 inline void CountTree(const Table& table, Stage2Counters& counters,
-                      void (Counter::*add)(uint64_t)) {
+                      void (ShardedCounter::*add)(uint64_t)) {
   (counters.tables.*add)(1);
   for (const Entry& entry : table.entries) {
     const Pte pte = entry.Load();
@@ -62,16 +49,23 @@ inline void CountTree(const Table& table, Stage2Counters& counters,
   }
 }
 
-// Puts `split` in the place of `leaf`. False: the entry has changed, nothing was done.
-[[nodiscard]] inline bool PublishSplit(const Visit& visit, PrivateTable split,
-                                       Stage2Counters& counters) {
+// Puts a private tree in the place of `expected`. False: the entry has changed, the tree is freed.
+[[nodiscard]] inline bool PublishTree(Entry& entry, Pte expected, PrivateTable tree,
+                                      Stage2Counters& counters) {
   // Counted while it is private: once published, others may take parts of it away at once.
-  CountTree(*split, counters, &Counter::Add);
-  if (!visit.entry.Replace(visit.pte, Pte::ToTable(split.get()))) {
-    CountTree(*split, counters, &Counter::Sub);
+  CountTree(*tree, counters, &ShardedCounter::Add);
+  if (!entry.Replace(expected, Pte::ToTable(tree.get()))) {
+    CountTree(*tree, counters, &ShardedCounter::Sub);
     return false;
   }
-  static_cast<void>(split.release());
+  static_cast<void>(tree.release());
+  return true;
+}
+
+// Puts `split` in the place of the leaf that was visited.
+[[nodiscard]] inline bool PublishSplit(const Visit& visit, PrivateTable split,
+                                       Stage2Counters& counters) {
+  if (!PublishTree(visit.entry, visit.pte, std::move(split), counters)) return false;
   counters.leaves(visit.level()).Sub();
   return true;
 }

@@ -8,6 +8,7 @@
 #include "mmu/mutant.h"
 #include "mmu/rcu.h"
 #include "mmu/split.h"
+#include "mmu/split_visitor.h"
 #include "mmu/sync_point.h"
 #include "mmu/unlink.h"
 #include "mmu/unmap_visitor.h"
@@ -18,9 +19,7 @@ namespace underfoot {
 Stage2::Stage2(uint64_t retired_cap_bytes) : retired_(retired_cap_bytes) { counters_.tables.Add(); }
 
 Stage2::~Stage2() {
-  WalkDebts debts;
-  Unmap(kGuestFrames, debts);
-  Finish(debts);
+  TearDown(kGuestFrames);
   retired_.Drain();
   UNDERFOOT_CHECK(counters_.tables.Get() == 1, "tables are left after teardown",
                   counters_.tables.Get(), 0);
@@ -146,6 +145,17 @@ bool Stage2::Publish(Gfn gfn, OwnerTag tag, Pte leaf) {
   return true;
 }
 
+bool Stage2::PublishTable(Gfn gfn, OwnerTag tag, PrivateTable table) {
+  UNDERFOOT_CHECK(table->count() > 1, "an empty table would never be unlinked", gfn.value, tag);
+  rcu::ReadScope rcu;
+  const Place place = FindEntry(gfn);
+  if (place.pte != Pte::Claim(tag) || place.level != table->level + 1) return false;
+  UNDERFOOT_SYNC_POINT("publish-table");
+  if (!PublishTree(place.entry, place.pte, std::move(table), counters_)) return false;
+  counters_.maps.Add();
+  return true;
+}
+
 void Stage2::Abandon(Gfn gfn, OwnerTag tag) {
   RetiredBatch batch;
   {
@@ -174,10 +184,31 @@ void Stage2::Prune(Table& parent, Gfn gfn, RetiredBatch& batch) {
 }
 
 void Stage2::Unmap(GfnRange range, WalkDebts& debts) {
-  UnmapVisitor visitor(counters_, debts.retired);
+  while (!range.empty()) range.begin = UnmapSome(range, debts);
+}
+
+void Stage2::TearDown(GfnRange range) {
+  while (!range.empty()) {
+    WalkDebts debts;
+    range.begin = UnmapSome(range, debts);
+    Finish(debts);
+  }
+}
+
+// Returns where it stopped.
+Gfn Stage2::UnmapSome(GfnRange range, WalkDebts& debts) {
+  UnmapVisitor visitor(counters_, debts.retired, range.end);
   rcu::ReadScope rcu;
   static_cast<void>(Walk(root_, range, visitor));
   debts.flush_due = debts.flush_due || visitor.unmapped() || UNDERFOOT_MUTANT("flush-always");
+  return visitor.reached();
+}
+
+Gfn Stage2::Split(GfnRange range, unsigned level, TablePool& pool) {
+  SplitVisitor visitor(counters_, level, pool, range.end);
+  rcu::ReadScope rcu;
+  static_cast<void>(Walk(root_, range, visitor));
+  return visitor.reached();
 }
 
 void Stage2::WriteProtect(GfnRange range, WalkDebts& debts) {
@@ -230,7 +261,8 @@ Stage2Stats Stage2::Stats() const {
           .maps = counters_.maps.Get(),
           .unmaps = counters_.unmaps.Get(),
           .walk_retries = counters_.walk_retries.Get(),
-          .flushes = counters_.flushes.Get()};
+          .flushes = counters_.flushes.Get(),
+          .leaves_1g = counters_.leaves_1g.Get()};
 }
 
 }  // namespace underfoot

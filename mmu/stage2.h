@@ -24,11 +24,13 @@
 #include <cstdint>
 #include <optional>
 
+#include "mmu/private_table.h"
 #include "mmu/pte.h"
 #include "mmu/retired.h"
 #include "mmu/stats.h"
 #include "mmu/sync_point.h"
 #include "mmu/table.h"
+#include "mmu/table_pool.h"
 #include "mmu/types.h"
 
 namespace underfoot {
@@ -53,16 +55,16 @@ struct WalkDebts {
 };
 
 struct Stage2Counters {
-  Counter leaves_4k;
-  Counter leaves_2m;
-  Counter leaves_1g;
-  Counter tables;
-  Counter maps;
-  Counter unmaps;
-  Counter walk_retries;
-  Counter flushes;
+  ShardedCounter leaves_4k;
+  ShardedCounter leaves_2m;
+  ShardedCounter leaves_1g;
+  ShardedCounter tables;
+  ShardedCounter maps;
+  ShardedCounter unmaps;
+  ShardedCounter walk_retries;
+  ShardedCounter flushes;
 
-  Counter& leaves(unsigned level) {
+  ShardedCounter& leaves(unsigned level) {
     return level == 0 ? leaves_4k : level == 1 ? leaves_2m : leaves_1g;
   }
 };
@@ -84,8 +86,21 @@ class Stage2 {
   // Gives the claim back, if it was not stolen.
   void Abandon(Gfn gfn, OwnerTag tag);
 
-  // Removes leaves and steals claims. Finish pays the debts.
+  // Turns the caller's claim of a block into a table of smaller leaves, filled in private. False:
+  // it was stolen, and the table is freed.
+  [[nodiscard]] bool PublishTable(Gfn gfn, OwnerTag tag, PrivateTable table);
+
+  // Removes leaves and steals claims. Finish pays the debts. However large the range is, no RCU
+  // read section is longer than a few tables take.
   void Unmap(GfnRange range, WalkDebts& debts);
+
+  // As Unmap and Finish, table page by table page: for what nobody waits for in one piece. Yields
+  // only after progress, flushed, so that the backlog of retired tables keeps to its cap.
+  void TearDown(GfnRange range);
+
+  // Splits blocks of the range that are larger than `level`, whole, with tables that were allocated
+  // before. Returns where it stopped: range.end, or where the pool was empty; fill it and go on.
+  [[nodiscard]] Gfn Split(GfnRange range, unsigned level, TablePool& pool);
 
   // Takes the write permission from leaves and steals claims. Finish pays the debts.
   void WriteProtect(GfnRange range, WalkDebts& debts);
@@ -160,6 +175,7 @@ class Stage2 {
     return {*table, entry, entry.Load(), 0};
   }
   void Prune(Table& parent, Gfn gfn, RetiredBatch& batch);
+  Gfn UnmapSome(GfnRange range, WalkDebts& debts);
 
   Stage2Counters counters_;
   RetiredTables retired_;

@@ -6,6 +6,7 @@
 #ifndef UNDERFOOT_MMU_STATS_H_
 #define UNDERFOOT_MMU_STATS_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 
@@ -26,6 +27,34 @@ class Counter {
 
  private:
   std::atomic<uint64_t> value_{0};
+};
+
+// A counter that several threads bump at a high rate: a cache line for each of a few groups of
+// threads. Its parts may be negative; their sum is not.
+class ShardedCounter {
+ public:
+  void Add(uint64_t n = 1) { Mine().fetch_add(n, kRelaxed); }
+  void Sub(uint64_t n = 1) { Mine().fetch_sub(n, kRelaxed); }
+  uint64_t Get() const {
+    uint64_t sum = 0;
+    for (const Shard& shard : shards_) sum += shard.value.load(kRelaxed);
+    return sum;
+  }
+
+ private:
+  static constexpr unsigned kShards = 8;
+  struct alignas(64) Shard {
+    std::atomic<uint64_t> value{0};
+  };
+
+  std::atomic<uint64_t>& Mine() {
+    thread_local constinit unsigned turn = 0;
+    if (turn == 0) turn = 1 + turns_.fetch_add(1, kRelaxed) % kShards;
+    return shards_[turn - 1].value;
+  }
+
+  static inline std::atomic<unsigned> turns_{0};
+  std::array<Shard, kShards> shards_;
 };
 
 // A counter with one writer: an increment is a load and a store, without a locked instruction.
@@ -65,6 +94,7 @@ struct Stage2Stats {
   uint64_t unmaps = 0;
   uint64_t walk_retries = 0;
   uint64_t flushes = 0;
+  uint64_t leaves_1g = 0;  // now
 };
 
 struct NotifierStats {
@@ -88,6 +118,7 @@ struct RcuStats {
   uint64_t pending_tables = 0;  // now
   uint64_t pending_bytes = 0;   // now
   uint64_t oldest_us = 0;       // age of the oldest pending batch, now
+  uint64_t peak_bytes = 0;      // the most that was pending at once
 };
 
 struct MmuStats {

@@ -62,10 +62,11 @@ struct alignas(64) Table {
     return true;
   }
 
-  // True when no entry is in use any more: the caller tries TryKill.
+  // For `n` entries that have turned empty. True when none is in use any more: the caller tries
+  // TryKill.
   // Pairs with: TryKill's acquire. Without it: the killer retires a table whose last user still
   // writes.
-  bool Unref() { return count_.fetch_sub(1, kAcqRel) == 2; }
+  bool Unref(uint32_t n = 1) { return count_.fetch_sub(n, kAcqRel) == 1 + n; }
 
   // Makes an empty table DEAD. False: somebody took a reference first, or was faster.
   bool TryKill() {

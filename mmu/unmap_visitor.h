@@ -1,12 +1,18 @@
-// Removes every leaf of a range, steals every claim, unlinks every table that this empties.
+// Removes every leaf of a range, steals every claim, unlinks every table that this empties. Stops
+// after a few tables, so that the read section around it is short.
+//
+// An emptied entry's reference to its table is dropped when the walk leaves the table, for all of
+// them in one step: until then the table counts too many, which keeps it, and never too few.
 
 #ifndef UNDERFOOT_MMU_UNMAP_VISITOR_H_
 #define UNDERFOOT_MMU_UNMAP_VISITOR_H_
 
+#include <array>
 #include <utility>
 
 #include "mmu/mutant.h"
 #include "mmu/split.h"
+#include "mmu/sync_point.h"
 #include "mmu/unlink.h"
 #include "mmu/walker.h"
 
@@ -14,10 +20,20 @@ namespace underfoot {
 
 class UnmapVisitor {
  public:
-  UnmapVisitor(Stage2Counters& counters, RetiredBatch& batch)
-      : counters_(counters), batch_(batch) {}
+  // `end` of the range that is walked.
+  UnmapVisitor(Stage2Counters& counters, RetiredBatch& batch, Gfn end)
+      : counters_(counters), batch_(batch), reached_(end) {}
+  ~UnmapVisitor() {
+    for (unsigned level = 0; level <= kMaxLeafLevel; ++level) {
+      if (leaves_[level] != 0) counters_.leaves(level).Sub(leaves_[level]);
+    }
+    if (unmaps_ != 0) counters_.unmaps.Add(unmaps_);
+  }
+  UnmapVisitor(const UnmapVisitor&) = delete;
+  UnmapVisitor& operator=(const UnmapVisitor&) = delete;
 
-  bool unmapped() const { return unmapped_; }
+  bool unmapped() const { return unmaps_ != 0; }
+  Gfn reached() const { return reached_; }
 
   VisitResult Leaf(const Visit& visit) {
     if (visit.pte.is_claim() && UNDERFOOT_MUTANT("unmap-spares-claims")) {
@@ -26,22 +42,32 @@ class UnmapVisitor {
     if (visit.pte.is_claim() && UNDERFOOT_MUTANT("unmap-waits-for-installers")) return Lost();
     if (visit.pte.is_leaf() && !visit.whole()) return UnmapPart(visit);
     if (!visit.entry.Replace(visit.pte, Pte())) return Lost();
-    if (!UNDERFOOT_MUTANT("unmap-keeps-reference")) {
-      static_cast<void>(visit.table.Unref());  // TablePost looks at the count
-    }
+    if (!UNDERFOOT_MUTANT("unmap-keeps-reference")) ++emptied_[visit.level()];
     if (visit.pte.is_leaf()) {
-      counters_.leaves(visit.level()).Sub();
-      CountUnmap();
+      ++leaves_[visit.level()];
+      ++unmaps_;
     }
     return VisitResult::kContinue;
   }
 
   VisitResult TablePost(const Visit& visit) {
-    UnlinkIfEmpty(visit.table, visit.entry, *visit.pte.table(), counters_, batch_);
-    return VisitResult::kContinue;
+    Table& table = *visit.pte.table();
+    const uint32_t emptied = std::exchange(emptied_[table.level], 0);
+    UNDERFOOT_SYNC_POINT("unmap-before-unref");
+    if (emptied != 0) static_cast<void>(table.Unref(emptied));
+    UnlinkIfEmpty(visit.table, visit.entry, table, counters_, batch_);
+    if (++tables_ < kTablesOfAWalk || UNDERFOOT_MUTANT("unmap-in-one-walk")) {
+      return VisitResult::kContinue;
+    }
+    // Nothing is left behind: the tables above are looked at on the way up, and again by the next
+    // walk.
+    if (reached_ > visit.range.end) reached_ = visit.range.end;
+    return VisitResult::kStop;
   }
 
  private:
+  static constexpr unsigned kTablesOfAWalk = 64;
+
   VisitResult UnmapPart(const Visit& visit) {
     const GfnRange gone = UNDERFOOT_MUTANT("unmap-of-a-part-takes-more")
                               ? GfnRange{visit.covers.begin, visit.range.end}
@@ -49,13 +75,8 @@ class UnmapVisitor {
     PrivateTable rest = BuildSplit(visit.pte.WithTag(0), visit.level(), visit.covers, gone,
                                    [](Pte) { return Pte(); });
     if (!PublishSplit(visit, std::move(rest), counters_)) return Lost();
-    CountUnmap();
+    ++unmaps_;
     return VisitResult::kContinue;
-  }
-
-  void CountUnmap() {
-    counters_.unmaps.Add();
-    unmapped_ = true;
   }
 
   VisitResult Lost() {
@@ -65,7 +86,11 @@ class UnmapVisitor {
 
   Stage2Counters& counters_;
   RetiredBatch& batch_;
-  bool unmapped_ = false;
+  Gfn reached_;
+  unsigned tables_ = 0;
+  uint64_t unmaps_ = 0;
+  std::array<uint64_t, kMaxLeafLevel + 1> leaves_{};
+  std::array<uint32_t, kLevels> emptied_{};  // references to drop, by the table's level
 };
 
 }  // namespace underfoot

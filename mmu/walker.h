@@ -4,7 +4,7 @@
 //   VisitResult Leaf(const Visit&)       a leaf or a claim: whatever is neither a hole nor a table
 //   VisitResult Hole(const Visit&)       an empty entry, at whatever level it was met
 //   VisitResult TablePre(const Visit&)   before the walk goes down into a table
-//   VisitResult TablePost(const Visit&)  after it
+//   VisitResult TablePost(const Visit&)  after it, also when the walk was stopped below
 // The walk is shared: others change entries at the same time. A visitor changes visit.entry by
 // compare-exchange from visit.pte and answers kRetry when it lost; the entry is then read again.
 //
@@ -49,9 +49,11 @@ VisitResult VisitEntry(const Visit& visit, Visitor& visitor) {
     if (result != VisitResult::kContinue) return result;
   }
   const VisitResult below = Walk(*visit.pte.table(), visit.range, visitor);
-  if (below != VisitResult::kContinue) return below;
-  if constexpr (requires { visitor.TablePost(visit); }) return visitor.TablePost(visit);
-  return VisitResult::kContinue;
+  if constexpr (requires { visitor.TablePost(visit); }) {
+    const VisitResult result = visitor.TablePost(visit);
+    if (result != VisitResult::kContinue) return result;
+  }
+  return below;
 }
 
 // kContinue when the range was walked to its end, kStop when a visitor ended it.

@@ -56,7 +56,8 @@ Json ToJson(const Stage2Stats& stage2) {
   return {{"leaves_4k", stage2.leaves_4k}, {"leaves_2m", stage2.leaves_2m},
           {"tables", stage2.tables},       {"maps", stage2.maps},
           {"unmaps", stage2.unmaps},       {"walk_retries", stage2.walk_retries},
-          {"flushes", stage2.flushes}};
+          {"flushes", stage2.flushes},
+          {"leaves_1g", stage2.leaves_1g}};
 }
 
 Json ToJson(const NotifierStats& notifier) {
@@ -79,7 +80,8 @@ Json ToJson(const RcuStats& rcu) {
           {"freed", rcu.freed},
           {"pending_tables", rcu.pending_tables},
           {"pending_bytes", rcu.pending_bytes},
-          {"oldest_us", rcu.oldest_us}};
+          {"oldest_us", rcu.oldest_us},
+          {"peak_bytes", rcu.peak_bytes}};
 }
 
 Json ToJson(const UffdStats& uffd) {

@@ -1,0 +1,38 @@
+// A tree of tables that no other thread has seen: built in private, published by one
+// compare-exchange of the entry above it, or freed at once.
+//
+// Thread safety: one thread, until it is published.
+
+#ifndef UNDERFOOT_MMU_PRIVATE_TABLE_H_
+#define UNDERFOOT_MMU_PRIVATE_TABLE_H_
+
+#include <memory>
+#include <span>
+
+#include "mmu/pte.h"
+#include "mmu/table.h"
+
+namespace underfoot {
+
+struct PrivateTableDeleter {
+  void operator()(Table* table) const {
+    for (Entry& entry : table->entries) {
+      if (entry.Load().is_table()) (*this)(entry.Load().table());
+    }
+    delete table;
+  }
+};
+using PrivateTable = std::unique_ptr<Table, PrivateTableDeleter>;
+
+// Owns the tables that `ptes` name.
+inline PrivateTable MakePrivateTable(unsigned level, std::span<const Pte, kEntries> ptes) {
+  uint32_t in_use = 0;
+  for (const Pte pte : ptes) in_use += !pte.empty();
+  PrivateTable table(new Table(level, in_use));
+  for (unsigned i = 0; i < kEntries; ++i) table->entries[i].InitUnpublished(ptes[i]);
+  return table;
+}
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_MMU_PRIVATE_TABLE_H_

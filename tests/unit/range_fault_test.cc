@@ -1,0 +1,174 @@
+// Ranges faulted in at once: leaves as large as they can be, and what stands in their way.
+
+#include "mmu/range_fault.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <optional>
+
+#include "mmu/mmu.h"
+#include "mmu/rcu.h"
+#include "tests/unit/fake_host.h"
+#include "tests/unit/raw_table.h"
+
+namespace underfoot::testing {
+namespace {
+
+using ::testing::ElementsAre;
+
+constexpr uint64_t k2M = PagesAt(1);
+constexpr uint64_t kPages = 3 * k2M;
+constexpr Gfn kFirst{4 * k2M};
+
+class RangeFaultTest : public ::testing::Test {
+ protected:
+  RangeFaultTest() {
+    const absl::Status created = mmu_.CreateMemslot(
+        {.id = 1, .gfns = {kFirst, kFirst + kPages}, .hva = host_.range().begin});
+    EXPECT_TRUE(created.ok()) << created;
+  }
+  void TearDown() override { EXPECT_EQ(WhatIsWrongWith(mmu_.stage2()), ""); }
+
+  static GfnRange Pages(uint64_t first, uint64_t count) {
+    return {kFirst + first, kFirst + first + count};
+  }
+  RangeFaultResult FaultIn(GfnRange gfns, Access access = Access::kRead) {
+    return mmu_.range_faults().FaultIn(reader_, gfns, access);
+  }
+  std::optional<Stage2::Leaf> LeafOf(uint64_t page) {
+    rcu::ReadScope rcu;
+    return mmu_.stage2().Lookup(kFirst + page);
+  }
+  void Move(uint64_t page, uint64_t pages = 1) {
+    InvalidationScope bracket(mmu_.notifier(),
+                              {host_.Pages(page, pages), InvalidationKind::kUnmap});
+    host_.Move(host_.Pages(page, pages));
+  }
+  // Each page of the slot that has a leaf has the right one.
+  void ExpectTheHostsFrames() {
+    rcu::ReadScope rcu;
+    for (uint64_t page = 0; page < kPages; ++page) {
+      const auto leaf = mmu_.stage2().Lookup(kFirst + page);
+      if (!leaf.has_value()) continue;
+      const uint64_t in_leaf = (kFirst + page) - EntryRange(kFirst + page, leaf->level).begin;
+      ASSERT_EQ(leaf->pte.pfn() + in_leaf, host_.PfnOf(host_.PageAt(page))) << page;
+    }
+  }
+
+  FakeHost host_{kPages};
+  Mmu mmu_{host_};
+  Reader reader_{mmu_.readers()};
+};
+
+TEST_F(RangeFaultTest, ConsecutiveFramesBecomeOneLeaf) {
+  const RangeFaultResult result = FaultIn(Pages(0, kPages), Access::kWrite);
+  EXPECT_EQ(result.outcome, FaultOutcome::kMapped);
+  EXPECT_EQ(result.reached, kFirst + kPages);
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_2m, 3u);
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_4k, 0u);
+  EXPECT_TRUE(LeafOf(5)->pte.dirty());
+  ExpectTheHostsFrames();
+}
+
+TEST_F(RangeFaultTest, ScatteredFramesBecomeATable) {
+  Move(k2M + 7);
+  EXPECT_EQ(FaultIn(Pages(0, kPages)).outcome, FaultOutcome::kMapped);
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_2m, 2u);
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_4k, k2M);
+  EXPECT_FALSE(LeafOf(k2M)->pte.dirty());
+  ExpectTheHostsFrames();
+}
+
+TEST_F(RangeFaultTest, TheEndsOfARangeArePages) {
+  EXPECT_EQ(FaultIn(Pages(k2M - 3, k2M + 5)).outcome, FaultOutcome::kMapped);
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_2m, 1u);
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_4k, 5u);
+  EXPECT_FALSE(LeafOf(k2M - 4).has_value());
+  EXPECT_FALSE(LeafOf(2 * k2M + 2).has_value());
+  ExpectTheHostsFrames();
+}
+
+TEST_F(RangeFaultTest, WhatIsThereStaysAndTheRestComes) {
+  ASSERT_EQ(mmu_.faults().FaultIn(reader_, kFirst + 9, Access::kWrite).outcome,
+            FaultOutcome::kMapped);
+  const uint64_t page_ins = host_.page_ins();
+  EXPECT_EQ(FaultIn(Pages(0, k2M)).outcome, FaultOutcome::kMapped);
+  EXPECT_EQ(host_.page_ins() - page_ins, k2M - 1);
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_4k, k2M);
+  EXPECT_TRUE(LeafOf(9)->pte.dirty());
+  ExpectTheHostsFrames();
+}
+
+TEST_F(RangeFaultTest, ABlockThatDoesNotGrantAWriteIsRelaxedPageByPage) {
+  host_.GrantOnlyWhatIsAskedFor();
+  ASSERT_EQ(FaultIn(Pages(0, k2M)).outcome, FaultOutcome::kMapped);
+  ASSERT_EQ(mmu_.Stats().stage2.leaves_2m, 1u);
+  EXPECT_EQ(FaultIn(Pages(0, k2M), Access::kWrite).outcome, FaultOutcome::kMapped);
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_4k, k2M);
+  EXPECT_TRUE(LeafOf(k2M - 1)->pte.writable());
+  ExpectTheHostsFrames();
+}
+
+TEST_F(RangeFaultTest, ThePageSourceMayNameABlock) {
+  host_.SetAnswer([&](Hva page, Access) -> std::optional<PageInResult> {
+    return PageInResult{PageInOutcome::kPresent,
+                        {0x80000 + (page - host_.PageAt(0)) / kPageSize},
+                        Access::kWrite,
+                        1};
+  });
+  EXPECT_EQ(FaultIn(Pages(0, k2M)).outcome, FaultOutcome::kMapped);
+  EXPECT_EQ(host_.page_ins(), 1u);
+  EXPECT_THAT(LeafLines(mmu_.stage2()), ElementsAre("0x800+512 -> 0x80000 wy-"));
+}
+
+TEST_F(RangeFaultTest, APageThatSettlesGetsNoLeafAndHoldsUpNoOther) {
+  host_.SetAnswer([&](Hva page, Access) -> std::optional<PageInResult> {
+    if (page != host_.PageAt(3)) return std::nullopt;
+    return PageInResult{PageInOutcome::kSettling, {}, Access::kRead, 0};
+  });
+  EXPECT_EQ(FaultIn(Pages(0, k2M)).outcome, FaultOutcome::kMapped);
+  EXPECT_FALSE(LeafOf(3).has_value());
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_4k, k2M - 1);
+}
+
+TEST_F(RangeFaultTest, ItStopsWhereAPageCannotCome) {
+  host_.SetAnswer([&](Hva page, Access) -> std::optional<PageInResult> {
+    if (page != host_.PageAt(3)) return std::nullopt;
+    return PageInResult{};
+  });
+  const RangeFaultResult result = FaultIn(Pages(0, kPages));
+  EXPECT_EQ(result.outcome, FaultOutcome::kFailed);
+  EXPECT_EQ(result.reached, kFirst + 3);
+}
+
+TEST_F(RangeFaultTest, ItStopsAtTheEndOfTheMemslot) {
+  const RangeFaultResult result = FaultIn(Pages(2 * k2M, 2 * k2M));
+  EXPECT_EQ(result.outcome, FaultOutcome::kNoMemslot);
+  EXPECT_EQ(result.reached, kFirst + kPages);
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_2m, 1u);
+}
+
+TEST_F(RangeFaultTest, ACollapseMakesOneLeafOfMany) {
+  for (uint64_t page = 0; page < k2M; ++page) {
+    ASSERT_EQ(mmu_.faults().FaultIn(reader_, kFirst + page, Access::kRead).outcome,
+              FaultOutcome::kMapped);
+  }
+  const uint64_t tables = mmu_.Stats().stage2.tables;
+  EXPECT_EQ(
+      mmu_.range_faults().Collapse(reader_, mmu_.notifier(), kFirst + 77, 1, Access::kRead).outcome,
+      FaultOutcome::kMapped);
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_2m, 1u);
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_4k, 0u);
+  EXPECT_EQ(mmu_.Stats().stage2.tables, tables - 1);
+  ExpectTheHostsFrames();
+}
+
+TEST_F(RangeFaultTest, ACollapseBeyondItsSlotIsRefused) {
+  EXPECT_EQ(
+      mmu_.range_faults().Collapse(reader_, mmu_.notifier(), kFirst, 2, Access::kRead).outcome,
+      FaultOutcome::kNoMemslot);
+}
+
+}  // namespace
+}  // namespace underfoot::testing
