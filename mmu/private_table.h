@@ -28,8 +28,16 @@ using PrivateTable = std::unique_ptr<Table, PrivateTableDeleter>;
 inline PrivateTable MakePrivateTable(unsigned level, std::span<const Pte, kEntries> ptes) {
   uint32_t in_use = 0;
   for (const Pte pte : ptes) in_use += !pte.empty();
-  PrivateTable table(new Table(level, in_use));
+  PrivateTable table(new Table(Table::Unwritten{}, level, in_use));
   for (unsigned i = 0; i < kEntries; ++i) table->entries[i].InitUnpublished(ptes[i]);
+  return table;
+}
+
+// The same with every entry in use, `pte_at(index)` each, written in place.
+template <class PteAt>
+PrivateTable MakeFullTable(unsigned level, const PteAt& pte_at) {
+  PrivateTable table(new Table(Table::Unwritten{}, level, kEntries));
+  for (unsigned i = 0; i < kEntries; ++i) table->entries[i].InitUnpublished(pte_at(i));
   return table;
 }
 

@@ -38,24 +38,41 @@ PrivateTable BuildSplit(Pte leaf, unsigned level, GfnRange covers, GfnRange rang
   return MakePrivateTable(below, ptes);
 }
 
-// What the leaves and tables of a private tree add to the counters.
-inline void CountTree(const Table& table, Stage2Counters& counters,
-                      void (ShardedCounter::*add)(uint64_t)) {
-  (counters.tables.*add)(1);
-  for (const Entry& entry : table.entries) {
-    const Pte pte = entry.Load();
-    if (pte.is_leaf()) (counters.leaves(table.level).*add)(1);
-    if (pte.is_table()) CountTree(*pte.table(), counters, add);
+// What a private tree adds to the counters.
+struct TreeSize {
+  uint64_t tables = 0;
+  std::array<uint64_t, kMaxLeafLevel + 1> leaves{};
+
+  void AddTree(const Table& table) {
+    ++tables;
+    if (table.level == 0) {
+      leaves[0] += table.count() - 1;
+      return;
+    }
+    for (const Entry& entry : table.entries) {
+      const Pte pte = entry.Load();
+      if (pte.is_leaf()) ++leaves[table.level];
+      if (pte.is_table()) AddTree(*pte.table());
+    }
   }
-}
+
+  void Count(Stage2Counters& counters, void (ShardedCounter::*add)(uint64_t)) const {
+    (counters.tables.*add)(tables);
+    for (unsigned level = 0; level < leaves.size(); ++level) {
+      if (leaves[level] != 0) (counters.leaves(level).*add)(leaves[level]);
+    }
+  }
+};
 
 // Puts a private tree in the place of `expected`. False: the entry has changed, the tree is freed.
 [[nodiscard]] inline bool PublishTree(Entry& entry, Pte expected, PrivateTable tree,
                                       Stage2Counters& counters) {
   // Counted while it is private: once published, others may take parts of it away at once.
-  CountTree(*tree, counters, &ShardedCounter::Add);
+  TreeSize size;
+  size.AddTree(*tree);
+  size.Count(counters, &ShardedCounter::Add);
   if (!entry.Replace(expected, Pte::ToTable(tree.get()))) {
-    CountTree(*tree, counters, &ShardedCounter::Sub);
+    size.Count(counters, &ShardedCounter::Sub);
     return false;
   }
   static_cast<void>(tree.release());

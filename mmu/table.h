@@ -26,29 +26,39 @@ namespace underfoot {
 // invalidation must see, or the scan that must see a claim; on x86 the orders cost nothing more.
 class Entry {
  public:
-  Pte Load() const { return Pte(word_.load(kStoreLoad)); }
+  Pte Load() const { return Pte(Word().load(kStoreLoad)); }
 
   // Pairs with: Load, in Begin's scan and in installers (P1: I1, I4, B2, B3). Without it: two
   // owners of one entry, or a leaf published over an invalidation.
   bool CompareExchange(Pte& expected, Pte desired) {
     uint64_t word = expected.word();
-    const bool done = word_.compare_exchange_strong(word, desired.word(), kStoreLoad);
+    const bool done = Word().compare_exchange_strong(word, desired.word(), kStoreLoad);
     expected = Pte(word);
     return done;
   }
   bool Replace(Pte expected, Pte desired) { return CompareExchange(expected, desired); }
 
-  // In a table that no other thread has seen.
-  void InitUnpublished(Pte pte) { word_.store(pte.word(), kRelaxed); }
+  // In a table that no other thread has seen: a plain store, so that filling a table costs no more
+  // than filling an array.
+  void InitUnpublished(Pte pte) { word_ = pte.word(); }
 
  private:
-  std::atomic<uint64_t> word_{0};
+  std::atomic_ref<uint64_t> Word() const { return std::atomic_ref<uint64_t>(word_); }
+
+  mutable uint64_t word_;  // left to the table, which knows whether each entry will be written
 };
 
 struct alignas(64) Table {
   static constexpr uint32_t kDead = 0;
 
-  Table(unsigned level_in, uint32_t entries_in_use) : level(level_in), count_(1 + entries_in_use) {}
+  // An empty table into which `entries_in_use` entries will be put.
+  Table(unsigned level_in, uint32_t entries_in_use)
+      : entries{}, level(level_in), count_(1 + entries_in_use) {}
+
+  // A table of which the caller writes every entry before anybody reads it.
+  struct Unwritten {};
+  Table(Unwritten, unsigned level_in, uint32_t entries_in_use)
+      : level(level_in), count_(1 + entries_in_use) {}
 
   static void* operator new(size_t) { return table_memory::Allocate(); }
   static void operator delete(void* room) { table_memory::Free(room); }

@@ -31,7 +31,7 @@ class TablePool {
     if (rooms_.empty()) return nullptr;
     Room room = std::move(rooms_.back());
     rooms_.pop_back();
-    return PrivateTable(::new (room.release()) Table(level, kEntries));
+    return PrivateTable(::new (room.release()) Table(Table::Unwritten{}, level, kEntries));
   }
 
  private:

@@ -38,6 +38,17 @@ class SharedTable {
     const bool published = stage2_.Publish(gfn, tag_, Pte::Leaf(pfn, granted));
     UNDERFOOT_CHECK(published, "a benchmark's claim was stolen", gfn.value, tag_);
   }
+  void MapRange(GfnRange gfns, Pfn pfn, Access granted) {
+    for (Gfn gfn = gfns.begin; gfn < gfns.end; gfn += kEntries) {
+      const ClaimResult claim = stage2_.TryClaim(gfn, 1, granted, tag_);
+      UNDERFOOT_CHECK(claim.outcome == ClaimOutcome::kClaimed, "a benchmark lost a claim",
+                      gfn.value, claim.outcome);
+      const Pfn first = pfn + (gfn - gfns.begin);
+      const bool published = stage2_.PublishTable(
+          gfn, tag_, MakeFullTable(0, [&](unsigned i) { return Pte::Leaf(first + i, granted); }));
+      UNDERFOOT_CHECK(published, "a benchmark's claim was stolen", gfn.value, tag_);
+    }
+  }
   void Unmap(GfnRange range) {
     WalkDebts debts;
     stage2_.Unmap(range, debts);
@@ -57,6 +68,12 @@ void MapAll(Table& table, GfnRange range) {
 }
 
 template <class Table>
+void MapAsPart(Table& table, GfnRange range, bool ranges) {
+  if (ranges) return table.MapRange(range, {range.begin.value + 1}, Access::kWrite);
+  MapAll(table, range);
+}
+
+template <class Table>
 void UnmapInPieces(Table& table, GfnRange range, uint64_t pages) {
   for (Gfn gfn = range.begin; gfn < range.end; gfn += pages) table.Unmap({gfn, gfn + pages});
 }
@@ -64,6 +81,7 @@ void UnmapInPieces(Table& table, GfnRange range, uint64_t pages) {
 // What is timed of a turn that maps everything and unmaps it again.
 struct Part {
   bool map = false;
+  bool ranges = false;       // map whole tables and not page by page
   uint64_t unmap_pages = 0;  // in one call; 0: the unmap is not timed
 };
 
@@ -76,15 +94,15 @@ Variant Timed(const Bench& bench, std::string name, std::shared_ptr<Table> mine,
               [=](Turn& turn) {
                 std::unique_ptr<Partner::Work> work;
                 if (partner != nullptr) {
-                  work = std::make_unique<Partner::Work>(*partner, [theirs] {
+                  work = std::make_unique<Partner::Work>(*partner, [theirs, part] {
                     const GfnRange step{kTheirs.begin, kTheirs.begin + kPagesOfAStep};
-                    MapAll(*theirs, step);
+                    MapAsPart(*theirs, step, part.ranges);
                     UnmapInPieces(*theirs, step, kPagesOfAStep);
                   });
                 }
                 const uint64_t before = work == nullptr ? 0 : work->steps();
                 const Stopwatch watch;
-                MapAll(*mine, range);
+                MapAsPart(*mine, range, part.ranges);
                 const double mapped = watch.ElapsedNs();
                 UnmapInPieces(*mine, range, part.unmap_pages == 0 ? 512 : part.unmap_pages);
                 const double all = watch.ElapsedNs();
@@ -118,6 +136,8 @@ void BenchStage2Map(Bench& bench) {
                                 Timed(bench, "exclusive, under a mutex", locked, part)}});
   };
   compare("stage2.map", "one page, in order; every 512th page brings a table", {.map = true});
+  compare("stage2.map_range", "a page of a range that is mapped in one call, 512 to a table",
+          {.map = true, .ranges = true});
   compare("stage2.unmap.512_pages", "one page of 512 that go in one call", {.unmap_pages = 512});
   compare("stage2.unmap.1_page", "one page, one call", {.unmap_pages = 1});
 
@@ -125,14 +145,18 @@ void BenchStage2Map(Bench& bench) {
   if (cpus.size() < 2) return bench.Skip(kTwo, "it takes two CPUs");
   Partner partner(cpus[1]);
   const Part both{.map = true, .unmap_pages = 512};
-  bench.Compare(
-      {.name = kTwo,
-       .what = "map and unmap one page while another thread does so in a range of its own",
-       .variants = {
-           Timed(bench, "stage-2, alone", mine, both),
-           Timed(bench, "stage-2, two threads", mine, both, &partner, theirs),
-           Timed(bench, "exclusive, under a mutex, alone", locked, both),
-           Timed(bench, "exclusive, under a mutex, two threads", locked, both, &partner, locked)}});
+  for (const bool ranges : {false, true}) {
+    Part part = both;
+    part.ranges = ranges;
+    bench.Compare(
+        {.name = std::string(kTwo) + (ranges ? ".ranges" : ".pages"),
+         .what = "map and unmap a page while another thread does so in a range of its own",
+         .variants = {Timed(bench, "stage-2, alone", mine, part),
+                      Timed(bench, "stage-2, two threads", mine, part, &partner, theirs),
+                      Timed(bench, "exclusive, under a mutex, alone", locked, part),
+                      Timed(bench, "exclusive, under a mutex, two threads", locked, part, &partner,
+                            locked)}});
+  }
 }
 
 }  // namespace underfoot::bench

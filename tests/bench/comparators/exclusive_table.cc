@@ -16,7 +16,7 @@ void ExclusiveTable::Free(Node* node, unsigned level) {
   }
 }
 
-void ExclusiveTable::Map(Gfn gfn, Pfn pfn, Access granted) {
+ExclusiveTable::Node* ExclusiveTable::TableOf(Gfn gfn) {
   Node* node = root_.get();
   for (unsigned level = kLevels - 1; level > 0; --level) {
     uint64_t& word = node->words[IndexOf(gfn, level)];
@@ -26,9 +26,25 @@ void ExclusiveTable::Map(Gfn gfn, Pfn pfn, Access granted) {
     }
     node = ChildOf(word);
   }
+  return node;
+}
+
+void ExclusiveTable::Map(Gfn gfn, Pfn pfn, Access granted) {
+  Node* node = TableOf(gfn);
   uint64_t& word = node->words[IndexOf(gfn, 0)];
   if (word == 0) ++node->used;
   word = Pte::Leaf(pfn, granted).word();
+}
+
+void ExclusiveTable::MapRange(GfnRange gfns, Pfn pfn, Access granted) {
+  for (Gfn gfn = gfns.begin; gfn < gfns.end; gfn += kEntries) {
+    Node* node = TableOf(gfn);
+    const Pfn first = pfn + (gfn - gfns.begin);
+    for (unsigned i = 0; i < kEntries; ++i) {
+      node->words[i] = Pte::Leaf(first + i, granted).word();
+    }
+    node->used = kEntries;
+  }
 }
 
 void ExclusiveTable::Unmap(GfnRange range) { UnmapBelow(*root_, kLevels - 1, range); }

@@ -25,6 +25,8 @@ class ExclusiveTable {
 
   // A leaf of 4 KiB.
   void Map(Gfn gfn, Pfn pfn, Access granted);
+  // Whole tables of leaves, to consecutive frames: `gfns` begins and ends at a table's boundary.
+  void MapRange(GfnRange gfns, Pfn pfn, Access granted);
   void Unmap(GfnRange range);
   // The leaf's word; empty when there is none.
   Pte Lookup(Gfn gfn) const;
@@ -35,6 +37,7 @@ class ExclusiveTable {
     uint32_t used = 0;
   };
 
+  Node* TableOf(Gfn gfn);
   static Node* ChildOf(uint64_t word) { return std::bit_cast<Node*>(word); }
   static uint64_t WordOf(Node* node) { return std::bit_cast<uint64_t>(node); }
   static void Free(Node* node, unsigned level);
@@ -49,6 +52,10 @@ class LockedTable {
   void Map(Gfn gfn, Pfn pfn, Access granted) {
     const std::lock_guard lock(mutex_);
     table_.Map(gfn, pfn, granted);
+  }
+  void MapRange(GfnRange gfns, Pfn pfn, Access granted) {
+    const std::lock_guard lock(mutex_);
+    table_.MapRange(gfns, pfn, granted);
   }
   void Unmap(GfnRange range) {
     const std::lock_guard lock(mutex_);
