@@ -83,6 +83,21 @@ std::optional<InFlightRanges::Bracket> InFlightRanges::FindOverlap(HvaRange rang
   return std::nullopt;
 }
 
+bool InFlightRanges::OverlapsAnother(const Place& mine, HvaRange range) const {
+  const uint64_t wanted = RangeWord::Pack(range);
+  for (Chunk* chunk = first_.get(); chunk != nullptr; chunk = chunk->next.load(kStoreLoad)) {
+    const unsigned limit = chunk->limit.load(kStoreLoad);
+    for (unsigned i = 0; i < limit; ++i) {
+      if (chunk == mine.chunk && i == mine.index) continue;
+      // Pairs with: Add, Remove. Without it: the other bracket has cleared what the caller's walk
+      // did not find, still waits for a reader, and is not seen.
+      const uint64_t word = chunk->words[i].load(kStoreLoad);
+      if (word != 0 && RangeWord::Overlap(word, wanted)) return true;
+    }
+  }
+  return false;
+}
+
 bool InFlightRanges::InFlight(const Bracket& bracket) const {
   return bracket.chunk->epochs[bracket.index].load(kAcquire) == bracket.epoch;
 }

@@ -55,12 +55,29 @@ class InFlightRanges {
   // I2).
   std::optional<Bracket> FindOverlap(HvaRange range) const;
 
+  // Whether a bracket other than the one at `mine` overlaps `range`. Ordered after the caller's own
+  // walk.
+  bool OverlapsAnother(const Place& mine, HvaRange range) const;
+
   bool InFlight(const Bracket& bracket) const;
 
   // Returns when this bracket has ended. Never call it inside a bracket of the same thread.
   void WaitForEnd(const Bracket& bracket) const;
 
   uint64_t count() const;
+
+  // In the set for the life of a scope: for whoever drops translations outside of a bracket.
+  class Scope {
+   public:
+    Scope(InFlightRanges& ranges, HvaRange range) : ranges_(ranges), place_(ranges.Add(range)) {}
+    ~Scope() { ranges_.Remove(place_); }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    InFlightRanges& ranges_;
+    const Place place_;
+  };
 
  private:
   static constexpr unsigned kChunkSize = 64;

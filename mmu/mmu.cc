@@ -1,5 +1,6 @@
 #include "mmu/mmu.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -59,6 +60,9 @@ absl::Status Mmu::DeleteMemslot(uint32_t id) {
   UpdateTimer timer(update_us_max_);
   absl::StatusOr<Memslot> slot = memslots_.MarkDying(id);
   if (!slot.ok()) return std::move(slot).status();
+  // A Begin that finds nothing of the slot any more must know that readers may still be there.
+  std::optional<InFlightRanges::Scope> in_flight;
+  if (!UNDERFOOT_MUTANT("slot-delete-unannounced")) in_flight.emplace(in_flight_, slot->hvas());
   UNDERFOOT_SYNC_POINT("slot-dying");
   // Look-ups do not find the slot now, so nothing new appears below; Begin still walks it.
   if (!UNDERFOOT_MUTANT("slot-delete-keeps-leaves")) {

@@ -26,30 +26,6 @@ BracketToken& BracketToken::operator=(BracketToken&& other) noexcept {
   return *this;
 }
 
-class Notifier::PinnedList {
- public:
-  explicit PinnedList(const Notifier& notifier) {
-    rcu::ReadScope rcu;
-    list_ = notifier.list_.LoadAfterAnnouncement();
-    list_->pins.fetch_add(1, kAcqRel);  // inside RCU: Publish counts pins after a grace period
-  }
-  ~PinnedList() {
-    // The list lives until this scope ends: the last to unpin still has to wake whoever waits.
-    rcu::ReadScope rcu;
-    // Pairs with: Notifier::Publish's wait. Without it: the subscriber is gone while its last walk
-    // runs.
-    if (list_->pins.fetch_sub(1, kAcqRel) == 1) list_->pins.notify_all();
-  }
-  PinnedList(const PinnedList&) = delete;
-  PinnedList& operator=(const PinnedList&) = delete;
-
-  auto begin() const { return list_->subscribers.begin(); }
-  auto end() const { return list_->subscribers.end(); }
-
- private:
-  SubscriberList* list_;
-};
-
 Notifier::Notifier(InFlightRanges& in_flight, ReaderRegistry& readers)
     : in_flight_(in_flight), readers_(readers), list_(new SubscriberList) {}
 
@@ -64,18 +40,51 @@ BracketToken Notifier::Begin(Invalidation invalidation, ReaderWait wait) {
                   invalidation.range.begin.value, 0);
   invalidation.range = RoundOutToPages(invalidation.range);
   begins_.Add();
-  const auto tell_subscribers = [&] {
-    for (Subscriber* subscriber : PinnedList(*this)) subscriber->Invalidate(invalidation);
-  };
-  if (UNDERFOOT_MUTANT("begin-walks-first")) tell_subscribers();
+  bool held = UNDERFOOT_MUTANT("begin-walks-first") && TellSubscribers(invalidation);
   UNDERFOOT_SYNC_POINT("begin-not-in-flight");
   BracketToken token(in_flight_.Add(invalidation.range), invalidation.range);
   UNDERFOOT_SYNC_POINT("begin-in-flight");
-  if (!UNDERFOOT_MUTANT("begin-walks-first")) tell_subscribers();
+  if (!UNDERFOOT_MUTANT("begin-walks-first")) held = TellSubscribers(invalidation);
   UNDERFOOT_SYNC_POINT("begin-invalidated");
   if (UNDERFOOT_MUTANT("begin-waits-for-grace-period")) rcu::Synchronize();
-  if (wait == ReaderWait::kWait) readers_.WaitForReaders(invalidation.range);
+  if (wait == ReaderWait::kNoWait) {
+    if (held) readers_.NoteUnwaited();
+    return token;
+  }
+  // After the walk: what the walk missed was cleared by a bracket that is seen here, or that had
+  // waited for its readers.
+  const bool another = in_flight_.OverlapsAnother(token.place_, invalidation.range) &&
+                       !UNDERFOOT_MUTANT("begin-ignores-other-brackets");
+  const bool always = UNDERFOOT_MUTANT("begin-looks-at-every-reader");
+  if (held || another || always || readers_.MustLook()) readers_.WaitForReaders(invalidation.range);
   return token;
+}
+
+// True when a subscriber had a translation of the range.
+bool Notifier::TellSubscribers(const Invalidation& invalidation) {
+  SubscriberList* list = nullptr;
+  {
+    rcu::ReadScope rcu;
+    list = list_.LoadAfterAnnouncement();
+    bool held = false;
+    for (Subscriber* subscriber : list->subscribers) {
+      held = subscriber->Invalidate(invalidation) || held;
+    }
+    if (!held) return false;
+    list->pins.fetch_add(1, kAcqRel);  // inside RCU: Publish counts pins after a grace period
+  }
+  UNDERFOOT_SYNC_POINT("begin-pinned");
+  for (Subscriber* subscriber : list->subscribers) subscriber->AfterInvalidate();
+  Unpin(*list);
+  return true;
+}
+
+void Notifier::Unpin(SubscriberList& list) {
+  // The list lives until this scope ends: the last to unpin still has to wake whoever waits.
+  rcu::ReadScope rcu;
+  // Pairs with: Notifier::Publish's wait. Without it: the subscriber is gone while its last walk
+  // runs.
+  if (list.pins.fetch_sub(1, kAcqRel) == 1) list.pins.notify_all();
 }
 
 void Notifier::End(BracketToken& token) {
@@ -86,12 +95,14 @@ void Notifier::End(BracketToken& token) {
   token.open_ = false;
   ends_.Add();
   in_flight_.Remove(token.place_);
-  for (Subscriber* subscriber : PinnedList(*this)) subscriber->OnEnd(token.range_);
+  rcu::ReadScope rcu;
+  for (Subscriber* subscriber : list_.Load()->subscribers) subscriber->OnEnd(token.range_);
 }
 
 bool Notifier::TestClearYoung(HvaRange range, bool clear) {
   bool young = false;
-  for (Subscriber* subscriber : PinnedList(*this)) {
+  rcu::ReadScope rcu;
+  for (Subscriber* subscriber : list_.Load()->subscribers) {
     if (young && UNDERFOOT_MUTANT("young-short-circuit")) break;
     young = subscriber->TestClearYoung(range, clear) || young;
   }
@@ -117,9 +128,11 @@ void Notifier::Publish(std::vector<Subscriber*> subscribers) {
   auto next = std::make_unique<SubscriberList>();
   next->subscribers = std::move(subscribers);
   SubscriberList* old = list_.Publish(next.release());
-  rcu::Synchronize();  // whoever found the old list has pinned it now
+  UNDERFOOT_SYNC_POINT("unregister-waits-for-walks");
   if (UNDERFOOT_MUTANT("unregister-skips-walks")) return;
-  for (uint32_t pins = old->pins.load(kAcquire); pins != 0; pins = old->pins.load(kAcquire)) {
+  rcu::Synchronize();  // whoever found the old list has left it, or has pinned it
+  for (uint32_t pins = old->pins.load(kAcquire);
+       pins != 0 && !UNDERFOOT_MUTANT("unregister-skips-pins"); pins = old->pins.load(kAcquire)) {
     UNDERFOOT_SYNC_POINT("unregister-waits");
     old->pins.wait(pins, kAcquire);
   }

@@ -1,15 +1,20 @@
 // The notifier: brackets a change of the host mm with Begin and End, and tells every subscriber.
 //
-//   Begin   1. the range joins the set in flight        from here on nothing overlapping is
-//   installed
+//   Begin   1. the range joins the set in flight        nothing overlapping is installed from here
 //           2. each subscriber drops its translations   pfn caches first, then stage-2, which
-//           flushes once
-//           3. wait for readers of the range            always: another Begin may have dropped them
-//           just now
+//                                                       flushes once
+//           3. wait for readers of the range            unless nobody can be reading it: nothing
+//           was
+//                                                       found, and no other overlapping bracket is
+//                                                       in flight that may have found it before
 //   ---     the host mm call stands here (I2)
 //   End     4. the range leaves the set, the sequence moves, installers wake
 //
 // A bracket is a count, not a lock: it may span a syscall, nest, and overlap others.
+//
+// Step 3 is skipped only where the bracket found nothing: a reader that still uses a translation of
+// the range has it from before some other bracket cleared it, and that one is in flight until the
+// reader has left. So an invalidation of what nobody uses touches no reader's cache line.
 //
 // Thread safety: any thread. Never inside a read section of an overlapping range (the wait would be
 // for oneself) nor an rcu::ReadScope. Invariants: I1, I2 (by its callers' order), I3, I7, I8, I11.
@@ -42,13 +47,18 @@ struct Invalidation {
   InvalidationKind kind = InvalidationKind::kUnmap;
 };
 
-// A secondary MMU. Called from any thread, several at a time.
+// A secondary MMU. Called from any thread, several at a time, inside an RCU read section: nothing
+// here may wait, but for AfterInvalidate.
 class Subscriber {
  public:
   virtual ~Subscriber() = default;
   // On return the subscriber holds no translation that the invalidation forbids, and installs none
-  // while the range is in flight. It does not wait for readers: the notifier does, once for all.
-  virtual void Invalidate(const Invalidation& invalidation) = 0;
+  // while the range is in flight. True when there was one, or may have been: readers of it are then
+  // waited for, by the notifier, once for all subscribers. Whoever drops translations of a range at
+  // another time keeps the range in flight until their readers have left (see Mmu).
+  [[nodiscard]] virtual bool Invalidate(const Invalidation& invalidation) = 0;
+  // After an Invalidate of which some subscriber said true, outside the read section.
+  virtual void AfterInvalidate() {}
   // Whether the range was accessed since the last clear.
   virtual bool TestClearYoung(HvaRange range, bool clear) = 0;
   // The bracket has ended.
@@ -109,13 +119,15 @@ class Notifier {
   NotifierStats Stats() const;
 
  private:
-  // An immutable list, pinned by each walk over it.
+  // An immutable list. Walks over it are RCU read sections; those that go on outside have pinned
+  // it.
   struct SubscriberList : rcu::DeferHead {
     std::vector<Subscriber*> subscribers;
     std::atomic<uint32_t> pins{0};
   };
-  class PinnedList;
 
+  bool TellSubscribers(const Invalidation& invalidation);
+  static void Unpin(SubscriberList& list);
   void Publish(std::vector<Subscriber*> subscribers);
 
   InFlightRanges& in_flight_;
@@ -124,8 +136,8 @@ class Notifier {
   // walks of the old list; never across a bracket.
   absl::Mutex publish_mutex_;
   rcu::Pointer<SubscriberList> list_;
-  Counter begins_;
-  Counter ends_;
+  ShardedCounter begins_;
+  ShardedCounter ends_;
   Counter stray_ends_;
 };
 

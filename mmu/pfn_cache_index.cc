@@ -14,18 +14,39 @@ PfnCacheIndex::~PfnCacheIndex() {
 
 void PfnCacheIndex::ListPending(PfnCache& cache, HvaRange range, uint64_t pending) {
   absl::MutexLock lock(&mutex_);
-  if (!cache.listed_.empty()) by_hva_.erase({cache.listed_.begin, &cache});
-  cache.listed_ = range;
-  by_hva_.insert({range.begin, &cache});
   // Pairs with: PfnCacheIndex::Invalidate. Without it: a Begin that starts now finds no cache at
   // this hva.
   cache.state_.store(pending, kRelease);
+  if (cache.listed_ != range) RelistLocked(cache, range);
 }
 
 void PfnCacheIndex::Unlist(PfnCache& cache) {
   absl::MutexLock lock(&mutex_);
-  if (!cache.listed_.empty()) by_hva_.erase({cache.listed_.begin, &cache});
-  cache.listed_ = {};
+  RelistLocked(cache, {});
+}
+
+void PfnCacheIndex::RelistLocked(PfnCache& cache, HvaRange range) {
+  const HvaRange before = cache.listed_;
+  if (!before.empty()) by_hva_.erase({before.begin, &cache});
+  if (!range.empty()) by_hva_.insert({range.begin, &cache});
+  cache.listed_ = range;
+  CountPages(range, 1);
+  CountPages(before, ~uint32_t{0});  // adds -1
+}
+
+void PfnCacheIndex::CountPages(HvaRange range, uint32_t by) {
+  if (UNDERFOOT_MUTANT("listing-leaves-no-count")) return;
+  for (Hva page = range.begin; page < range.end; page += kPageSize) {
+    listed_pages_[(page.value >> kPageShift) % kBuckets].fetch_add(by, kStoreLoad);
+  }
+}
+
+bool PfnCacheIndex::MayBeListed(HvaRange range) const {
+  if (range.size() > kMaxPagesLookedUp * kPageSize) return true;
+  for (Hva page = range.begin; page < range.end; page += kPageSize) {
+    if (listed_pages_[(page.value >> kPageShift) % kBuckets].load(kStoreLoad) != 0) return true;
+  }
+  return false;
 }
 
 template <class Visitor>
@@ -41,7 +62,6 @@ void PfnCacheIndex::ForEachOverlapLocked(HvaRange range, const Visitor& visit) c
 }
 
 bool PfnCacheIndex::PrecheckOverlap(HvaRange range) {
-  prechecks_.Add();
   bool overlap = false;
   absl::ReaderMutexLock lock(&mutex_);
   ForEachOverlapLocked(range, [&](const PfnCache&) {
@@ -51,16 +71,20 @@ bool PfnCacheIndex::PrecheckOverlap(HvaRange range) {
   return overlap;
 }
 
-void PfnCacheIndex::Invalidate(const Invalidation& invalidation) {
-  if (!PrecheckOverlap(invalidation.range)) return;
+bool PfnCacheIndex::Invalidate(const Invalidation& invalidation) {
+  prechecks_.Add();
+  if (!MayBeListed(invalidation.range) || !PrecheckOverlap(invalidation.range)) return false;
   precheck_overlaps_.Add();
   UNDERFOOT_SYNC_POINT("precheck-overlap");
+  bool held = false;
   absl::MutexLock lock(&mutex_);
   ForEachOverlapLocked(invalidation.range, [&](PfnCache& cache) {
+    held = true;  // in whatever state: a refresh or a deactivate may have dropped it just now
     if (UNDERFOOT_MUTANT("invalidate-spares-caches")) return true;
     if (cache.Drop(invalidation.kind)) invalidations_.Add();
     return true;
   });
+  return held;
 }
 
 void PfnCacheIndex::InvalidateGpaKeyed(HvaRange range) {

@@ -1,9 +1,10 @@
 // The pfn caches of a VM, listed by hva: an invalidation visits those that overlap and no other.
 //
-// The precheck looks for an overlap with the lock held for reading, so that refreshes of unrelated
-// caches are not held up; it may say yes too often (the cache moves before the exclusive step,
-// which looks again) and never wrongly no: a refresh lists its cache, under the lock held for
-// writing, before it asks whether a range is in flight (I10).
+// An invalidation of few pages first looks without a lock whether a cache is listed at a page that
+// shares a bucket with one of them. If so the precheck looks for an overlap with the lock held for
+// reading, so that refreshes of unrelated caches are not held up. Both may say yes too often (only
+// the exclusive step, which looks again, decides) and never wrongly no: a refresh lists its cache
+// before it asks whether a range is in flight (I10).
 //
 // Thread safety: any thread.
 // After: gfn_to_pfn_cache_invalidate_start in Linux, whose list has no order and is walked whole.
@@ -11,9 +12,10 @@
 #ifndef UNDERFOOT_MMU_PFN_CACHE_INDEX_H_
 #define UNDERFOOT_MMU_PFN_CACHE_INDEX_H_
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <utility>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/btree_set.h"
@@ -37,7 +39,7 @@ class PfnCacheIndex final : public Subscriber {
   void ListPending(PfnCache& cache, HvaRange range, uint64_t pending) ABSL_LOCKS_EXCLUDED(mutex_);
   void Unlist(PfnCache& cache) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  void Invalidate(const Invalidation& invalidation) override ABSL_LOCKS_EXCLUDED(mutex_);
+  bool Invalidate(const Invalidation& invalidation) override ABSL_LOCKS_EXCLUDED(mutex_);
   bool TestClearYoung(HvaRange range, bool clear) override ABSL_LOCKS_EXCLUDED(mutex_);
 
   // A memslot goes: caches keyed by gpa lose their translation, caches keyed by hva keep theirs.
@@ -61,16 +63,25 @@ class PfnCacheIndex final : public Subscriber {
   void ForEachOverlapLocked(HvaRange range, const Visitor& visit) const
       ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   bool PrecheckOverlap(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
+  bool MayBeListed(HvaRange range) const;
+  void RelistLocked(PfnCache& cache, HvaRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CountPages(HvaRange range, uint32_t by);
 
   // Guards: by_hva_ and each listed cache's place in it; shared: to look, exclusive: to list and to
   // invalidate. Order: after PfnCache::refresh_mutex_, innermost. Held across tree operations;
   // never across a wait for readers or brackets, nor a page-in.
   mutable absl::Mutex mutex_;
   absl::btree_set<Key> by_hva_ ABSL_GUARDED_BY(mutex_);
+  // How many pages of listed caches fall into each bucket. Changed under mutex_, read without.
+  // Pairs with: InFlightRanges::Add, as the words in flight do with claims. Without it: the refresh
+  // misses the range and the invalidation the cache.
+  static constexpr uint64_t kBuckets = 4096;
+  static constexpr uint64_t kMaxPagesLookedUp = 64;
+  std::array<std::atomic<uint32_t>, kBuckets> listed_pages_{};
   Counter refreshes_;
   Counter refresh_retries_;
   Counter invalidations_;
-  Counter prechecks_;
+  ShardedCounter prechecks_;
   Counter precheck_overlaps_;
 };
 

@@ -86,10 +86,14 @@ void ReaderRegistry::ForEachLine(const Visitor& visit) const {
 
 void ReaderRegistry::WaitForReaders(HvaRange range) {
   if (UNDERFOOT_MUTANT("begin-skips-readers")) return;
+  UNDERFOOT_SYNC_POINT("readers-scan");
+  const uint64_t unwaited = unwaited_.load(kStoreLoad);
   bool waited = false;
+  bool all_outside = true;
   ForEachLine([&](const ReaderLine& line) {
     for (const std::atomic<uint64_t>& slot : line.slots) {
       const uint64_t word = slot.load(kStoreLoad);
+      all_outside = all_outside && word == 0;
       const bool overlap =
           ReaderKey::Overlaps(word, range) || UNDERFOOT_MUTANT("begin-waits-for-all-readers");
       if (word == 0 || !overlap) continue;
@@ -104,6 +108,13 @@ void ReaderRegistry::WaitForReaders(HvaRange range) {
     return true;
   });
   if (waited) waits_.Add();
+  // Each reader was seen outside since: none has a translation from before that Begin.
+  if (all_outside) {
+    uint64_t through = waited_through_.load(kRelaxed);
+    while (through < unwaited &&
+           !waited_through_.compare_exchange_weak(through, unwaited, kAcqRel, kRelaxed)) {
+    }
+  }
 }
 
 bool ReaderRegistry::AnySectionOverlapsUnsafe(HvaRange range) const {

@@ -72,6 +72,7 @@ class Reader {
   bool InSection() const { return line_->open_slots != 0; }
 
  private:
+  friend class DirectSection;
   friend class Section;
   friend class PfnCache;
 
@@ -135,6 +136,18 @@ class ReaderRegistry {
   // left and entered again). Never inside a section of the calling thread that overlaps.
   void WaitForReaders(HvaRange range);
 
+  // Translations were dropped and their readers not waited for: until all of them have been seen
+  // outside of any section, MustLook says so.
+  void NoteUnwaited() {
+    if (!UNDERFOOT_MUTANT("unwaited-is-forgotten")) unwaited_.fetch_add(1, kStoreLoad);
+  }
+
+  // Whether a section may be open on pages of which no translation is to be found.
+  bool MustLook() const {
+    return direct_.load(kStoreLoad) != 0 ||
+           unwaited_.load(kStoreLoad) != waited_through_.load(kAcquire);
+  }
+
   // Whether a section overlaps `range` now. May be wrong a moment later.
   bool AnySectionOverlapsUnsafe(HvaRange range) const;
 
@@ -143,6 +156,7 @@ class ReaderRegistry {
   uint64_t waits() const { return waits_.Get(); }
 
  private:
+  friend class DirectSection;
   friend class Reader;
   static constexpr unsigned kLinesPerChunk = 32;
   struct Chunk;
@@ -156,9 +170,36 @@ class ReaderRegistry {
   std::unique_ptr<Chunk> first_;
   // Lines at and above it were never owned: a scan ends there.
   std::atomic<unsigned> limit_{0};
+  // Open DirectSections. Pairs with: MustLook. Without it: a Begin that finds no translation passes
+  // over the section.
+  std::atomic<uint64_t> direct_{0};
+  // Begins that did not wait, and how many of them had their readers seen leave since.
+  std::atomic<uint64_t> unwaited_{0};
+  std::atomic<uint64_t> waited_through_{0};
   Counter departed_hits_;
   Counter departed_misses_;
   Counter waits_;  // a Begin met a reader and had to wait
+};
+
+// A section for access by hva, without a translation that a Begin could find and drop: while one is
+// open every Begin looks at the readers. Open it, then look for a bracket in flight, then use the
+// page.
+class DirectSection {
+ public:
+  DirectSection(Reader& reader, uint64_t key) : registry_(reader.registry_) {
+    if (!UNDERFOOT_MUTANT("direct-section-unannounced")) registry_.direct_.fetch_add(1, kStoreLoad);
+    section_ = Section(reader, key);
+  }
+  ~DirectSection() {
+    section_.Leave();
+    if (!UNDERFOOT_MUTANT("direct-section-unannounced")) registry_.direct_.fetch_sub(1, kRelease);
+  }
+  DirectSection(const DirectSection&) = delete;
+  DirectSection& operator=(const DirectSection&) = delete;
+
+ private:
+  ReaderRegistry& registry_;
+  Section section_;
 };
 
 }  // namespace underfoot

@@ -66,9 +66,17 @@ void RetiredTables::HandOver(RetiredBatch& batch) {
   }
   batch.first_ = nullptr;
   batch.tables_ = 0;
-  const uint64_t pending_bytes = (retired_.Get() - freed_.Get()) * sizeof(Table);
-  peak_bytes_.Max(pending_bytes);
-  if (pending_bytes > cap_bytes_ && !UNDERFOOT_MUTANT("backlog-grows")) Drain();
+  peak_bytes_.Max(PendingBytes());
+}
+
+uint64_t RetiredTables::PendingBytes() const {
+  const uint64_t freed =
+      freed_.Get();  // before `retired_`, so that the difference is never negative
+  return (retired_.Get() - freed) * sizeof(Table);
+}
+
+void RetiredTables::Relieve() {
+  if (PendingBytes() > cap_bytes_ && !UNDERFOOT_MUTANT("backlog-grows")) Drain();
 }
 
 void RetiredTables::Drain() {

@@ -47,8 +47,12 @@ class RetiredTables {
   RetiredTables(const RetiredTables&) = delete;
   RetiredTables& operator=(const RetiredTables&) = delete;
 
-  // After the flush, outside any read section. May wait for a grace period.
+  // After the flush. Never waits.
   void HandOver(RetiredBatch& batch);
+
+  // Back-pressure: waits for a grace period while the backlog is over its cap. Outside of any read
+  // section and lock, by whoever has handed over.
+  void Relieve();
 
   // Waits until all that was handed over is freed.
   void Drain();
@@ -57,6 +61,7 @@ class RetiredTables {
 
  private:
   struct Deferred;
+  uint64_t PendingBytes() const;
 
   const uint64_t cap_bytes_;
   Counter retired_;

@@ -37,6 +37,7 @@ ClaimResult Stage2::TryClaim(Gfn gfn, unsigned level, Access access, OwnerTag ta
     }
   }
   retired_.HandOver(batch);
+  Relieve();
   return result;
 }
 
@@ -171,6 +172,7 @@ void Stage2::Abandon(Gfn gfn, OwnerTag tag) {
     }
   }
   retired_.HandOver(batch);
+  Relieve();
 }
 
 // Unlinks the empty tables on the way to `gfn`, from the lowest up.
@@ -218,7 +220,7 @@ void Stage2::WriteProtect(GfnRange range, WalkDebts& debts) {
   debts.flush_due = debts.flush_due || visitor.changed();
 }
 
-bool Stage2::Finish(WalkDebts& debts) {
+bool Stage2::Settle(WalkDebts& debts) {
   const bool flush = std::exchange(debts.flush_due, false);
   if (flush) {
     flush_epoch_.fetch_add(1, kRelaxed);  // relaxed: see flush_epoch

@@ -106,7 +106,15 @@ class Stage2 {
   void WriteProtect(GfnRange range, WalkDebts& debts);
 
   // Flushes if a leaf was changed, then hands the unlinked tables over. Returns whether it flushed.
-  bool Finish(WalkDebts& debts);
+  bool Finish(WalkDebts& debts) {
+    const bool flushed = Settle(debts);
+    Relieve();
+    return flushed;
+  }
+  // The two halves of Finish: Settle never waits and may be called inside a read section, Relieve
+  // waits for a grace period if too much is retired.
+  bool Settle(WalkDebts& debts);
+  void Relieve() { retired_.Relieve(); }
 
   // Returns whether a leaf of the range was young; clears that too when told to.
   bool TestClearYoung(GfnRange range, bool clear);

@@ -5,7 +5,7 @@
 
 namespace underfoot {
 
-void Stage2Subscriber::Invalidate(const Invalidation& invalidation) {
+bool Stage2Subscriber::Invalidate(const Invalidation& invalidation) {
   WalkDebts debts;
   {
     rcu::ReadScope rcu;
@@ -21,10 +21,12 @@ void Stage2Subscriber::Invalidate(const Invalidation& invalidation) {
               stage2_.WriteProtect(slot.GfnsOf(overlap), debts);
               break;
           }
-          if (UNDERFOOT_MUTANT("flush-per-memslot")) stage2_.Finish(debts);
+          if (UNDERFOOT_MUTANT("flush-per-memslot")) stage2_.Settle(debts);
         });
   }
-  stage2_.Finish(debts);
+  const bool held = debts.flush_due || !debts.retired.empty();
+  stage2_.Settle(debts);
+  return held;
 }
 
 bool Stage2Subscriber::TestClearYoung(HvaRange range, bool clear) {

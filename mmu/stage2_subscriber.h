@@ -16,7 +16,8 @@ class Stage2Subscriber final : public Subscriber {
   Stage2Subscriber(const MemslotTable& memslots, Stage2& stage2)
       : memslots_(memslots), stage2_(stage2) {}
 
-  void Invalidate(const Invalidation& invalidation) override;
+  bool Invalidate(const Invalidation& invalidation) override;
+  void AfterInvalidate() override { stage2_.Relieve(); }
   bool TestClearYoung(HvaRange range, bool clear) override;
 
  private:

@@ -25,10 +25,11 @@ class Witness final : public Subscriber {
   }
   ~Witness() override { side_.mmu.notifier().Unregister(*this); }
 
-  void Invalidate(const Invalidation& invalidation) override {
-    if (!invalidation.range.Overlaps(side_.Pages(page_))) return;
+  bool Invalidate(const Invalidation& invalidation) override {
+    if (!invalidation.range.Overlaps(side_.Pages(page_))) return false;
     at_begin = side_.EntryOf(page_);
     in_flight_at_begin = side_.mmu.in_flight().FindOverlap(side_.Pages(page_)).has_value();
+    return false;
   }
   bool TestClearYoung(HvaRange, bool) override { return false; }
   void OnEnd(HvaRange range) override {

@@ -136,9 +136,10 @@ class PresenceAtInvalidation final : public Subscriber {
     side_.mmu.notifier().Register(*this);
   }
   ~PresenceAtInvalidation() override { side_.mmu.notifier().Unregister(*this); }
-  void Invalidate(const Invalidation& invalidation) override {
-    if (!invalidation.range.Overlaps(side_.Pages(page_))) return;
+  bool Invalidate(const Invalidation& invalidation) override {
+    if (!invalidation.range.Overlaps(side_.Pages(page_))) return false;
     (side_.EntryOf(page_).present ? present : absent).Add();
+    return false;
   }
   bool TestClearYoung(HvaRange, bool) override { return false; }
 

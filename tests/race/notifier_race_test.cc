@@ -11,11 +11,17 @@ namespace {
 
 class Witness final : public Subscriber {
  public:
-  void Invalidate(const Invalidation&) override {
+  bool Invalidate(const Invalidation&) override {
+    ++inside;
+    PassSyncPoint("in-walk");
+    --inside;
+    ++begins;
+    return true;
+  }
+  void AfterInvalidate() override {
     ++inside;
     PassSyncPoint("in-subscriber");
     --inside;
-    ++begins;
   }
   bool TestClearYoung(HvaRange, bool) override { return false; }
   void OnEnd(HvaRange) override { ++ends; }
@@ -34,6 +40,26 @@ class NotifierRaceTest : public RaceTest {
 };
 
 TEST_F(NotifierRaceTest, AnUnregisterWaitsForTheWalkInside) {
+  Register();
+  Gate inside("in-walk");
+  Task bracket("bracket", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(inside, bracket));
+  Gate waits("unregister-waits-for-walks");
+  std::atomic<int> left_inside{-1};
+  Task unregister("unregister", [&] {
+    Unregister();
+    left_inside = witness_.inside.load();
+  });
+  ASSERT_TRUE(StopsAt(waits, unregister));
+  waits.Open();
+  inside.Open();
+  unregister.Join();
+  bracket.Join();
+  EXPECT_EQ(left_inside, 0);
+  EXPECT_EQ(witness_.begins, 1);
+}
+
+TEST_F(NotifierRaceTest, AnUnregisterWaitsForWhatFollowsTheWalk) {
   Register();
   Gate inside("in-subscriber");
   Task bracket("bracket", [&] { MovePage(5); });

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
+
 #include "tests/race/race_test.h"
 
 namespace underfoot::testing {
@@ -62,6 +64,78 @@ TEST_F(ReaderRaceTest, TheSecondOfTwoOverlappingBeginsWaitsToo) {
   second.Join();
   first_bracket.End();
   second_bracket.End();
+}
+
+//   reader          memslot delete           Begin
+//   in a section
+//                   clears, waits
+//                                            finds neither slot nor leaf: waits all the same
+TEST_F(ReaderRaceTest, ABeginWaitsForReadersOfAMemslotThatGoes) {
+  TranslatedPage page = Read(5);
+  ASSERT_TRUE(page);
+  Gate delete_gate("reader-wait");
+  Task deleter("memslot delete", [&] { DeleteSlot(); });
+  ASSERT_TRUE(StopsAt(delete_gate, deleter));
+  EXPECT_FALSE(LeafOf(5).has_value());
+  Gate gate("reader-wait");
+  Task begin("begin", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(gate, begin));
+  page = {};
+  delete_gate.Open();
+  gate.Open();
+  deleter.Join();
+  begin.Join();
+}
+
+//   reader          Begin that does not wait Begin
+//   in a section
+//                   clears, End
+//                                            finds nothing to clear: waits all the same
+TEST_F(ReaderRaceTest, ABeginWaitsForReadersThatAnotherDidNotWaitFor) {
+  TranslatedPage page = Read(5);
+  ASSERT_TRUE(page);
+  BracketToken token =
+      mmu_.notifier().Begin({host_.Pages(5), InvalidationKind::kUnmap}, ReaderWait::kNoWait);
+  mmu_.notifier().End(token);
+  EXPECT_TRUE(mmu_.readers().MustLook());
+  Gate gate("reader-wait");
+  Task begin("begin", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(gate, begin));
+  page = {};
+  gate.Open();
+  begin.Join();
+  MovePage(7);  // sees every reader outside
+  EXPECT_FALSE(mmu_.readers().MustLook());
+}
+
+//   accessor by hva                          Begin
+//   announced, no bracket in flight
+//                                            finds nothing to clear: waits all the same
+TEST_F(ReaderRaceTest, ABeginWaitsForASectionWithoutATranslation) {
+  MovePage(5);
+  ASSERT_FALSE(LeafOf(5).has_value());
+  auto section = std::make_unique<DirectSection>(reader_, ReaderKey::Pack(host_.Pages(5)));
+  ASSERT_FALSE(mmu_.in_flight().FindOverlap(host_.Pages(5)).has_value());
+  Gate gate("reader-wait");
+  Task begin("begin", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(gate, begin));
+  section.reset();
+  gate.Open();
+  begin.Join();
+}
+
+// A Begin that finds nothing, while nothing else is going on there, looks at no reader.
+TEST_F(ReaderRaceTest, ABeginThatFindsNothingLooksAtNoReader) {
+  MovePage(5);
+  TranslatedPage page = Read(6);
+  ASSERT_TRUE(page);
+  int scans = 0;
+  SetSyncPoint("readers-scan", [&] { ++scans; });
+  MovePage(5);
+  EXPECT_EQ(scans, 0);
+  page = {};
+  MovePage(6);
+  EXPECT_EQ(scans, 1);
 }
 
 // The waiter has seen one section; the reader leaves it and is in another of the same page when the

@@ -140,9 +140,13 @@ TEST_F(StormOfBracketsTest, UpdatesEndUnderBracketsThatAlwaysOverlap) {
 TEST_F(StormOfBracketsTest, SubscribersComeAndGo) {
   class Guest final : public Subscriber {
    public:
-    void Invalidate(const Invalidation&) override {
+    bool Invalidate(const Invalidation&) override {
       if (!welcome) ++trespasses;
       ++begins;
+      return true;
+    }
+    void AfterInvalidate() override {
+      if (!welcome) ++trespasses;
     }
     bool TestClearYoung(HvaRange, bool) override { return !welcome; }
     void OnEnd(HvaRange) override {

@@ -21,12 +21,14 @@ class Recorder final : public Subscriber {
  public:
   Recorder(std::string name, std::vector<std::string>& log) : name_(std::move(name)), log_(log) {}
 
-  void Invalidate(const Invalidation& invalidation) override {
+  bool Invalidate(const Invalidation& invalidation) override {
     log_.push_back(
         absl::StrFormat("%s begin 0x%x-0x%x %s", name_, invalidation.range.begin.value,
                         invalidation.range.end.value,
                         invalidation.kind == InvalidationKind::kUnmap ? "unmap" : "protect"));
+    return held;
   }
+  void AfterInvalidate() override { log_.push_back(name_ + " after"); }
   bool TestClearYoung(HvaRange, bool clear) override {
     log_.push_back(name_ + (clear ? " clear" : " test"));
     return std::exchange(young, young && !clear);
@@ -36,6 +38,7 @@ class Recorder final : public Subscriber {
   }
 
   bool young = false;
+  bool held = false;
 
  private:
   const std::string name_;
@@ -74,6 +77,14 @@ TEST_F(NotifierTest, ABracketTellsEverySubscriberInOrder) {
   notifier_.End(token);
   EXPECT_FALSE(token.open());
   EXPECT_THAT(log_, ElementsAre("a end 0x1000-0x3000", "b end 0x1000-0x3000"));
+}
+
+TEST_F(NotifierTest, WhoFoundSomethingIsHeardAgainOutsideTheWalk) {
+  a_.held = true;
+  { InvalidationScope scope(notifier_, {{{0x1000}, {0x2000}}, InvalidationKind::kUnmap}); }
+  EXPECT_THAT(log_,
+              ElementsAre("a begin 0x1000-0x2000 unmap", "b begin 0x1000-0x2000 unmap", "a after",
+                          "b after", "a end 0x1000-0x2000", "b end 0x1000-0x2000"));
 }
 
 TEST_F(NotifierTest, ARangeIsRoundedOutToPages) {

@@ -111,7 +111,7 @@ absl::Status GuestAccess::ByHva(Reader& reader, Hva hva, Access access, const Co
     }
     std::optional<InFlightRanges::Bracket> bracket;
     {
-      Section section(reader, ReaderKey::Pack(page));
+      DirectSection section(reader, ReaderKey::Pack(page));
       // The section first, this second: Begin does it the other way round, so it finds the section
       // or is found here. And the page is looked at once more: no fault is taken inside a section.
       bracket = mmu_.in_flight().FindOverlap(page);

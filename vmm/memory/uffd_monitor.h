@@ -59,7 +59,7 @@ class UffdMonitor final : public Subscriber {
   // an event explains: the event was read before the page went, but may not have been taken yet.
   void WaitForBatch() const;
 
-  void Invalidate(const Invalidation&) override {}
+  bool Invalidate(const Invalidation&) override { return false; }
   bool TestClearYoung(HvaRange, bool) override { return false; }
   void OnEnd(HvaRange range) override;
 
