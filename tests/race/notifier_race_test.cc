@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 
 #include "tests/race/race_test.h"
+#include "tests/support/wait_until.h"
 
 namespace underfoot::testing {
 namespace {
@@ -52,6 +54,8 @@ TEST_F(NotifierRaceTest, AnUnregisterWaitsForTheWalkInside) {
   });
   ASSERT_TRUE(StopsAt(waits, unregister));
   waits.Open();
+  // Time for an unregister that does not wait to return; one that waits is not hurried.
+  static_cast<void>(WaitUntil([&] { return unregister.done(); }, std::chrono::milliseconds(100)));
   inside.Open();
   unregister.Join();
   bracket.Join();
