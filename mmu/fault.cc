@@ -33,7 +33,7 @@ FaultResult FaultHandler::HandleFault(const Reader& reader, Gfn gfn, Access acce
     if (found == nullptr) return {FaultOutcome::kNoMemslot, Pte(), {}};
     slot = *found;
   }
-  if (slot.read_only && access == Access::kWrite) return {FaultOutcome::kReadOnly, Pte(), {}};
+  if (slot.flags.read_only && access == Access::kWrite) return {FaultOutcome::kReadOnly, Pte(), {}};
   UNDERFOOT_SYNC_POINT("fault-before-claim");
   const ClaimResult claim = stage2_.TryClaim(gfn, 0, access, reader.tag());
   switch (claim.outcome) {
@@ -88,7 +88,7 @@ FaultResult FaultHandler::FinishClaim(const Reader& reader, Gfn gfn, Access acce
   }
   UNDERFOOT_CHECK(access == Access::kRead || in.granted == Access::kWrite,
                   "the page source granted less than was asked for", page.value, in.pfn.value);
-  Pte leaf = Pte::Leaf(in.pfn, slot.read_only ? Access::kRead : in.granted);
+  Pte leaf = Pte::Leaf(in.pfn, slot.flags.read_only ? Access::kRead : in.granted);
   const bool dirty = access == Access::kWrite && !UNDERFOOT_MUTANT("fault-forgets-dirty");
   if (dirty) leaf = leaf.Dirty();
   if (!stage2_.Publish(gfn, reader.tag(), leaf)) return Stolen();

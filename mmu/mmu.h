@@ -9,8 +9,11 @@
 
 #include <cstdint>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "mmu/dirty_bitmap.h"
 #include "mmu/fault.h"
 #include "mmu/invalidation.h"
 #include "mmu/memslot.h"
@@ -30,7 +33,7 @@ struct MemslotConfig {
   uint32_t id = 0;
   GfnRange gfns;
   Hva hva;  // of gfns.begin, page aligned
-  bool read_only = false;
+  MemslotFlags flags = {};
 };
 
 struct MmuOptions {
@@ -49,6 +52,17 @@ class Mmu {
   // inside one.
   absl::Status CreateMemslot(const MemslotConfig& config) ABSL_LOCKS_EXCLUDED(update_mutex_);
   absl::Status DeleteMemslot(uint32_t id) ABSL_LOCKS_EXCLUDED(update_mutex_);
+  // The same memory from `first` on. It is found nowhere in between. What was logged stays logged.
+  absl::Status MoveMemslot(uint32_t id, Gfn first) ABSL_LOCKS_EXCLUDED(update_mutex_);
+  // On return nothing can be written that must not be, and every later write is logged that must
+  // be.
+  absl::Status SetMemslotFlags(uint32_t id, MemslotFlags flags) ABSL_LOCKS_EXCLUDED(update_mutex_);
+
+  // The pages of a slot with log_dirty that were written since the last collection, and forgets
+  // them. A write that has ended before the call is reported, now or by an earlier call; one that
+  // runs beside it, now or next time. A page may be reported though only the permission to write it
+  // was taken (a write fault, a refresh). As an update: not inside a section, allowed in a bracket.
+  absl::StatusOr<DirtyBitmap> CollectDirty(uint32_t id) ABSL_LOCKS_EXCLUDED(update_mutex_);
 
   // See mmu/translate.h.
   TranslatedPage Translate(Reader& reader, Gpa gpa, Access access) {
@@ -68,6 +82,9 @@ class Mmu {
   MmuStats Stats() const;
 
  private:
+  void RemoveTranslations(const Memslot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(update_mutex_);
+  DirtyBitmap TakeDirty(const Memslot& slot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(update_mutex_);
+
   PageSource& source_;
   InFlightRanges in_flight_;
   ReaderRegistry readers_;
@@ -79,9 +96,9 @@ class Mmu {
   FaultHandler faults_;
   RangeFaultHandler range_faults_;
 
-  // Guards: who publishes the next memslot set. Order: outermost, with Notifier::publish_mutex_
-  // never both. Held across the removal of a slot's leaves and the wait for its readers; never
-  // across a bracket.
+  // Guards: who publishes the next memslot set, and who collects. Order: outermost, with
+  // Notifier::publish_mutex_ never both. Held across walks over a slot's leaves, the wait for its
+  // readers and a grace period; never across a bracket.
   absl::Mutex update_mutex_;
   Counter updates_;
   Counter update_us_max_;

@@ -124,11 +124,13 @@ RefreshOutcome PfnCache::TranslateLocked(Target& target) {
   rcu::ReadScope rcu;
   const Memslot* slot = mmu_.memslots().Current().Find(gfn);
   if (slot == nullptr || !slot->gfns.Contains(GfnRange{gfn, gfn + pages}) ||
-      (slot->read_only && access_ == Access::kWrite)) {
+      (slot->flags.read_only && access_ == Access::kWrite)) {
     return RefreshOutcome::kNoMemslot;
   }
   target.range = PageRangeOf(slot->HvaOf(gfn), pages);
   target.slot_uid = slot->uid;
+  target.log = slot->log;
+  target.log_page = gfn - slot->gfns.begin;
   return RefreshOutcome::kValid;
 }
 
@@ -165,6 +167,9 @@ RefreshOutcome PfnCache::LookUpLocked(const Reader& reader, const Target& target
         return RefreshOutcome::kFailed;
     }
   }
+  log_page_.store(target.log_page, kRelaxed);
+  log_pages_.store(PagesLocked(), kRelaxed);
+  log_.store(target.log, kRelease);
   described_pfn_.store(pfns_[0].value, kRelaxed);
   const uint64_t offset = std::visit([](auto key) { return OffsetInPage(key); }, key_);
   data_.store(static_cast<std::byte*>(PointerOf(target.range.begin + offset)), kRelaxed);

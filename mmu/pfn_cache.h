@@ -10,9 +10,12 @@
 // listed at its hva before its page is looked up, so a Begin that starts meanwhile finds it and
 // takes PENDING away: the look-up is then repeated, and never because of an unrelated range (I9).
 //
+// A write through a cache sets no bit of a leaf. Whoever writes says so, with MarkDirty inside the
+// section; a cache keyed by hva lies in no memslot and so in no log, as in the kernel.
+//
 // Thread safety: Check: any thread with its own Reader. Activate, Refresh, Deactivate: any thread
 // outside of sections and brackets; they exclude each other. Deactivate before destruction.
-// Invariants: I1, I9, I10, I11.
+// Invariants: I1, I8, I9, I10, I11.
 // After: virt/kvm/pfncache.c in Linux.
 
 #ifndef UNDERFOOT_MMU_PFN_CACHE_H_
@@ -29,6 +32,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "mmu/check.h"
+#include "mmu/dirty_log.h"
 #include "mmu/mutant.h"
 #include "mmu/notifier.h"
 #include "mmu/ordering.h"
@@ -48,17 +53,25 @@ enum class [[nodiscard]] RefreshOutcome{
     kFailed,     // the page cannot be brought in
 };
 
+class PfnCache;
+
 // Access to a checked cache. The bytes at data() are the cache's, until this goes.
 class CacheSection {
  public:
   CacheSection() = default;
-  CacheSection(Section section, std::byte* data) : section_(std::move(section)), data_(data) {}
+  CacheSection(Section section, std::byte* data, PfnCache& cache)
+      : section_(std::move(section)), data_(data), cache_(&cache) {}
   explicit operator bool() const { return section_.open(); }
   std::byte* data() const { return data_; }
+
+  // The pages of the cache are written in this section: before or after, in any section that
+  // writes.
+  void MarkDirty() const;
 
  private:
   Section section_;
   std::byte* data_ = nullptr;
+  PfnCache* cache_ = nullptr;
 };
 
 class PfnCache {
@@ -95,7 +108,7 @@ class PfnCache {
     reader.line_->hits.Add();
     // Relaxed: ageing may be a moment late. Tested first, since the line is shared by all readers.
     if (!young_.load(kRelaxed)) young_.store(true, kRelaxed);
-    return {std::move(section), data_.load(kRelaxed)};  // relaxed: ordered by the state
+    return {std::move(section), data_.load(kRelaxed), *this};  // relaxed: ordered by the state
   }
 
   // Makes an active cache valid; returns at once when it is.
@@ -121,6 +134,7 @@ class PfnCache {
   Description Describe() const;
 
  private:
+  friend class CacheSection;
   friend class PfnCacheIndex;
 
   static constexpr uint64_t kValid = 1;
@@ -129,6 +143,8 @@ class PfnCache {
   struct Target {
     HvaRange range;  // whole pages
     uint64_t slot_uid = 0;
+    DirtyLog* log = nullptr;
+    uint64_t log_page = 0;  // of the first page
   };
 
   bool gpa_keyed() const { return gpa_keyed_.load(kRelaxed); }
@@ -153,6 +169,12 @@ class PfnCache {
   // Written while the state is PENDING. A reader of the translation before may still be on its way
   // out of Check: it finds the same value, since whatever changes it drains the readers first.
   std::atomic<std::byte*> data_{nullptr};
+  // Likewise, but for a change of the slot's flags, which brings another log for the same pages.
+  // Pairs with: CacheSection::MarkDirty. Without it: the writer marks words not yet cleared.
+  // A log is freed after the cache was dropped and its sections were left, so a section may use it.
+  std::atomic<DirtyLog*> log_{nullptr};
+  std::atomic<uint64_t> log_page_{0};
+  std::atomic<uint64_t> log_pages_{0};
 
   // Guards: the key and the way from INVALID to VALID. Order: before PfnCacheIndex::mutex_. Held
   // across the look-up, which sleeps; so never taken by an invalidation, and never inside a
@@ -175,6 +197,14 @@ class PfnCache {
   Counter refreshes_;
   Counter invalidations_;
 };
+
+inline void CacheSection::MarkDirty() const {
+  UNDERFOOT_CHECK(cache_->writable_.load(kRelaxed), "a write through a read-only pfn cache", 0, 0);
+  if (UNDERFOOT_MUTANT("cache-forgets-dirty")) return;
+  if (DirtyLog* log = cache_->log_.load(kAcquire)) {
+    log->Mark(cache_->log_page_.load(kRelaxed), cache_->log_pages_.load(kRelaxed));
+  }
+}
 
 }  // namespace underfoot
 

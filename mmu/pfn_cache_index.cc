@@ -87,11 +87,11 @@ bool PfnCacheIndex::Invalidate(const Invalidation& invalidation) {
   return held;
 }
 
-void PfnCacheIndex::InvalidateGpaKeyed(HvaRange range) {
+void PfnCacheIndex::InvalidateGpaKeyed(const Invalidation& invalidation) {
   if (UNDERFOOT_MUTANT("slot-delete-spares-caches")) return;
   absl::MutexLock lock(&mutex_);
-  ForEachOverlapLocked(range, [&](PfnCache& cache) {
-    if (cache.gpa_keyed() && cache.Drop(InvalidationKind::kUnmap)) invalidations_.Add();
+  ForEachOverlapLocked(invalidation.range, [&](PfnCache& cache) {
+    if (cache.gpa_keyed() && cache.Drop(invalidation.kind)) invalidations_.Add();
     return true;
   });
 }

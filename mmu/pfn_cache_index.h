@@ -42,8 +42,9 @@ class PfnCacheIndex final : public Subscriber {
   bool Invalidate(const Invalidation& invalidation) override ABSL_LOCKS_EXCLUDED(mutex_);
   bool TestClearYoung(HvaRange range, bool clear) override ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // A memslot goes: caches keyed by gpa lose their translation, caches keyed by hva keep theirs.
-  void InvalidateGpaKeyed(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
+  // A memslot goes (kUnmap) or changes what may be written (kProtect): caches keyed by gpa lose
+  // their translation, caches keyed by hva keep theirs.
+  void InvalidateGpaKeyed(const Invalidation& invalidation) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // `visit(const PfnCache&)` for each listed cache, with the lock held for reading.
   template <class Visitor>

@@ -89,7 +89,7 @@ RangeFaultHandler::BlockOutcome RangeFaultHandler::FaultInBlock(const Reader& re
     slot = *found;
   }
   if (!slot.gfns.Contains(block)) return BlockOutcome::kSmaller;
-  if (slot.read_only && access == Access::kWrite) return BlockOutcome::kPages;
+  if (slot.flags.read_only && access == Access::kWrite) return BlockOutcome::kPages;
   const ClaimResult claim = stage2_.TryClaim(block.begin, level, access, reader.tag());
   switch (claim.outcome) {
     case ClaimOutcome::kClaimed:
@@ -130,7 +130,7 @@ RangeFaultHandler::BlockOutcome RangeFaultHandler::FillBlock(const Reader& reade
   if (!faults_.SlotIsCurrent(block.begin, slot.uid)) return give_back(BlockOutcome::kAgain);
   UNDERFOOT_SYNC_POINT("block-before-page-in");
   const auto leaf_of = [&](const PageInResult& in) {
-    const Pte leaf = Pte::Leaf(in.pfn, slot.read_only ? Access::kRead : in.granted);
+    const Pte leaf = Pte::Leaf(in.pfn, slot.flags.read_only ? Access::kRead : in.granted);
     return access == Access::kWrite ? leaf.Dirty() : leaf;
   };
   const PageInResult first = source_.PageIn(hvas.begin, access);

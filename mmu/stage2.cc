@@ -1,10 +1,12 @@
 #include "mmu/stage2.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 
 #include "mmu/age_visitor.h"
 #include "mmu/check.h"
+#include "mmu/dirty_visitor.h"
 #include "mmu/mutant.h"
 #include "mmu/rcu.h"
 #include "mmu/split.h"
@@ -185,21 +187,21 @@ void Stage2::Prune(Table& parent, Gfn gfn, RetiredBatch& batch) {
   UnlinkIfEmpty(parent, entry, child, counters_, batch);
 }
 
-void Stage2::Unmap(GfnRange range, WalkDebts& debts) {
-  while (!range.empty()) range.begin = UnmapSome(range, debts);
+void Stage2::Unmap(GfnRange range, WalkDebts& debts, DirtySink log) {
+  while (!range.empty()) range.begin = UnmapSome(range, debts, log);
 }
 
 void Stage2::TearDown(GfnRange range) {
   while (!range.empty()) {
     WalkDebts debts;
-    range.begin = UnmapSome(range, debts);
+    range.begin = UnmapSome(range, debts, {});
     Finish(debts);
   }
 }
 
 // Returns where it stopped.
-Gfn Stage2::UnmapSome(GfnRange range, WalkDebts& debts) {
-  UnmapVisitor visitor(counters_, debts.retired, range.end);
+Gfn Stage2::UnmapSome(GfnRange range, WalkDebts& debts, DirtySink log) {
+  UnmapVisitor visitor(counters_, debts.retired, log, range.end);
   rcu::ReadScope rcu;
   static_cast<void>(Walk(root_, range, visitor));
   debts.flush_due = debts.flush_due || visitor.unmapped() || UNDERFOOT_MUTANT("flush-always");
@@ -235,6 +237,17 @@ bool Stage2::TestClearYoung(GfnRange range, bool clear) {
   rcu::ReadScope rcu;
   static_cast<void>(Walk(root_, range, visitor));
   return visitor.young();
+}
+
+void Stage2::CollectDirty(GfnRange range, DirtySink log) {
+  DirtyVisitor visitor(log);
+  // A read section for each GiB: a large slot holds up no grace period.
+  for (Gfn gfn = range.begin; gfn < range.end;) {
+    const Gfn end = std::min(EntryRange(gfn, kMaxLeafLevel).end, range.end);
+    rcu::ReadScope rcu;
+    static_cast<void>(Walk(root_, {gfn, end}, visitor));
+    gfn = end;
+  }
 }
 
 bool Stage2::MarkUsed(Gfn gfn, const Leaf& leaf, Access access) {

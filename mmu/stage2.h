@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "mmu/dirty_log.h"
 #include "mmu/private_table.h"
 #include "mmu/pte.h"
 #include "mmu/retired.h"
@@ -90,9 +91,9 @@ class Stage2 {
   // it was stolen, and the table is freed.
   [[nodiscard]] bool PublishTable(Gfn gfn, OwnerTag tag, PrivateTable table);
 
-  // Removes leaves and steals claims. Finish pays the debts. However large the range is, no RCU
-  // read section is longer than a few tables take.
-  void Unmap(GfnRange range, WalkDebts& debts);
+  // Removes leaves and steals claims; what was dirty goes to the log first. Finish pays the debts.
+  // However large the range is, no RCU read section is longer than a few tables take.
+  void Unmap(GfnRange range, WalkDebts& debts, DirtySink log = {});
 
   // As Unmap and Finish, table page by table page: for what nobody waits for in one piece. Yields
   // only after progress, flushed, so that the backlog of retired tables keeps to its cap.
@@ -118,6 +119,9 @@ class Stage2 {
 
   // Returns whether a leaf of the range was young; clears that too when told to.
   bool TestClearYoung(GfnRange range, bool clear);
+
+  // Moves the dirty bits of leaves into the log.
+  void CollectDirty(GfnRange range, DirtySink log);
 
   // Moves with every flush. Readers that hold long sections poll it and leave when it has moved: a
   // hint for promptness. What makes an invalidation safe is the wait for readers that follows the
@@ -183,7 +187,7 @@ class Stage2 {
     return {*table, entry, entry.Load(), 0};
   }
   void Prune(Table& parent, Gfn gfn, RetiredBatch& batch);
-  Gfn UnmapSome(GfnRange range, WalkDebts& debts);
+  Gfn UnmapSome(GfnRange range, WalkDebts& debts, DirtySink log);
 
   Stage2Counters counters_;
   RetiredTables retired_;

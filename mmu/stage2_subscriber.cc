@@ -2,6 +2,7 @@
 
 #include "mmu/mutant.h"
 #include "mmu/rcu.h"
+#include "mmu/sync_point.h"
 
 namespace underfoot {
 
@@ -11,18 +12,20 @@ bool Stage2Subscriber::Invalidate(const Invalidation& invalidation) {
     rcu::ReadScope rcu;
     // After the range was published as in flight: a slot that this set does not have yet is seen by
     // nobody who has not seen the range (P5).
-    memslots_.CurrentAfterAnnouncement().ForEachOverlap(
-        invalidation.range, [&](const Memslot& slot, HvaRange overlap) {
-          switch (invalidation.kind) {
-            case InvalidationKind::kUnmap:
-              stage2_.Unmap(slot.GfnsOf(overlap), debts);
-              break;
-            case InvalidationKind::kProtect:
-              stage2_.WriteProtect(slot.GfnsOf(overlap), debts);
-              break;
-          }
-          if (UNDERFOOT_MUTANT("flush-per-memslot")) stage2_.Settle(debts);
-        });
+    const MemslotSet& set = memslots_.CurrentAfterAnnouncement();
+    UNDERFOOT_SYNC_POINT("stage2-walk");
+    set.ForEachOverlap(invalidation.range, [&](const Memslot& slot, HvaRange overlap) {
+      switch (invalidation.kind) {
+        case InvalidationKind::kUnmap:
+          stage2_.Unmap(slot.GfnsOf(overlap), debts, slot.dirty_sink());
+          break;
+        case InvalidationKind::kProtect:
+          stage2_.WriteProtect(slot.GfnsOf(overlap), debts);
+          break;
+      }
+      if (UNDERFOOT_MUTANT("flush-per-memslot")) stage2_.Settle(debts);
+    });
+    UNDERFOOT_SYNC_POINT("stage2-walked");
   }
   const bool held = debts.flush_due || !debts.retired.empty();
   stage2_.Settle(debts);

@@ -10,6 +10,7 @@
 #include <array>
 #include <utility>
 
+#include "mmu/dirty_log.h"
 #include "mmu/mutant.h"
 #include "mmu/split.h"
 #include "mmu/sync_point.h"
@@ -21,8 +22,8 @@ namespace underfoot {
 class UnmapVisitor {
  public:
   // `end` of the range that is walked.
-  UnmapVisitor(Stage2Counters& counters, RetiredBatch& batch, Gfn end)
-      : counters_(counters), batch_(batch), reached_(end) {}
+  UnmapVisitor(Stage2Counters& counters, RetiredBatch& batch, DirtySink log, Gfn end)
+      : counters_(counters), batch_(batch), log_(log), reached_(end) {}
   ~UnmapVisitor() {
     for (unsigned level = 0; level <= kMaxLeafLevel; ++level) {
       if (leaves_[level] != 0) counters_.leaves(level).Sub(leaves_[level]);
@@ -40,8 +41,15 @@ class UnmapVisitor {
       return VisitResult::kContinue;
     }
     if (visit.pte.is_claim() && UNDERFOOT_MUTANT("unmap-waits-for-installers")) return Lost();
+    const bool late = UNDERFOOT_MUTANT("unmap-logs-late");
+    if (!late) LogDirty(visit);
+    UNDERFOOT_SYNC_POINT("unmap-leaf");
     if (visit.pte.is_leaf() && !visit.whole()) return UnmapPart(visit);
     if (!visit.entry.Replace(visit.pte, Pte())) return Lost();
+    if (late) {
+      UNDERFOOT_SYNC_POINT("unmap-between");
+      LogDirty(visit);
+    }
     if (!UNDERFOOT_MUTANT("unmap-keeps-reference")) ++emptied_[visit.level()];
     if (visit.pte.is_leaf()) {
       ++leaves_[visit.level()];
@@ -68,6 +76,14 @@ class UnmapVisitor {
  private:
   static constexpr unsigned kTablesOfAWalk = 64;
 
+  // The log first, then the leaf: whoever collects meanwhile meets the bit in one of the two. And
+  // a leaf that turns dirty in between is not the one that is replaced.
+  void LogDirty(const Visit& visit) {
+    if (visit.pte.is_leaf() && visit.pte.dirty() && !UNDERFOOT_MUTANT("unmap-forgets-dirty")) {
+      log_.Mark(visit.range);
+    }
+  }
+
   VisitResult UnmapPart(const Visit& visit) {
     const GfnRange gone = UNDERFOOT_MUTANT("unmap-of-a-part-takes-more")
                               ? GfnRange{visit.covers.begin, visit.range.end}
@@ -86,6 +102,7 @@ class UnmapVisitor {
 
   Stage2Counters& counters_;
   RetiredBatch& batch_;
+  const DirtySink log_;
   Gfn reached_;
   unsigned tables_ = 0;
   uint64_t unmaps_ = 0;

@@ -56,14 +56,15 @@ absl::StatusOr<std::vector<MemslotInfo>> MachineControl::GetMemslots() {
   std::vector<MemslotInfo> infos;
   rcu::ReadScope rcu;
   const MemslotSet& set = machine_.mmu().memslots().Current();
-  for (const Memslot& slot : set.slots()) {
-    if (slot.dying) continue;
+  set.ForEach([&](const Memslot& slot) {
+    if (slot.dying) return;
     infos.push_back({.id = slot.id,
                      .range = slot.gfns,
                      .hva = slot.hva,
-                     .flags = slot.read_only ? uint32_t{KVM_MEM_READONLY} : 0,
+                     .flags = (slot.flags.read_only ? uint32_t{KVM_MEM_READONLY} : 0) |
+                              (slot.flags.log_dirty ? uint32_t{KVM_MEM_LOG_DIRTY_PAGES} : 0),
                      .generation = set.generation()});
-  }
+  });
   return infos;
 }
 

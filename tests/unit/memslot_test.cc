@@ -12,6 +12,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAre;
 
 Memslot Slot(uint32_t id, uint64_t gfn, uint64_t pages, uint64_t hva) {
   return {.id = id, .gfns = {{gfn}, {gfn + pages}}, .hva = {hva}};
@@ -138,8 +139,28 @@ TEST_F(MemslotTest, ARefusalNamesTheSlotAndTheReason) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(refusal.says));
     EXPECT_THAT(std::string(status.message()), HasSubstr("memslot"));
   }
-  EXPECT_EQ(table_.Current().slots().size(), 1u);
+  EXPECT_EQ(table_.Current().size(), 1u);
   Add(Slot(2, kTop - 1, 1, 0x7fff'ffff'f000));  // the very last of both spaces
+}
+
+TEST_F(MemslotTest, ASlotTooManyIsRefused) {
+  MemslotTable small(2);
+  ASSERT_TRUE(small.Add(Slot(1, 0x100, 1, 0)).ok());
+  ASSERT_TRUE(small.Add(Slot(2, 0x200, 1, 0)).ok());
+  const absl::Status status = small.Add(Slot(3, 0x300, 1, 0));
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("2 memslots already"));
+}
+
+TEST_F(MemslotTest, AliasesThatBeginAlikeGoOneByOne) {
+  for (uint32_t id = 1; id <= 5; ++id) Add(Slot(id, id * 0x100, id, 0x10'0000));
+  for (const uint32_t id : {3u, 5u, 1u}) {
+    ASSERT_TRUE(table_.MarkDying(id).ok());
+    table_.Erase(id);
+  }
+  EXPECT_THAT(Walked(0x10'0000, 0x10'1000), UnorderedElementsAre(2u, 4u));
+  EXPECT_THAT(Walked(0x10'2000, 0x20'0000), ElementsAre(4u));
+  EXPECT_THAT(Walked(0x10'4000, 0x20'0000), IsEmpty());
 }
 
 TEST_F(MemslotTest, DeletingWhatIsNotThereIsAnError) {

@@ -1,0 +1,219 @@
+// The dirty log of a memslot, and what CollectDirty says of it.
+
+#include "mmu/dirty_log.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "mmu/pfn_cache.h"
+#include "tests/unit/mmu_rig.h"
+
+namespace underfoot::testing {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+std::vector<uint64_t> PagesOf(const DirtyBitmap& bitmap) {
+  std::vector<uint64_t> pages;
+  bitmap.ForEach([&](uint64_t page) { pages.push_back(page); });
+  return pages;
+}
+
+TEST(DirtyLog, AMarkCoversItsPagesAcrossWords) {
+  DirtyLog log(200);
+  log.Mark(0, 1);
+  log.Mark(62, 4);
+  log.Mark(199, 1);
+  const DirtyBitmap taken = log.Take();
+  EXPECT_THAT(PagesOf(taken), ElementsAre(0u, 62u, 63u, 64u, 65u, 199u));
+  EXPECT_EQ(taken.count(), 6u);
+  EXPECT_TRUE(taken.Contains(65));
+  EXPECT_FALSE(taken.Contains(66));
+  EXPECT_THAT(taken.words(), ElementsAre(0xc000'0000'0000'0001u, 3u, 0u, 0x80u));
+  EXPECT_EQ(log.Take().count(), 0u);
+}
+
+TEST(DirtyLog, AMarkOfWholeWordsIsAllOfThem) {
+  DirtyLog log(256);
+  log.Mark(64, 128);
+  EXPECT_THAT(log.Take().words(), ElementsAre(0u, ~uint64_t{0}, ~uint64_t{0}, 0u));
+}
+
+class CollectDirtyTest : public MmuRig {
+ protected:
+  CollectDirtyTest() { SetLogging(true); }
+
+  void SetLogging(bool on) { EXPECT_TRUE(mmu_.SetMemslotFlags(kSlot, {.log_dirty = on}).ok()); }
+  std::vector<uint64_t> Collect() {
+    const absl::StatusOr<DirtyBitmap> dirty = mmu_.CollectDirty(kSlot);
+    EXPECT_TRUE(dirty.ok()) << dirty.status();
+    return PagesOf(*dirty);
+  }
+  void Write(uint64_t page) {
+    ASSERT_EQ(mmu_.faults().FaultIn(reader_, GfnAt(page), Access::kWrite).outcome,
+              FaultOutcome::kMapped);
+  }
+};
+
+TEST_F(CollectDirtyTest, AWriteIsReportedOnceAndTheNextOneAgain) {
+  Write(5);
+  ASSERT_EQ(Fault(6), FaultOutcome::kMapped);
+  EXPECT_THAT(Collect(), ElementsAre(5u));
+  EXPECT_THAT(Collect(), IsEmpty());
+  EXPECT_FALSE(LeafOf(5)->dirty());
+  EXPECT_TRUE(mmu_.Translate(reader_, GpaAt(5), Access::kRead));
+  EXPECT_THAT(Collect(), IsEmpty());
+  EXPECT_TRUE(mmu_.Translate(reader_, GpaAt(5), Access::kWrite));
+  EXPECT_THAT(Collect(), ElementsAre(5u));
+}
+
+TEST_F(CollectDirtyTest, AnUnmappedPageStaysReported) {
+  Write(5);
+  Write(6);
+  ASSERT_EQ(Fault(7), FaultOutcome::kMapped);
+  Invalidate(5, 3);
+  EXPECT_THAT(Collect(), ElementsAre(5u, 6u));
+}
+
+TEST_F(CollectDirtyTest, AProtectedPageStaysReported) {
+  Write(5);
+  Invalidate(5, 1, InvalidationKind::kProtect);
+  EXPECT_THAT(Collect(), ElementsAre(5u));
+}
+
+TEST_F(CollectDirtyTest, AWriteThroughACacheIsReportedWhenItSaysSo) {
+  PfnCache cache(mmu_, "cache");
+  ASSERT_TRUE(cache.Activate(reader_, GpaAt(5), 2 * kPageSize, Access::kWrite).ok());
+  EXPECT_THAT(Collect(), ElementsAre(5u, 6u));  // the permission was taken
+  EXPECT_TRUE(cache.Check(reader_));
+  EXPECT_THAT(Collect(), IsEmpty());
+  for (int round = 0; round < 2; ++round) {
+    cache.Check(reader_).MarkDirty();
+    EXPECT_THAT(Collect(), ElementsAre(5u, 6u));
+  }
+  cache.Deactivate();
+}
+
+TEST_F(CollectDirtyTest, ACacheKeyedByHvaLogsNothing) {
+  PfnCache cache(mmu_, "cache");
+  ASSERT_TRUE(cache.Activate(reader_, GpaAt(5), 64, Access::kWrite).ok());
+  EXPECT_THAT(Collect(), ElementsAre(5u));
+  ASSERT_TRUE(cache.Activate(reader_, host_.PageAt(5), 64, Access::kWrite).ok());
+  cache.Check(reader_).MarkDirty();
+  EXPECT_THAT(Collect(), IsEmpty());
+  cache.Deactivate();
+}
+
+TEST_F(CollectDirtyTest, AliasesHaveALogEach) {
+  ASSERT_TRUE(mmu_.CreateMemslot({.id = 9,
+                                  .gfns = {{0x8000}, {0x8004}},
+                                  .hva = host_.PageAt(4),
+                                  .flags = {.log_dirty = true}})
+                  .ok());
+  Write(5);
+  ASSERT_EQ(mmu_.faults().HandleFault(reader_, {0x8002}, Access::kWrite).outcome,
+            FaultOutcome::kMapped);
+  Invalidate(4, 4);
+  EXPECT_THAT(Collect(), ElementsAre(5u));
+  EXPECT_THAT(PagesOf(*mmu_.CollectDirty(9)), ElementsAre(2u));
+}
+
+TEST_F(CollectDirtyTest, ALogStartsEmptyWhenItIsTurnedOn) {
+  SetLogging(false);
+  Write(5);
+  PfnCache cache(mmu_, "cache");
+  ASSERT_TRUE(cache.Activate(reader_, GpaAt(6), 64, Access::kWrite).ok());
+  SetLogging(true);
+  EXPECT_THAT(Collect(), IsEmpty());
+  EXPECT_FALSE(cache.Check(reader_));  // it would not know of the log
+  ASSERT_EQ(cache.Refresh(reader_), RefreshOutcome::kValid);
+  EXPECT_THAT(Collect(), ElementsAre(6u));
+  cache.Check(reader_).MarkDirty();
+  EXPECT_THAT(Collect(), ElementsAre(6u));
+  SetLogging(false);
+  ASSERT_EQ(cache.Refresh(reader_), RefreshOutcome::kValid);
+  cache.Check(reader_).MarkDirty();  // nowhere
+  cache.Deactivate();
+}
+
+TEST_F(CollectDirtyTest, AMovedSlotTakesItsLogAlong) {
+  Write(5);
+  PfnCache cache(mmu_, "cache");
+  ASSERT_TRUE(cache.Activate(reader_, GpaAt(9), 64, Access::kWrite).ok());
+  ASSERT_TRUE(mmu_.MoveMemslot(kSlot, kFirst + 2).ok());
+  EXPECT_THAT(Collect(), ElementsAre(5u, 9u));
+  ASSERT_EQ(cache.Refresh(reader_), RefreshOutcome::kValid);
+  EXPECT_THAT(Collect(), ElementsAre(7u));  // the same gpa is another page of the slot now
+  cache.Deactivate();
+}
+
+TEST_F(CollectDirtyTest, ASlotCreatedAgainHasAnEmptyLog) {
+  Write(5);
+  ASSERT_TRUE(mmu_.DeleteMemslot(kSlot).ok());
+  ASSERT_TRUE(mmu_.CreateMemslot({.id = kSlot,
+                                  .gfns = {kFirst, kFirst + kPages},
+                                  .hva = host_.PageAt(0),
+                                  .flags = {.log_dirty = true}})
+                  .ok());
+  EXPECT_THAT(Collect(), IsEmpty());
+}
+
+TEST_F(CollectDirtyTest, ADirtyBlockReportsAllItsPagesAlsoWhenItIsSplit) {
+  constexpr Gfn kBlock{PagesAt(1)};
+  ASSERT_TRUE(mmu_.CreateMemslot({.id = 9,
+                                  .gfns = {kBlock, kBlock + PagesAt(1)},
+                                  .hva = {0x4000'0000},
+                                  .flags = {.log_dirty = true}})
+                  .ok());
+  const auto map = [&] {
+    const ClaimResult claim = mmu_.stage2().TryClaim(kBlock, 1, Access::kWrite, reader_.tag());
+    ASSERT_EQ(claim.outcome, ClaimOutcome::kClaimed);
+    ASSERT_TRUE(mmu_.stage2().Publish(kBlock, reader_.tag(),
+                                      Pte::Leaf({PagesAt(1)}, Access::kWrite).Dirty()));
+  };
+  map();
+  EXPECT_EQ(mmu_.CollectDirty(9)->count(), PagesAt(1));
+  EXPECT_EQ(mmu_.CollectDirty(9)->count(), 0u);
+  EXPECT_TRUE(mmu_.Translate(reader_, GpaOf(kBlock + 5), Access::kWrite));
+  {
+    const HvaRange part = PageRangeOf({0x4000'0000 + 7 * kPageSize}, 2);
+    InvalidationScope scope(mmu_.notifier(), {part, InvalidationKind::kUnmap});
+  }
+  EXPECT_EQ(mmu_.Stats().stage2.leaves_4k, PagesAt(1) - 2);
+  EXPECT_EQ(mmu_.CollectDirty(9)->count(), PagesAt(1));
+  EXPECT_EQ(mmu_.CollectDirty(9)->count(), 0u);
+}
+
+// Such a leaf is dirty for the sake of another slot's pages too: it is reported too often instead.
+TEST_F(CollectDirtyTest, ABlockThatReachesOutOfTheSlotStaysDirty) {
+  constexpr Gfn kBlock{PagesAt(1)};
+  ASSERT_TRUE(mmu_.CreateMemslot({.id = 9,
+                                  .gfns = {kBlock, kBlock + 3},
+                                  .hva = {0x4000'0000},
+                                  .flags = {.log_dirty = true}})
+                  .ok());
+  ASSERT_EQ(mmu_.stage2().TryClaim(kBlock, 1, Access::kWrite, reader_.tag()).outcome,
+            ClaimOutcome::kClaimed);
+  ASSERT_TRUE(mmu_.stage2().Publish(kBlock, reader_.tag(),
+                                    Pte::Leaf({PagesAt(1)}, Access::kWrite).Dirty()));
+  EXPECT_THAT(PagesOf(*mmu_.CollectDirty(9)), ElementsAre(0u, 1u, 2u));
+  EXPECT_THAT(PagesOf(*mmu_.CollectDirty(9)), ElementsAre(0u, 1u, 2u));
+}
+
+TEST_F(CollectDirtyTest, ACollectionThatIsImpossibleSaysWhy) {
+  const absl::Status unknown = mmu_.CollectDirty(9).status();
+  EXPECT_EQ(unknown.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(unknown.message()), HasSubstr("memslot 9 does not exist"));
+  SetLogging(false);
+  const absl::Status off = mmu_.CollectDirty(kSlot).status();
+  EXPECT_EQ(off.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(off.message()), HasSubstr("log_dirty is off"));
+}
+
+}  // namespace
+}  // namespace underfoot::testing
