@@ -43,13 +43,12 @@ class UnmapVisitor {
     if (visit.pte.is_claim() && UNDERFOOT_MUTANT("unmap-waits-for-installers")) return Lost();
     const bool late = UNDERFOOT_MUTANT("unmap-logs-late");
     if (!late) LogDirty(visit);
-    UNDERFOOT_SYNC_POINT("unmap-leaf");
     if (visit.pte.is_leaf() && !visit.whole()) return UnmapPart(visit);
-    if (!visit.entry.Replace(visit.pte, Pte())) return Lost();
-    if (late) {
-      UNDERFOOT_SYNC_POINT("unmap-between");
-      LogDirty(visit);
-    }
+    if (!late) UNDERFOOT_SYNC_POINT("unmap-half-way");
+    const Pte expected = UNDERFOOT_MUTANT("unmap-by-store") ? visit.entry.Load() : visit.pte;
+    if (!visit.entry.Replace(expected, Pte())) return Lost();
+    if (late) UNDERFOOT_SYNC_POINT("unmap-half-way");
+    if (late) LogDirty(visit);
     if (!UNDERFOOT_MUTANT("unmap-keeps-reference")) ++emptied_[visit.level()];
     if (visit.pte.is_leaf()) {
       ++leaves_[visit.level()];

@@ -1,0 +1,183 @@
+// A memslot that moves or turns read-only, against installers, invalidations and readers.
+
+#include <gtest/gtest.h>
+
+#include <optional>
+
+#include "mmu/pfn_cache.h"
+#include "tests/race/race_test.h"
+
+namespace underfoot::testing {
+namespace {
+
+class MemslotUpdateRaceTest : public RaceTest {
+ protected:
+  static constexpr Gfn kElsewhere{0x4000};
+
+  void MoveElsewhere() { ASSERT_TRUE(mmu_.MoveMemslot(kSlot, kElsewhere).ok()); }
+  void MakeReadOnly() { ASSERT_TRUE(mmu_.SetMemslotFlags(kSlot, {.read_only = true}).ok()); }
+  FaultOutcome FaultElsewhere(uint64_t page) {
+    Reader reader(mmu_.readers());
+    return mmu_.faults().HandleFault(reader, kElsewhere + page, Access::kRead).outcome;
+  }
+  // What a write fault says in the middle of which, at `point`, the slot turns read-only.
+  FaultOutcome WriteFaultAround(std::string_view point) {
+    Gate gate(point);
+    FaultOutcome outcome = FaultOutcome::kFailed;
+    Task installer("installer", [&] {
+      Reader reader(mmu_.readers());
+      outcome = Fault(reader, 5, Access::kWrite).outcome;
+    });
+    EXPECT_TRUE(StopsAt(gate, installer));
+    MakeReadOnly();
+    gate.Open();
+    installer.Join();
+    return outcome;
+  }
+};
+
+//   installer                       update
+//   claim, identity, page-in
+//                                   read-only; the walk steals the claim
+//   publish: fails
+TEST_F(MemslotUpdateRaceTest, AClaimFromBeforeReadOnlyIsNotPublishedAsWritable) {
+  EXPECT_EQ(WriteFaultAround("fault-after-page-in"), FaultOutcome::kAgain);
+  EXPECT_FALSE(LeafOf(5).has_value());
+}
+
+//   installer                       update
+//   slot looked up: writable
+//                                   read-only; nothing to steal yet
+//   claim; the slot is another one now: refused
+TEST_F(MemslotUpdateRaceTest, AClaimForTheOldFlagsIsRefused) {
+  EXPECT_EQ(WriteFaultAround("fault-before-claim"), FaultOutcome::kAgain);
+  EXPECT_FALSE(LeafOf(5).has_value());
+}
+
+// The leaf that is being relaxed stays, read-only; its owner has lost the right to relax it.
+TEST_F(MemslotUpdateRaceTest, ARelaxFromBeforeReadOnlyIsNotPublished) {
+  host_.GrantOnlyWhatIsAskedFor();
+  FaultIn(5);
+  EXPECT_EQ(WriteFaultAround("fault-after-page-in"), FaultOutcome::kAgain);
+  ASSERT_TRUE(LeafOf(5).has_value());
+  EXPECT_FALSE(LeafOf(5)->writable());
+}
+
+//   refresh                         update
+//   translated: a writable slot
+//                                   read-only; the cache is not listed yet
+//   listed, looked up; the slot is another one now: again, and refused
+TEST_F(MemslotUpdateRaceTest, ACacheTranslatedBeforeReadOnlyIsNotValidAfterIt) {
+  Gate gate("refresh-translated");
+  PfnCache cache(mmu_, "cache");
+  absl::Status status;
+  Task refresh("refresh", [&] {
+    Reader reader(mmu_.readers());
+    status = cache.Activate(reader, GpaAt(5), 64, Access::kWrite);
+  });
+  ASSERT_TRUE(StopsAt(gate, refresh));
+  MakeReadOnly();
+  gate.Open();
+  refresh.Join();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(MemslotUpdateRaceTest, ReadOnlyWaitsForWhoWritesThroughALeaf) {
+  FaultIn(5, Access::kWrite);
+  Reader reader(mmu_.readers());
+  TranslatedPage page = mmu_.Translate(reader, GpaAt(5), Access::kWrite);
+  ASSERT_TRUE(page);
+  Gate gate("reader-wait");
+  Task update("update", [&] { MakeReadOnly(); });
+  ASSERT_TRUE(StopsAt(gate, update));
+  page = {};
+  gate.Open();
+  update.Join();
+}
+
+TEST_F(MemslotUpdateRaceTest, ReadOnlyWaitsForWhoWritesThroughACache) {
+  Reader reader(mmu_.readers());
+  PfnCache cache(mmu_, "cache");
+  ASSERT_TRUE(cache.Activate(reader, GpaAt(5), 64, Access::kWrite).ok());
+  CacheSection section = cache.Check(reader);
+  Gate gate("reader-wait");
+  Task update("update", [&] { MakeReadOnly(); });
+  ASSERT_TRUE(StopsAt(gate, update));
+  section = {};
+  gate.Open();
+  update.Join();
+  cache.Deactivate();
+}
+
+//   update                          invalidation
+//   the slot dies at its old place; its leaves are still there
+//                                   Begin: walks the old place, the leaf goes
+TEST_F(MemslotUpdateRaceTest, ABeginStillWalksTheOldPlaceOfAMove) {
+  FaultIn(5);
+  Gate gate("slot-dying");
+  Task update("update", [&] { MoveElsewhere(); });
+  ASSERT_TRUE(StopsAt(gate, update));
+  OpenBracket held = Begin(5);
+  EXPECT_FALSE(LeafOf(5).has_value());
+  held.End();
+  gate.Open();
+  update.Join();
+}
+
+TEST_F(MemslotUpdateRaceTest, AMovingSlotIsFoundNowhere) {
+  FaultIn(5);
+  Gate gate("slot-dying");
+  Task update("update", [&] { MoveElsewhere(); });
+  ASSERT_TRUE(StopsAt(gate, update));
+  {
+    Reader reader(mmu_.readers());
+    EXPECT_EQ(Fault(reader, 6).outcome, FaultOutcome::kNoMemslot);
+    EXPECT_FALSE(mmu_.Translate(reader, GpaAt(5), Access::kRead));
+  }
+  EXPECT_EQ(FaultElsewhere(5), FaultOutcome::kNoMemslot);
+  gate.Open();
+  update.Join();
+  EXPECT_EQ(FaultElsewhere(5), FaultOutcome::kMapped);
+}
+
+TEST_F(MemslotUpdateRaceTest, AClaimInTheOldPlaceOfAMoveIsStolen) {
+  Gate gate("fault-after-page-in");
+  FaultOutcome outcome = FaultOutcome::kFailed;
+  Task installer("installer", [&] {
+    Reader reader(mmu_.readers());
+    outcome = Fault(reader, 5).outcome;
+  });
+  ASSERT_TRUE(StopsAt(gate, installer));
+  MoveElsewhere();
+  gate.Open();
+  installer.Join();
+  EXPECT_EQ(outcome, FaultOutcome::kAgain);
+  EXPECT_FALSE(LeafOf(5).has_value());
+}
+
+TEST_F(MemslotUpdateRaceTest, AMoveWaitsForTheReadersOfItsOldPlace) {
+  FaultIn(5);
+  Reader reader(mmu_.readers());
+  TranslatedPage page = mmu_.Translate(reader, GpaAt(5), Access::kRead);
+  ASSERT_TRUE(page);
+  Gate gate("reader-wait");
+  Task update("update", [&] { MoveElsewhere(); });
+  ASSERT_TRUE(StopsAt(gate, update));
+  page = {};
+  gate.Open();
+  update.Join();
+}
+
+// The range in flight is one of host memory: it follows the slot to its new place.
+TEST_F(MemslotUpdateRaceTest, AMoveInsideABracketInstallsNothingAtTheNewPlace) {
+  OpenBracket held = Begin(5);
+  Task update("update inside a bracket", [&] { MoveElsewhere(); });
+  update.Join();
+  EXPECT_EQ(FaultElsewhere(5), FaultOutcome::kBlocked);
+  EXPECT_EQ(FaultElsewhere(6), FaultOutcome::kMapped);
+  held.End();
+  EXPECT_EQ(FaultElsewhere(5), FaultOutcome::kMapped);
+}
+
+}  // namespace
+}  // namespace underfoot::testing
