@@ -10,7 +10,7 @@ namespace underfoot::bench {
 namespace {
 
 constexpr unsigned kQuickRounds = 2;
-constexpr std::string_view kGroups[] = {"cache",   "invalidation", "stage2",
+constexpr std::string_view kGroups[] = {"cache",   "invalidation", "memslot", "stage2",
                                         "discard", "fault",        "start"};
 
 }  // namespace
@@ -60,18 +60,12 @@ void BenchAll(Bench& bench) {
   BenchCacheAccess(bench);
   BenchReaderWait(bench);
   BenchInvalidation(bench);
+  BenchMemslot(bench);
   BenchStage2Map(bench);
   BenchStage2Lookup(bench);
   BenchDiscard(bench);
   BenchFault(bench);
   BenchFirstByte(bench);
-  // BenchReaderWait(bench);
-  // BenchInvalidation(bench);
-  // BenchStage2Map(bench);
-  // BenchStage2Lookup(bench);
-  // BenchDiscard(bench);
-  // BenchFault(bench);
-  // BenchFirstByte(bench);
 }
 
 }  // namespace underfoot::bench

@@ -43,6 +43,7 @@ class Bench {
 void BenchCacheAccess(Bench& bench);
 void BenchReaderWait(Bench& bench);
 void BenchInvalidation(Bench& bench);
+void BenchMemslot(Bench& bench);
 void BenchStage2Map(Bench& bench);
 void BenchStage2Lookup(Bench& bench);
 void BenchDiscard(Bench& bench);
