@@ -65,10 +65,11 @@ TEST_F(FaultTest, AFaultOutsideOfTheSlotsFindsNone) {
 }
 
 TEST_F(FaultTest, AReadOnlySlotIsReadAndNotWritten) {
-  ASSERT_TRUE(
-      mmu_.CreateMemslot(
-              {.id = 9, .gfns = {{0x500}, {0x501}}, .hva = host_.PageAt(0), .flags = {.read_only = true}})
-          .ok());
+  ASSERT_TRUE(mmu_.CreateMemslot({.id = 9,
+                                  .gfns = {{0x500}, {0x501}},
+                                  .hva = host_.PageAt(0),
+                                  .flags = {.read_only = true}})
+                  .ok());
   EXPECT_EQ(mmu_.faults().HandleFault(reader_, {0x500}, Access::kWrite).outcome,
             FaultOutcome::kReadOnly);
   const FaultResult fault = mmu_.faults().HandleFault(reader_, {0x500}, Access::kRead);

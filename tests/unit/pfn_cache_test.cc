@@ -113,10 +113,11 @@ TEST_F(PfnCacheTest, ARangeThatLeavesItsSlotIsRefused) {
 }
 
 TEST_F(PfnCacheTest, AReadOnlySlotIsReadAndNotWritten) {
-  ASSERT_TRUE(
-      mmu_.CreateMemslot(
-              {.id = 9, .gfns = {{0x500}, {0x501}}, .hva = host_.PageAt(0), .flags = {.read_only = true}})
-          .ok());
+  ASSERT_TRUE(mmu_.CreateMemslot({.id = 9,
+                                  .gfns = {{0x500}, {0x501}},
+                                  .hva = host_.PageAt(0),
+                                  .flags = {.read_only = true}})
+                  .ok());
   EXPECT_FALSE(Activate(GpaOf({0x500}), 64, Access::kWrite).ok());
   EXPECT_TRUE(Activate(GpaOf({0x500}), 64, Access::kRead).ok());
 }

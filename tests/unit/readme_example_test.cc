@@ -21,12 +21,17 @@ class PlainMemory final : public PageSource {
 void Tour(Hva ram, uint64_t pages) {
   PlainMemory memory;
   Mmu mmu(memory);
-  ASSERT_TRUE(mmu.CreateMemslot({.id = 0, .gfns = {{0}, {pages}}, .hva = ram}).ok());
+  ASSERT_TRUE(
+      mmu.CreateMemslot({.id = 0, .gfns = {{0}, {pages}}, .hva = ram, .flags = {.log_dirty = true}})
+          .ok());
   Reader reader(mmu.readers());
 
   PfnCache ring(mmu, "ring");
   ASSERT_TRUE(ring.Activate(reader, Gpa{0x1040}, 64, Access::kWrite).ok());
-  if (CacheSection section = ring.Check(reader)) std::memset(section.data(), 1, 64);
+  if (CacheSection section = ring.Check(reader)) {
+    std::memset(section.data(), 1, 64);
+    section.MarkDirty();
+  }
 
   TranslatedPage page = mmu.Translate(reader, Gpa{0x2000}, Access::kRead);
   while (!page) {
@@ -35,6 +40,10 @@ void Tour(Hva ram, uint64_t pages) {
   }
   EXPECT_EQ(page.data()[0], std::byte{0});
   page = {};
+  const auto dirty = mmu.CollectDirty(0);
+  ASSERT_TRUE(dirty.ok());
+  EXPECT_TRUE(dirty->Contains(1));
+  EXPECT_EQ(dirty->count(), 1u);
 
   {
     InvalidationScope bracket(mmu.notifier(),

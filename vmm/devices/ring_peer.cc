@@ -63,6 +63,7 @@ void RingPeer::Main() {
 RingPeer::Progress RingPeer::Visit(Reader& reader) {
   if (const CacheSection section = cache_.Check(reader)) {
     const bool some = Serve(*reinterpret_cast<abi::SharedPage*>(section.data()));
+    if (some) section.MarkDirty();
     return some ? Progress::kSome : Progress::kNone;
   }
   switch (cache_.Refresh(reader)) {
