@@ -109,6 +109,29 @@ TEST_F(MemslotUpdateRaceTest, ReadOnlyWaitsForWhoWritesThroughACache) {
   cache.Deactivate();
 }
 
+//   writer          update                 Begin(protect)
+//   in a section
+//                   leaf: read-only; waits
+//                                          finds nothing writable. If it returned now, its caller
+//                                          would protect a page that is being written
+TEST_F(MemslotUpdateRaceTest, ABeginWaitsForTheWritersThatReadOnlyWaitsFor) {
+  FaultIn(5, Access::kWrite);
+  Reader reader(mmu_.readers());
+  TranslatedPage page = mmu_.Translate(reader, GpaAt(5), Access::kWrite);
+  ASSERT_TRUE(page);
+  Gate first("reader-wait");
+  Task update("update", [&] { MakeReadOnly(); });
+  ASSERT_TRUE(StopsAt(first, update));
+  Gate second("reader-wait");
+  Task begin("begin", [&] { Begin(5, InvalidationKind::kProtect).End(); });
+  ASSERT_TRUE(StopsAt(second, begin));
+  page = {};
+  first.Open();
+  second.Open();
+  update.Join();
+  begin.Join();
+}
+
 //   update                          invalidation
 //   the slot dies at its old place; its leaves are still there
 //                                   Begin: walks the old place, the leaf goes
