@@ -1,15 +1,17 @@
 /* What a Begin owes after its walk: unlink, flush, hand over, and a grace period before the table is
  * freed (I4); one flush for all that its walk removed, none where it removed no leaf (I7).
  *
- * One table with two pages under its parent. A Begin takes both pages; whoever empties the table
- * unlinks it, be it the Begin that cleared the last leaf, another one, or a claim that is given back
- * (PRUNERS). A reader walks under RCU, uses the page in its slot, and leaves when the flush tells it to:
- * the flush is a hint for it, the wait of Begin is what makes it safe.
+ * One table with two pages under its parent. A Begin takes both pages and drops both references when it
+ * leaves the table; whoever empties the table unlinks it, be it the Begin that cleared the last leaf,
+ * another one, or a claim that is given back (PRUNERS). A reader walks under RCU, uses the page in its
+ * slot, and leaves when the flush tells it to: the flush is a hint for it, the wait of Begin is what
+ * makes it safe.
  *
  * WALKER adds what mmu/ does not have: a user without RCU and without a slot, like a hardware walker,
  * that keeps the table it has found until a flush. For one Begin the order keeps it safe. With two it
  * would need more, and the rows say so: the Begin that finds nothing does not wait for the flush of the
- * one that cleared the leaf, and may retire the table before it.
+ * one that cleared the leaf (WALKER_USES_LEAVES), and it, or a claim that is given back, may retire the
+ * table before it. With FLUSH_FOR_TABLES whoever unlinks a table flushes, and tables are safe.
  *
  * Checked: nobody touches a freed table; no reader uses a page inside a bracket, though its leaf was
  * cleared by another Begin; every Begin returns (no reader is left without its hint). */
@@ -100,7 +102,7 @@ inline unlink_if_empty() {
 }
 
 proctype Bracket(byte me) {
-  byte page, flushes;
+  byte page, flushes, emptied;
   bool unmapped, mine;
   rcu_enter(me);
   if
@@ -110,7 +112,7 @@ proctype Bracket(byte me) {
         atomic {
           assert(!freed);
           if
-          :: leaf[page] -> leaf[page] = false; unmapped = true; count--
+          :: leaf[page] -> leaf[page] = false; unmapped = true; emptied++
           :: else
           fi
         };
@@ -123,6 +125,7 @@ proctype Bracket(byte me) {
         page++
      :: else -> break
      od;
+     atomic { assert(!freed && (emptied == 0 || count > emptied)); count = count - emptied };
 #ifdef BREAK_FLUSH_BEFORE_UNLINK
      if
      :: unmapped -> flush()
@@ -174,7 +177,8 @@ proctype Bracket(byte me) {
 /* A claim beside the leaves that is given back after them: it may leave the table empty, and it flushes
  * nothing, for it mapped nothing. */
 proctype Pruner() {
-  bool mine;
+  byte flushes;
+  bool unmapped, mine;
   rcu_enter(PRUNER);
   if
   :: linked ->
@@ -192,7 +196,11 @@ proctype Pruner() {
 out:
   rcu_leave(PRUNER);
   if
+#ifdef FLUSH_FOR_TABLES
+  :: mine -> unmapped = true; flush(); hand_over()
+#else
   :: mine -> hand_over()
+#endif
   :: else
   fi
 }

@@ -339,7 +339,7 @@ done:
 
 proctype Bracket(byte me) {
   byte m, l, k, e, i, round;
-  bool won;
+  bool won, dropped;
   do
   :: round < ROUNDS ->
      i = (me - INSTALLERS + round) % 2;
@@ -367,10 +367,14 @@ proctype Bracket(byte me) {
                 fi
               };
               if
-              :: won -> won = false; atomic { assert(!freed[l]); assert(count[l] > 1); count[l]-- }; break
+              :: won -> won = false; dropped = true; break
               :: else
               fi
-           od
+           od;
+           if
+           :: dropped -> d_step { assert(!freed[l] && count[l] > 1); count[l]--; dropped = false }
+           :: else
+           fi
         :: else
         fi;
         unlink_if_empty()
