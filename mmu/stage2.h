@@ -119,9 +119,9 @@ class Stage2 {
   // Returns whether a leaf of the range was young; clears that too when told to.
   bool TestClearYoung(GfnRange range, bool clear);
 
-  // Moves with every flush. Readers that hold long sections poll it and leave when it has moved: a
-  // hint for promptness. What makes an invalidation safe is the wait for readers that follows the
-  // flush.
+  // Moves with every flush. Readers that hold long sections read it before they look up, poll it,
+  // and leave when it has moved: a hint for promptness. What makes an invalidation safe is the wait
+  // for readers that follows the flush.
   uint64_t flush_epoch() const { return flush_epoch_.load(kRelaxed); }
 
   struct Leaf {

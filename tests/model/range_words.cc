@@ -4,11 +4,11 @@
 //
 // Exit 0: holds; 1: caught, with the pair. Prints how many pairs it compared.
 
-#include "mmu/range_word.h"
-
 #include <cinttypes>
 #include <cstdio>
 #include <vector>
+
+#include "mmu/range_word.h"
 
 namespace underfoot {
 namespace {
@@ -21,7 +21,7 @@ struct Packing : PackedRange<PageBits, CountBits> {
   static constexpr uint64_t Pack(HvaRange bytes) {
 #if defined(BREAK_ROUND_IN)
     const uint64_t page = bytes.begin.value >> kPageShift;
-    return Real::Pack({bytes.begin, {(page << kPageShift) + (bytes.size() & ~kPageMask)}});
+    return Real::Pack({bytes.begin, {(page << kPageShift) + (bytes.size() & ~kPageMask) }});
 #elif defined(BREAK_COUNT_IS_CUT)
     const HvaRange range = RoundOutToPages(bytes);
     const uint64_t page = range.begin.value >> kPageShift;
@@ -30,7 +30,7 @@ struct Packing : PackedRange<PageBits, CountBits> {
 #elif defined(BREAK_PAGE_IS_CUT)
     const HvaRange range = RoundOutToPages(bytes);
     const uint64_t page = range.begin.value >> kPageShift & Real::kMaxPage;
-    return Real::Pack({{page << kPageShift}, {(page << kPageShift) + range.size()}});
+    return Real::Pack({{page << kPageShift}, {(page << kPageShift) + range.size() }});
 #else
     return Real::Pack(bytes);
 #endif
