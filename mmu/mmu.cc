@@ -92,9 +92,7 @@ void Mmu::RemoveTranslations(const Memslot& slot) {
   if (!UNDERFOOT_MUTANT("slot-delete-unannounced")) in_flight.emplace(in_flight_, slot.hvas());
   UNDERFOOT_SYNC_POINT("slot-dying");
   if (!UNDERFOOT_MUTANT("slot-delete-keeps-leaves")) {
-    WalkDebts debts;
-    stage2_.Unmap(slot.gfns, debts, slot.dirty_sink());
-    stage2_.Finish(debts);
+    stage2_.TearDown(slot.gfns, slot.dirty_sink());
   }
   caches_.InvalidateGpaKeyed({slot.hvas(), InvalidationKind::kUnmap});
   if (!UNDERFOOT_MUTANT("slot-delete-skips-readers")) readers_.WaitForReaders(slot.hvas());

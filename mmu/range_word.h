@@ -49,10 +49,11 @@ class PackedRange {
 using RangeWord = PackedRange<35, 29>;
 
 // Reader slots leave room for a nonce below the range.
-class ReaderKey {
+template <class PackedRangeT, unsigned NonceBits>
+class PackedKey {
  public:
-  using Packed = PackedRange<35, 9>;
-  static constexpr unsigned kNonceBits = 20;
+  using Packed = PackedRangeT;
+  static constexpr unsigned kNonceBits = NonceBits;
   static constexpr uint64_t kNonceMask = (uint64_t{1} << kNonceBits) - 1;
   static constexpr uint64_t kMaxPages = Packed::kUnbounded - 1;
 
@@ -64,6 +65,8 @@ class ReaderKey {
            pages.begin.value >> kPageShift < Packed::EndPage(packed);
   }
 };
+
+using ReaderKey = PackedKey<PackedRange<35, 9>, 20>;
 
 static_assert(RangeWord::Pack({{0}, {kPageSize}}) == 1);
 static_assert(RangeWord::EndPage(RangeWord::Pack({{0}, {~kPageMask}})) == UINT64_MAX);

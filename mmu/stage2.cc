@@ -191,10 +191,10 @@ void Stage2::Unmap(GfnRange range, WalkDebts& debts, DirtySink log) {
   while (!range.empty()) range.begin = UnmapSome(range, debts, log);
 }
 
-void Stage2::TearDown(GfnRange range) {
+void Stage2::TearDown(GfnRange range, DirtySink log) {
   while (!range.empty()) {
     WalkDebts debts;
-    range.begin = UnmapSome(range, debts, {});
+    range.begin = UnmapSome(range, debts, log);
     Finish(debts);
   }
 }

@@ -97,7 +97,7 @@ class Stage2 {
 
   // As Unmap and Finish, table page by table page: for what nobody waits for in one piece. Yields
   // only after progress, flushed, so that the backlog of retired tables keeps to its cap.
-  void TearDown(GfnRange range);
+  void TearDown(GfnRange range, DirtySink log = {});
 
   // Splits blocks of the range that are larger than `level`, whole, with tables that were allocated
   // before. Returns where it stopped: range.end, or where the pool was empty; fill it and go on.
@@ -123,9 +123,9 @@ class Stage2 {
   // Moves the dirty bits of leaves into the log.
   void CollectDirty(GfnRange range, DirtySink log);
 
-  // Moves with every flush. Readers that hold long sections poll it and leave when it has moved: a
-  // hint for promptness. What makes an invalidation safe is the wait for readers that follows the
-  // flush.
+  // Moves with every flush. Readers that hold long sections read it before they look up, poll it,
+  // and leave when it has moved: a hint for promptness. What makes an invalidation safe is the wait
+  // for readers that follows the flush.
   uint64_t flush_epoch() const { return flush_epoch_.load(kRelaxed); }
 
   struct Leaf {

@@ -74,8 +74,8 @@ struct alignas(64) Table {
 
   // For `n` entries that have turned empty. True when none is in use any more: the caller tries
   // TryKill.
-  // Pairs with: TryKill's acquire. Without it: the killer retires a table whose last user still
-  // writes.
+  // Pairs with: TryKill's acquire. What the table's last user has written is ordered by the entries
+  // and the grace period as well: see mmu/LOCKING.md.
   bool Unref(uint32_t n = 1) { return count_.fetch_sub(n, kAcqRel) == 1 + n; }
 
   // Makes an empty table DEAD. False: somebody took a reference first, or was faster.

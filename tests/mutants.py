@@ -5,6 +5,9 @@ Each row of tests/mutants.tsv names a mutant (as in UNDERFOOT_MUTANT("name") in 
 invariant it breaks, a test binary and the filter of the tests that must notice. A row counts as
 killed only if those tests pass without the mutant and fail with it, by a failed expectation, an
 abort or a hang. A survivor, a mutant without a row and a row without a mutant all fail the run.
+
+The memory orders of mmu/ are mutants too. x86 hides most weakenings, so no test can kill them: the
+models of tests/model do, by tests/model/orders.tsv, which must have each order in the code.
 """
 
 import argparse
@@ -18,6 +21,9 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "model"))
+import orders  # noqa: E402
+
 SOURCE_FOLDERS = ("mmu", "vmm")
 MUTANT_IN_SOURCE = re.compile(r'UNDERFOOT_MUTANT\("([^"]+)"\)')
 TESTS_RUN = re.compile(r"\[==========\] (\d+) tests? from .* ran\.")
@@ -40,7 +46,8 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    row: Row
+    mutant: str
+    invariant: str
     killed: bool
     how: str
 
@@ -99,25 +106,46 @@ def how_it_failed(code, output):
 
 
 def judge(row, build):
+    def survived(why):
+        return Verdict(row.mutant, row.invariant, False, why)
+
     code, output = run_tests(row, build, None, SEEDS[0], BASELINE_SECONDS)
     ran = TESTS_RUN.search(output)
     if code != 0:
-        return Verdict(row, False, f"fails without the mutant: {how_it_failed(code, output)}")
+        return survived(f"fails without the mutant: {how_it_failed(code, output)}")
     if not ran or ran.group(1) == "0":
-        return Verdict(row, False, f"{row.binary} has no test '{row.filter}'")
+        return survived(f"{row.binary} has no test '{row.filter}'")
     if "[  SKIPPED ]" in output:
-        return Verdict(row, False, "skipped without the mutant")
+        return survived("skipped without the mutant")
     for seed in SEEDS:
         code, output = run_tests(row, build, row.mutant, seed, MUTANT_SECONDS)
         if code != 0:
-            return Verdict(row, True, how_it_failed(code, output))
-    return Verdict(row, False, f"{row.binary} {row.filter} still passes")
+            return Verdict(row.mutant, row.invariant, True, how_it_failed(code, output))
+    return survived(f"{row.binary} {row.filter} still passes")
+
+
+def judge_orders(places, pool):
+    """The weakened orders: each is checked once, however many places of the code it stands for."""
+    weakened = sorted({(place.model, place.order) for place in places if place.model})
+    caught = dict(zip(weakened, pool.map(lambda pair: orders.judge(*pair), weakened)))
+    for place in places:
+        if place.model:
+            killed, said = caught[(place.model, place.order)]
+            yield Verdict(f"{place.file}: {place.text}: {orders.weakening(place)}", place.invariant,
+                          killed, f"model: {place.model} {place.order}: {said}"[:70])
+
+
+def print_unjudged(places):
+    unjudged = [place for place in places if not place.model]
+    print("\norders that no model weakens, and why:" if unjudged else "")
+    for place in unjudged:
+        print(f"  {place.file}: {place.text}: {place.reason}")
 
 
 def print_table(verdicts):
     table = [("mutant", "invariant", "killed by", "verdict")]
     for verdict in verdicts:
-        table.append((verdict.row.mutant, verdict.row.invariant, verdict.how,
+        table.append((verdict.mutant, verdict.invariant, verdict.how,
                       "killed" if verdict.killed else "SURVIVED"))
     widths = [max(len(row[column]) for row in table) for column in range(4)]
     for row in table:
@@ -129,7 +157,8 @@ def main():
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build-mutants",
                         help="the build with mutants (default: build-mutants)")
     parser.add_argument("--rows", type=pathlib.Path, default=ROOT / "tests" / "mutants.tsv")
-    parser.add_argument("--only", metavar="MUTANT", help="judge this mutant alone")
+    parser.add_argument("--only", metavar="MUTANT",
+                        help="judge this mutant alone; 'orders': the models' part alone")
     parser.add_argument("--targets", action="store_true", help="only list the binaries to build")
     options = parser.parse_args()
     try:
@@ -145,14 +174,21 @@ def main():
                   for name, path in sources.items() if name not in {row.mutant for row in rows}]
     complaints += [f"{options.rows.name}:{row.line}: no source contains mutant {row.mutant}"
                    for row in rows if row.mutant not in sources]
-    if options.only:
+    places = orders.places_of()
+    complaints += orders.complaints(places)
+    if options.only == "orders":
+        rows = []
+    elif options.only:
         rows = [row for row in rows if row.mutant == options.only]
+        places = []
         if not rows:
             sys.exit(f"no row for mutant {options.only}")
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         verdicts = list(pool.map(lambda row: judge(row, options.build.resolve()), rows))
+        verdicts += judge_orders(places, pool)
     print_table(verdicts)
+    print_unjudged(places)
     for complaint in complaints:
         print(complaint)
     killed = sum(verdict.killed for verdict in verdicts)

@@ -1,43 +1,19 @@
 // The C++ orders of a pfn cache's refresh against a Begin whose precheck takes no lock (cache.pml
-// has the protocol). The refresh lists the cache and then looks for brackets; Begin announces its
-// bracket and then looks whether a cache is listed. If both looked before the other's write, the
-// cache would become valid with a page that the bracket takes away. -DBREAK_INSERT, IN_FLIGHT,
-// ANNOUNCE, PRECHECK weaken one of the four, END and PUBLISH the two releases.
+// has the protocol). mmu/ takes the index lock for the precheck; this is what a lockless one would
+// need. The refresh lists the cache and then looks for brackets; Begin announces its bracket and
+// then looks whether a cache is listed. If both looked before the other's write, the cache would
+// become valid with a page that the bracket takes away.
 
 #include "relacy_main.h"
 
-#ifdef BREAK_INSERT
-#define ORDER_INSERT rl::mo_acq_rel
-#else
-#define ORDER_INSERT rl::mo_seq_cst
-#endif
-#ifdef BREAK_IN_FLIGHT
-#define ORDER_IN_FLIGHT rl::mo_acquire
-#else
-#define ORDER_IN_FLIGHT rl::mo_seq_cst
-#endif
-#ifdef BREAK_ANNOUNCE
-#define ORDER_ANNOUNCE rl::mo_acq_rel
-#else
-#define ORDER_ANNOUNCE rl::mo_seq_cst
-#endif
-#ifdef BREAK_PRECHECK
-#define ORDER_PRECHECK rl::mo_acquire
-#else
-#define ORDER_PRECHECK rl::mo_seq_cst
-#endif
-#ifdef BREAK_END
-#define ORDER_END rl::mo_relaxed
-#else
-#define ORDER_END rl::mo_release
-#endif
-#ifdef BREAK_PUBLISH
-#define ORDER_PUBLISH rl::mo_relaxed
-#else
-#define ORDER_PUBLISH rl::mo_release
-#endif
-
 namespace {
+
+const rl::memory_order kInsert = Order("INSERT", rl::mo_seq_cst, rl::mo_acq_rel);
+const rl::memory_order kInFlight = Order("IN_FLIGHT", rl::mo_seq_cst, rl::mo_acquire);
+const rl::memory_order kAnnounce = Order("ANNOUNCE", rl::mo_seq_cst, rl::mo_acq_rel);
+const rl::memory_order kPrecheck = Order("PRECHECK", rl::mo_seq_cst, rl::mo_acquire);
+const rl::memory_order kEnd = Order("END", rl::mo_release, rl::mo_relaxed);
+const rl::memory_order kPublish = Order("PUBLISH", rl::mo_release, rl::mo_relaxed);
 
 constexpr int kInvalid = 0;
 constexpr int kPending = 1;
@@ -60,18 +36,18 @@ struct CacheOrders : rl::test_suite<CacheOrders, 3> {
 
   void Refresh() {
     state($).store(kPending, rl::mo_relaxed);
-    listed($).fetch_add(1, ORDER_INSERT);
-    if (flight($).load(ORDER_IN_FLIGHT) != 0) return;
+    listed($).fetch_add(1, kInsert);
+    if (flight($).load(kInFlight) != 0) return;
     cached_page($) = host_page($).load(rl::mo_relaxed);
     int pending = kPending;
-    state($).compare_exchange_strong(pending, kValid, ORDER_PUBLISH, rl::mo_relaxed);
+    state($).compare_exchange_strong(pending, kValid, kPublish, rl::mo_relaxed);
   }
 
   void Bracket() {
-    flight($).fetch_add(1, ORDER_ANNOUNCE);
-    if (listed($).load(ORDER_PRECHECK) != 0) state($).exchange(kInvalid, rl::mo_acq_rel);
+    flight($).fetch_add(1, kAnnounce);
+    if (listed($).load(kPrecheck) != 0) state($).exchange(kInvalid, rl::mo_acq_rel);
     host_page($).store(1, rl::mo_relaxed);
-    flight($).fetch_sub(1, ORDER_END);
+    flight($).fetch_sub(1, kEnd);
   }
 
   // Sees the cached page if it sees that the cache is valid.

@@ -1,38 +1,17 @@
 // The C++ orders of install against invalidate, one installer and one bracket (install.pml has the
 // protocol). Store buffering: the installer claims and then looks for brackets, Begin announces its
 // bracket and then looks for claims; if both looked before the other's write, a leaf of the old
-// page would survive the bracket. -DBREAK_I1, I2, B1, B2 weaken one of the four; E2 weakens the
-// End.
+// page would survive the bracket.
 
 #include "relacy_main.h"
 
-#ifdef BREAK_I1
-#define ORDER_I1 rl::mo_acq_rel
-#else
-#define ORDER_I1 rl::mo_seq_cst
-#endif
-#ifdef BREAK_I2
-#define ORDER_I2 rl::mo_acquire
-#else
-#define ORDER_I2 rl::mo_seq_cst
-#endif
-#ifdef BREAK_B1
-#define ORDER_B1 rl::mo_acq_rel
-#else
-#define ORDER_B1 rl::mo_seq_cst
-#endif
-#ifdef BREAK_B2
-#define ORDER_B2 rl::mo_acquire
-#else
-#define ORDER_B2 rl::mo_seq_cst
-#endif
-#ifdef BREAK_E2
-#define ORDER_E2 rl::mo_relaxed
-#else
-#define ORDER_E2 rl::mo_release
-#endif
-
 namespace {
+
+const rl::memory_order kI1 = Order("I1", rl::mo_seq_cst, rl::mo_acq_rel);
+const rl::memory_order kI2 = Order("I2", rl::mo_seq_cst, rl::mo_acquire);
+const rl::memory_order kB1 = Order("B1", rl::mo_seq_cst, rl::mo_acq_rel);
+const rl::memory_order kB2 = Order("B2", rl::mo_seq_cst, rl::mo_acquire);
+const rl::memory_order kE2 = Order("E2", rl::mo_release, rl::mo_relaxed);
 
 constexpr int kEmpty = 0;
 constexpr int kClaim = 1;
@@ -51,8 +30,8 @@ struct InstallOrders : rl::test_suite<InstallOrders, 2> {
 
   void Install() {
     int seen = kEmpty;
-    if (!entry($).compare_exchange_strong(seen, kClaim, ORDER_I1, rl::mo_relaxed)) return;
-    if (flight($).load(ORDER_I2) != 0) {
+    if (!entry($).compare_exchange_strong(seen, kClaim, kI1, rl::mo_relaxed)) return;
+    if (flight($).load(kI2) != 0) {
       seen = kClaim;
       entry($).compare_exchange_strong(seen, kEmpty, rl::mo_release, rl::mo_relaxed);
       return;
@@ -63,12 +42,12 @@ struct InstallOrders : rl::test_suite<InstallOrders, 2> {
   }
 
   void Bracket() {
-    flight($).fetch_add(1, ORDER_B1);
-    int seen = entry($).load(ORDER_B2);
-    while (seen != kEmpty && !entry($).compare_exchange_strong(seen, kEmpty, ORDER_B2, ORDER_B2)) {
+    flight($).fetch_add(1, kB1);
+    int seen = entry($).load(kB2);
+    while (seen != kEmpty && !entry($).compare_exchange_strong(seen, kEmpty, kB2, kB2)) {
     }
     host_page($).store(1, rl::mo_relaxed);
-    flight($).fetch_sub(1, ORDER_E2);
+    flight($).fetch_sub(1, kE2);
   }
 
   void thread(unsigned index) {
