@@ -89,8 +89,9 @@ class PfnCache {
   absl::Status Activate(const Reader& reader, Key key, uint64_t bytes, Access access)
       ABSL_LOCKS_EXCLUDED(refresh_mutex_);
 
-  // Empty when the cache is not valid: then Refresh, or take the slow path.
-  CacheSection Check(Reader& reader) {
+  // Empty when the cache is not valid: then Refresh, or take the slow path. Always inlined: called,
+  // it would return through memory what the next load waits for.
+  [[gnu::always_inline]] CacheSection Check(Reader& reader) {
     // Relaxed: a first guess at what to announce; the load below decides.
     const uint64_t seen = state_.load(kRelaxed);
     if ((seen & kValid) == 0) [[unlikely]] {
@@ -102,10 +103,10 @@ class PfnCache {
     // Pairs with: PfnCache::Drop (P3: R2 with B5). Without it: see Section.
     if (state_.load(kStoreLoad) != seen && !UNDERFOOT_MUTANT("check-trusts-first-look"))
         [[unlikely]] {
+      section.CountAsOther();
       reader.line_->misses.Add();
       return {};
     }
-    reader.line_->hits.Add();
     // Relaxed: ageing may be a moment late. Tested first, since the line is shared by all readers.
     if (!young_.load(kRelaxed)) young_.store(true, kRelaxed);
     return {std::move(section), data_.load(kRelaxed), *this};  // relaxed: ordered by the state

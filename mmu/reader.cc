@@ -17,7 +17,7 @@ struct ReaderRegistry::Chunk {
 Reader::Reader(ReaderRegistry& registry) : registry_(registry), line_(registry.Acquire()) {}
 
 Reader::~Reader() {
-  UNDERFOOT_CHECK(!InSection(), "a reader ended inside a read section", line_->open_slots, tag());
+  UNDERFOOT_CHECK(!InSection(), "a reader ended inside a read section", tag(), 0);
   registry_.Release(line_);
 }
 
@@ -43,7 +43,7 @@ ReaderLine* ReaderRegistry::Acquire() {
   for (Chunk* chunk = first_.get();; base = static_cast<OwnerTag>(base + kLinesPerChunk)) {
     for (ReaderLine& line : chunk->lines) {
       bool owned = false;
-      // Pairs with: Release. Without it: the counters of the departed owner are lost.
+      // Pairs with: Release. Without it: the nonce does not go on where the last owner left it.
       if (!line.owned.compare_exchange_strong(owned, true, kAcqRel)) continue;
       // Before the new owner's first slot: a scan that still reads the old limit is older than the
       // slot, so the reader finds the translation cleared.
@@ -68,11 +68,7 @@ ReaderLine* ReaderRegistry::Acquire() {
   }
 }
 
-void ReaderRegistry::Release(ReaderLine* line) {
-  departed_hits_.Add(line->hits.Take());
-  departed_misses_.Add(line->misses.Take());
-  line->owned.store(false, kRelease);
-}
+void ReaderRegistry::Release(ReaderLine* line) { line->owned.store(false, kRelease); }
 
 template <class Visitor>
 void ReaderRegistry::ForEachLine(const Visitor& visit) const {

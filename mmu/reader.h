@@ -20,9 +20,9 @@
 #ifndef UNDERFOOT_MMU_READER_H_
 #define UNDERFOOT_MMU_READER_H_
 
+#include <algorithm>
 #include <array>
 #include <atomic>
-#include <bit>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -50,11 +50,10 @@ struct alignas(64) ReaderLine {
   std::array<std::atomic<uint64_t>, kSlotsPerReader> slots{};
   std::atomic<bool> owned{false};
   OwnerTag tag = 0;
-  // Written by the owner only.
-  alignas(64) OwnedCounter hits;
-  OwnedCounter misses;
-  uint64_t nonce = 1;
-  unsigned open_slots = 0;  // a bit per slot in use
+  // Written by the owner only, and never set back: the next owner of the line goes on with them.
+  alignas(64) OwnedCounter sections;  // entered; the next one's nonce
+  OwnedCounter other_sections;        // of them, those that were no hit of a pfn cache
+  OwnedCounter misses;                // of pfn caches
 };
 
 }  // namespace internal
@@ -69,7 +68,11 @@ class Reader {
   Reader& operator=(const Reader&) = delete;
 
   OwnerTag tag() const { return line_->tag; }
-  bool InSection() const { return line_->open_slots != 0; }
+  bool InSection() const {
+    // Relaxed: its own slots.
+    return std::any_of(line_->slots.begin(), line_->slots.end(),
+                       [](const auto& slot) { return slot.load(kRelaxed) != 0; });
+  }
 
  private:
   friend class DirectSection;
@@ -85,13 +88,10 @@ class Section {
  public:
   Section() = default;
   // `key` comes from ReaderKey::Pack. A thread may have kSlotsPerReader sections open at once.
-  Section(Reader& reader, uint64_t key)
-      : line_(reader.line_), index_(static_cast<unsigned>(std::countr_one(line_->open_slots))) {
-    UNDERFOOT_CHECK(index_ < internal::kSlotsPerReader, "too many read sections open at once",
-                    index_, key);
-    line_->open_slots |= 1u << index_;
+  Section(Reader& reader, uint64_t key) : line_(reader.line_), index_(FreeSlot(*line_)) {
     const uint64_t nonce =
-        UNDERFOOT_MUTANT("nonce-stands-still") ? 1 : line_->nonce++ & ReaderKey::kNonceMask;
+        UNDERFOOT_MUTANT("nonce-stands-still") ? 1 : line_->sections.Get() & ReaderKey::kNonceMask;
+    line_->sections.Add();
     // Pairs with: ReaderRegistry::WaitForReaders (P3: R1 with B6). Without it: the reader finds the
     // old translation valid, the invalidation finds no reader, and the page goes while it is in
     // use.
@@ -111,16 +111,30 @@ class Section {
 
   bool open() const { return line_ != nullptr; }
 
+  // It is no hit of a pfn cache.
+  void CountAsOther() { line_->other_sections.Add(); }
+
   void Leave() {
     if (line_ == nullptr) return;
     // Pairs with: ReaderRegistry::WaitForReaders. Without it: the host changes the page while the
     // last access of the section is still under way.
     line_->slots[index_].store(0, kRelease);
-    line_->open_slots &= ~(1u << index_);
     line_ = nullptr;
   }
 
  private:
+  // The slots themselves say which are free: a store less than a mask would cost.
+  static unsigned FreeSlot(const internal::ReaderLine& line) {
+    unsigned index = 0;
+    // Relaxed: its own slots.
+    while (line.slots[index].load(kRelaxed) != 0) {
+      ++index;
+      UNDERFOOT_CHECK(index < internal::kSlotsPerReader, "too many read sections open at once",
+                      index, line.tag);
+    }
+    return index;
+  }
+
   internal::ReaderLine* line_ = nullptr;
   unsigned index_ = 0;
 };
@@ -151,8 +165,12 @@ class ReaderRegistry {
   // Whether a section overlaps `range` now. May be wrong a moment later.
   bool AnySectionOverlapsUnsafe(HvaRange range) const;
 
-  uint64_t hits() const { return Sum(&internal::ReaderLine::hits) + departed_hits_.Get(); }
-  uint64_t misses() const { return Sum(&internal::ReaderLine::misses) + departed_misses_.Get(); }
+  // Of pfn caches, by Check.
+  uint64_t hits() const {
+    const uint64_t others = Sum(&internal::ReaderLine::other_sections);  // first: never above
+    return Sum(&internal::ReaderLine::sections) - others;
+  }
+  uint64_t misses() const { return Sum(&internal::ReaderLine::misses); }
   uint64_t waits() const { return waits_.Get(); }
 
  private:
@@ -176,8 +194,6 @@ class ReaderRegistry {
   // Begins that did not wait, and how many of them had their readers seen leave since.
   std::atomic<uint64_t> unwaited_{0};
   std::atomic<uint64_t> waited_through_{0};
-  Counter departed_hits_;
-  Counter departed_misses_;
   Counter waits_;  // a Begin met a reader and had to wait
 };
 
@@ -189,6 +205,7 @@ class DirectSection {
   DirectSection(Reader& reader, uint64_t key) : registry_(reader.registry_) {
     if (!UNDERFOOT_MUTANT("direct-section-unannounced")) registry_.direct_.fetch_add(1, kStoreLoad);
     section_ = Section(reader, key);
+    section_.CountAsOther();
   }
   ~DirectSection() {
     section_.Leave();

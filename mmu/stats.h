@@ -62,12 +62,6 @@ class OwnedCounter {
  public:
   void Add(uint64_t n = 1) { value_.store(value_.load(kRelaxed) + n, kRelaxed); }
   uint64_t Get() const { return value_.load(kRelaxed); }
-  // Returns what it counted and starts again.
-  uint64_t Take() {
-    const uint64_t n = Get();
-    value_.store(0, kRelaxed);
-    return n;
-  }
 
  private:
   std::atomic<uint64_t> value_{0};

@@ -19,6 +19,7 @@ TranslatedPage Translate(const MemslotTable& memslots, Stage2& stage2, Reader& r
     const Hva page = slot->HvaOf(gfn);
     UNDERFOOT_SYNC_POINT("translate-before-section");
     Section section(reader, ReaderKey::Pack(PageRangeOf(page)));
+    section.CountAsOther();
     // The section before the set is looked at again and before the root: an update that publishes
     // later waits for the section, an earlier one is seen here (P3).
     const MemslotSet* now = &memslots.CurrentAfterAnnouncement();
