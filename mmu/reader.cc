@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include "absl/time/clock.h"
 #include "mmu/mutant.h"
 #include "mmu/sync_point.h"
 
@@ -95,11 +96,7 @@ void ReaderRegistry::WaitForReaders(HvaRange range) {
       if (word == 0 || !overlap) continue;
       waited = true;
       UNDERFOOT_SYNC_POINT("reader-wait");
-      // Until the word changes, not until it is 0: see the nonce. A reader may have been preempted
-      // inside its section, so after a short spin the CPU is offered to it.
-      for (unsigned spins = 0; slot.load(kAcquire) == word; ++spins) {
-        spins < 200 ? CpuRelax() : static_cast<void>(sched_yield());
-      }
+      WaitForChange(line, slot, word);
     }
     return true;
   });
@@ -110,6 +107,24 @@ void ReaderRegistry::WaitForReaders(HvaRange range) {
     while (through < unwaited &&
            !waited_through_.compare_exchange_weak(through, unwaited, kAcqRel, kRelaxed)) {
     }
+  }
+}
+
+// Until the word changes, not until it is 0: see the nonce. A reader may have been preempted inside
+// its section, so after a short spin the CPU is offered to it.
+void ReaderRegistry::WaitForChange(const ReaderLine& line, const std::atomic<uint64_t>& slot,
+                                   uint64_t word) const {
+  constexpr unsigned kSpins = 200;
+  absl::Time deadline = absl::InfiniteFuture();
+  for (unsigned spins = 0; slot.load(kAcquire) == word; ++spins) {
+    if (spins < kSpins) {
+      CpuRelax();
+      continue;
+    }
+    if (spins == kSpins) deadline = absl::Now() + patience_;
+    sched_yield();
+    UNDERFOOT_CHECK(deadline == absl::InfiniteFuture() || absl::Now() < deadline,
+                    "a read section is never left: the reader's tag, its slot", line.tag, word);
   }
 }
 

@@ -27,6 +27,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/time/time.h"
 #include "mmu/check.h"
 #include "mmu/mutant.h"
 #include "mmu/ordering.h"
@@ -150,6 +151,10 @@ class ReaderRegistry {
   // left and entered again). Never inside a section of the calling thread that overlaps.
   void WaitForReaders(HvaRange range);
 
+  // A wait longer than this aborts, naming the reader whose section it is: somebody forgot to
+  // leave. Endless where NDEBUG is defined. Before the threads start.
+  void SetPatience(absl::Duration patience) { patience_ = patience; }
+
   // Translations were dropped and their readers not waited for: until all of them have been seen
   // outside of any section, MustLook says so.
   void NoteUnwaited() {
@@ -176,12 +181,19 @@ class ReaderRegistry {
  private:
   friend class DirectSection;
   friend class Reader;
+#ifdef NDEBUG
+  static constexpr absl::Duration kDefaultPatience = absl::InfiniteDuration();
+#else
+  static constexpr absl::Duration kDefaultPatience = absl::Seconds(30);
+#endif
   static constexpr unsigned kLinesPerChunk = 32;
   struct Chunk;
 
   internal::ReaderLine* Acquire();
   void Release(internal::ReaderLine* line);
   uint64_t Sum(OwnedCounter internal::ReaderLine::*counter) const;
+  void WaitForChange(const internal::ReaderLine& line, const std::atomic<uint64_t>& slot,
+                     uint64_t word) const;
   template <class Visitor>
   void ForEachLine(const Visitor& visit) const;
 
@@ -194,6 +206,7 @@ class ReaderRegistry {
   // Begins that did not wait, and how many of them had their readers seen leave since.
   std::atomic<uint64_t> unwaited_{0};
   std::atomic<uint64_t> waited_through_{0};
+  absl::Duration patience_ = kDefaultPatience;
   Counter waits_;  // a Begin met a reader and had to wait
 };
 

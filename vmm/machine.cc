@@ -65,7 +65,7 @@ Machine::Machine(const RunOptions& options, Parts parts, SerialPort::Sink serial
       uffd_(std::move(parts.uffd)),
       pagemap_(std::move(parts.pagemap)),
       source_(uffd_, pagemap_, settling_, options.backing),
-      mmu_(source_),
+      mmu_(source_, {.retired_cap_bytes = options.retired_cap_bytes}),
       hooks_(mmu_.notifier(), uffd_, expected_),
       access_(mmu_, *memory_, pagemap_),
       monitor_(mmu_, uffd_, pagemap_, source_, expected_, settling_),

@@ -32,6 +32,7 @@ struct RunOptions {
   uint32_t vcpus = 2;                           // 1..kMaxVcpus
   Backing backing = Backing::kAnon;
   ChurnSpec churn;  // resolved for `backing`: every kind is possible
+  uint64_t retired_cap_bytes = uint64_t{4} << 20;  // table pages that may wait to be freed
   uint64_t seed = 1;
   std::chrono::milliseconds duration = std::chrono::seconds(10);  // 0: until quit
   std::string control_path;  // of the socket; the default of `name` unless it was given

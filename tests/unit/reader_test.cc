@@ -34,6 +34,17 @@ TEST_F(ReaderTest, ASectionIsSeenUntilItIsLeft) {
   EXPECT_FALSE(Reading(10));
 }
 
+TEST_F(ReaderTest, AForgottenSectionIsABug) {
+  registry_.SetPatience(absl::Milliseconds(20));
+  EXPECT_DEATH(
+      {
+        Reader reader(registry_);
+        Section section(reader, KeyOf(10));
+        registry_.WaitForReaders(Pages(10));
+      },
+      "a read section is never left");
+}
+
 TEST_F(ReaderTest, ASectionMovesAndLeavesOnce) {
   Reader reader(registry_);
   Section first(reader, KeyOf(10));

@@ -92,6 +92,9 @@ void AddRun(CLI::App* app, RunArguments* run) {
   sub->add_option("--churn", run->churn, "What moves the memory, and how often")
       ->type_name("SPEC|off")
       ->capture_default_str();
+  sub->add_option("--retired-cap", run->retired_cap,
+                  "Bytes of table pages that may wait to be freed; above it whoever retires waits")
+      ->capture_default_str();
   sub->add_option("--seed", run->seed, "Of the churn; the same seed is the same schedule")
       ->type_name("N")
       ->capture_default_str();

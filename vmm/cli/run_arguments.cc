@@ -92,6 +92,13 @@ absl::Status CheckChurn(const std::string& text, RunOptions* options) {
   return absl::OkStatus();
 }
 
+absl::Status CheckRetiredCap(const std::string& text, RunOptions* options) {
+  const absl::StatusOr<uint64_t> bytes = ParseBytes(text);
+  if (!bytes.ok()) return Bad("--retired-cap", bytes.status());
+  options->retired_cap_bytes = *bytes;
+  return absl::OkStatus();
+}
+
 absl::Status CheckSeedAndDuration(const RunArguments& arguments, RunOptions* options) {
   const absl::StatusOr<uint64_t> seed = ParseNumber(arguments.seed);
   if (!seed.ok()) return Bad("--seed", seed.status());
@@ -123,7 +130,8 @@ absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
   for (const absl::Status& status :
        {CheckGuest(arguments.guest), CheckMemory(arguments.memory, &options),
         CheckVcpus(arguments.vcpus, &options), CheckBacking(arguments.backing, &options),
-        CheckChurn(arguments.churn, &options), CheckSeedAndDuration(arguments, &options),
+        CheckChurn(arguments.churn, &options), CheckRetiredCap(arguments.retired_cap, &options),
+        CheckSeedAndDuration(arguments, &options),
         CheckNameAndControl(arguments, environment, &options)}) {
     if (!status.ok()) return status;
   }

@@ -19,6 +19,7 @@ struct RunArguments {
   std::string vcpus = "2";
   std::string backing = "anon";
   std::string churn = "off";
+  std::string retired_cap = "4M";
   std::string seed = "1";
   std::string duration = "10s";
   std::string control;  // empty: the default of the name
