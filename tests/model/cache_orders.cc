@@ -1,8 +1,8 @@
 // The C++ orders of a pfn cache's refresh against a Begin whose precheck takes no lock (cache.pml
-// has the protocol). mmu/ takes the index lock for the precheck; this is what a lockless one would
-// need. The refresh lists the cache and then looks for brackets; Begin announces its bracket and
-// then looks whether a cache is listed. If both looked before the other's write, the cache would
-// become valid with a page that the bracket takes away.
+// has the protocol): PfnCacheIndex counts the pages of listed caches. The refresh lists the cache
+// and then looks for brackets; Begin announces its bracket and then looks whether a cache is
+// listed. If both looked before the other's write, the cache would become valid with a page that
+// the bracket takes away.
 
 #include "relacy_main.h"
 

@@ -265,17 +265,23 @@ inline claim_page() {
   fi
 }
 
-/* The caller's claim, from the root again: `m`, `l`, and whether it is there still. */
-inline find_claim() {
+/* The caller's claim, from the root again: CLAIM -> `to`, if it is there still. */
+inline change_claim(to) {
   won = false;
+  l = NONE;
   m = root;
   if
-  :: m != NONE ->
-     atomic { assert(!freed[m]); l = entry[AT(m, i)] };
-     if
-     :: l != NONE -> atomic { assert(!freed[l]); won = (page[l] == me + 1) }
-     :: else
-     fi
+  :: m != NONE -> atomic { assert(!freed[m]); l = entry[AT(m, i)] }
+  :: else
+  fi;
+  if
+  :: l != NONE ->
+     d_step {
+       assert(!freed[l]);
+       won = (page[l] == me + 1);
+       page[l] = (won -> to : page[l]);
+       assert(!won || to != LEAF || inside[i] == 0)
+     }
   :: else
   fi
 }
@@ -291,21 +297,9 @@ retry:
   rcu_enter();
   if
   :: seen != 0 ->
-     find_claim();
+     change_claim(EMPTY);
      if
-     :: won ->
-        atomic {
-          assert(!freed[l]);
-          won = (page[l] == me + 1);
-          if
-          :: won -> page[l] = EMPTY
-          :: else
-          fi
-        };
-        if
-        :: won -> won = false; drop(l)
-        :: else
-        fi
+     :: won -> won = false; drop(l)
      :: else
      fi;
      rcu_leave();
@@ -313,19 +307,7 @@ retry:
      goto retry
   :: else
   fi;
-  find_claim();
-  if
-  :: won ->
-     atomic {
-       assert(!freed[l]);
-       won = (page[l] == me + 1);
-       if
-       :: won -> page[l] = LEAF; assert(inside[i] == 0)
-       :: else
-       fi
-     }
-  :: else
-  fi;
+  change_claim(LEAF);
   rcu_leave();
   if
   :: won -> goto done
@@ -338,7 +320,7 @@ done:
 }
 
 proctype Bracket(byte me) {
-  byte m, l, k, e, i, round;
+  byte m, l, k, i, round;
   bool won, dropped;
   do
   :: round < ROUNDS ->
@@ -352,25 +334,8 @@ proctype Bracket(byte me) {
         atomic { assert(!freed[m]); l = entry[AT(m, i)] };
         if
         :: l != NONE ->
-           do
-           :: atomic { assert(!freed[l]); e = page[l] };
-              if
-              :: e == EMPTY -> break
-              :: else
-              fi;
-              atomic {
-                assert(!freed[l]);
-                won = (page[l] == e);
-                if
-                :: won -> page[l] = EMPTY
-                :: else
-                fi
-              };
-              if
-              :: won -> won = false; dropped = true; break
-              :: else
-              fi
-           od;
+           /* Read and compare-exchange until it holds: as one step. */
+           d_step { assert(!freed[l]); dropped = (page[l] != EMPTY); page[l] = EMPTY };
            if
            :: dropped -> d_step { assert(!freed[l] && count[l] > 1); count[l]--; dropped = false }
            :: else

@@ -1,5 +1,6 @@
-/* Subscribers that come and go while brackets are open. A Begin puts its range in flight, pins the
- * current list inside RCU, tells everybody on it and unpins; so does End. The subscriber registers,
+/* Subscribers that come and go while brackets are open. A Begin puts its range in flight and tells
+ * everybody on the current list inside RCU; if something was there, what follows the walk (back-pressure)
+ * has pinned the list. End tells them too. The subscriber registers,
  * installs a leaf by the rules of install.pml, takes it away, unregisters and ends. Lists: 0 without it,
  * 1 with it, 2 without it again.
  *
@@ -51,42 +52,55 @@ inline rcu_leave() {
   }
 }
 
-inline pin_list() {
-  rcu_enter();
-  list = current;
-#ifdef BREAK_PIN_OUTSIDE_RCU
-  rcu_leave();
-#endif
-  atomic { assert(!freed[list]); pins[list]++ };
-#ifndef BREAK_PIN_OUTSIDE_RCU
-  rcu_leave();
-#endif
-}
-
 /* The last to unpin wakes who waits, and touches the list for that. */
 inline unpin_list() {
-#ifdef BREAK_UNPIN_OUTSIDE_RCU
-  atomic { assert(!freed[list]); pins[list]-- };
-  assert(!freed[list]);
-#else
+#ifndef BREAK_UNPIN_OUTSIDE_RCU
   rcu_enter();
+#endif
   atomic { assert(!freed[list]); pins[list]-- };
   assert(!freed[list]);
-  rcu_leave();
+#ifndef BREAK_UNPIN_OUTSIDE_RCU
+  rcu_leave()
 #endif
 }
 
+/* A walk is one RCU read section; what follows it outside, if the subscriber had a leaf, is pinned. */
 inline tell_subscribers() {
-  pin_list();
+  held = false;
+#ifdef BREAK_LIST_OUTSIDE_RCU
+  list = current;
+  rcu_enter();
+#else
+  rcu_enter();
+  list = current;
+#endif
+  assert(!freed[list]);
   if
-  :: list == 1 -> atomic { assert(alive); entry = EMPTY }
+  :: list == 1 -> atomic { assert(alive); held = (entry == LEAF); entry = EMPTY }
   :: else
   fi;
-  unpin_list()
+  if
+#ifdef BREAK_PIN_OUTSIDE_RCU
+  :: held -> rcu_leave(); atomic { assert(!freed[list]); pins[list]++ }
+  :: else -> rcu_leave()
+#else
+  :: held -> atomic { assert(!freed[list]); pins[list]++ }; rcu_leave()
+  :: else -> rcu_leave()
+#endif
+  fi;
+  if
+#ifdef BREAK_NO_PIN
+  :: held -> pins[list]--; assert(alive) /* AfterInvalidate */
+#else
+  :: held -> assert(alive); unpin_list()
+#endif
+  :: else
+  fi
 }
 
 proctype Bracket(byte me) {
   byte round, list, k;
+  bool held;
   do
   :: round < ROUNDS ->
      round++;
@@ -101,9 +115,11 @@ proctype Bracket(byte me) {
      inside--;
      flight--;
      /* OnEnd */
-     pin_list();
+     rcu_enter();
+     list = current;
+     assert(!freed[list]);
      assert(list != 1 || alive);
-     unpin_list()
+     rcu_leave()
   :: else -> break
   od
 }
@@ -114,7 +130,7 @@ inline publish(old) {
   left = ~inside_rcu;
   ((left & ((1 << BRACKETS) - 1)) == (1 << BRACKETS) - 1);
 #endif
-#ifndef BREAK_NO_WAIT_FOR_WALKS
+#ifndef BREAK_NO_WAIT_FOR_PINS
   (pins[old] == 0);
 #endif
   d_step {
