@@ -31,7 +31,7 @@ struct RunOptions {
   uint64_t memory_bytes = uint64_t{256} << 20;  // whole pages, kMinMemoryBytes..kMaxMemoryBytes
   uint32_t vcpus = 2;                           // 1..kMaxVcpus
   Backing backing = Backing::kAnon;
-  ChurnSpec churn;  // resolved for `backing`: every kind is possible
+  ChurnSpec churn;                                 // resolved for `backing`: every kind is possible
   uint64_t retired_cap_bytes = uint64_t{4} << 20;  // table pages that may wait to be freed
   uint64_t seed = 1;
   std::chrono::milliseconds duration = std::chrono::seconds(10);  // 0: until quit

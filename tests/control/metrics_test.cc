@@ -115,10 +115,10 @@ TEST(MetricsTest, EveryNumberOfTheStatsIsExportedUnderItsName) {
 
 TEST(MetricsTest, WhatIsNowIsAGauge) {
   const Exposition exposition = Parse(PrometheusText(SomeStats()));
-  for (const char* name : {"stage2_leaves_4k", "stage2_leaves_2m", "stage2_tables",
-                           "notifier_in_flight", "memslots_count", "memslots_generation",
-                           "rcu_pending_tables", "rcu_pending_bytes", "rcu_peak_bytes",
-                           "stage2_leaves_1g", "pfn_caches_count"}) {
+  for (const char* name :
+       {"stage2_leaves_4k", "stage2_leaves_2m", "stage2_tables", "notifier_in_flight",
+        "memslots_count", "memslots_generation", "rcu_pending_tables", "rcu_pending_bytes",
+        "rcu_peak_bytes", "stage2_leaves_1g", "pfn_caches_count"}) {
     EXPECT_EQ(exposition.types.at(std::string("underfoot_") + name), "gauge");
   }
 }

@@ -56,8 +56,7 @@ Json ToJson(const Stage2Stats& stage2) {
   return {{"leaves_4k", stage2.leaves_4k}, {"leaves_2m", stage2.leaves_2m},
           {"tables", stage2.tables},       {"maps", stage2.maps},
           {"unmaps", stage2.unmaps},       {"walk_retries", stage2.walk_retries},
-          {"flushes", stage2.flushes},
-          {"leaves_1g", stage2.leaves_1g}};
+          {"flushes", stage2.flushes},     {"leaves_1g", stage2.leaves_1g}};
 }
 
 Json ToJson(const NotifierStats& notifier) {
