@@ -50,7 +50,8 @@ class FaultHandler {
                PageSource& source)
       : memslots_(memslots), stage2_(stage2), in_flight_(in_flight), source_(source) {}
 
-  // Never waits for a bracket or another installer; it sleeps only inside the page source.
+  // Never waits for a bracket or another installer; it sleeps only inside the page source,
+  // or for a grace period when it has helped to unlink tables and too many are retired.
   FaultResult HandleFault(const Reader& reader, Gfn gfn, Access access);
 
   // As HandleFault, but waits out kBlocked, kBusy and kAgain.

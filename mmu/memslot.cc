@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "mmu/mutant.h"
+#include "mmu/sync_point.h"
 
 namespace underfoot {
 namespace {
@@ -198,7 +199,16 @@ void MemslotTable::Revive(uint32_t id, Gfn first) {
   moved->slot.gfns = {first, first + moved->slot.gfns.size()};
   moved->slot.dying = false;
   moved->slot.uid = next_uid_++;
-  Exchange(node, moved);
+  if (UNDERFOOT_MUTANT("slot-moves-under-old-walks")) return Exchange(node, moved);
+  // In no set, until nobody walks it any more: see WaitForOldWalks.
+  Exchange(node, nullptr);
+  WaitForOldWalks();
+  Exchange(nullptr, moved);
+}
+
+void MemslotTable::WaitForOldWalks() {
+  UNDERFOOT_SYNC_POINT("slot-waits-for-walks");
+  rcu::Synchronize();
 }
 
 absl::StatusOr<MemslotChange> MemslotTable::SetFlags(uint32_t id, MemslotFlags flags) {

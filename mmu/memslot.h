@@ -132,10 +132,17 @@ class MemslotTable {
   // nothing has changed then.
   absl::Status Add(const Memslot& slot);  // its uid and log are made here
   absl::StatusOr<Memslot> MarkDying(uint32_t id);
-  // The dying slot goes, with its log.
+  // The dying slot goes, with its log. Its gfns are free after WaitForOldWalks.
   void Erase(uint32_t id);
   // The dying slot lives again, from `first` on, where CheckMove has found room; with its log.
+  // Three publications at most, with WaitForOldWalks between them.
   void Revive(uint32_t id, Gfn first);
+
+  // Until no invalidation walks a set from before: it would take leaves that another slot, or the
+  // same one elsewhere, has meanwhile at the gfns that it knows, with another hva than its own.
+  // Then neither the readers of that hva nor its log would be told.
+  static void WaitForOldWalks();
+
   // A log that `after` does not have any more is the caller's, to be freed when nobody marks it.
   absl::StatusOr<MemslotChange> SetFlags(uint32_t id, MemslotFlags flags);
 

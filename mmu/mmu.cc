@@ -63,6 +63,7 @@ absl::Status Mmu::DeleteMemslot(uint32_t id) {
   if (!slot.ok()) return slot.status();
   RemoveTranslations(*slot);
   memslots_.Erase(id);
+  if (!UNDERFOOT_MUTANT("slot-gfns-are-reused-at-once")) MemslotTable::WaitForOldWalks();
   updates_.Add();
   return absl::OkStatus();
 }

@@ -48,14 +48,15 @@ struct Invalidation {
 };
 
 // A secondary MMU. Called from any thread, several at a time, inside an RCU read section: nothing
-// here may wait, but for AfterInvalidate.
+// here may wait for more than a lock that nobody waits under, but for AfterInvalidate.
 class Subscriber {
  public:
   virtual ~Subscriber() = default;
   // On return the subscriber holds no translation that the invalidation forbids, and installs none
   // while the range is in flight. True when there was one, or may have been: readers of it are then
   // waited for, by the notifier, once for all subscribers. Whoever drops translations of a range at
-  // another time keeps the range in flight until their readers have left (see Mmu).
+  // another time keeps the range in flight until their readers have left (see Mmu), or says true
+  // until then (a pfn cache stays listed).
   [[nodiscard]] virtual bool Invalidate(const Invalidation& invalidation) = 0;
   // After an Invalidate of which some subscriber said true, outside the read section.
   virtual void AfterInvalidate() {}

@@ -173,7 +173,9 @@ class ReaderRegistry {
   // Of pfn caches, by Check.
   uint64_t hits() const {
     const uint64_t others = Sum(&internal::ReaderLine::other_sections);  // first: never above
-    return Sum(&internal::ReaderLine::sections) - others;
+    // A section is another one a moment after it was entered: a total must not fall for that.
+    hits_seen_.Max(Sum(&internal::ReaderLine::sections) - others);
+    return hits_seen_.Get();
   }
   uint64_t misses() const { return Sum(&internal::ReaderLine::misses); }
   uint64_t waits() const { return waits_.Get(); }
@@ -206,6 +208,7 @@ class ReaderRegistry {
   // Begins that did not wait, and how many of them had their readers seen leave since.
   std::atomic<uint64_t> unwaited_{0};
   std::atomic<uint64_t> waited_through_{0};
+  mutable Counter hits_seen_;
   absl::Duration patience_ = kDefaultPatience;
   Counter waits_;  // a Begin met a reader and had to wait
 };

@@ -27,6 +27,13 @@ Stage2::~Stage2() {
                   counters_.tables.Get(), 0);
 }
 
+// Back-pressure is for whoever retires: a claim that has helped nobody waits for nobody.
+void Stage2::PayFor(RetiredBatch& batch) {
+  if (batch.empty()) return;
+  retired_.HandOver(batch);
+  Relieve();
+}
+
 ClaimResult Stage2::TryClaim(Gfn gfn, unsigned level, Access access, OwnerTag tag) {
   UNDERFOOT_CHECK(kGuestFrames.Contains(gfn) && level <= kMaxLeafLevel, "claim outside of stage-2",
                   gfn.value, level);
@@ -38,8 +45,7 @@ ClaimResult Stage2::TryClaim(Gfn gfn, unsigned level, Access access, OwnerTag ta
       counters_.walk_retries.Add();
     }
   }
-  retired_.HandOver(batch);
-  Relieve();
+  PayFor(batch);
   return result;
 }
 
@@ -173,8 +179,7 @@ void Stage2::Abandon(Gfn gfn, OwnerTag tag) {
       Prune(root_, gfn, batch);
     }
   }
-  retired_.HandOver(batch);
-  Relieve();
+  PayFor(batch);
 }
 
 // Unlinks the empty tables on the way to `gfn`, from the lowest up.

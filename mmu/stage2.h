@@ -11,11 +11,12 @@
 //   LEAF(read-only) --TryClaim--> LEAF(read-only, tag) --Publish--> LEAF(writable): never broken
 //   (I6)
 //
-// Thread safety: all operations from any thread, against each other; none takes a lock. Lookup and
-// MarkUsed: under an rcu::ReadScope of the caller. All others: outside any read section
-// (back-pressure may wait). Invariants: I4, I5 (tables), I6 (no identical rewrite), I8 (dirty only
-// after a successful install). After: the shared walks of arm64's kvm_pgtable and of x86's TDP MMU
-// in Linux.
+// Thread safety: all operations from any thread, against each other; the table has no lock (its
+// memory and its backlog have, for a moment). Lookup and MarkUsed: under an rcu::ReadScope of the
+// caller. Unmap, WriteProtect, TestClearYoung, CollectDirty, Split and Settle: inside or outside of
+// one. All others: outside (back-pressure may wait). Invariants: I4, I5 (tables), I6 (no identical
+// rewrite), I8 (dirty only after a successful install). After: the shared walks of arm64's
+// kvm_pgtable and of x86's TDP MMU in Linux.
 
 #ifndef UNDERFOOT_MMU_STAGE2_H_
 #define UNDERFOOT_MMU_STAGE2_H_
@@ -92,7 +93,7 @@ class Stage2 {
   [[nodiscard]] bool PublishTable(Gfn gfn, OwnerTag tag, PrivateTable table);
 
   // Removes leaves and steals claims; what was dirty goes to the log first. Finish pays the debts.
-  // However large the range is, no RCU read section is longer than a few tables take.
+  // Its own RCU read sections are a few tables long; a caller's around it lasts for the range.
   void Unmap(GfnRange range, WalkDebts& debts, DirtySink log = {});
 
   // As Unmap and Finish, table page by table page: for what nobody waits for in one piece. Yields
@@ -187,6 +188,7 @@ class Stage2 {
     return {*table, entry, entry.Load(), 0};
   }
   void Prune(Table& parent, Gfn gfn, RetiredBatch& batch);
+  void PayFor(RetiredBatch& batch);
   Gfn UnmapSome(GfnRange range, WalkDebts& debts, DirtySink log);
 
   Stage2Counters counters_;

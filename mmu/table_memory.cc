@@ -11,6 +11,14 @@
 namespace underfoot::table_memory {
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNDERFOOT_TABLES_APART 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define UNDERFOOT_TABLES_APART 1
+#endif
+#endif
+
+#ifdef UNDERFOOT_TABLES_APART
 
 void* Allocate() { return ::operator new (sizeof(Table), std::align_val_t{alignof(Table)}); }
 void Free(void* room) { ::operator delete (room, std::align_val_t{alignof(Table)}); }

@@ -12,21 +12,18 @@ TranslatedPage Translate(const MemslotTable& memslots, Stage2& stage2, Reader& r
                          Access access) {
   const Gfn gfn = GfnOf(gpa);
   rcu::ReadScope rcu;
-  const MemslotSet* set = &memslots.Current();
+  // The slot stands for the leaf below, though it may be dying by then: another slot gets these
+  // gfns only when this read section is over (MemslotTable::WaitForOldWalks), and a dying slot's
+  // readers are waited for after its leaves have gone, so the look-up after the announcement finds
+  // none.
+  const Memslot* slot = memslots.Current().Find(gfn);
+  if (slot == nullptr) return {};
+  const Hva page = slot->HvaOf(gfn);
+  UNDERFOOT_SYNC_POINT("translate-before-section");
   for (;;) {
-    const Memslot* slot = set->Find(gfn);
-    if (slot == nullptr) return {};
-    const Hva page = slot->HvaOf(gfn);
-    UNDERFOOT_SYNC_POINT("translate-before-section");
     Section section(reader, ReaderKey::Pack(PageRangeOf(page)));
     section.CountAsOther();
-    // The section before the set is looked at again and before the root: an update that publishes
-    // later waits for the section, an earlier one is seen here (P3).
-    const MemslotSet* now = &memslots.CurrentAfterAnnouncement();
-    if (now != set && !UNDERFOOT_MUTANT("translate-keeps-old-set")) {
-      set = now;
-      continue;
-    }
+    // The section before the root (P3).
     const std::optional<Stage2::Leaf> leaf = stage2.Lookup(gfn);
     if (!leaf.has_value() || !leaf->pte.Grants(access)) return {};
     const Access marked = UNDERFOOT_MUTANT("translate-forgets-dirty") ? Access::kRead : access;

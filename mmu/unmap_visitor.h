@@ -1,5 +1,5 @@
 // Removes every leaf of a range, steals every claim, unlinks every table that this empties. Stops
-// after a few tables, so that the read section around it is short.
+// after a few tables, so that a teardown can leave its read section and hand over.
 //
 // An emptied entry's reference to its table is dropped when the walk leaves the table, for all of
 // them in one step: until then the table counts too many, which keeps it, and never too few.

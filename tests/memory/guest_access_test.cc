@@ -64,6 +64,15 @@ class GuestAccessTest : public MemoryTest {
   }
 };
 
+TEST_P(GuestAccessTest, AReadOnlyMemslotIsNotWritten) {
+  ASSERT_TRUE(WriteWord(side().GpaAt(3), 1).ok());
+  for (const RamSlot& slot : side().memory->slots()) {
+    ASSERT_TRUE(mmu().SetMemslotFlags(slot.id, {.read_only = true}).ok());
+  }
+  EXPECT_TRUE(absl::IsPermissionDenied(WriteWord(side().GpaAt(3), 2)));
+  EXPECT_EQ(ReadWord(side().GpaAt(3)), 1u);
+}
+
 TEST_P(GuestAccessTest, AWriteGoesThroughATranslationAndMakesItDirty) {
   ASSERT_TRUE(WriteWord(side().GpaAt(0), 0x1122334455667788).ok());
   EXPECT_EQ(side().Load(0), 0x1122334455667788u);

@@ -153,8 +153,10 @@ bool HostHasBlock(const State& state, Access access) {
 // Stolen, it claims again: nobody else has put anything in its place.
 Outcome ClaimBlock(State& state) {
   AskingState& asking = state.asking;
-  const Result claimed = TryClaim(state.views[asking.view], 0, true, asking.access, kFaulter);
+  View& view = state.views[asking.view];
+  const Result claimed = TryClaim(view, 0, true, asking.access, kFaulter);
   if (claimed == Result::kClaimed) return {Result::kAsks};
+  if (claimed == Result::kPresent) MarkUsed(view.block, asking.access);
   asking = {};
   return {claimed == Result::kPresent ? Result::kMapped : Result::kForbidden};
 }

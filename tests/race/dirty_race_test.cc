@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <memory>
 
 #include "mmu/pfn_cache.h"
 #include "tests/race/race_test.h"
@@ -190,12 +191,18 @@ TEST_F(DirtyRaceTest, ALogEndsAfterTheSectionsThatMarkIt) {
 
 // AddressSanitizer is the oracle: a walk that found the slot may mark its log until it ends.
 TEST_F(DirtyRaceTest, ALogOutlivesItsSlotForTheWalksThatFoundIt) {
-  rcu::ReadScope rcu;
-  const Memslot* slot = mmu_.memslots().Current().Find(GfnAt(5));
-  ASSERT_NE(slot, nullptr);
-  Task update("update", [&] { DeleteSlot(); });
-  update.Join();
-  slot->dirty_sink().Mark({GfnAt(5), GfnAt(6)});
+  Gate waits("slot-waits-for-walks");
+  std::unique_ptr<Task> update;
+  {
+    rcu::ReadScope rcu;
+    const Memslot* slot = mmu_.memslots().Current().Find(GfnAt(5));
+    ASSERT_NE(slot, nullptr);
+    update = std::make_unique<Task>("update", [&] { DeleteSlot(); });
+    ASSERT_TRUE(StopsAt(waits, *update));  // the slot is in no set any more
+    slot->dirty_sink().Mark({GfnAt(5), GfnAt(6)});
+  }
+  waits.Open();
+  update->Join();
 }
 
 }  // namespace

@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <optional>
 
 #include "mmu/pfn_cache.h"
 #include "tests/race/race_test.h"
+#include "tests/support/wait_until.h"
 
 namespace underfoot::testing {
 namespace {
@@ -35,6 +37,53 @@ class MemslotUpdateRaceTest : public RaceTest {
     return outcome;
   }
 };
+
+//   Begin of the old hva            update                       fault
+//   has the old set, not yet walked
+//                                   the slot goes: waits
+//   walks, ends
+//                                   another slot at these gfns
+//                                                                its leaf stays
+TEST_F(MemslotUpdateRaceTest, AGfnIsNotUsedAgainUnderAWalkOverAnOlderSet) {
+  Gate walk("stage2-walk");
+  Task bracket("bracket of the old place", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(walk, bracket));
+  Gate waits("slot-waits-for-walks");
+  Task update("delete and create", [&] {
+    DeleteSlot();
+    CreateSlotAt(kPages / 2);
+  });
+  if (StopsAt(waits, update)) {
+    waits.Open();
+    // Time for an update that does not wait; one that waits is not hurried.
+    static_cast<void>(WaitUntil([&] { return update.done(); }, std::chrono::milliseconds(100)));
+    if (!update.done()) walk.Open();
+    update.Join();
+  }
+  FaultIn(5);
+  walk.Open();
+  bracket.Join();
+  EXPECT_TRUE(LeafOf(5).has_value()) << "a bracket of another hva took it";
+}
+
+TEST_F(MemslotUpdateRaceTest, AMovedSlotIsNotFoundUnderAWalkOverAnOlderSet) {
+  Gate walk("stage2-walk");
+  Task bracket("bracket of page 5", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(walk, bracket));
+  Gate waits("slot-waits-for-walks");
+  // One page on: gfn 5 is page 4 then.
+  Task update("move", [&] { ASSERT_TRUE(mmu_.MoveMemslot(kSlot, kFirst + 1).ok()); });
+  if (StopsAt(waits, update)) {
+    waits.Open();
+    static_cast<void>(WaitUntil([&] { return update.done(); }, std::chrono::milliseconds(100)));
+    if (!update.done()) walk.Open();
+    update.Join();
+  }
+  FaultIn(5);
+  walk.Open();
+  bracket.Join();
+  EXPECT_TRUE(LeafOf(5).has_value()) << "a bracket of another hva took it";
+}
 
 //   installer                       update
 //   claim, identity, page-in

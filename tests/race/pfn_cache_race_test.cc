@@ -37,8 +37,9 @@ class PfnCacheRaceTest : public RaceTest {
 //                                   Begin: takes PENDING away; the page moves, End
 //   VALID? PENDING has gone: again
 TEST_F(PfnCacheRaceTest, AWholeBracketInsideALookUpIsNotMissed) {
-  ActivateAt(host_.PageAt(5));
-  MovePage(5);
+  constexpr uint64_t kInNoSlot = kPages - 1;  // whose brackets no memslot tells of
+  ActivateAt(host_.PageAt(kInNoSlot));
+  MovePage(kInNoSlot);
   Gate gate("page-source");
   host_.SetAnswer([this](Hva page, Access) {
     const Pfn before = host_.PfnOf(page);
@@ -47,11 +48,11 @@ TEST_F(PfnCacheRaceTest, AWholeBracketInsideALookUpIsNotMissed) {
   });
   auto refresh = Refresh();
   ASSERT_TRUE(StopsAt(gate, *refresh));
-  MovePage(5);
+  MovePage(kInNoSlot);
   gate.Open();
   refresh->Join();
   EXPECT_TRUE(Valid());
-  EXPECT_EQ(cache_.Describe().pfn, PfnNow(5));
+  EXPECT_EQ(cache_.Describe().pfn, PfnNow(kInNoSlot));
   EXPECT_EQ(Retries(), 1u);
 }
 

@@ -2,28 +2,10 @@
 
 #include <sys/mman.h>
 
-#include <cstdio>
-#include <cstdlib>
+#include "tests/support/block_memory.h"
 
 namespace underfoot::testing {
-namespace {
-
-// Aligned to 2 MiB, so that tests may map blocks.
-constexpr uint64_t kBlockSize = uint64_t{2} << 20;
-
-}  // namespace
-
-FakeHost::FakeHost(uint64_t pages) : generations_(pages) {
-  const uint64_t bytes = pages * kPageSize;
-  void* memory = ::mmap(nullptr, bytes + kBlockSize, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) {
-    std::perror("mmap of a test's pages");
-    std::abort();
-  }
-  base_ = {(HvaOf(memory).value + kBlockSize - 1) & ~(kBlockSize - 1)};
-  ::munmap(memory, base_ - HvaOf(memory));
-  ::munmap(PointerOf(base_ + bytes), HvaOf(memory) + kBlockSize - base_);
+FakeHost::FakeHost(uint64_t pages) : base_(MapBlockMemory(pages * kPageSize)), generations_(pages) {
   for (auto& generation : generations_) generation = 1;
 }
 

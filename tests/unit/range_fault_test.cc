@@ -122,6 +122,34 @@ TEST_F(RangeFaultTest, ThePageSourceMayNameABlock) {
   EXPECT_THAT(LeafLines(mmu_.stage2()), ElementsAre("0x800+512 -> 0x80000 wy-"));
 }
 
+// The page lies in a block of the host's; that does not begin where a block of the guest's does.
+TEST_F(RangeFaultTest, ABlockThatLiesAcrossOursIsMappedPageByPage) {
+  FakeHost host(2 * k2M);
+  Mmu mmu(host);
+  Reader reader(mmu.readers());
+  ASSERT_TRUE(
+      mmu.CreateMemslot({.id = 1, .gfns = {kFirst, kFirst + k2M}, .hva = host.PageAt(1)}).ok());
+  host.SetAnswer([&](Hva page, Access) -> std::optional<PageInResult> {
+    const uint64_t index = (page - host.PageAt(0)) / kPageSize;
+    // Two blocks, far apart.
+    return PageInResult{
+        PageInOutcome::kPresent, {(index / k2M + 1) * 0x80000 + index % k2M}, Access::kWrite, 1};
+  });
+  EXPECT_EQ(mmu.range_faults().FaultIn(reader, {kFirst, kFirst + k2M}, Access::kRead).outcome,
+            FaultOutcome::kMapped);
+  EXPECT_EQ(mmu.Stats().stage2.leaves_2m, 0u);
+  rcu::ReadScope rcu;
+  EXPECT_EQ(mmu.stage2().Lookup(kFirst)->pte.pfn(), Pfn{0x80001});
+  EXPECT_EQ(mmu.stage2().Lookup(kFirst + (k2M - 1))->pte.pfn(), Pfn{0x100000});
+}
+
+TEST_F(RangeFaultTest, AWriteToAPresentBlockMakesItDirty) {
+  ASSERT_EQ(FaultIn(Pages(0, k2M)).outcome, FaultOutcome::kMapped);
+  ASSERT_FALSE(LeafOf(0)->pte.dirty());
+  EXPECT_EQ(FaultIn(Pages(0, k2M), Access::kWrite).outcome, FaultOutcome::kMapped);
+  EXPECT_TRUE(LeafOf(0)->pte.dirty());
+}
+
 TEST_F(RangeFaultTest, APageThatSettlesGetsNoLeafAndHoldsUpNoOther) {
   host_.SetAnswer([&](Hva page, Access) -> std::optional<PageInResult> {
     if (page != host_.PageAt(3)) return std::nullopt;

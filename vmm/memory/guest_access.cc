@@ -82,8 +82,10 @@ absl::Status GuestAccess::OnPage(Reader& reader, Gpa gpa, size_t bytes, Access a
       case FaultOutcome::kMapped:
       case FaultOutcome::kPresent:
         continue;
-      case FaultOutcome::kNoMemslot:
       case FaultOutcome::kReadOnly:
+        return absl::PermissionDeniedError(absl::StrFormat(
+            "write of %d bytes at gpa 0x%x: its memslot is read-only", bytes, gpa.value));
+      case FaultOutcome::kNoMemslot:
       case FaultOutcome::kSettling:
         return ByHva(reader, *hva, access, copy);
       case FaultOutcome::kBlocked:
