@@ -16,13 +16,17 @@ BracketToken::~BracketToken() {
 }
 
 BracketToken::BracketToken(BracketToken&& other) noexcept
-    : place_(other.place_), range_(other.range_), open_(std::exchange(other.open_, false)) {}
+    : place_(other.place_),
+      range_(other.range_),
+      open_(std::exchange(other.open_, false)),
+      found_(other.found_) {}
 
 BracketToken& BracketToken::operator=(BracketToken&& other) noexcept {
   UNDERFOOT_CHECK(!open_, "an open bracket was overwritten", range_.begin.value, range_.end.value);
   place_ = other.place_;
   range_ = other.range_;
   open_ = std::exchange(other.open_, false);
+  found_ = other.found_;
   return *this;
 }
 
@@ -45,6 +49,7 @@ BracketToken Notifier::Begin(Invalidation invalidation, ReaderWait wait) {
   BracketToken token(in_flight_.Add(invalidation.range), invalidation.range);
   UNDERFOOT_SYNC_POINT("begin-in-flight");
   if (!UNDERFOOT_MUTANT("begin-walks-first")) held = TellSubscribers(invalidation);
+  token.found_ = held;
   UNDERFOOT_SYNC_POINT("begin-invalidated");
   if (UNDERFOOT_MUTANT("begin-waits-for-grace-period")) rcu::Synchronize();
   if (wait == ReaderWait::kNoWait) {

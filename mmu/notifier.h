@@ -76,6 +76,8 @@ class [[nodiscard]] BracketToken {
 
   bool open() const { return open_; }
   HvaRange range() const { return range_; }
+  // Begin dropped a translation of the range, or may have.
+  bool found() const { return found_; }
 
  private:
   friend class Notifier;
@@ -85,6 +87,7 @@ class [[nodiscard]] BracketToken {
   InFlightRanges::Place place_;
   HvaRange range_;
   bool open_ = false;
+  bool found_ = false;
 };
 
 enum class ReaderWait : uint8_t {
@@ -151,6 +154,7 @@ class InvalidationScope {
                                                 ? ReaderWait::kNoWait
                                                 : ReaderWait::kWait)) {}
   ~InvalidationScope() { notifier_.End(token_); }
+  bool found() const { return token_.found(); }
   InvalidationScope(const InvalidationScope&) = delete;
   InvalidationScope& operator=(const InvalidationScope&) = delete;
 

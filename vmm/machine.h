@@ -28,6 +28,7 @@
 #include "vmm/guest_report.h"
 #include "vmm/kvm.h"
 #include "vmm/memory/auditor.h"
+#include "vmm/memory/event_log.h"
 #include "vmm/memory/expected_events.h"
 #include "vmm/memory/guest_access.h"
 #include "vmm/memory/guest_memory.h"
@@ -107,6 +108,7 @@ class Machine {
   // Goes before the memory: an unmap would wait for somebody to read its event.
   Userfaultfd uffd_;
   Pagemap pagemap_;
+  EventLog events_;
   SettlingRanges settling_;
   ExpectedEvents expected_;
   GuestPageSource source_;

@@ -1,0 +1,74 @@
+#include "vmm/memory/event_log.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace underfoot {
+namespace {
+
+HostEvent EventAt(uint64_t page, EventSource source = EventSource::kUffd) {
+  HostEvent event;
+  event.source = source;
+  event.range = PageRangeOf(Hva{page << kPageShift});
+  return event;
+}
+
+TEST(EventLogTest, NumbersEventsInTheOrderOfTheirArrival) {
+  EventLog log;
+  for (uint64_t page = 0; page < 3; ++page) log.Report(EventAt(page));
+  const std::vector<NumberedEvent> events = log.Since(1, 10);
+  ASSERT_EQ(events.size(), 2);
+  EXPECT_EQ(events[0].number, 1);
+  EXPECT_EQ(events[0].event.range, EventAt(1).range);
+  EXPECT_EQ(events[1].number, 2);
+  EXPECT_EQ(log.end(), 3);
+}
+
+TEST(EventLogTest, GivesAtMostAsManyAsAskedFor) {
+  EventLog log;
+  for (uint64_t page = 0; page < 3; ++page) log.Report(EventAt(page));
+  EXPECT_EQ(log.Since(0, 2).size(), 2);
+}
+
+TEST(EventLogTest, ForgetsTheOldestAndShowsTheGap) {
+  EventLog log;
+  for (uint64_t page = 0; page < EventLog::kCapacity + 5; ++page) log.Report(EventAt(page));
+  const std::vector<NumberedEvent> events = log.Since(0, 1);
+  ASSERT_EQ(events.size(), 1);
+  EXPECT_EQ(events[0].number, 5);
+  EXPECT_FALSE(log.Touched(EventAt(4).range, 0));
+  EXPECT_TRUE(log.Touched(EventAt(5).range, 0));
+}
+
+TEST(EventLogTest, TouchedLooksOnlyAtWhatCameSince) {
+  EventLog log;
+  log.Report(EventAt(7));
+  EXPECT_TRUE(log.Touched(EventAt(7).range, 0));
+  EXPECT_FALSE(log.Touched(EventAt(7).range, 1));
+}
+
+TEST(EventLogTest, CountsBySourceAndChange) {
+  EventLog log;
+  log.Report(EventAt(1, EventSource::kHook));
+  log.Report(EventAt(2, EventSource::kKernel));
+  const EventCounts counts = log.Counts();
+  EXPECT_EQ(counts[0][static_cast<size_t>(HostChange::kDiscard)], 1);
+  EXPECT_EQ(counts[1][static_cast<size_t>(HostChange::kDiscard)], 0);
+  EXPECT_EQ(counts[2][static_cast<size_t>(HostChange::kDiscard)], 1);
+}
+
+TEST(EventLogTest, PassesEachEventOn) {
+  struct Last final : HostEventSink {
+    void Report(const HostEvent& event) override { range = event.range; }
+    HvaRange range;
+  };
+  EventLog log;
+  Last last;
+  log.SetSink(&last);
+  log.Report(EventAt(9));
+  EXPECT_EQ(last.range, EventAt(9).range);
+}
+
+}  // namespace
+}  // namespace underfoot

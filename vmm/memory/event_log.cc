@@ -1,0 +1,48 @@
+#include "vmm/memory/event_log.h"
+
+#include <algorithm>
+
+namespace underfoot {
+
+void EventLog::Report(const HostEvent& event) {
+  {
+    absl::MutexLock lock(&mutex_);
+    ring_[end_ % kCapacity] = event;
+    ++end_;
+    ++counts_[static_cast<size_t>(event.source)][static_cast<size_t>(event.change)];
+  }
+  if (sink_ != nullptr) sink_->Report(event);
+}
+
+uint64_t EventLog::end() const {
+  absl::MutexLock lock(&mutex_);
+  return end_;
+}
+
+uint64_t EventLog::FirstKept(uint64_t first) const {
+  return std::max(first, end_ > kCapacity ? end_ - kCapacity : 0);
+}
+
+std::vector<NumberedEvent> EventLog::Since(uint64_t first, size_t most) const {
+  std::vector<NumberedEvent> events;
+  absl::MutexLock lock(&mutex_);
+  for (uint64_t n = FirstKept(first); n < end_ && events.size() < most; ++n) {
+    events.push_back({n, ring_[n % kCapacity]});
+  }
+  return events;
+}
+
+bool EventLog::Touched(HvaRange range, uint64_t first) const {
+  absl::MutexLock lock(&mutex_);
+  for (uint64_t n = FirstKept(first); n < end_; ++n) {
+    if (ring_[n % kCapacity].range.Overlaps(range)) return true;
+  }
+  return false;
+}
+
+EventCounts EventLog::Counts() const {
+  absl::MutexLock lock(&mutex_);
+  return counts_;
+}
+
+}  // namespace underfoot
