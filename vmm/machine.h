@@ -22,6 +22,7 @@
 #include "mmu/mmu.h"
 #include "vmm/churn/engine.h"
 #include "vmm/churn/operations.h"
+#include "vmm/coverage/coverage.h"
 #include "vmm/devices/platform.h"
 #include "vmm/devices/ring_peer.h"
 #include "vmm/guest_exits.h"
@@ -74,6 +75,8 @@ class Machine {
   Mmu& mmu() { return mmu_; }
   const GuestMemory& memory() const { return *memory_; }
   ChurnEngine& churn() { return churn_; }
+  const EventLog& events() const { return events_; }
+  CoverageMatrix coverage() const { return coverage_.Matrix(); }
   const std::string& vendor() const { return vendor_; }
   bool real_pfns() const { return pagemap_.real_pfns(); }
 
@@ -108,6 +111,7 @@ class Machine {
   // Goes before the memory: an unmap would wait for somebody to read its event.
   Userfaultfd uffd_;
   Pagemap pagemap_;
+  Coverage coverage_;
   EventLog events_;
   SettlingRanges settling_;
   ExpectedEvents expected_;

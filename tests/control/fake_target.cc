@@ -21,6 +21,46 @@ Stats SomeStats() {
   return s;
 }
 
+CoverageMatrix SomeCoverage() {
+  CoverageMatrix matrix;
+  matrix.sources = {true, true, false};
+  matrix.others = {1, 2, 3};
+  for (const ChurnKindInfo& info : kChurnKinds) {
+    CoverageRow row;
+    row.kind = info.kind;
+    for (size_t i = 0; i < kEventSources; ++i) row.cells[i].duty = info.duties[i];
+    matrix.rows.push_back(row);
+  }
+  LatencyHistogram lag;
+  lag.Record(3);
+  matrix.rows[0].operations = 4;
+  matrix.rows[0].cells[0].events = 5;
+  matrix.rows[0].cells[0].lag_us = lag.Snapshot();
+  matrix.rows[0].result = CoverageResult::kSeen;
+  matrix.rows[1].operations = 6;
+  matrix.rows[1].result = CoverageResult::kMissed;
+  return matrix;
+}
+
+absl::StatusOr<CoverageMatrix> FakeTarget::GetCoverage() {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  return SomeCoverage();
+}
+
+void FakeTarget::HappenTo(uint64_t page, size_t times) {
+  HostEvent event;
+  event.source = EventSource::kKernel;
+  event.change = HostChange::kUnmap;
+  event.range = PageRangeOf(Hva{page << kPageShift});
+  event.happened_ns = 1'000'000;
+  event.taken_ns = 1'024'000;
+  event.tid = 17;
+  event.task = {'k', 's', 'm', 'd'};
+  event.invalidated = true;
+  for (; times > 0; --times) log_.Report(event);
+}
+
 absl::StatusOr<Stats> FakeTarget::GetStats() {
   const absl::MutexLock lock(&mutex_);
   ++stats_asked_;

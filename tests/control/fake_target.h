@@ -17,6 +17,8 @@ namespace underfoot::testing {
 
 // Fields count up from 101 in the order of the struct.
 Stats SomeStats();
+// A kind was seen, one was missed, the rest is idle.
+CoverageMatrix SomeCoverage();
 
 class FakeTarget : public ControlTarget {
  public:
@@ -28,6 +30,13 @@ class FakeTarget : public ControlTarget {
   absl::Status Pause() override;
   absl::Status Resume() override;
   absl::Status Quit() override;
+  absl::StatusOr<CoverageMatrix> GetCoverage() override;
+  uint64_t EventsEnd() override { return log_.end(); }
+  std::vector<NumberedEvent> GetEvents(uint64_t first, size_t most) override {
+    events_asked_.Add();
+    return log_.Since(first, most);
+  }
+  uint64_t events_asked() const { return events_asked_.Get(); }
   absl::StatusOr<ChurnState> GetChurn() override;
   absl::StatusOr<ChurnState> PutChurn(const ChurnRequest& request) override;
 
@@ -40,12 +49,16 @@ class FakeTarget : public ControlTarget {
   void CloseGate();
   void OpenGate();
   bool SomebodyWaitsAtTheGate();
+  // Something happened to a page of host memory.
+  void HappenTo(uint64_t page, size_t times = 1);
 
   uint64_t stats_asked();
   VmState state();
   bool quit();
 
  private:
+  EventLog log_;
+  Counter events_asked_;
   absl::Mutex mutex_;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   VmState state_ ABSL_GUARDED_BY(mutex_) = VmState::kRunning;

@@ -105,6 +105,7 @@ TEST_F(ProgramTest, EveryQuestionHasATableAndJson) {
            {{"caches"}, "vring   gpa"},
            {{"memslots"}, "log_dirty_pages,readonly"},
            {{"stage2", "0x10"}, "mapped to pfn 0x4d"},
+           {{"coverage"}, "must see it"},
            {{"churn"}, "churn runs, seed 7"}}) {
     const Result table = Run(arguments);
     EXPECT_EQ(table.exit, 0) << table.err;
@@ -116,6 +117,24 @@ TEST_F(ProgramTest, EveryQuestionHasATableAndJson) {
     EXPECT_TRUE(Json::parse(json.out, nullptr, false).is_object()) << json.out;
   }
   EXPECT_EQ(Json::parse(Run({"stats", "--json"}).out), ToJson(SomeStats()));
+}
+
+TEST_F(ProgramTest, EventsAreFollowedUntilTheMachineEnds) {
+  auto server = Serve("vm-1");
+  target_.HappenTo(1, 2);
+  Result lines;
+  Result json;
+  std::thread follower([&] { lines = Run({"events", "--from", "0"}); });
+  std::thread json_follower([&] { json = Run({"events", "--from", "1", "--json"}); });
+  EXPECT_TRUE(WaitUntil([&] { return target_.events_asked() >= 4; }));  // each twice
+  server.reset();
+  follower.join();
+  json_follower.join();
+  EXPECT_EQ(lines.exit, 0) << lines.err;
+  EXPECT_EQ(std::count(lines.out.begin(), lines.out.end(), '\n'), 2) << lines.out;
+  EXPECT_THAT(lines.out, HasSubstr("kernel unmap"));
+  EXPECT_EQ(json.exit, 0) << json.err;
+  EXPECT_EQ(Json::parse(json.out, nullptr, false)["number"], 1) << json.out;
 }
 
 TEST_F(ProgramTest, PauseResumeQuitAndChurnReachTheMachine) {

@@ -65,6 +65,11 @@ bool RawClient::HungUp() {
   return ended_;
 }
 
+bool RawClient::CutOff() const {
+  pollfd polled{fd_.get(), POLLRDHUP, 0};
+  return poll(&polled, 1, 0) == 1;
+}
+
 int StatusIn(std::string_view reply) {
   constexpr std::string_view kStart = "HTTP/1.1 ";
   if (!reply.starts_with(kStart)) return 0;

@@ -29,6 +29,8 @@ class RawClient {
   bool ended() const { return ended_; }
   // True when the other side has hung up; waits for nothing.
   bool HungUp();
+  // The same without reading what has come before.
+  bool CutOff() const;
 
  private:
   // False at the end or when nothing came in time.

@@ -62,7 +62,8 @@ TEST_F(RoutesTest, TheIndexListsEveryRoute) {
     EXPECT_EQ(Ask("HEAD", paths.back() + query).status, 200) << paths.back();
   }
   EXPECT_THAT(paths, ::testing::ElementsAre("/v1", "/v1/vm", "/v1/stats", "/v1/caches",
-                                            "/v1/memslots", "/v1/stage2", "/v1/churn", "/metrics"));
+                                            "/v1/memslots", "/v1/stage2", "/v1/coverage",
+                                            "/v1/events", "/v1/churn", "/metrics"));
 }
 
 TEST_F(RoutesTest, CachesSayWhatTheyAreKeyedByAndWhatTheyHold) {
@@ -105,6 +106,47 @@ TEST_F(RoutesTest, Stage2RefusesWhatIsNoFrameNumber) {
         << bad;
   }
   EXPECT_THAT(Message(Ask("GET", "/v1/stage2?gpa=4096"), 400), HasSubstr("no parameter 'gpa'"));
+}
+
+TEST_F(RoutesTest, CoverageIsARowAKindWithACellASource) {
+  const Json coverage = Get("/v1/coverage");
+  EXPECT_EQ(coverage["sources"], Json::parse(R"({"hook": "on", "uffd": "on", "kernel": "off"})"));
+  EXPECT_EQ(coverage["others"], Json::parse(R"({"hook": 1, "uffd": 2, "kernel": 3})"));
+  ASSERT_EQ(coverage["kinds"].size(), kChurnKinds.size());
+  const Json& row = coverage["kinds"][0];
+  EXPECT_EQ(row["kind"], "discard");
+  EXPECT_EQ(row["operations"], 4);
+  EXPECT_EQ(row["result"], "seen");
+  EXPECT_EQ(row["sources"]["hook"]["duty"], "must");
+  EXPECT_EQ(row["sources"]["hook"]["events"], 5);
+  EXPECT_EQ(row["sources"]["hook"]["lag_us"]["p50"], 3);
+}
+
+TEST_F(RoutesTest, EventsAreAStreamThatBeginsNowOrWhereAsked) {
+  target_.HappenTo(1);
+  const HttpReply now = Ask("GET", "/v1/events");
+  EXPECT_EQ(now.content_type, "text/event-stream");
+  ASSERT_TRUE(now.more);
+  EXPECT_EQ(now.more(), "");
+  target_.HappenTo(2);
+  const std::string text = now.more();
+  EXPECT_THAT(text, ::testing::StartsWith("id: 1\nevent: kernel\ndata: {"));
+  EXPECT_TRUE(text.ends_with("}\n\n"));
+  const Json data = Json::parse(text.substr(text.find('{')));
+  EXPECT_EQ(data["change"], "unmap");
+  EXPECT_EQ(data["begin"], "0x2000");
+  EXPECT_EQ(data["lag_us"], 24);
+  EXPECT_EQ(data["task"], "ksmd");
+  EXPECT_EQ(now.more(), "");
+  EXPECT_THAT(Ask("GET", "/v1/events?from=0").more(), ::testing::StartsWith("id: 0\n"));
+  EXPECT_THAT(Message(Ask("GET", "/v1/events?from=x"), 400), HasSubstr("the number of an event"));
+  EXPECT_THAT(Message(Ask("GET", "/v1/events?since=1"), 400), HasSubstr("no parameter 'since'"));
+}
+
+TEST_F(RoutesTest, AStreamThatFellBehindSaysHowMuchIsMissing) {
+  const HttpReply reply = Ask("GET", "/v1/events?from=0");
+  target_.HappenTo(1, EventLog::kCapacity + 3);
+  EXPECT_THAT(reply.more(), ::testing::StartsWith("event: gap\ndata: {\"lost\":3}\n\nid: 3\n"));
 }
 
 TEST_F(RoutesTest, PausedRunningAndQuitReachTheMachine) {

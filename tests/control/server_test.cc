@@ -80,6 +80,65 @@ TEST_F(ServerTest, KeepsAConnectionForTheNextRequest) {
   }
 }
 
+constexpr char kGetEvents[] = "GET /v1/events?from=0 HTTP/1.1\r\nHost: x\r\n\r\n";
+
+TEST_F(ServerTest, AStreamTellsWhatHappensAsItHappens) {
+  Start();
+  RawClient client(server_->path());
+  target_.HappenTo(1);
+  ASSERT_TRUE(client.Send(kGetEvents));
+  EXPECT_THAT(client.ReadUntil("id: 0"), HasSubstr("Content-Type: text/event-stream"));
+  for (int i = 1; i < 4; ++i) {
+    target_.HappenTo(1);
+    EXPECT_THAT(client.ReadUntil("id: " + std::to_string(i)), HasSubstr("id: "));
+  }
+  EXPECT_EQ(StatusOf("GET", "/v1/vm"), 200);
+}
+
+TEST_F(ServerTest, AStreamWithoutEventsOutlivesTheTimeoutsOfRequests) {
+  Start([](auto* options) {
+    options->idle_timeout = kShort;
+    options->request_timeout = kShort;
+  });
+  RawClient client(server_->path());
+  ASSERT_TRUE(client.Send(kGetEvents));
+  EXPECT_THAT(client.ReadUntil(":\n\n"), HasSubstr(":\n\n"));  // far beyond both
+  target_.HappenTo(1);
+  EXPECT_THAT(client.ReadUntil("id: 0"), HasSubstr("id: 0"));
+}
+
+TEST_F(ServerTest, AStreamThatNobodyReadsIsCut) {
+  Start([](auto* options) { options->request_timeout = kShort; });
+  RawClient client(server_->path());
+  target_.HappenTo(1, EventLog::kCapacity);  // more than a socket holds
+  ASSERT_TRUE(client.Send(kGetEvents));
+  EXPECT_TRUE(WaitUntil([&] { return client.CutOff(); }));
+}
+
+TEST_F(ServerTest, StreamsEndWithTheServer) {
+  Start();
+  RawClient client(server_->path());
+  target_.HappenTo(1);
+  ASSERT_TRUE(client.Send(kGetEvents));
+  EXPECT_THAT(client.ReadUntil("id: 0"), HasSubstr("id: 0"));
+  server_.reset();
+  EXPECT_THAT(client.ReadToEnd(), HasSubstr("0\r\n\r\n"));
+  EXPECT_TRUE(client.ended());
+}
+
+TEST_F(ServerTest, TooManyStreamsLeaveRoomForRequests) {
+  Start();
+  std::vector<std::unique_ptr<RawClient>> clients;
+  target_.HappenTo(1);
+  for (int i = 0; i < 8; ++i) {
+    clients.push_back(std::make_unique<RawClient>(server_->path()));
+    ASSERT_TRUE(clients.back()->Send(kGetEvents));
+    EXPECT_THAT(clients.back()->ReadUntil("id: 0"), HasSubstr("id: 0"));
+  }
+  EXPECT_EQ(StatusOf("GET", "/v1/events"), 503);
+  EXPECT_EQ(StatusOf("GET", "/v1/vm"), 200);
+}
+
 TEST_F(ServerTest, HeadHasTheLengthAndNoBody) {
   Start();
   const std::string reply = Ask("HEAD /v1/vm HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");

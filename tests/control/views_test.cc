@@ -53,6 +53,28 @@ TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {
   EXPECT_EQ(text.find("/s"), text.rfind("/s"));
 }
 
+TEST(ViewsTest, CoverageShowsWhatWasDoneWhoSawItAndWhoMust) {
+  const std::string text = CoverageView(ToJson(SomeCoverage()));
+  EXPECT_THAT(text, HasSubstr("KIND     DONE  hook             uffd  kernel (off)  RESULT\n"));
+  EXPECT_THAT(text, HasSubstr("discard     4  5!, 3 us / 3 us  -     -!            seen\n"));
+  EXPECT_THAT(text, HasSubstr("zap         6  -!"));
+  EXPECT_THAT(text, Not(HasSubstr("punch")));
+}
+
+TEST(ViewsTest, AnEventIsALine) {
+  FakeTarget target;
+  target.HappenTo(0x7f0000001);
+  EXPECT_EQ(EventLine(ToJson(target.GetEvents(0, 1).front())),
+            "      0.001000  kernel unmap         0x7f0000001000  1 pages, lag 24 us, ksmd, "
+            "invalidated");
+  EXPECT_EQ(EventLine(Json::parse(R"({"lost": 1234})")), "... 1,234 events are missing here");
+}
+
+TEST(SummaryTest, AKindThatASourceMissedIsAProblem) {
+  const std::vector<std::string> problems = ProblemsIn({}, SomeCoverage());
+  EXPECT_THAT(problems, ::testing::Contains("6 operations of zap churn were missed by hook"));
+}
+
 TEST(ViewsTest, AGroupThatANewerMachineAddsIsShownToo) {
   Json stats = ToJson(SomeStats());
   stats["wings"] = Json::object({{"flaps", 12345}});
@@ -125,11 +147,11 @@ Stats GoodStats() {
 }
 
 TEST(SummaryTest, EachProblemIsFoundAlone) {
-  EXPECT_THAT(ProblemsIn(GoodStats()), IsEmpty());
+  EXPECT_THAT(ProblemsIn(GoodStats(), {}), IsEmpty());
   const auto problem = [](auto change) {
     Stats stats = GoodStats();
     change(&stats);
-    const std::vector<std::string> problems = ProblemsIn(stats);
+    const std::vector<std::string> problems = ProblemsIn(stats, {});
     EXPECT_EQ(problems.size(), 1U);
     return problems.empty() ? "" : problems.front();
   };

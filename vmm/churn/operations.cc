@@ -43,25 +43,51 @@ ChurnOperations::Target ChurnOperations::Pick(Content content, uint64_t max_page
   return {&slot, PageRangeOf(first, pages)};
 }
 
+ChurnOperations::Target ChurnOperations::TargetOf(ChurnKind kind, uint64_t random) const {
+  switch (kind) {
+    case ChurnKind::kDiscard:
+    case ChurnKind::kPunch:
+    case ChurnKind::kForeign:
+      return Pick(Content::kMayGo, kMaxPages, random);
+    case ChurnKind::kZap:
+    case ChurnKind::kWp:
+      return Pick(Content::kKept, kMaxPages, random);
+    case ChurnKind::kProtect:
+      return Pick(Content::kKept, kMaxProtectedPages, random);
+    case ChurnKind::kMemslot: {
+      Target target = Pick(Content::kKept, 1, random);
+      target.range = target.slot->hvas();
+      return target;
+    }
+  }
+  return {};
+}
+
 absl::Status ChurnOperations::Run(ChurnKind kind, uint64_t random) {
+  const Target target = TargetOf(kind, random);
+  const Coverage::Operation operation(coverage_, kind, target.range);
+  return RunOn(kind, target);
+}
+
+absl::Status ChurnOperations::RunOn(ChurnKind kind, const Target& target) {
   const bool memfd = memory_.backing() == Backing::kMemfd;
   switch (kind) {
     case ChurnKind::kDiscard:
-      return hooks_.Madvise(Pick(Content::kMayGo, kMaxPages, random).range,
-                            memfd ? MADV_REMOVE : MADV_DONTNEED);
+      return hooks_.Madvise(target.range, memfd ? MADV_REMOVE : MADV_DONTNEED);
     case ChurnKind::kZap:
-      UNDERFOOT_CHECK(memfd, "zap would lose the content of private memory", random, 0);
-      return hooks_.Madvise(Pick(Content::kKept, kMaxPages, random).range, MADV_DONTNEED);
+      UNDERFOOT_CHECK(memfd, "zap would lose the content of private memory",
+                      target.range.begin.value, 0);
+      return hooks_.Madvise(target.range, MADV_DONTNEED);
     case ChurnKind::kPunch:
-      return Punch(Pick(Content::kMayGo, kMaxPages, random));
+      return Punch(target);
     case ChurnKind::kWp:
-      return hooks_.WriteProtect(Pick(Content::kKept, kMaxPages, random).range);
+      return hooks_.WriteProtect(target.range);
     case ChurnKind::kProtect:
-      return Protect(Pick(Content::kKept, kMaxProtectedPages, random));
+      return Protect(target);
     case ChurnKind::kMemslot:
-      return DeleteAndAddSlot(*Pick(Content::kKept, 1, random).slot);
+      return DeleteAndAddSlot(*target.slot);
     case ChurnKind::kForeign:
-      return DiscardPastTheHooks(Pick(Content::kMayGo, kMaxPages, random));
+      return DiscardPastTheHooks(target);
   }
   return absl::InternalError("an unknown kind of churn");
 }

@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "mmu/mmu.h"
 #include "vmm/churn_kind.h"
+#include "vmm/coverage/coverage.h"
 #include "vmm/kvm.h"
 #include "vmm/memory/guest_memory.h"
 #include "vmm/memory/mm_hooks.h"
@@ -29,8 +30,14 @@ namespace underfoot {
 class ChurnOperations {
  public:
   // `gate`: for changes of KVM's memslots.
-  ChurnOperations(GuestMemory& memory, Mmu& mmu, Vm& vm, MmHooks& hooks, KvmGate gate)
-      : memory_(memory), mmu_(mmu), vm_(vm), hooks_(hooks), gate_(std::move(gate)) {}
+  ChurnOperations(GuestMemory& memory, Mmu& mmu, Vm& vm, MmHooks& hooks, Coverage& coverage,
+                  KvmGate gate)
+      : memory_(memory),
+        mmu_(mmu),
+        vm_(vm),
+        hooks_(hooks),
+        coverage_(coverage),
+        gate_(std::move(gate)) {}
 
   // `random` decides about the pages.
   [[nodiscard]] absl::Status Run(ChurnKind kind, uint64_t random);
@@ -43,6 +50,8 @@ class ChurnOperations {
   enum class Content : uint8_t { kKept, kMayGo };
 
   Target Pick(Content content, uint64_t max_pages, uint64_t random) const;
+  Target TargetOf(ChurnKind kind, uint64_t random) const;
+  absl::Status RunOn(ChurnKind kind, const Target& target);
   absl::Status Punch(const Target& target);
   absl::Status Protect(const Target& target);
   absl::Status DeleteAndAddSlot(const RamSlot& slot);
@@ -52,6 +61,7 @@ class ChurnOperations {
   Mmu& mmu_;
   Vm& vm_;
   MmHooks& hooks_;
+  Coverage& coverage_;
   const KvmGate gate_;
 };
 

@@ -39,6 +39,10 @@ absl::StatusOr<Json> Ask(ControlClient& client, const ClientCommand& command) {
       return client.Get("/v1/memslots");
     case ClientVerb::kStage2:
       return client.Get(absl::StrFormat("/v1/stage2?gfn=%u", command.gfn.value));
+    case ClientVerb::kCoverage:
+      return client.Get("/v1/coverage");
+    case ClientVerb::kEvents:
+      break;  // a stream, no question
     case ClientVerb::kChurn:
       if (command.churn.empty()) return client.Get("/v1/churn");
       return client.Put("/v1/churn", ChurnBody(command.churn));
@@ -62,6 +66,10 @@ std::string View(const ClientCommand& command, const Json& answer, const Json* b
       return MemslotsView(answer);
     case ClientVerb::kStage2:
       return Stage2View(answer);
+    case ClientVerb::kCoverage:
+      return CoverageView(answer);
+    case ClientVerb::kEvents:
+      break;
     case ClientVerb::kChurn:
       return ChurnView(answer);
     case ClientVerb::kPause:
@@ -85,6 +93,43 @@ absl::StatusOr<std::string> Render(const ClientCommand& command, const Json& ans
   }
 }
 
+// Lines of a stream of server-sent events, put together from its pieces.
+class EventPrinter {
+ public:
+  EventPrinter(bool json, std::ostream& out) : json_(json), out_(out) {}
+
+  // False when nobody reads any more.
+  bool Take(std::string_view piece) {
+    constexpr std::string_view kData = "data: ";
+    rest_ += piece;
+    size_t begin = 0;
+    for (size_t end; (end = rest_.find('\n', begin)) != std::string::npos; begin = end + 1) {
+      const std::string_view line = std::string_view(rest_).substr(begin, end - begin);
+      if (line.starts_with(kData)) Print(line.substr(kData.size()));
+    }
+    rest_.erase(0, begin);
+    return static_cast<bool>(out_ << std::flush);
+  }
+
+ private:
+  void Print(std::string_view data) {
+    if (json_) {
+      out_ << data << "\n";
+      return;
+    }
+    const Json event = Json::parse(data, nullptr, /*allow_exceptions=*/false);
+    try {
+      out_ << EventLine(event) << "\n";
+    } catch (const Json::exception&) {
+      out_ << data << "\n";  // of another version
+    }
+  }
+
+  const bool json_;
+  std::ostream& out_;
+  std::string rest_;
+};
+
 int Fail(const Output& output, const absl::Status& status) {
   output.err << "underfoot: " << std::string(status.message()) << "\n";
   return kExitFailure;
@@ -98,6 +143,14 @@ int RunClient(const ClientCommand& command, const SocketEnvironment& environment
   if (!path.ok()) return Fail(output, path.status());
   const absl::StatusOr<std::unique_ptr<ControlClient>> client = ControlClient::Make(*path);
   if (!client.ok()) return Fail(output, client.status());
+  if (command.verb == ClientVerb::kEvents) {
+    EventPrinter printer(command.json, output.out);
+    const absl::Status ended = (*client)->Follow(
+        command.from.has_value() ? absl::StrFormat("/v1/events?from=%u", *command.from)
+                                 : "/v1/events",
+        [&](std::string_view piece) { return printer.Take(piece); });
+    return ended.ok() ? kExitOk : Fail(output, ended);
+  }
   ClientCommand current = command;
   std::optional<Json> before;
   while (true) {

@@ -22,6 +22,7 @@ constexpr char kMainFooter[] = R"(Examples:
   underfoot run --churn mixed                     two vCPUs, 256 MiB, ten seconds of churn
   underfoot run --churn storm --duration 0 &      until `underfoot quit`
   underfoot stats --watch                         every counter, once a second
+  underfoot events                                what happens to its host memory, as it happens
   underfoot stage2 0x100                          where guest frame 0x100 is right now
 Exit codes: 0 good, 1 failure, 2 wrong command line.
 `underfoot COMMAND --help` tells more.)";
@@ -35,6 +36,7 @@ struct ClientArguments {
   bool json = false;
   std::string watch;
   std::string gfn;
+  std::string from;
   std::string churn_spec;
   bool churn_start = false;
   bool churn_stop = false;
@@ -48,11 +50,13 @@ struct ClientVerbInfo {
   bool watch;
 };
 
-constexpr std::array<ClientVerbInfo, 8> kClientVerbs = {{
+constexpr std::array<ClientVerbInfo, 10> kClientVerbs = {{
     {ClientVerb::kStats, "stats", "Show every counter of a running machine", true},
     {ClientVerb::kCaches, "caches", "List its pfn caches", true},
     {ClientVerb::kMemslots, "memslots", "List its memslots", true},
     {ClientVerb::kStage2, "stage2", "Walk the stage-2 table for one guest frame", true},
+    {ClientVerb::kCoverage, "coverage", "Show which source saw which kind of churn", true},
+    {ClientVerb::kEvents, "events", "Follow what happens to its host memory", false},
     {ClientVerb::kChurn, "churn", "Show or change the churn of its memory", true},
     {ClientVerb::kPause, "pause", "Stop its vCPUs", false},
     {ClientVerb::kResume, "resume", "Let its vCPUs run again", false},
@@ -129,6 +133,10 @@ void AddClient(CLI::App* app, const ClientVerbInfo& info, ClientArguments* clien
     sub->add_option("GFN", client->gfn, "Guest frame number, decimal or 0x...")->required();
   }
   if (info.verb == ClientVerb::kChurn) AddChurnOptions(sub, client);
+  if (info.verb == ClientVerb::kEvents) {
+    sub->add_option("--from", client->from, "Number of the first; 0: the oldest that is kept")
+        ->type_name("N");
+  }
   sub->add_option("--control", client->control, "Path of the control socket, or a machine's name")
       ->type_name("PATH");
   sub->add_flag("--json", client->json, "The answer as JSON");
@@ -189,6 +197,11 @@ absl::StatusOr<Command> CheckClient(const ClientVerbInfo& info, const ClientArgu
     const absl::StatusOr<uint64_t> gfn = ParseNumber(arguments.gfn);
     if (!gfn.ok()) return Bad("GFN", gfn.status());
     command.gfn = Gfn{*gfn};
+  }
+  if (info.verb == ClientVerb::kEvents && sub.count("--from") > 0) {
+    const absl::StatusOr<uint64_t> from = ParseNumber(arguments.from);
+    if (!from.ok()) return Bad("--from", from.status());
+    command.from = *from;
   }
   if (info.verb == ClientVerb::kChurn) {
     absl::StatusOr<ChurnEdit> edit = CheckChurnEdit(arguments, sub);

@@ -28,6 +28,8 @@ enum class ClientVerb : uint8_t {
   kCaches,
   kMemslots,
   kStage2,
+  kCoverage,
+  kEvents,
   kChurn,
   kPause,
   kResume,
@@ -47,8 +49,9 @@ struct ClientCommand {
   std::string control;  // as given; empty: the only machine that runs
   bool json = false;
   std::optional<std::chrono::milliseconds> watch;
-  Gfn gfn;          // of kStage2
-  ChurnEdit churn;  // of kChurn
+  Gfn gfn;                       // of kStage2
+  std::optional<uint64_t> from;  // of kEvents: the number of the first; absent: from now on
+  ChurnEdit churn;               // of kChurn
 };
 
 struct DoctorCommand {

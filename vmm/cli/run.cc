@@ -104,7 +104,8 @@ absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignal
   summary.stats = (*machine)->GetStats();
   summary.control_path = (*server)->path();
   summary.program = program_invocation_name;
-  summary.problems = ProblemsIn(summary.stats);
+  summary.coverage = (*machine)->coverage();
+  summary.problems = ProblemsIn(summary.stats, summary.coverage);
   if (!finished.ok()) summary.problems.emplace_back(finished.message());
   return summary;
 }

@@ -3,6 +3,7 @@
 #include "absl/strings/str_format.h"
 #include "vmm/cli/table.h"
 #include "vmm/cli/units.h"
+#include "vmm/cli/views.h"
 #include "vmm/control/json.h"
 
 namespace underfoot {
@@ -84,6 +85,17 @@ std::string TableText(const Stats& s) {
   return table.Text();
 }
 
+std::string MissedBy(const CoverageRow& row, const CoverageMatrix& coverage) {
+  std::string names;
+  for (size_t i = 0; i < kEventSources; ++i) {
+    const CoverageCell& cell = row.cells[i];
+    if (cell.duty != Duty::kMust || !coverage.sources[i] || cell.events != 0) continue;
+    if (!names.empty()) names += " and ";
+    names += kEventSourceNames[i];
+  }
+  return names;
+}
+
 std::string HintsText(const RunSummary& summary) {
   const std::string& program = summary.program;
   const std::string& path = summary.control_path;
@@ -100,7 +112,7 @@ std::string HintsText(const RunSummary& summary) {
 
 }  // namespace
 
-std::vector<std::string> ProblemsIn(const Stats& stats) {
+std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& coverage) {
   std::vector<std::string> problems;
   if (stats.guest.verdict != GuestVerdict::kGood) {
     problems.push_back(
@@ -124,11 +136,20 @@ std::vector<std::string> ProblemsIn(const Stats& stats) {
                                        FormatCount(stats.rcu.retired),
                                        FormatCount(stats.rcu.freed)));
   }
+  for (const CoverageRow& row : coverage.rows) {
+    if (row.result != CoverageResult::kMissed) continue;
+    problems.push_back(absl::StrFormat("%s operations of %s churn were missed by %s",
+                                       FormatCount(row.operations), ChurnKindName(row.kind),
+                                       MissedBy(row, coverage)));
+  }
   return problems;
 }
 
 std::string SummaryText(const RunSummary& summary) {
   std::string text = TableText(summary.stats);
+  if (!summary.stats.churn.operations.empty()) {
+    text += "\n" + CoverageView(ToJson(summary.coverage));
+  }
   if (summary.passed()) {
     text += "\nPASSED: nothing stale, nothing lost, nothing leaked.\n";
   } else {
@@ -141,7 +162,8 @@ std::string SummaryText(const RunSummary& summary) {
 std::string SummaryJson(const RunSummary& summary) {
   return Pretty(Json::object({{"passed", summary.passed()},
                               {"problems", summary.problems},
-                              {"stats", ToJson(summary.stats)}})) +
+                              {"stats", ToJson(summary.stats)},
+                              {"coverage", ToJson(summary.coverage)}})) +
          "\n";
 }
 

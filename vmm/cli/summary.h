@@ -8,12 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "vmm/coverage/matrix.h"
 #include "vmm/stats.h"
 
 namespace underfoot {
 
 struct RunSummary {
-  Stats stats;                        // the last ones
+  Stats stats;  // the last ones
+  CoverageMatrix coverage = {};
   std::vector<std::string> problems;  // one line each; empty: passed
   std::string control_path = {};      // for the hints
   std::string program = "underfoot";  // for the hints: as it was called
@@ -22,12 +24,13 @@ struct RunSummary {
 };
 
 // What the stats themselves say is wrong: verdict, mismatches, audit, unbalanced brackets, tables
-// that were never freed. The machine adds what only it knows (leaks, a vCPU that failed).
-std::vector<std::string> ProblemsIn(const Stats& stats);
+// that were never freed, churn that a source missed. The machine adds what only it knows (leaks, a
+// vCPU that failed).
+std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& coverage);
 
 // A table, the verdict, and how to look for oneself.
 std::string SummaryText(const RunSummary& summary);
-// {"passed": bool, "problems": [...], "stats": {as in /v1/stats}}
+// {"passed": bool, "problems": [...], "stats": {as in /v1/stats}, "coverage": {as in /v1/coverage}}
 std::string SummaryJson(const RunSummary& summary);
 
 }  // namespace underfoot

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <string_view>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "vmm/cli/table.h"
@@ -168,6 +169,50 @@ std::string ChurnView(const Json& churn) {
   return absl::StrFormat("churn %s, seed %s\n", running ? "runs" : "is stopped",
                          Scalar("seed", churn.at("seed"))) +
          table.Text();
+}
+
+std::string CoverageView(const Json& coverage) {
+  Table table({kLeft, kRight, kLeft, kLeft, kLeft, kLeft});
+  std::vector<std::string> head = {"KIND", "DONE"};
+  for (const auto& [source, state] : coverage.at("sources").items()) {
+    head.push_back(source + (state == "on" ? "" : " (off)"));
+  }
+  head.emplace_back("RESULT");
+  table.AddRow(head);
+  for (const Json& row : coverage.at("kinds")) {
+    const auto done = row.at("operations").get<uint64_t>();
+    if (done == 0) continue;
+    std::vector<std::string> cells = {row.at("kind").get<std::string>(), FormatCount(done)};
+    for (const auto& [source, cell] : row.at("sources").items()) {
+      const auto events = cell.at("events").get<uint64_t>();
+      const std::string must = cell.at("duty") == "must" ? "!" : "";
+      const Json& lag = cell.at("lag_us");
+      cells.push_back(events == 0 ? "-" + must
+                                  : absl::StrFormat("%s%s, %s / %s", FormatCount(events), must,
+                                                    FormatMicros(lag.at("p50").get<uint64_t>()),
+                                                    FormatMicros(lag.at("p99").get<uint64_t>())));
+    }
+    cells.push_back(row.at("result").get<std::string>());
+    table.AddRow(cells);
+  }
+  return table.Text() + "events, lag p50 / p99; !: must see it\n";
+}
+
+std::string EventLine(const Json& event) {
+  if (event.contains("lost")) {
+    return absl::StrFormat("... %s events are missing here",
+                           FormatCount(event.at("lost").get<uint64_t>()));
+  }
+  const double seconds = event.at("happened_ns").get<double>() * 1e-9;
+  std::string line = absl::StrFormat(
+      "%14.6f  %-6s %-13s %s  %s pages, lag %s", seconds, event.at("source").get<std::string>(),
+      event.at("change").get<std::string>(), event.at("begin").get<std::string>(),
+      FormatCount(event.at("pages").get<uint64_t>()),
+      FormatMicros(event.at("lag_us").get<uint64_t>()));
+  if (const auto task = event.at("task").get<std::string>(); !task.empty()) line += ", " + task;
+  if (event.at("known").get<bool>()) line += ", known";
+  if (event.at("invalidated").get<bool>()) line += ", invalidated";
+  return line;
 }
 
 std::string VmView(const Json& vm) {

@@ -35,6 +35,23 @@ size_t AppendBody(char* data, size_t size, size_t count, void* cls) {
   return bytes;
 }
 
+struct Follower {
+  CURL* curl;
+  const std::function<bool(std::string_view)>* take;
+  std::string error_body;
+  bool enough = false;
+};
+
+size_t PassOn(char* data, size_t size, size_t count, void* cls) {
+  auto* const follower = static_cast<Follower*>(cls);
+  const size_t bytes = size * count;
+  long status = 0;
+  curl_easy_getinfo(follower->curl, CURLINFO_RESPONSE_CODE, &status);
+  if (status != 200) return AppendBody(data, size, count, &follower->error_body);
+  follower->enough = !(*follower->take)(std::string_view(data, bytes));
+  return follower->enough ? 0 : bytes;  // 0 ends the transfer with an error
+}
+
 absl::StatusCode CodeOf(int http_status) {
   switch (http_status) {
     case 400:
@@ -103,9 +120,11 @@ class ControlClient::Connection {
 
   absl::StatusOr<HttpReply> Perform(const std::string& method, const std::string& target,
                                     const std::string& body);
+  absl::Status Follow(const std::string& target, const std::function<bool(std::string_view)>& take);
 
  private:
   void SetCommonOptions();
+  absl::Status Failure(CURLcode code) const;
 
   const std::string path_;
   const std::chrono::milliseconds timeout_;
@@ -144,16 +163,7 @@ absl::StatusOr<HttpReply> ControlClient::Connection::Perform(const std::string& 
   curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method.c_str());
   body_.clear();
   error_[0] = '\0';
-  const CURLcode code = curl_easy_perform(curl);
-  if (code == CURLE_COULDNT_CONNECT) {
-    return absl::UnavailableError(absl::StrFormat(
-        "no answer from %s: %s; is the machine still running?", path_, WhyUnreachable(path_)));
-  }
-  if (code != CURLE_OK) {
-    return absl::UnavailableError(
-        absl::StrFormat("no answer from %s: %s", path_,
-                        error_[0] != '\0' ? std::string(error_.data()) : curl_easy_strerror(code)));
-  }
+  if (absl::Status failed = Failure(curl_easy_perform(curl)); !failed.ok()) return failed;
   long status = 0;
   char* type = nullptr;
   curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
@@ -161,6 +171,36 @@ absl::StatusOr<HttpReply> ControlClient::Connection::Perform(const std::string& 
   return HttpReply{.status = static_cast<int>(status),
                    .content_type = type == nullptr ? "" : type,
                    .body = std::exchange(body_, {})};
+}
+
+absl::Status ControlClient::Connection::Failure(CURLcode code) const {
+  if (code == CURLE_OK) return absl::OkStatus();
+  if (code == CURLE_COULDNT_CONNECT) {
+    return absl::UnavailableError(absl::StrFormat(
+        "no answer from %s: %s; is the machine still running?", path_, WhyUnreachable(path_)));
+  }
+  return absl::UnavailableError(
+      absl::StrFormat("no answer from %s: %s", path_,
+                      error_[0] != '\0' ? std::string(error_.data()) : curl_easy_strerror(code)));
+}
+
+absl::Status ControlClient::Connection::Follow(const std::string& target,
+                                               const std::function<bool(std::string_view)>& take) {
+  CURL* const curl = easy_.get();
+  SetCommonOptions();
+  Follower follower{.curl = curl, .take = &take, .error_body = {}};
+  curl_easy_setopt(curl, CURLOPT_URL, ("http://underfoot" + target).c_str());
+  curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, 0L);
+  curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, &PassOn);
+  curl_easy_setopt(curl, CURLOPT_WRITEDATA, &follower);
+  error_[0] = '\0';
+  const CURLcode code = curl_easy_perform(curl);
+  if (follower.enough) return absl::OkStatus();
+  if (absl::Status failed = Failure(code); !failed.ok()) return failed;
+  long status = 0;
+  curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+  if (status == 200) return absl::OkStatus();
+  return StatusOf({.status = static_cast<int>(status), .body = std::move(follower.error_body)});
 }
 
 absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Make(
@@ -187,6 +227,11 @@ absl::StatusOr<HttpReply> ControlClient::Send(const std::string& method, const s
 
 absl::StatusOr<Json> ControlClient::Get(const std::string& target) {
   return JsonOf(Send("GET", target), path_);
+}
+
+absl::Status ControlClient::Follow(const std::string& target,
+                                   const std::function<bool(std::string_view)>& take) {
+  return connection_->Follow(target, take);
 }
 
 absl::StatusOr<Json> ControlClient::Put(const std::string& target, const Json& body) {

@@ -6,8 +6,10 @@
 #define UNDERFOOT_VMM_CONTROL_CLIENT_H_
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "vmm/control/http.h"
@@ -33,6 +35,10 @@ class ControlClient {
   // The JSON of a successful reply; otherwise an error with the message that the server gave.
   absl::StatusOr<Json> Get(const std::string& target);
   absl::StatusOr<Json> Put(const std::string& target, const Json& body);
+
+  // GET of a stream: `take` gets each piece until it says false, or the machine ends.
+  [[nodiscard]] absl::Status Follow(const std::string& target,
+                                    const std::function<bool(std::string_view)>& take);
 
  private:
   class Connection;

@@ -21,7 +21,7 @@ class Connections {
 
   void Opened(int fd);
   // Without effect on a connection that is closed.
-  void RequestBegan(int fd);
+  void RequestBegan(int fd);  // or a stream got on
   void RequestEnded(int fd);
   void Closed(int fd) { all_.erase(fd); }
 

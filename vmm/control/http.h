@@ -5,6 +5,7 @@
 #ifndef UNDERFOOT_VMM_CONTROL_HTTP_H_
 #define UNDERFOOT_VMM_CONTROL_HTTP_H_
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -27,6 +28,9 @@ struct HttpReply {
   std::string content_type = std::string(kJsonContentType);
   std::string body = {};
   std::string allow = {};  // the methods of the route, with a 405
+  // A stream: after `body`, what this returns is sent, again and again until the client goes;
+  // empty: nothing yet. Called by the server's thread.
+  std::function<std::string()> more = {};
 };
 
 }  // namespace underfoot

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -19,6 +20,7 @@
 #include "vmm/control/http.h"
 #include "vmm/unique_fd.h"
 
+struct MHD_Connection;
 struct MHD_Daemon;
 
 namespace underfoot {
@@ -43,8 +45,14 @@ class HttpDaemon {
   std::optional<int> TimeoutMs() const;  // nothing: no need to call Run until fd() is readable
   void Run();
 
+  // From here on every stream ends after what it has said.
+  void EndStreams();
+
  private:
   struct Callbacks;
+  class Stream;
+
+  bool StartStream(MHD_Connection* connection, const HttpReply& reply);
 
   HttpDaemon(Handler handler, Connections* connections, size_t max_body_bytes);
 
@@ -53,6 +61,8 @@ class HttpDaemon {
   const size_t max_body_bytes_;
   MHD_Daemon* daemon_ = nullptr;
   int epoll_fd_ = -1;  // belongs to daemon_
+  bool streams_end_ = false;
+  std::set<Stream*> streams_;  // belong to daemon_; few, see kMostStreams
 };
 
 }  // namespace underfoot

@@ -2,6 +2,9 @@
 
 #include <linux/kvm.h>
 
+#include <array>
+#include <cstring>
+
 #include "absl/strings/str_format.h"
 
 namespace underfoot {
@@ -226,6 +229,47 @@ Json ToJson(const VmInfo& vm) {
           {"kvm_vendor", vm.kvm_vendor},
           {"uptime_us", vm.uptime_us},
           {"real_pfns", vm.real_pfns}};
+}
+
+Json ToJson(const CoverageMatrix& matrix) {
+  constexpr std::array<std::string_view, 3> kDuties = {"none", "may", "must"};
+  Json sources = Json::object();
+  Json others = Json::object();
+  for (size_t i = 0; i < kEventSources; ++i) {
+    sources[std::string(kEventSourceNames[i])] = matrix.sources[i] ? "on" : "off";
+    others[std::string(kEventSourceNames[i])] = matrix.others[i];
+  }
+  Json kinds = Json::array();
+  for (const CoverageRow& row : matrix.rows) {
+    Json seen = Json::object();
+    for (size_t i = 0; i < kEventSources; ++i) {
+      const CoverageCell& cell = row.cells[i];
+      seen[std::string(kEventSourceNames[i])] = {{"duty", kDuties[static_cast<size_t>(cell.duty)]},
+                                                 {"events", cell.events},
+                                                 {"lag_us", ToJson(cell.lag_us)}};
+    }
+    kinds.push_back({{"kind", ChurnKindName(row.kind)},
+                     {"operations", row.operations},
+                     {"result", CoverageResultName(row.result)},
+                     {"sources", seen}});
+  }
+  return {{"sources", sources}, {"kinds", kinds}, {"others", others}};
+}
+
+Json ToJson(const NumberedEvent& numbered) {
+  const HostEvent& event = numbered.event;
+  return {{"number", numbered.number},
+          {"source", EventSourceName(event.source)},
+          {"change", HostChangeName(event.change)},
+          {"begin", Hex(event.range.begin.value)},
+          {"end", Hex(event.range.end.value)},
+          {"pages", event.range.size() >> kPageShift},
+          {"happened_ns", event.happened_ns},
+          {"lag_us", (event.taken_ns - event.happened_ns) / 1000},
+          {"tid", event.tid},
+          {"task", std::string(event.task.data(), strnlen(event.task.data(), event.task.size()))},
+          {"known", event.known},
+          {"invalidated", event.invalidated}};
 }
 
 Json ToJson(const ChurnState& churn) {

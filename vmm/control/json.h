@@ -26,6 +26,9 @@ Json ToJson(const std::vector<CacheInfo>& caches);      // {"caches": [...]}
 Json ToJson(const std::vector<MemslotInfo>& memslots);  // {"memslots": [...]}
 Json ToJson(const Stage2Walk& walk);
 Json ToJson(const VmInfo& vm);
+// {"sources": {...}, "kinds": [a row a kind], "others": {...}}
+Json ToJson(const CoverageMatrix& matrix);
+Json ToJson(const NumberedEvent& event);
 Json ToJson(const ChurnState& churn);
 Json ToJson(const ChurnRequest& request);  // the body that ParseChurnRequest reads
 

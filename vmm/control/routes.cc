@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "vmm/control/event_stream.h"
 #include "vmm/control/json.h"
 #include "vmm/control/metrics.h"
 #include "vmm/control/requests.h"
@@ -22,7 +23,8 @@ using Handler = HttpReply (*)(ControlTarget&, const HttpRequest&);
 
 struct Route {
   std::string_view path;
-  std::string_view parameter;  // the only query parameter, required; empty: none
+  std::string_view parameter;  // the only query parameter; empty: none
+  bool parameter_required;
   Handler get;
   Handler put;  // nullptr: not allowed
   std::string_view help;
@@ -128,6 +130,24 @@ HttpReply GetStage2(ControlTarget& target, const HttpRequest& request) {
   return ReplyOf(target.GetStage2(*gfn));
 }
 
+HttpReply GetCoverage(ControlTarget& target, const HttpRequest&) {
+  return ReplyOf(target.GetCoverage());
+}
+
+HttpReply GetEvents(ControlTarget& target, const HttpRequest& request) {
+  uint64_t first = target.EventsEnd();
+  if (!request.query.empty()) {
+    const std::string& text = request.query.front().second;
+    const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), first);
+    if (error != std::errc() || stop != text.data() + text.size()) {
+      return ErrorReply(400, absl::StrFormat("from is '%s'; it must be the number of an event, "
+                                             "like 0 for the oldest that is still there",
+                                             text.substr(0, 40)));
+    }
+  }
+  return {.content_type = std::string(kEventStreamContentType), .more = EventStream(target, first)};
+}
+
 HttpReply GetChurn(ControlTarget& target, const HttpRequest&) { return ReplyOf(target.GetChurn()); }
 
 HttpReply PutChurn(ControlTarget& target, const HttpRequest& request) {
@@ -144,16 +164,22 @@ HttpReply GetMetrics(ControlTarget& target, const HttpRequest&) {
   return {.content_type = std::string(kMetricsContentType), .body = PrometheusText(*stats)};
 }
 
-constexpr std::array<Route, 8> kRoutes = {{
-    {"/v1", "", GetIndex, nullptr, "this list"},
-    {"/v1/vm", "", GetVm, PutVm, R"(the machine; PUT {"state": "paused", "running" or "quit"})"},
-    {"/v1/stats", "", GetStats, nullptr, "every counter, in groups"},
-    {"/v1/caches", "", GetCaches, nullptr, "the pfn caches"},
-    {"/v1/memslots", "", GetMemslots, nullptr, "the memslots and their generation"},
-    {"/v1/stage2", "gfn", GetStage2, nullptr, "the stage-2 walk of one guest frame, ?gfn=0x10"},
-    {"/v1/churn", "", GetChurn, PutChurn,
+constexpr std::array<Route, 10> kRoutes = {{
+    {"/v1", "", false, GetIndex, nullptr, "this list"},
+    {"/v1/vm", "", false, GetVm, PutVm,
+     R"(the machine; PUT {"state": "paused", "running" or "quit"})"},
+    {"/v1/stats", "", false, GetStats, nullptr, "every counter, in groups"},
+    {"/v1/caches", "", false, GetCaches, nullptr, "the pfn caches"},
+    {"/v1/memslots", "", false, GetMemslots, nullptr, "the memslots and their generation"},
+    {"/v1/stage2", "gfn", true, GetStage2, nullptr,
+     "the stage-2 walk of one guest frame, ?gfn=0x10"},
+    {"/v1/coverage", "", false, GetCoverage, nullptr,
+     "which source saw which kind of churn, and how late"},
+    {"/v1/events", "from", false, GetEvents, nullptr,
+     "what happens to host memory, as server-sent events; ?from=0: from the oldest kept"},
+    {"/v1/churn", "", false, GetChurn, PutChurn,
      R"(the churn; PUT {"running": bool, "seed": n, "rates": {kind: per second} or "spec": "mixed"})"},
-    {"/metrics", "", GetMetrics, nullptr, "the counters as Prometheus text"},
+    {"/metrics", "", false, GetMetrics, nullptr, "the counters as Prometheus text"},
 }};
 
 std::string_view MethodsOf(const Route& route) {
@@ -184,7 +210,7 @@ std::optional<HttpReply> CheckQuery(const Route& route, const HttpRequest& reque
     return ErrorReply(
         400, absl::StrFormat("%s knows no parameter '%s'", route.path, name.substr(0, 40)));
   }
-  if (route.parameter.empty()) return std::nullopt;
+  if (request.query.empty() && !route.parameter_required) return std::nullopt;
   if (request.query.size() == 1) return std::nullopt;
   return ErrorReply(400, absl::StrFormat("%s needs one parameter %s, like %s?%s=0x10", route.path,
                                          route.parameter, route.path, route.parameter));

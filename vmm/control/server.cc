@@ -187,6 +187,7 @@ void ControlServer::Loop::Serve() {
 
 void ControlServer::Loop::Drain() {
   draining_ = true;
+  daemon_->EndStreams();
   const Clock::time_point end = Clock::now() + drain_timeout_;
   while (connections_.AnyInRequest() && Clock::now() < end) {
     Wait(end);

@@ -22,6 +22,8 @@
 #include "mmu/types.h"
 #include "vmm/backing.h"
 #include "vmm/churn_kind.h"
+#include "vmm/coverage/matrix.h"
+#include "vmm/memory/event_log.h"
 #include "vmm/stats.h"
 
 namespace underfoot {
@@ -116,6 +118,11 @@ class ControlTarget {
   virtual absl::Status Resume() = 0;
   // Asks the machine to end, and returns at once; the answer still goes out.
   virtual absl::Status Quit() = 0;
+
+  virtual absl::StatusOr<CoverageMatrix> GetCoverage() = 0;
+  // The number that the next event gets; at most `most` of those from `first` on.
+  virtual uint64_t EventsEnd() = 0;
+  virtual std::vector<NumberedEvent> GetEvents(uint64_t first, size_t most) = 0;
 
   virtual absl::StatusOr<ChurnState> GetChurn() = 0;
   // All or nothing. InvalidArgument names the kind that this machine cannot do (e.g. punch on

@@ -1,0 +1,102 @@
+#include "vmm/coverage/coverage.h"
+
+#include <gtest/gtest.h>
+
+namespace underfoot {
+namespace {
+
+constexpr HvaRange kPage = {Hva{0x1000}, Hva{0x2000}};
+constexpr HvaRange kElsewhere = {Hva{0x8000}, Hva{0x9000}};
+
+class CoverageTest : public ::testing::Test {
+ protected:
+  CoverageTest() {
+    coverage_.SetSource(EventSource::kHook, true);
+    coverage_.SetSource(EventSource::kUffd, true);
+  }
+
+  void Tell(EventSource source, HvaRange range, int64_t lag_ns = 0) {
+    HostEvent event;
+    event.source = source;
+    event.range = range;
+    event.happened_ns = MonotonicNs();
+    event.taken_ns = event.happened_ns + lag_ns;
+    coverage_.Report(event);
+  }
+  CoverageRow RowOf(ChurnKind kind) const {
+    return coverage_.Matrix().rows[static_cast<size_t>(kind)];
+  }
+
+  Coverage coverage_;
+};
+
+TEST_F(CoverageTest, AnEventBelongsToTheOperationOfItsRangeAndTime) {
+  {
+    const Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kPage);
+    const Coverage::Operation protect(coverage_, ChurnKind::kProtect, kElsewhere);
+    Tell(EventSource::kHook, kPage, 3000);
+    Tell(EventSource::kHook, kElsewhere);
+  }
+  EXPECT_EQ(RowOf(ChurnKind::kDiscard).cells[0].events, 1U);
+  EXPECT_EQ(RowOf(ChurnKind::kDiscard).cells[0].lag_us.max, 3U);
+  EXPECT_EQ(RowOf(ChurnKind::kProtect).cells[0].events, 1U);
+  EXPECT_EQ(RowOf(ChurnKind::kDiscard).result, CoverageResult::kSeen);
+  EXPECT_EQ(coverage_.Matrix().others[0], 0U);
+}
+
+TEST_F(CoverageTest, OfTwoOperationsTheLatestIsTheCause) {
+  const Coverage::Operation first(coverage_, ChurnKind::kZap, kPage);
+  const Coverage::Operation second(coverage_, ChurnKind::kDiscard, kPage);
+  Tell(EventSource::kHook, kPage);
+  EXPECT_EQ(RowOf(ChurnKind::kDiscard).cells[0].events, 1U);
+  EXPECT_EQ(RowOf(ChurnKind::kZap).cells[0].events, 0U);
+}
+
+TEST_F(CoverageTest, AnOperationThatASourceCannotSeeIsNotItsCause) {
+  const Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kPage);
+  const Coverage::Operation memslot(coverage_, ChurnKind::kMemslot, kPage);
+  Tell(EventSource::kHook, kPage);
+  EXPECT_EQ(RowOf(ChurnKind::kDiscard).cells[0].events, 1U);
+  EXPECT_EQ(RowOf(ChurnKind::kMemslot).result, CoverageResult::kOurs);
+}
+
+TEST_F(CoverageTest, AnEventBeforeTheOperationIsAnothers) {
+  HostEvent before;
+  before.range = kPage;
+  before.happened_ns = MonotonicNs();
+  const Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kPage);
+  coverage_.Report(before);
+  EXPECT_EQ(coverage_.Matrix().others[0], 1U);
+}
+
+TEST_F(CoverageTest, AnOperationThatASourceMissedIsMissedWhoeverElseSawIt) {
+  {
+    const Coverage::Operation foreign(coverage_, ChurnKind::kForeign, kPage);
+    const Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kElsewhere);
+    Tell(EventSource::kUffd, kElsewhere);
+  }
+  EXPECT_EQ(RowOf(ChurnKind::kForeign).result, CoverageResult::kMissed);
+  EXPECT_EQ(RowOf(ChurnKind::kDiscard).result, CoverageResult::kMissed);
+  EXPECT_EQ(RowOf(ChurnKind::kWp).result, CoverageResult::kIdle);
+}
+
+TEST_F(CoverageTest, NothingIsExpectedOfASourceThatIsOff) {
+  coverage_.SetSource(EventSource::kUffd, false);
+  { const Coverage::Operation foreign(coverage_, ChurnKind::kForeign, kPage); }
+  EXPECT_EQ(RowOf(ChurnKind::kForeign).result, CoverageResult::kUnobservable);
+  coverage_.SetSource(EventSource::kKernel, true);
+  EXPECT_EQ(RowOf(ChurnKind::kForeign).result, CoverageResult::kMissed);
+}
+
+TEST_F(CoverageTest, ManyOperationsAreRememberedWithinABound) {
+  for (int i = 0; i < 20000; ++i) {
+    const Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kPage);
+  }
+  const Coverage::Operation last(coverage_, ChurnKind::kDiscard, kPage);
+  Tell(EventSource::kHook, kPage);
+  EXPECT_EQ(RowOf(ChurnKind::kDiscard).operations, 20001U);
+  EXPECT_EQ(RowOf(ChurnKind::kDiscard).cells[0].events, 1U);
+}
+
+}  // namespace
+}  // namespace underfoot

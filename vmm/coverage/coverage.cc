@@ -1,0 +1,113 @@
+#include "vmm/coverage/coverage.h"
+
+#include <algorithm>
+
+#include "mmu/check.h"
+#include "mmu/mutant.h"
+
+namespace underfoot {
+namespace {
+
+CoverageResult Judge(const CoverageRow& row, const std::array<bool, kEventSources>& sources) {
+  bool wanted = false;
+  bool expected = false;
+  bool seen = false;
+  bool missed = false;
+  for (size_t i = 0; i < kEventSources; ++i) {
+    const CoverageCell& cell = row.cells[i];
+    seen = seen || cell.events != 0;
+    if (cell.duty != Duty::kMust) continue;
+    wanted = true;
+    if (!sources[i]) continue;
+    expected = true;
+    missed = missed || cell.events == 0;
+  }
+  if (row.operations == 0) return CoverageResult::kIdle;
+  if (!wanted) return CoverageResult::kOurs;
+  if (!expected) return seen ? CoverageResult::kSeen : CoverageResult::kUnobservable;
+  return missed && !UNDERFOOT_MUTANT("coverage-forgives") ? CoverageResult::kMissed
+                                                          : CoverageResult::kSeen;
+}
+
+}  // namespace
+
+uint64_t Coverage::Begin(ChurnKind kind, HvaRange range) {
+  operations_[static_cast<size_t>(kind)].Add();
+  absl::MutexLock lock(&mutex_);
+  open_.push_back({.id = next_id_, .kind = kind, .range = range, .begin_ns = MonotonicNs()});
+  return next_id_++;
+}
+
+void Coverage::End(uint64_t id) {
+  const int64_t now = MonotonicNs();
+  absl::MutexLock lock(&mutex_);
+  const auto found =
+      std::find_if(open_.begin(), open_.end(), [&](const Remembered& op) { return op.id == id; });
+  UNDERFOOT_CHECK(found != open_.end(), "an operation ended twice", id, next_id_);
+  found->end_ns = now;
+  ended_.push_back(*found);
+  open_.erase(found);
+  while (ended_.size() > kMostEnded || ended_.front().end_ns < now - kSlackNs) ended_.pop_front();
+}
+
+bool Coverage::Remembered::MayHaveCaused(const HostEvent& event) const {
+  return begin_ns <= event.happened_ns && event.happened_ns - kSlackNs <= end_ns &&
+         range.Overlaps(event.range) &&
+         kChurnKinds[static_cast<size_t>(kind)].duties[static_cast<size_t>(event.source)] !=
+             Duty::kNone;
+}
+
+std::optional<ChurnKind> Coverage::CauseOf(const HostEvent& event) {
+  const Remembered* latest = nullptr;
+  const auto look = [&](const Remembered& op) {
+    const bool later = latest == nullptr || latest->begin_ns < op.begin_ns;
+    if (later && op.MayHaveCaused(event)) latest = &op;
+  };
+  absl::MutexLock lock(&mutex_);
+  for (const Remembered& op : open_) look(op);
+  for (const Remembered& op : ended_) look(op);
+  return latest == nullptr ? std::nullopt : std::optional(latest->kind);
+}
+
+void Coverage::Report(const HostEvent& event) {
+  const auto source = static_cast<size_t>(event.source);
+  const std::optional<ChurnKind> kind = CauseOf(event);
+  if (!kind.has_value()) {
+    others_[source].Add();
+    return;
+  }
+  Cell& cell = cells_[static_cast<size_t>(*kind)][source];
+  cell.events.Add();
+  const int64_t lag_ns = std::max<int64_t>(event.taken_ns - event.happened_ns, 0);
+  cell.lag_us.Record(static_cast<uint64_t>(lag_ns) / 1000);
+}
+
+void Coverage::SetSource(EventSource source, bool on) {
+  absl::MutexLock lock(&mutex_);
+  sources_[static_cast<size_t>(source)] = on;
+}
+
+CoverageMatrix Coverage::Matrix() const {
+  CoverageMatrix matrix;
+  {
+    absl::MutexLock lock(&mutex_);
+    matrix.sources = sources_;
+  }
+  for (const ChurnKindInfo& info : kChurnKinds) {
+    const auto kind = static_cast<size_t>(info.kind);
+    CoverageRow row;
+    row.kind = info.kind;
+    row.operations = operations_[kind].Get();
+    for (size_t i = 0; i < kEventSources; ++i) {
+      row.cells[i].duty = info.duties[i];
+      row.cells[i].events = cells_[kind][i].events.Get();
+      row.cells[i].lag_us = cells_[kind][i].lag_us.Snapshot();
+    }
+    row.result = Judge(row, matrix.sources);
+    matrix.rows.push_back(std::move(row));
+  }
+  for (size_t i = 0; i < kEventSources; ++i) matrix.others[i] = others_[i].Get();
+  return matrix;
+}
+
+}  // namespace underfoot
