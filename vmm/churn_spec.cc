@@ -20,10 +20,6 @@ struct Preset {
 
 constexpr std::array<Preset, 2> kPresets = {{{"mixed", 2000}, {"storm", 20000}}};
 
-// Of 1, per kind in the order of kChurnKinds. A memslot update costs a hundred times a discard.
-constexpr std::array<double, kChurnKinds.size()> kShares = {0.35,  0.25, 0.15, 0.125,
-                                                            0.075, 0.01, 0.04};
-
 std::string KnownKinds() {
   std::string list;
   for (const ChurnKindInfo& info : kChurnKinds) {
@@ -48,10 +44,10 @@ const Preset* FindPreset(std::string_view name) {
 }
 
 ChurnRates PresetRates(double total) {
+  double shares = 0;
+  for (const ChurnKindInfo& info : kChurnKinds) shares += info.share;
   ChurnRates rates;
-  for (const ChurnKindInfo& info : kChurnKinds) {
-    rates[info.kind] = total * kShares[static_cast<size_t>(info.kind)];
-  }
+  for (const ChurnKindInfo& info : kChurnKinds) rates[info.kind] = total * info.share / shares;
   return rates;
 }
 
@@ -133,17 +129,16 @@ absl::StatusOr<ChurnSpec> ParseChurnSpec(std::string_view text) {
   return spec;
 }
 
-absl::StatusOr<ChurnRates> ResolveChurn(const ChurnSpec& spec, Backing backing) {
+absl::StatusOr<ChurnRates> ResolveChurn(const ChurnSpec& spec, const ChurnLimits& limits) {
   ChurnRates rates = spec.rates;
-  if (backing == Backing::kMemfd) return rates;
   for (const ChurnKindInfo& info : kChurnKinds) {
     const auto found = rates.find(info.kind);
-    if (!info.needs_memfd || found == rates.end()) continue;
+    if (found == rates.end()) continue;
+    const std::string why_not = limits.WhyNot(info.kind);
+    if (why_not.empty()) continue;
     if (!spec.preset) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("churn kind %s needs a memfd; start the machine with --backing memfd, or "
-                          "leave %s out of '%s'",
-                          info.name, info.name, spec.text));
+      return absl::InvalidArgumentError(absl::StrFormat("churn kind %s %s, or leave %s out of '%s'",
+                                                        info.name, why_not, info.name, spec.text));
     }
     rates[ChurnKind::kDiscard] += found->second;
     rates.erase(info.kind);

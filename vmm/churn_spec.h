@@ -15,8 +15,8 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
-#include "vmm/backing.h"
 #include "vmm/churn_kind.h"
+#include "vmm/churn_limits.h"
 
 namespace underfoot {
 
@@ -25,7 +25,7 @@ inline constexpr double kMaxChurnRate = 1e6;
 
 struct ChurnSpec {
   std::string text = "off";  // as it was given
-  bool preset = false;       // its kinds follow the backing, see ResolveChurn
+  bool preset = false;       // its kinds follow the limits, see ResolveChurn
   ChurnRates rates;          // empty means off
 
   [[nodiscard]] bool off() const { return rates.empty(); }
@@ -36,10 +36,9 @@ struct ChurnSpec {
 // The error names the part that is wrong and lists what is known.
 absl::StatusOr<ChurnSpec> ParseChurnSpec(std::string_view text);
 
-// The rates that a machine with this backing runs. A kind that needs a memfd is refused on private
-// memory when it was asked for by name; a preset gives its share to discard instead, so that the
-// total stays.
-absl::StatusOr<ChurnRates> ResolveChurn(const ChurnSpec& spec, Backing backing);
+// The rates that a machine with these limits runs. A kind that is impossible is refused when it was
+// asked for by name; a preset gives its share to discard instead, so that the total stays.
+absl::StatusOr<ChurnRates> ResolveChurn(const ChurnSpec& spec, const ChurnLimits& limits);
 
 // Rates as a spec that ParseChurnSpec reads back: "discard:2000/s,memslot:20/s", or "off".
 std::string ChurnSpecText(const ChurnRates& rates);

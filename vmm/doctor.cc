@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "mmu/types.h"
 #include "vmm/run_options.h"
 #include "vmm/unique_fd.h"
@@ -289,12 +290,22 @@ DoctorCheck CheckCores() {
           .remedy = "give the machine two or more CPUs"};
 }
 
+DoctorCheck CheckHostChanges(const DoctorPaths& paths) {
+  const std::vector<std::string> left = HostJournal::Leftovers(paths.host_changes);
+  if (left.empty()) return Ok("host-changes", "no run has left any behind");
+  return {.name = "host-changes",
+          .result = CheckResult::kLess,
+          .found = absl::StrFormat("a killed run has left: %s", absl::StrJoin(left, ", ")),
+          .cost = "this host is not as it was",
+          .remedy = "underfoot doctor --restore, as root; the next run does it too"};
+}
+
 }  // namespace
 
 DoctorReport RunDoctor(const DoctorPaths& paths) {
   return {.checks = {CheckKvm(paths), CheckUserfaultfd(paths), CheckPrivileges(paths),
                      CheckPagemap(paths), CheckTracepoints(paths), CheckMembarrier(), CheckMemfd(),
-                     CheckMemory(paths), CheckCores()}};
+                     CheckMemory(paths), CheckCores(), CheckHostChanges(paths)}};
 }
 
 }  // namespace underfoot

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "vmm/host/host_journal.h"
+
 namespace underfoot {
 
 enum class CheckResult : uint8_t {
@@ -37,6 +39,7 @@ struct DoctorPaths {
   std::string dev_userfaultfd = "/dev/userfaultfd";
   std::string sys_module = "/sys/module";
   std::string proc = "/proc";
+  std::string host_changes = HostJournal::kDefaultDirectory;
   std::vector<std::string> tracefs = {"/sys/kernel/tracing", "/sys/kernel/debug/tracing"};
 };
 

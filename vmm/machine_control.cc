@@ -111,7 +111,7 @@ absl::StatusOr<VmInfo> MachineControl::GetVm() {
   info.state = stats.vm.state;
   info.vcpus = stats.vm.vcpus;
   info.memory_bytes = stats.vm.memory_bytes;
-  info.backing = machine_.options().backing;
+  info.churn_limits = machine_.options().ChurnLimitsOfHost();
   info.guest = machine_.options().guest;
   info.kvm_vendor = stats.vm.kvm_vendor;
   info.uptime_us = stats.vm.uptime_us;
@@ -141,11 +141,10 @@ absl::StatusOr<ChurnState> MachineControl::PutChurn(const ChurnRequest& request)
   }
   const ChurnRates rates = request.rates.value_or(machine_.churn().rates());
   for (const auto& [kind, rate] : rates) {
-    const ChurnKindInfo& info = kChurnKinds[static_cast<size_t>(kind)];
-    if (rate > 0 && info.needs_memfd && machine_.options().backing != Backing::kMemfd) {
+    const std::string why_not = machine_.options().ChurnLimitsOfHost().WhyNot(kind);
+    if (rate > 0 && !why_not.empty()) {
       return absl::InvalidArgumentError(
-          absl::StrFormat("churn kind %s needs a memfd; this machine's backing is %s", info.name,
-                          BackingName(machine_.options().backing)));
+          absl::StrFormat("churn kind %s %s", ChurnKindName(kind), why_not));
     }
   }
   const ChurnStats now = machine_.churn().Stats();

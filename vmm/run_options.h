@@ -9,6 +9,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -38,6 +39,12 @@ struct RunOptions {
   std::string control_path;  // of the socket; the default of `name` unless it was given
   std::string name;          // "vm-<pid>" unless it was given; letters, digits, '-', '_', '.'
   bool json = false;         // the summary as JSON on stdout, no status line
+  // Leave to change the host as a whole, and to put it back at the end.
+  bool allow_host_changes = false;
+  // Kinds of churn that the host does not offer: why not.
+  std::map<ChurnKind, std::string> unavailable_churn = {};
+
+  ChurnLimits ChurnLimitsOfHost() const { return {backing, unavailable_churn}; }
 };
 
 }  // namespace underfoot

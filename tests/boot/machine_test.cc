@@ -15,6 +15,7 @@
 #include "tests/support/minimal_vmm.h"
 #include "tests/support/skip.h"
 #include "tests/support/wait_until.h"
+#include "vmm/churn/host_needs.h"
 
 namespace underfoot::testing {
 namespace {
@@ -30,7 +31,9 @@ RunOptions Options(const std::string& guest, Backing backing, uint32_t vcpus,
   options.name = "test";
   absl::StatusOr<ChurnSpec> spec = ParseChurnSpec(churn);
   EXPECT_TRUE(spec.ok()) << spec.status();
-  absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, backing);
+  options.unavailable_churn =
+      ProvideForChurn(backing, options.memory_bytes, spec->rates, nullptr).unavailable;
+  absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, options.ChurnLimitsOfHost());
   EXPECT_TRUE(rates.ok()) << rates.status();
   options.churn = *spec;
   options.churn.rates = *rates;

@@ -16,6 +16,7 @@
 #include "tests/support/minimal_vmm.h"
 #include "tests/support/skip.h"
 #include "tests/support/wait_until.h"
+#include "vmm/churn/host_needs.h"
 #include "vmm/machine.h"
 
 namespace underfoot::testing {
@@ -59,7 +60,9 @@ RunOptions OptionsOf(int i) {
   const absl::StatusOr<ChurnSpec> spec = ParseChurnSpec("storm");
   EXPECT_TRUE(spec.ok()) << spec.status();
   options.churn = *spec;
-  const absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, options.backing);
+  options.unavailable_churn =
+      ProvideForChurn(options.backing, options.memory_bytes, spec->rates, nullptr).unavailable;
+  const absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, options.ChurnLimitsOfHost());
   EXPECT_TRUE(rates.ok()) << rates.status();
   options.churn.rates = *rates;
   return options;

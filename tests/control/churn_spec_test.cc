@@ -56,7 +56,7 @@ TEST(ChurnSpecTest, EveryKindOfTheTableIsKnown) {
 
 TEST(ChurnSpecTest, TheErrorNamesThePartAndListsTheKinds) {
   EXPECT_THAT(ErrorOf("frob:1/s"), HasSubstr("'frob' is no kind of churn"));
-  EXPECT_THAT(ErrorOf("frob:1/s"), HasSubstr("discard, zap, punch, wp, protect, memslot, foreign"));
+  EXPECT_THAT(ErrorOf("frob:1/s"), HasSubstr("discard, zap, punch, free, pageout, cold"));
   EXPECT_THAT(ErrorOf("discard"), HasSubstr("'discard' has no rate"));
   EXPECT_THAT(ErrorOf("discard:"), HasSubstr("'discard:' has no rate like 2000/s"));
   EXPECT_THAT(ErrorOf("discard:1/s,zap:x/s"), HasSubstr("'zap:x/s' has no rate like"));
@@ -76,19 +76,19 @@ TEST(ChurnSpecTest, TheErrorNamesThePartAndListsTheKinds) {
 TEST(ChurnSpecTest, PrivateMemoryRefusesWhatItCannotDoByName) {
   const auto spec = ParseChurnSpec("discard:1/s,punch:1/s");
   ASSERT_TRUE(spec.ok());
-  EXPECT_TRUE(ResolveChurn(*spec, Backing::kMemfd).ok());
-  const auto rates = ResolveChurn(*spec, Backing::kAnon);
+  EXPECT_TRUE(ResolveChurn(*spec, {Backing::kMemfd}).ok());
+  const auto rates = ResolveChurn(*spec, {Backing::kAnon});
   EXPECT_THAT(std::string(rates.status().message()), HasSubstr("punch needs a memfd"));
   EXPECT_THAT(std::string(rates.status().message()), HasSubstr("--backing memfd"));
 }
 
 TEST(ChurnSpecTest, APresetKeepsItsTotalOnPrivateMemory) {
   const auto spec = ParseChurnSpec("mixed");
-  const auto rates = ResolveChurn(*spec, Backing::kAnon);
+  const auto rates = ResolveChurn(*spec, {Backing::kAnon});
   ASSERT_TRUE(rates.ok());
   double total = 0;
   for (const auto& [kind, rate] : *rates) {
-    EXPECT_FALSE(kChurnKinds[static_cast<size_t>(kind)].needs_memfd);
+    EXPECT_NE(InfoOf(kind).backing, BackingNeed::kMemfd);
     total += rate;
   }
   EXPECT_DOUBLE_EQ(total, 2000);

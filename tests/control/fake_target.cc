@@ -120,7 +120,7 @@ absl::StatusOr<VmInfo> FakeTarget::GetVm() {
   info.state = state_;
   info.vcpus = 2;
   info.memory_bytes = uint64_t{256} << 20;
-  info.backing = backing_;
+  info.churn_limits.backing = backing_;
   info.guest = "stamp";
   info.kvm_vendor = "kvm_test";
   info.uptime_us = 5;

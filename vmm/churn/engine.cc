@@ -44,6 +44,7 @@ void ChurnEngine::Stop() {
     order_.running = false;
     ++order_.number;
   }
+  operations_.Hurry(true);
   for (std::thread& lane : lanes_) lane.join();
 }
 
@@ -64,7 +65,9 @@ bool ChurnEngine::SleepUntil(absl::Time time, const Order& order) {
 }
 
 void ChurnEngine::Main(ChurnLane lane) {
-  NameThisThread(lane == ChurnLane::kPages ? "churn-pages" : "churn-memslots");
+  constexpr std::array<const char*, kChurnLanes> kNames = {"churn-pages", "churn-memslots",
+                                                           "churn-slow"};
+  NameThisThread(kNames[static_cast<size_t>(lane)]);
   RaiseThisThread();
   for (Order order = NextOrder(0); !order.stop; order = NextOrder(order.number)) {
     if (order.running) Carry(order, lane);
@@ -80,7 +83,7 @@ void ChurnEngine::Carry(const Order& order, ChurnLane lane) {
     if (!SleepUntil(start + step.due, order)) return;
     const absl::Duration late = absl::Now() - (start + step.due);
     if (late > kMaxBacklog) start += late;
-    if (absl::Status done = operations_.Run(step.kind, step.random); !done.ok()) {
+    if (absl::Status done = operations_.Run(step.kind, step.random).status(); !done.ok()) {
       absl::MutexLock lock(&mutex_);
       failure_.Update(std::move(done));
       order_.running = false;

@@ -13,20 +13,24 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mmu/check.h"
+#include "vmm/churn/forking.h"
+#include "vmm/churn/page_merging.h"
+#include "vmm/churn/whole_host.h"
 
 namespace underfoot {
 namespace {
 
 constexpr uint64_t kMaxPages = 64;
 constexpr uint64_t kMaxProtectedPages = 8;
+constexpr uint64_t kForkedPages = 32;
 // Long enough for vCPUs to run into it.
 constexpr absl::Duration kProtectionLasts = absl::Microseconds(100);
 constexpr absl::Duration kSlotIsAway = absl::Milliseconds(1);
+constexpr absl::Duration kChildLives = absl::Milliseconds(3);
 
 }  // namespace
 
-ChurnOperations::Target ChurnOperations::Pick(Content content, uint64_t max_pages,
-                                              uint64_t random) const {
+std::vector<const RamSlot*> ChurnOperations::SlotsWith(Content content) const {
   std::vector<const RamSlot*> slots;
   for (const RamSlot& slot : memory_.slots()) {
     if (slot.kind.has_value() && (content == Content::kKept || slot.discardable())) {
@@ -34,6 +38,12 @@ ChurnOperations::Target ChurnOperations::Pick(Content content, uint64_t max_page
     }
   }
   UNDERFOOT_CHECK(!slots.empty(), "no slot to churn", memory_.bytes(), 0);
+  return slots;
+}
+
+ChurnOperations::Target ChurnOperations::Pick(Content content, uint64_t max_pages,
+                                              uint64_t random) const {
+  const std::vector<const RamSlot*> slots = SlotsWith(content);
   std::mt19937_64 draw(random);
   const RamSlot& slot = *slots[draw() % slots.size()];
   const uint64_t slot_pages = slot.bytes >> kPageShift;
@@ -43,17 +53,41 @@ ChurnOperations::Target ChurnOperations::Pick(Content content, uint64_t max_page
   return {&slot, PageRangeOf(first, pages)};
 }
 
+// An empty range: no slot holds a block.
+ChurnOperations::Target ChurnOperations::PickBlock(uint64_t random) const {
+  std::mt19937_64 draw(random);
+  std::vector<const RamSlot*> slots = SlotsWith(Content::kKept);
+  std::shuffle(slots.begin(), slots.end(), draw);
+  for (const RamSlot* slot : slots) {
+    if (const auto block = HugePageChurn::BlockIn(*slot, draw())) return {slot, *block};
+  }
+  return {slots.front(), {slots.front()->hva, slots.front()->hva}};
+}
+
 ChurnOperations::Target ChurnOperations::TargetOf(ChurnKind kind, uint64_t random) const {
   switch (kind) {
     case ChurnKind::kDiscard:
     case ChurnKind::kPunch:
+    case ChurnKind::kFree:
     case ChurnKind::kForeign:
+    case ChurnKind::kMerge:
       return Pick(Content::kMayGo, kMaxPages, random);
     case ChurnKind::kZap:
+    case ChurnKind::kPageout:
+    case ChurnKind::kCold:
+    case ChurnKind::kMigrate:
     case ChurnKind::kWp:
+    case ChurnKind::kAdversary:
       return Pick(Content::kKept, kMaxPages, random);
+    case ChurnKind::kFork:
+      return Pick(Content::kKept, kForkedPages, random);
     case ChurnKind::kProtect:
       return Pick(Content::kKept, kMaxProtectedPages, random);
+    case ChurnKind::kCollapse:
+    case ChurnKind::kSplit:
+      return PickBlock(random);
+    case ChurnKind::kCompact:
+      return {&memory_.slots().front(), memory_.hvas()};
     case ChurnKind::kMemslot: {
       Target target = Pick(Content::kKept, 1, random);
       target.range = target.slot->hvas();
@@ -63,13 +97,45 @@ ChurnOperations::Target ChurnOperations::TargetOf(ChurnKind kind, uint64_t rando
   return {};
 }
 
-absl::Status ChurnOperations::Run(ChurnKind kind, uint64_t random) {
+absl::StatusOr<ChurnResult> ChurnOperations::Run(ChurnKind kind, uint64_t random) {
   const Target target = TargetOf(kind, random);
-  const Coverage::Operation operation(coverage_, kind, target.range);
-  return RunOn(kind, target);
+  ChurnResult result{.gpa = target.slot->gpa + (target.range.begin - target.slot->hva),
+                     .bytes = target.range.size()};
+  if (target.range.empty()) {
+    result.outcome = ChurnOutcome::kDeclined;
+    return result;
+  }
+  Coverage::Operation operation(coverage_, kind, target.range);
+  const absl::StatusOr<ChurnOutcome> outcome = RunOn(kind, target);
+  if (!outcome.ok()) return outcome.status();
+  result.outcome = *outcome;
+  if (*outcome == ChurnOutcome::kDeclined) operation.Decline();
+  return result;
 }
 
-absl::Status ChurnOperations::RunOn(ChurnKind kind, const Target& target) {
+absl::StatusOr<ChurnOutcome> ChurnOperations::RunOn(ChurnKind kind, const Target& target) {
+  switch (kind) {
+    case ChurnKind::kCollapse:
+      return huge_pages_.Collapse(*target.slot, target.range);
+    case ChurnKind::kSplit:
+      return huge_pages_.Split(*target.slot, target.range);
+    case ChurnKind::kMerge:
+      return Merge(target);
+    case ChurnKind::kFork:
+      return ForkWith(hooks_, target.range, kChildLives);
+    case ChurnKind::kCompact:
+      return CompactHostMemory();
+    case ChurnKind::kMigrate:
+      return MigrateToAnotherNode(target.range);
+    default:
+      break;
+  }
+  if (absl::Status done = Call(kind, target); !done.ok()) return done;
+  return ChurnOutcome::kDone;
+}
+
+// The kinds that are one call, or a few, and cannot be declined.
+absl::Status ChurnOperations::Call(ChurnKind kind, const Target& target) {
   const bool memfd = memory_.backing() == Backing::kMemfd;
   switch (kind) {
     case ChurnKind::kDiscard:
@@ -80,6 +146,12 @@ absl::Status ChurnOperations::RunOn(ChurnKind kind, const Target& target) {
       return hooks_.Madvise(target.range, MADV_DONTNEED);
     case ChurnKind::kPunch:
       return Punch(target);
+    case ChurnKind::kFree:
+      return hooks_.Madvise(target.range, MADV_FREE);
+    case ChurnKind::kPageout:
+      return hooks_.Madvise(target.range, MADV_PAGEOUT);
+    case ChurnKind::kCold:
+      return hooks_.Madvise(target.range, MADV_COLD);
     case ChurnKind::kWp:
       return hooks_.WriteProtect(target.range);
     case ChurnKind::kProtect:
@@ -88,8 +160,12 @@ absl::Status ChurnOperations::RunOn(ChurnKind kind, const Target& target) {
       return DeleteAndAddSlot(*target.slot);
     case ChurnKind::kForeign:
       return DiscardPastTheHooks(target);
+    case ChurnKind::kAdversary:
+      return ReclaimFromOutside(target.range);
+    default:
+      return absl::InternalError(
+          absl::StrFormat("churn kind %s has no operation", ChurnKindName(kind)));
   }
-  return absl::InternalError("an unknown kind of churn");
 }
 
 absl::Status ChurnOperations::Punch(const Target& target) {
@@ -109,6 +185,30 @@ absl::Status ChurnOperations::DeleteAndAddSlot(const RamSlot& slot) {
   }
   absl::SleepFor(kSlotIsAway);
   return memory_.AddSlot(slot, mmu_, vm_, gate_);
+}
+
+// Pages that the guest has written differ; those that it may lose are made equal first.
+absl::StatusOr<ChurnOutcome> ChurnOperations::Merge(const Target& target) {
+  if (absl::Status gone = hooks_.Madvise(target.range, MADV_DONTNEED); !gone.ok()) return gone;
+  {
+    Reader reader(mmu_.readers());
+    const Gfn gfn = GfnOf(target.slot->gpa + (target.range.begin - target.slot->hva));
+    const GfnRange gfns{gfn, gfn + (target.range.size() >> kPageShift)};
+    if (mmu_.range_faults().FaultIn(reader, gfns, Access::kWrite).outcome !=
+        FaultOutcome::kMapped) {
+      return ChurnOutcome::kDeclined;  // its memslot is away
+    }
+  }
+  return MergePages(hooks_, target.range, [this] { return hurry_.load(kRelaxed); });
+}
+
+absl::Status ChurnOperations::ReclaimFromOutside(HvaRange range) {
+  if (!adversary_.has_value()) {
+    absl::StatusOr<Adversary> adversary = Adversary::Start();
+    if (!adversary.ok()) return std::move(adversary).status();
+    adversary_.emplace(*std::move(adversary));
+  }
+  return adversary_->Advise(range, MADV_PAGEOUT);
 }
 
 // As a library would that knows nothing of guests.

@@ -16,13 +16,26 @@
 
 namespace underfoot {
 
-// Operations that wait for the vCPUs take a thousand times as long as the others: each sort has a
-// lane, that is a schedule and a thread, of its own.
-enum class ChurnLane : uint8_t { kPages, kMemslots };
-inline constexpr size_t kChurnLanes = 2;
+// Operations that wait for the vCPUs, or for the host to do a lot, take a thousand times as long as
+// the others: each sort has a lane, that is a schedule and a thread, of its own.
+enum class ChurnLane : uint8_t { kPages, kMemslots, kSlow };
+inline constexpr size_t kChurnLanes = 3;
 
 constexpr ChurnLane LaneOf(ChurnKind kind) {
-  return kind == ChurnKind::kMemslot ? ChurnLane::kMemslots : ChurnLane::kPages;
+  switch (kind) {
+    case ChurnKind::kMemslot:
+      return ChurnLane::kMemslots;
+    case ChurnKind::kCollapse:
+    case ChurnKind::kSplit:
+    case ChurnKind::kMerge:
+    case ChurnKind::kFork:
+    case ChurnKind::kCompact:
+    case ChurnKind::kMigrate:
+    case ChurnKind::kAdversary:
+      return ChurnLane::kSlow;
+    default:
+      return ChurnLane::kPages;
+  }
 }
 
 class ChurnSchedule {

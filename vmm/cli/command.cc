@@ -63,11 +63,22 @@ constexpr std::array<ClientVerbInfo, 10> kClientVerbs = {{
     {ClientVerb::kQuit, "quit", "End it, with its verdict and summary", false},
 }};
 
+const char* BackingNote(BackingNeed need) {
+  switch (need) {
+    case BackingNeed::kAny:
+      return "";
+    case BackingNeed::kAnon:
+      return " (anon only)";
+    case BackingNeed::kMemfd:
+      return " (memfd only)";
+  }
+  return "";
+}
+
 std::string RunFooter() {
   std::string text = "Kinds of churn:\n";
   for (const ChurnKindInfo& info : kChurnKinds) {
-    absl::StrAppendFormat(&text, "  %-10s%s%s\n", info.name, info.help,
-                          info.needs_memfd ? " (memfd only)" : "");
+    absl::StrAppendFormat(&text, "  %-10s%s%s\n", info.name, info.help, BackingNote(info.backing));
   }
   text +=
       R"(A SPEC is off, mixed (2000/s in all), storm (20000/s), mixed:5000/s, or kinds with rates.
@@ -108,6 +119,8 @@ void AddRun(CLI::App* app, RunArguments* run) {
   sub->add_option("--control", run->control, "Path of the control socket (default: by name)")
       ->type_name("PATH");
   sub->add_option("--name", run->name, "Name of the machine (default: vm-PID)")->type_name("NAME");
+  sub->add_flag("--allow-host-changes", run->allow_host_changes,
+                "Let churn add swap space, run KSM, compact memory; all is put back at the end");
   sub->add_flag("--json", run->json, "Print the summary as JSON, and no status line");
   sub->footer(RunFooter());
 }
@@ -235,8 +248,11 @@ absl::StatusOr<Command> ParseCommandLine(const std::vector<std::string>& argumen
   app.footer(kMainFooter);
   AddRun(&app, &run);
   for (const ClientVerbInfo& info : kClientVerbs) AddClient(&app, info, &client);
-  app.add_subcommand("doctor", "Say what this machine offers, and what is lost without the rest")
-      ->add_flag("--json", doctor.json, "As JSON");
+  CLI::App* const doctor_app = app.add_subcommand(
+      "doctor", "Say what this machine offers, and what is lost without the rest");
+  doctor_app->add_flag("--json", doctor.json, "As JSON");
+  doctor_app->add_flag("--restore", doctor.restore,
+                       "First put back what a killed run has changed about the host");
 
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
   try {

@@ -56,6 +56,7 @@ struct ClientCommand {
 
 struct DoctorCommand {
   bool json = false;
+  bool restore = false;
 };
 
 struct HelpCommand {

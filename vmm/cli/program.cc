@@ -4,11 +4,20 @@
 
 #include "vmm/cli/command.h"
 #include "vmm/doctor.h"
+#include "vmm/host/host_journal.h"
 
 namespace underfoot {
 namespace {
 
 int Doctor(const DoctorCommand& command, const Output& output) {
+  if (command.restore) {
+    const absl::StatusOr<std::vector<std::string>> restored = HostJournal::RestoreLeftovers();
+    if (!restored.ok()) {
+      output.err << "underfoot doctor: " << std::string(restored.status().message()) << "\n";
+      return kExitFailure;
+    }
+    for (const std::string& line : *restored) output.err << "put back: " << line << "\n";
+  }
   const DoctorReport report = RunDoctor();
   output.out << (command.json ? DoctorJson(report) : DoctorText(report)) << std::flush;
   return report.CanRun() ? kExitOk : kExitFailure;

@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mmu/rcu.h"
+#include "vmm/churn/host_needs.h"
 #include "vmm/cli/census.h"
 #include "vmm/cli/command.h"
 #include "vmm/cli/console.h"
@@ -21,6 +22,7 @@
 #include "vmm/cli/units.h"
 #include "vmm/control/server.h"
 #include "vmm/control/socket_path.h"
+#include "vmm/host/host_changes.h"
 #include "vmm/machine.h"
 #include "vmm/machine_control.h"
 
@@ -104,9 +106,57 @@ absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignal
   summary.stats = (*machine)->GetStats();
   summary.control_path = (*server)->path();
   summary.program = program_invocation_name;
+  summary.skipped = options.unavailable_churn;
   summary.coverage = (*machine)->coverage();
   summary.problems = ProblemsIn(summary.stats, summary.coverage);
   if (!finished.ok()) summary.problems.emplace_back(finished.message());
+  return summary;
+}
+
+// What a run that was killed has changed is put back before this one looks at the host.
+absl::Status RestoreHost(Console& console) {
+  const absl::StatusOr<std::vector<std::string>> restored = HostJournal::RestoreLeftovers();
+  if (!restored.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("an earlier run has changed this host, and it cannot be put back: %s; try "
+                        "`underfoot doctor "
+                        "--restore` as root",
+                        std::string(restored.status().message())));
+  }
+  for (const std::string& line : *restored) {
+    console.Line("host: put back what a killed run had left: " + line);
+  }
+  return absl::OkStatus();
+}
+
+// The options with the churn that this host can do; what a preset must go without is announced.
+absl::StatusOr<RunOptions> FitChurnToHost(RunOptions options, HostChanges* changes,
+                                          Console& console) {
+  const ChurnLimits limits =
+      ProvideForChurn(options.backing, options.memory_bytes, options.churn.rates, changes);
+  for (const auto& [kind, why] : limits.unavailable) {
+    if (options.churn.preset && options.churn.rates.count(kind) != 0) {
+      console.Line(absl::StrFormat("churn: %s is skipped: %s", ChurnKindName(kind), why));
+    }
+  }
+  absl::StatusOr<ChurnRates> rates = ResolveChurn(options.churn, limits);
+  if (!rates.ok()) return std::move(rates).status();
+  options.churn.rates = *std::move(rates);
+  options.unavailable_churn = limits.unavailable;
+  return options;
+}
+
+absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, const EndSignals& signals,
+                                     Console& console) {
+  if (absl::Status restored = RestoreHost(console); !restored.ok()) return restored;
+  HostChanges changes([&console](std::string_view line) { console.Line(std::string(line)); });
+  absl::StatusOr<RunOptions> options =
+      FitChurnToHost(asked, asked.allow_host_changes ? &changes : nullptr, console);
+  if (!options.ok()) return std::move(options).status();
+  absl::StatusOr<RunSummary> summary = LiveAndEnd(*options, signals, console);
+  if (absl::Status put_back = changes.PutBack(); !put_back.ok() && summary.ok()) {
+    summary->problems.push_back("the host is not as it was: " + std::string(put_back.message()));
+  }
   return summary;
 }
 
@@ -117,7 +167,7 @@ int RunMachine(const RunOptions& options) {
   const EndSignals signals;
   rcu::StartWorker();
   const Census before = Census::Take();
-  absl::StatusOr<RunSummary> summary = LiveAndEnd(options, signals, console);
+  absl::StatusOr<RunSummary> summary = RunOnHost(options, signals, console);
   if (!summary.ok()) {
     std::cerr << "underfoot run: " << std::string(summary.status().message()) << "\n";
     return kExitFailure;

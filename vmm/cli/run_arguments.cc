@@ -85,7 +85,7 @@ absl::Status CheckBacking(const std::string& text, RunOptions* options) {
 absl::Status CheckChurn(const std::string& text, RunOptions* options) {
   absl::StatusOr<ChurnSpec> spec = ParseChurnSpec(text);
   if (!spec.ok()) return Bad("--churn", spec.status());
-  absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, options->backing);
+  absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, {options->backing});
   if (!rates.ok()) return Bad("--churn", rates.status());
   options->churn = *std::move(spec);
   options->churn.rates = *std::move(rates);
@@ -127,6 +127,7 @@ absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
   RunOptions options;
   options.guest = arguments.guest;
   options.json = arguments.json;
+  options.allow_host_changes = arguments.allow_host_changes;
   for (const absl::Status& status :
        {CheckGuest(arguments.guest), CheckMemory(arguments.memory, &options),
         CheckVcpus(arguments.vcpus, &options), CheckBacking(arguments.backing, &options),

@@ -25,6 +25,7 @@ struct RunArguments {
   std::string control;  // empty: the default of the name
   std::string name;     // empty: "vm-<pid>"
   bool json = false;
+  bool allow_host_changes = false;
 };
 
 // The error names the option, its value and what is allowed.

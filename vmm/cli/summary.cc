@@ -149,6 +149,9 @@ std::string SummaryText(const RunSummary& summary) {
   std::string text = TableText(summary.stats);
   if (!summary.stats.churn.operations.empty()) {
     text += "\n" + CoverageView(ToJson(summary.coverage));
+    for (const auto& [kind, why] : summary.skipped) {
+      absl::StrAppendFormat(&text, "not done: %s %s\n", ChurnKindName(kind), why);
+    }
   }
   if (summary.passed()) {
     text += "\nPASSED: nothing stale, nothing lost, nothing leaked.\n";

@@ -5,6 +5,7 @@
 #ifndef UNDERFOOT_VMM_CLI_SUMMARY_H_
 #define UNDERFOOT_VMM_CLI_SUMMARY_H_
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -16,9 +17,10 @@ namespace underfoot {
 struct RunSummary {
   Stats stats;  // the last ones
   CoverageMatrix coverage = {};
-  std::vector<std::string> problems;  // one line each; empty: passed
-  std::string control_path = {};      // for the hints
-  std::string program = "underfoot";  // for the hints: as it was called
+  std::map<ChurnKind, std::string> skipped = {};  // kinds of churn that the host did not offer
+  std::vector<std::string> problems;              // one line each; empty: passed
+  std::string control_path = {};                  // for the hints
+  std::string program = "underfoot";              // for the hints: as it was called
 
   [[nodiscard]] bool passed() const { return problems.empty(); }
 };

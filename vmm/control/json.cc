@@ -219,16 +219,21 @@ Json ToJson(const Stage2Walk& walk) {
 }
 
 Json ToJson(const VmInfo& vm) {
+  Json unavailable = Json::object();
+  for (const auto& [kind, why] : vm.churn_limits.unavailable) {
+    unavailable[std::string(ChurnKindName(kind))] = why;
+  }
   return {{"name", vm.name},
           {"pid", vm.pid},
           {"state", VmStateName(vm.state)},
           {"vcpus", vm.vcpus},
           {"memory_bytes", vm.memory_bytes},
-          {"backing", BackingName(vm.backing)},
+          {"backing", BackingName(vm.churn_limits.backing)},
           {"guest", vm.guest},
           {"kvm_vendor", vm.kvm_vendor},
           {"uptime_us", vm.uptime_us},
-          {"real_pfns", vm.real_pfns}};
+          {"real_pfns", vm.real_pfns},
+          {"unavailable_churn", unavailable}};
 }
 
 Json ToJson(const CoverageMatrix& matrix) {

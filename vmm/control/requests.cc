@@ -78,8 +78,8 @@ absl::StatusOr<ChurnRates> ParseRates(const Json& json) {
   return CheckChurnRates(std::move(rates));
 }
 
-// "spec" or "rates", whichever there is, as rates that this backing can run.
-absl::StatusOr<ChurnRates> ParseSchedule(const Json& json, Backing backing) {
+// "spec" or "rates", whichever there is, as rates within the limits.
+absl::StatusOr<ChurnRates> ParseSchedule(const Json& json, const ChurnLimits& limits) {
   ChurnSpec spec;
   if (json.contains("spec")) {
     if (!json["spec"].is_string()) {
@@ -94,7 +94,7 @@ absl::StatusOr<ChurnRates> ParseSchedule(const Json& json, Backing backing) {
     spec.rates = *std::move(rates);
     spec.text = ChurnSpecText(spec.rates);
   }
-  return ResolveChurn(spec, backing);
+  return ResolveChurn(spec, limits);
 }
 
 }  // namespace
@@ -112,7 +112,7 @@ absl::StatusOr<VmRequest> ParseVmRequest(std::string_view body) {
       absl::StrFormat("state is %s; it must be paused, running or quit", given));
 }
 
-absl::StatusOr<ChurnRequest> ParseChurnRequest(std::string_view body, Backing backing) {
+absl::StatusOr<ChurnRequest> ParseChurnRequest(std::string_view body, const ChurnLimits& limits) {
   const absl::StatusOr<Json> parsed = ParseObject(body, {"running", "seed", "rates", "spec"});
   if (!parsed.ok()) return parsed.status();
   const Json& json = *parsed;
@@ -133,7 +133,7 @@ absl::StatusOr<ChurnRequest> ParseChurnRequest(std::string_view body, Backing ba
     return absl::InvalidArgumentError("both spec and rates are given; send one of them");
   }
   if (json.contains("spec") || json.contains("rates")) {
-    absl::StatusOr<ChurnRates> rates = ParseSchedule(json, backing);
+    absl::StatusOr<ChurnRates> rates = ParseSchedule(json, limits);
     if (!rates.ok()) return rates.status();
     request.rates = *std::move(rates);
   }

@@ -11,7 +11,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
-#include "vmm/backing.h"
+#include "vmm/churn_limits.h"
 #include "vmm/control/target.h"
 
 namespace underfoot {
@@ -23,8 +23,8 @@ enum class VmRequest : uint8_t { kPause, kResume, kQuit };
 absl::StatusOr<VmRequest> ParseVmRequest(std::string_view body);
 
 // {"running": bool, "seed": n, "rates": {kind: per second}}, each optional; "spec": "mixed" in
-// place of "rates". Kinds that `backing` cannot do are refused by name.
-absl::StatusOr<ChurnRequest> ParseChurnRequest(std::string_view body, Backing backing);
+// place of "rates". Kinds that are beyond `limits` are refused by name.
+absl::StatusOr<ChurnRequest> ParseChurnRequest(std::string_view body, const ChurnLimits& limits);
 
 }  // namespace underfoot
 

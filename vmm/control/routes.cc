@@ -153,7 +153,7 @@ HttpReply GetChurn(ControlTarget& target, const HttpRequest&) { return ReplyOf(t
 HttpReply PutChurn(ControlTarget& target, const HttpRequest& request) {
   const absl::StatusOr<VmInfo> vm = target.GetVm();
   if (!vm.ok()) return StatusReply(vm.status());
-  const absl::StatusOr<ChurnRequest> wanted = ParseChurnRequest(request.body, vm->backing);
+  const absl::StatusOr<ChurnRequest> wanted = ParseChurnRequest(request.body, vm->churn_limits);
   if (!wanted.ok()) return StatusReply(wanted.status());
   return ReplyOf(target.PutChurn(*wanted));
 }

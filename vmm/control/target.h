@@ -20,8 +20,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "mmu/types.h"
-#include "vmm/backing.h"
 #include "vmm/churn_kind.h"
+#include "vmm/churn_limits.h"
 #include "vmm/coverage/matrix.h"
 #include "vmm/memory/event_log.h"
 #include "vmm/stats.h"
@@ -81,8 +81,8 @@ struct VmInfo {
   VmState state = VmState::kStarting;
   uint32_t vcpus = 0;
   uint64_t memory_bytes = 0;
-  Backing backing = Backing::kAnon;
-  std::string guest;  // the workload or the ELF file
+  ChurnLimits churn_limits;  // with the backing
+  std::string guest;         // the workload or the ELF file
   std::string kvm_vendor;
   uint64_t uptime_us = 0;
   bool real_pfns = false;  // false: hva page numbers stand in for pfns (no CAP_SYS_ADMIN)

@@ -23,7 +23,7 @@ CoverageResult Judge(const CoverageRow& row, const std::array<bool, kEventSource
     missed = missed || cell.events == 0;
   }
   if (row.operations == 0) return CoverageResult::kIdle;
-  if (!wanted) return CoverageResult::kOurs;
+  if (!wanted) return seen ? CoverageResult::kSeen : CoverageResult::kNothing;
   if (!expected) return seen ? CoverageResult::kSeen : CoverageResult::kUnobservable;
   return missed && !UNDERFOOT_MUTANT("coverage-forgives") ? CoverageResult::kMissed
                                                           : CoverageResult::kSeen;
@@ -32,19 +32,19 @@ CoverageResult Judge(const CoverageRow& row, const std::array<bool, kEventSource
 }  // namespace
 
 uint64_t Coverage::Begin(ChurnKind kind, HvaRange range) {
-  operations_[static_cast<size_t>(kind)].Add();
   absl::MutexLock lock(&mutex_);
   open_.push_back({.id = next_id_, .kind = kind, .range = range, .begin_ns = MonotonicNs()});
   return next_id_++;
 }
 
-void Coverage::End(uint64_t id) {
+void Coverage::End(uint64_t id, bool declined) {
   const int64_t now = MonotonicNs();
   absl::MutexLock lock(&mutex_);
   const auto found =
       std::find_if(open_.begin(), open_.end(), [&](const Remembered& op) { return op.id == id; });
   UNDERFOOT_CHECK(found != open_.end(), "an operation ended twice", id, next_id_);
   found->end_ns = now;
+  if (!declined) operations_[static_cast<size_t>(found->kind)].Add();
   ended_.push_back(*found);
   open_.erase(found);
   while (ended_.size() > kMostEnded || ended_.front().end_ns < now - kSlackNs) ended_.pop_front();

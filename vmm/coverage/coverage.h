@@ -39,13 +39,16 @@ class Coverage final : public HostEventSink {
    public:
     Operation(Coverage& coverage, ChurnKind kind, HvaRange range)
         : coverage_(coverage), id_(coverage.Begin(kind, range)) {}
-    ~Operation() { coverage_.End(id_); }
+    ~Operation() { coverage_.End(id_, declined_); }
+    // The host did not do it: nobody has to have seen it.
+    void Decline() { declined_ = true; }
     Operation(const Operation&) = delete;
     Operation& operator=(const Operation&) = delete;
 
    private:
     Coverage& coverage_;
     const uint64_t id_;
+    bool declined_ = false;
   };
 
   // All are off at first: nothing is expected of them.
@@ -75,7 +78,7 @@ class Coverage final : public HostEventSink {
   };
 
   uint64_t Begin(ChurnKind kind, HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
-  void End(uint64_t id) ABSL_LOCKS_EXCLUDED(mutex_);
+  void End(uint64_t id, bool declined) ABSL_LOCKS_EXCLUDED(mutex_);
   std::optional<ChurnKind> CauseOf(const HostEvent& event) ABSL_LOCKS_EXCLUDED(mutex_);
 
   std::array<std::array<Cell, kEventSources>, kChurnKinds.size()> cells_;

@@ -28,12 +28,12 @@ enum class CoverageResult : uint8_t {
   kSeen,          // by every source that must see it
   kMissed,        // by none, or not by one that must
   kUnobservable,  // the sources that must see it are off
-  kOurs,          // no change of the host mm
+  kNothing,       // there was nothing that anybody had to see
 };
 
 constexpr std::string_view CoverageResultName(CoverageResult result) {
   constexpr std::array<std::string_view, 5> kNames = {"idle", "seen", "missed", "unobservable",
-                                                      "ours"};
+                                                      "nothing to see"};
   return kNames[static_cast<size_t>(result)];
 }
 

@@ -69,6 +69,10 @@ absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t bytes,
   // Huge pages would come and go behind the page-sized translations kept here. A hint: a kernel
   // without them says EINVAL.
   static_cast<void>(madvise(base, bytes, MADV_NOHUGEPAGE));
+  // A child that some library forks would share the pages, and each write of the guest copy one.
+  if (madvise(base, bytes, MADV_DONTFORK) != 0) {
+    return absl::ErrnoToStatus(errno, "madvise(MADV_DONTFORK) of guest RAM");
+  }
   if (absl::Status registered = uffd.Register(memory->hvas(), backing); !registered.ok()) {
     return registered;
   }

@@ -1,0 +1,85 @@
+#include "vmm/churn/adversary.h"
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdint>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+
+namespace underfoot {
+namespace {
+
+struct Request {
+  uint64_t address;
+  uint64_t bytes;
+  int advice;
+};
+
+// The whole life of the other process: system calls only, since it was forked from a process with
+// threads. It ends when the other end of its socket is closed, also if the victim was gone before
+// prctl.
+[[noreturn]] void Live(pid_t victim, int socket) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  prctl(PR_SET_NAME, "uf-adversary");
+  const auto pidfd = static_cast<int>(syscall(SYS_pidfd_open, victim, 0));
+  Request request{};
+  while (recv(socket, &request, sizeof(request), 0) == ssize_t{sizeof(request)}) {
+    iovec range{reinterpret_cast<void*>(request.address), request.bytes};  // NOLINT: an address
+    int error = 0;
+    if (syscall(SYS_process_madvise, pidfd, &range, 1, request.advice, 0) < 0) error = errno;
+    if (send(socket, &error, sizeof(error), MSG_NOSIGNAL) != ssize_t{sizeof(error)}) break;
+  }
+  _exit(0);
+}
+
+}  // namespace
+
+absl::StatusOr<Adversary> Adversary::Start() {
+  std::array<int, 2> pair{};
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) {
+    return absl::ErrnoToStatus(errno, "socketpair for the adversary");
+  }
+  UniqueFd ours(pair[0]);
+  const UniqueFd its(pair[1]);
+  const pid_t victim = getpid();
+  const pid_t pid = _Fork();  // without the handlers of others: the child calls nobody
+  if (pid < 0) return absl::ErrnoToStatus(errno, "fork of the adversary");
+  if (pid == 0) {
+    close(ours.get());  // else its own copy would keep it alive
+    Live(victim, its.get());
+  }
+  return Adversary(pid, std::move(ours));
+}
+
+Adversary::Adversary(Adversary&& other) noexcept
+    : pid_(std::exchange(other.pid_, 0)), socket_(std::move(other.socket_)) {}
+
+Adversary::~Adversary() {
+  if (pid_ == 0) return;
+  kill(pid_, SIGKILL);
+  while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+  }
+}
+
+absl::Status Adversary::Advise(HvaRange range, int advice) {
+  const Request request{range.begin.value, range.size(), advice};
+  int error = 0;
+  if (send(socket_.get(), &request, sizeof(request), MSG_NOSIGNAL) != ssize_t{sizeof(request)} ||
+      recv(socket_.get(), &error, sizeof(error), 0) != ssize_t{sizeof(error)}) {
+    return absl::UnavailableError("the adversary process has ended");
+  }
+  if (error == 0) return absl::OkStatus();
+  return absl::ErrnoToStatus(error, absl::StrFormat("process_madvise(%d) of hva [0x%x, 0x%x)",
+                                                    advice, range.begin.value, range.end.value));
+}
+
+}  // namespace underfoot
