@@ -47,8 +47,7 @@ absl::Status ChurnOperations::Run(ChurnKind kind, uint64_t random) {
   const bool memfd = memory_.backing() == Backing::kMemfd;
   switch (kind) {
     case ChurnKind::kDiscard:
-      return hooks_.Madvise(Pick(Content::kMayGo, kMaxPages, random).range,
-                            memfd ? MADV_REMOVE : MADV_DONTNEED);
+      return hooks_.Discard(Pick(Content::kMayGo, kMaxPages, random).range);
     case ChurnKind::kZap:
       UNDERFOOT_CHECK(memfd, "zap would lose the content of private memory", random, 0);
       return hooks_.Madvise(Pick(Content::kKept, kMaxPages, random).range, MADV_DONTNEED);
@@ -68,7 +67,7 @@ absl::Status ChurnOperations::Run(ChurnKind kind, uint64_t random) {
 
 absl::Status ChurnOperations::Punch(const Target& target) {
   const uint64_t offset = target.slot->gpa.value + (target.range.begin - target.slot->hva);
-  return hooks_.PunchHole(memory_.fd(), offset, target.range);
+  return hooks_.PunchHole(memory_.fd(), offset, target.range.size());
 }
 
 absl::Status ChurnOperations::Protect(const Target& target) {
