@@ -66,9 +66,9 @@ Machine::Machine(const RunOptions& options, Parts parts, SerialPort::Sink serial
       pagemap_(std::move(parts.pagemap)),
       source_(uffd_, pagemap_, settling_, options.backing),
       mmu_(source_, {.retired_cap_bytes = options.retired_cap_bytes}),
-      hooks_(mmu_.notifier(), uffd_, expected_),
+      hooks_(mmu_.notifier(), uffd_, expected_, &events_),
       access_(mmu_, *memory_, pagemap_),
-      monitor_(mmu_, uffd_, pagemap_, source_, expected_, settling_),
+      monitor_(mmu_, uffd_, pagemap_, source_, expected_, settling_, &events_),
       platform_(options.vcpus, std::move(serial_sink)),
       exits_(options.vcpus, mmu_, access_, hooks_, platform_),
       reports_(memory_->slots().front().hva, options.vcpus),
@@ -91,6 +91,10 @@ Machine::~Machine() {
 
 absl::Status Machine::Prepare() {
   events_.SetSink(&coverage_);
+  if (absl::Status attached = hooks_.Attach(memory_->hvas(), memory_->backing(), memory_->fd());
+      !attached.ok()) {
+    return attached;
+  }
   if (absl::Status started = monitor_.Start(); !started.ok()) return started;
   if (absl::Status added = AddSlots(); !added.ok()) return added;
   if (absl::Status loaded = LoadGuest(); !loaded.ok()) return loaded;

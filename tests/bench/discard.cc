@@ -16,6 +16,7 @@
 #include "tests/bench/comparators/raw_uffd.h"
 #include "tests/bench/cpus.h"
 #include "tests/bench/hooked_memory.h"
+#include "vmm/memory/discard_bin.h"
 
 namespace underfoot::bench {
 namespace {
@@ -67,6 +68,14 @@ Variant Hooked(std::string name, uint64_t pages_a_call, std::shared_ptr<HookedMe
       [hooked](uint64_t first, uint64_t count) { hooked->Discard(first, count); });
 }
 
+// By the way that MmHooks::Discard finds.
+Variant HookedDiscard(std::string name, uint64_t pages_a_call,
+                      std::shared_ptr<HookedMemory> hooked) {
+  return Discarding(
+      std::move(name), pages_a_call, [hooked](uint64_t pages) { hooked->FaultIn(0, pages); },
+      [hooked](uint64_t first, uint64_t count) { hooked->DiscardCheaply(first, count); });
+}
+
 Variant Bracketed(uint64_t pages_a_call, std::shared_ptr<HookedMemory> bracketed) {
   return Discarding(
       "bracketed, not registered", pages_a_call,
@@ -77,6 +86,41 @@ Variant Bracketed(uint64_t pages_a_call, std::shared_ptr<HookedMemory> bracketed
       [bracketed](uint64_t first, uint64_t count) { bracketed->DiscardInBracket(first, count); });
 }
 
+// All pages of a bin as one sample: it is emptied once in it.
+Variant Row(std::string name, std::function<void(uint64_t)> prepare,
+            std::function<void(uint64_t page)> discard) {
+  return {.name = std::move(name),
+          .run =
+              [=](Turn& turn) {
+                prepare(DiscardBin::kPages);
+                turn.Time(DiscardBin::kPages, [&] {
+                  for (uint64_t page = 0; page < DiscardBin::kPages; ++page) discard(page);
+                });
+              },
+          .goal = {}};
+}
+
+Variant RawRow(std::shared_ptr<RawUffdMemory> raw) {
+  return Row(
+      "bare, registered, no event",
+      [raw](uint64_t pages) {
+        for (uint64_t page = 0; page < pages; ++page) raw->CopyZeroes(page);
+      },
+      [raw](uint64_t page) { Discard(raw->memory().Pages(page, 1)); });
+}
+
+Variant HookedRow(std::string name, std::shared_ptr<HookedMemory> hooked,
+                  void (HookedMemory::*discard)(uint64_t first, uint64_t count)) {
+  return Row(
+      std::move(name), [hooked](uint64_t pages) { hooked->FaultIn(0, pages); },
+      [hooked, discard](uint64_t page) { (*hooked.*discard)(page, 1); });
+}
+
+Variant WithGoal(Variant variant) {
+  variant.goal = {.of = Goal::Of::kRatio, .at_most = 1.15};
+  return variant;
+}
+
 struct Memories {
   std::shared_ptr<RawUffdMemory> silent;
   std::shared_ptr<RawUffdMemory> told_elsewhere;
@@ -84,6 +128,7 @@ struct Memories {
   std::shared_ptr<HookedMemory> unregistered;
   std::shared_ptr<HookedMemory> monitored_elsewhere;
   std::shared_ptr<HookedMemory> monitored_here;
+  std::shared_ptr<HookedMemory> untold;
 };
 
 absl::StatusOr<Memories> Make(int here, int elsewhere) {
@@ -102,6 +147,8 @@ absl::StatusOr<Memories> Make(int here, int elsewhere) {
   take(memories.unregistered, HookedMemory::Unregistered(kPages));
   take(memories.monitored_elsewhere, HookedMemory::Registered(kPages, elsewhere));
   take(memories.monitored_here, HookedMemory::Registered(kPages, here));
+  take(memories.untold,
+       HookedMemory::Registered(kPages, elsewhere, {.events = UffdEvents::kNoRemovals}));
   if (!failed.ok()) return failed;
   memories.told_elsewhere->Serve(elsewhere);
   memories.told_here->Serve(here);
@@ -124,13 +171,23 @@ void BenchDiscard(Bench& bench) {
          .what = absl::StrCat("MADV_DONTNEED of ", pages,
                               pages == 1 ? " page in a call" : " pages in a call, each"),
          .variants = {
-             Bare(pages), Raw("bare, registered, no event", pages, memories->silent),
+             Raw("bare, registered, no event", pages, memories->silent), Bare(pages),
              Raw("bare, event read on the other CPU", pages, memories->told_elsewhere),
              Raw("bare, event read on this CPU", pages, memories->told_here),
              Bracketed(pages, memories->unregistered),
              Hooked("hooked, monitor on the other CPU", pages, memories->monitored_elsewhere),
-             Hooked("hooked, monitor on this CPU", pages, memories->monitored_here)}});
+             Hooked("hooked, monitor on this CPU", pages, memories->monitored_here),
+             Hooked("hooked, no event", pages, memories->untold),
+             HookedDiscard("hooked, moved out, no event", pages, memories->monitored_elsewhere)}});
   }
+  bench.Compare(
+      {.name = "discard.1_page.in_a_row",
+       .what = absl::StrCat("one page of ", DiscardBin::kPages,
+                            " that go one after the other, and are given back"),
+       .variants = {RawRow(memories->silent),
+                    HookedRow("hooked, no event", memories->untold, &HookedMemory::Discard),
+                    WithGoal(HookedRow("hooked, moved out, no event", memories->monitored_elsewhere,
+                                       &HookedMemory::DiscardCheaply))}});
 }
 
 }  // namespace underfoot::bench

@@ -10,8 +10,9 @@
 
 namespace underfoot::bench {
 
-absl::StatusOr<std::unique_ptr<HookedMemory>> HookedMemory::Create(uint64_t pages) {
-  absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open();
+absl::StatusOr<std::unique_ptr<HookedMemory>> HookedMemory::Create(uint64_t pages,
+                                                                   const UffdOptions& options) {
+  absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open(options);
   if (!uffd.ok()) return std::move(uffd).status();
   absl::StatusOr<Pagemap> pagemap = Pagemap::Open();
   if (!pagemap.ok()) return std::move(pagemap).status();
@@ -28,11 +29,14 @@ absl::StatusOr<std::unique_ptr<HookedMemory>> HookedMemory::Unregistered(uint64_
 }
 
 absl::StatusOr<std::unique_ptr<HookedMemory>> HookedMemory::Registered(uint64_t pages,
-                                                                       int monitor_cpu) {
-  absl::StatusOr<std::unique_ptr<HookedMemory>> self = Create(pages);
+                                                                       int monitor_cpu,
+                                                                       const UffdOptions& options) {
+  absl::StatusOr<std::unique_ptr<HookedMemory>> self = Create(pages, options);
   if (!self.ok()) return self;
   absl::Status registered = (*self)->uffd_.Register((*self)->memory_.range(), Backing::kAnon);
   if (!registered.ok()) return registered;
+  absl::Status attached = (*self)->hooks_.Attach((*self)->memory_.range(), Backing::kAnon);
+  if (!attached.ok()) return attached;
   const Pinned pinned(monitor_cpu);  // the monitor's thread takes it over
   if (absl::Status started = (*self)->monitor_.Start(); !started.ok()) return started;
   return self;
@@ -44,8 +48,8 @@ HookedMemory::HookedMemory(uint64_t pages, Userfaultfd uffd, Pagemap pagemap)
       pagemap_(std::move(pagemap)),
       source_(uffd_, pagemap_, settling_, Backing::kAnon),
       mmu_(source_),
-      hooks_(mmu_.notifier(), uffd_, expected_),
-      monitor_(mmu_, uffd_, pagemap_, source_, expected_, settling_),
+      hooks_(mmu_.notifier(), uffd_, expected_, &events_),
+      monitor_(mmu_, uffd_, pagemap_, source_, expected_, settling_, &events_),
       reader_(mmu_.readers()) {}
 
 HookedMemory::~HookedMemory() { monitor_.Stop(); }
@@ -61,6 +65,11 @@ void HookedMemory::FaultIn(uint64_t first, uint64_t count) {
 
 void HookedMemory::Discard(uint64_t first, uint64_t count) {
   const absl::Status discarded = hooks_.Madvise(memory_.Pages(first, count), MADV_DONTNEED);
+  UNDERFOOT_CHECK(discarded.ok(), "a hooked discard failed", first, discarded.raw_code());
+}
+
+void HookedMemory::DiscardCheaply(uint64_t first, uint64_t count) {
+  const absl::Status discarded = hooks_.Discard(memory_.Pages(first, count));
   UNDERFOOT_CHECK(discarded.ok(), "a hooked discard failed", first, discarded.raw_code());
 }
 

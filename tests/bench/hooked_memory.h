@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "mmu/mmu.h"
 #include "tests/bench/anonymous_memory.h"
+#include "vmm/memory/event_log.h"
 #include "vmm/memory/expected_events.h"
 #include "vmm/memory/guest_page_source.h"
 #include "vmm/memory/mm_hooks.h"
@@ -25,7 +26,8 @@ namespace underfoot::bench {
 class HookedMemory {
  public:
   // Registered with userfaultfd, its monitor on `monitor_cpu`.
-  static absl::StatusOr<std::unique_ptr<HookedMemory>> Registered(uint64_t pages, int monitor_cpu);
+  static absl::StatusOr<std::unique_ptr<HookedMemory>> Registered(uint64_t pages, int monitor_cpu,
+                                                                  const UffdOptions& options = {});
   // Translations only: the memory is the kernel's own business.
   static absl::StatusOr<std::unique_ptr<HookedMemory>> Unregistered(uint64_t pages);
   ~HookedMemory();
@@ -35,15 +37,17 @@ class HookedMemory {
   const AnonymousMemory& memory() const { return memory_; }
   // Brings pages in and translates them.
   void FaultIn(uint64_t first, uint64_t count);
-  // Through the hooks. Only where it is registered: the hooks wait for the monitor to see the
-  // event.
+  // Through the hooks, by madvise and by the cheapest way. Only where it is registered: a hook may
+  // wait for the monitor to see the event.
   void Discard(uint64_t first, uint64_t count);
+  void DiscardCheaply(uint64_t first, uint64_t count);
   // What is left of a hook without userfaultfd: Begin, the call, End.
   void DiscardInBracket(uint64_t first, uint64_t count);
 
  private:
   HookedMemory(uint64_t pages, Userfaultfd uffd, Pagemap pagemap);
-  static absl::StatusOr<std::unique_ptr<HookedMemory>> Create(uint64_t pages);
+  static absl::StatusOr<std::unique_ptr<HookedMemory>> Create(uint64_t pages,
+                                                              const UffdOptions& options = {});
 
   AnonymousMemory memory_;
   // Goes before the memory: an unmap would wait for somebody to read its event.
@@ -53,6 +57,7 @@ class HookedMemory {
   ExpectedEvents expected_;
   GuestPageSource source_;
   Mmu mmu_;
+  EventLog events_;
   MmHooks hooks_;
   UffdMonitor monitor_;
   Reader reader_;

@@ -22,8 +22,9 @@ std::atomic_ref<uint64_t> WordAt(Hva hva) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MemorySide>> MemorySide::Create(Backing backing,
-                                                               absl::Duration settle) {
-  absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open();
+                                                               absl::Duration settle,
+                                                               const UffdOptions& options) {
+  absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open(options);
   if (!uffd.ok()) return std::move(uffd).status();
   absl::StatusOr<Pagemap> pagemap = Pagemap::Open();
   if (!pagemap.ok()) return std::move(pagemap).status();
@@ -31,6 +32,10 @@ absl::StatusOr<std::unique_ptr<MemorySide>> MemorySide::Create(Backing backing,
   if (!memory.ok()) return std::move(memory).status();
   std::unique_ptr<MemorySide> side(
       new MemorySide(*std::move(memory), *std::move(uffd), *std::move(pagemap), settle));
+  const GuestMemory& ram = *side->memory;
+  if (absl::Status attached = side->hooks.Attach(ram.hvas(), backing, ram.fd()); !attached.ok()) {
+    return attached;
+  }
   for (const RamSlot& slot : side->memory->slots()) {
     const Gfn gfn = GfnOf(slot.gpa);
     if (absl::Status added = side->mmu.CreateMemslot(
@@ -50,9 +55,9 @@ MemorySide::MemorySide(std::unique_ptr<GuestMemory> ram, Userfaultfd userfaultfd
       settling(settle),
       source(uffd, pagemap, settling, memory->backing()),
       mmu(source),
-      hooks(mmu.notifier(), uffd, expected),
+      hooks(mmu.notifier(), uffd, expected, &events),
       access(mmu, *memory, pagemap),
-      monitor(mmu, uffd, pagemap, source, expected, settling) {}
+      monitor(mmu, uffd, pagemap, source, expected, settling, &events) {}
 
 std::optional<Pte> MemorySide::LeafOf(uint64_t i) {
   rcu::ReadScope rcu;
@@ -88,6 +93,8 @@ HvaRange MemorySide::MapMore() {
   const HvaRange range = PageRangeOf(HvaOf(base), kCount);
   const absl::Status registered = uffd.Register(range, memory->backing());
   EXPECT_TRUE(registered.ok()) << registered;
+  const absl::Status attached = hooks.Attach(range, memory->backing(), fd.get());
+  EXPECT_TRUE(attached.ok()) << attached;
   const absl::Status created =
       mmu.CreateMemslot({.id = 9, .gfns = {kMore, kMore + kCount}, .hva = range.begin});
   EXPECT_TRUE(created.ok()) << created;

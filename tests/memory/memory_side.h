@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "mmu/mmu.h"
+#include "vmm/memory/event_log.h"
 #include "vmm/memory/expected_events.h"
 #include "vmm/memory/guest_access.h"
 #include "vmm/memory/guest_memory.h"
@@ -31,7 +32,8 @@ class MemorySide {
   static constexpr uint64_t kBytes = uint64_t{32} << 20;
 
   // `settle`: how long a foreign removal settles. The monitor does not run yet.
-  static absl::StatusOr<std::unique_ptr<MemorySide>> Create(Backing backing, absl::Duration settle);
+  static absl::StatusOr<std::unique_ptr<MemorySide>> Create(Backing backing, absl::Duration settle,
+                                                            const UffdOptions& options = {});
 
   // The i-th page of a slot that only tests touch.
   Gfn GfnAt(uint64_t i) const { return GfnOf(memory->slots()[2].gpa) + i; }
@@ -64,6 +66,7 @@ class MemorySide {
   ExpectedEvents expected;
   GuestPageSource source;
   Mmu mmu;
+  EventLog events;
   MmHooks hooks;
   GuestAccess access;
   UffdMonitor monitor;

@@ -99,8 +99,7 @@ TEST_P(MmHooksTest, APunchedHoleStandsBetweenItsBeginAndItsEnd) {
   StartMonitor();
   ExpectTheCallInside(
       [&] {
-        return side().hooks.PunchHole(side().memory->fd(), side().GpaAt(4).value,
-                                      side().Pages(4, 4));
+        return side().hooks.PunchHole(side().memory->fd(), side().GpaAt(4).value, 4 * kPageSize);
       },
       true);
   EXPECT_EQ(side().Load(5), 0u);
@@ -219,9 +218,10 @@ TEST_P(MmHooksTest, AnUnmapStandsBetweenItsBeginAndItsEnd) {
 TEST_P(MmHooksTest, ACallThatFailsSaysWhereAndEndsItsBracket) {
   StartMonitor();
   constexpr HvaRange kNowhere{{0x10000}, {0x12000}};
+  ASSERT_TRUE(side().hooks.Attach(kNowhere, Backing::kAnon).ok());
   for (const absl::Status& status :
        {side().hooks.Madvise(kNowhere, MADV_DONTNEED), side().hooks.WriteProtect(kNowhere),
-        side().hooks.PunchHole(-1, 0, kNowhere),
+        side().hooks.MapOver(kNowhere, PROT_READ, MAP_SHARED, -1, 0),
         MmHooks::Protection(side().hooks, kNowhere, PROT_READ).status()}) {
     EXPECT_FALSE(status.ok());
     EXPECT_NE(status.message().find("[0x10000, 0x12000)"), std::string::npos) << status;

@@ -164,8 +164,7 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
         return MmHooks::Protection(side_->hooks, side_->Pages(page), PROT_READ).status();
       case 2:
         if (!memfd() || Precious(page)) return absl::OkStatus();
-        return side_->hooks.PunchHole(side_->memory->fd(), side_->GpaAt(page).value,
-                                      side_->Pages(page));
+        return side_->hooks.PunchHole(side_->memory->fd(), side_->GpaAt(page).value, kPageSize);
       case 3:
         if (!memfd() || Precious(page)) return absl::OkStatus();
         return side_->hooks.Madvise(side_->Pages(page), MADV_REMOVE);

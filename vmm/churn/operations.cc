@@ -136,12 +136,11 @@ absl::StatusOr<ChurnOutcome> ChurnOperations::RunOn(ChurnKind kind, const Target
 
 // The kinds that are one call, or a few, and cannot be declined.
 absl::Status ChurnOperations::Call(ChurnKind kind, const Target& target) {
-  const bool memfd = memory_.backing() == Backing::kMemfd;
   switch (kind) {
     case ChurnKind::kDiscard:
-      return hooks_.Madvise(target.range, memfd ? MADV_REMOVE : MADV_DONTNEED);
+      return hooks_.Discard(target.range);
     case ChurnKind::kZap:
-      UNDERFOOT_CHECK(memfd, "zap would lose the content of private memory",
+      UNDERFOOT_CHECK(memory_.backing() == Backing::kMemfd, "zap would lose the content of private memory",
                       target.range.begin.value, 0);
       return hooks_.Madvise(target.range, MADV_DONTNEED);
     case ChurnKind::kPunch:
@@ -170,7 +169,7 @@ absl::Status ChurnOperations::Call(ChurnKind kind, const Target& target) {
 
 absl::Status ChurnOperations::Punch(const Target& target) {
   const uint64_t offset = target.slot->gpa.value + (target.range.begin - target.slot->hva);
-  return hooks_.PunchHole(memory_.fd(), offset, target.range);
+  return hooks_.PunchHole(memory_.fd(), offset, target.range.size());
 }
 
 absl::Status ChurnOperations::Protect(const Target& target) {

@@ -9,6 +9,7 @@
 #ifndef UNDERFOOT_VMM_MEMORY_EXPECTED_EVENTS_H_
 #define UNDERFOOT_VMM_MEMORY_EXPECTED_EVENTS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -20,12 +21,13 @@ namespace underfoot {
 
 class ExpectedEvents {
  public:
-  // Before the call. The kernel may split the range at mappings: each part is ours.
-  uint64_t Expect(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Before the call. The kernel may split the range at mappings: each part is ours. `times`: how
+  // many events tell of each byte.
+  uint64_t Expect(HvaRange range, uint64_t times = 1) ABSL_LOCKS_EXCLUDED(mutex_);
   // After the call, whatever it returned.
   void Returned(uint64_t id) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // The monitor: whether an event of this range was expected; each byte once.
+  // The monitor: whether an event of this range was expected; each byte as often as said.
   bool Consume(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // The monitor: `mark = Mark()`, then a read that finds nothing, then ForgetReturned(mark).
@@ -33,6 +35,8 @@ class ExpectedEvents {
   void ForgetReturned(uint64_t mark) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
+  static constexpr size_t kKept = 64;
+
   struct Entry {
     uint64_t id;
     HvaRange range;

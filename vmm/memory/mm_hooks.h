@@ -1,5 +1,9 @@
-// The strict source: everything this process itself does to the host memory of the guest goes
-// through here, as Begin, the call, End (I2).
+// The strict source: everything this process itself does to the host memory of the guest, as Begin,
+// the call, End (I2).
+//
+// The calls are those of vmm/hooks: there guest RAM is attached, and whoever makes one of them, by
+// a function here or by a libc name, comes through the same bracket. What lies outside of attached
+// ranges is left to the kernel.
 //
 // Thread safety: any thread, outside of read sections. A call may be held up by the reader of
 // userfaultfd events, never by a page-in.
@@ -7,37 +11,72 @@
 #ifndef UNDERFOOT_VMM_MEMORY_MM_HOOKS_H_
 #define UNDERFOOT_VMM_MEMORY_MM_HOOKS_H_
 
-#include <atomic>
 #include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "mmu/notifier.h"
 #include "mmu/types.h"
+#include "vmm/backing.h"
+#include "vmm/hooks/underfoot_hooks.h"
+#include "vmm/memory/discard_bin.h"
 #include "vmm/memory/expected_events.h"
+#include "vmm/memory/host_event.h"
+#include "vmm/memory/protected_ranges.h"
 #include "vmm/memory/userfaultfd.h"
 
 namespace underfoot {
 
 class MmHooks {
  public:
-  MmHooks(Notifier& notifier, Userfaultfd& uffd, ExpectedEvents& expected)
-      : notifier_(notifier), uffd_(uffd), expected_(expected) {}
+  // `sink`: told of each call, inside its bracket; nullptr: nobody.
+  MmHooks(Notifier& notifier, Userfaultfd& uffd, ExpectedEvents& expected,
+          HostEventSink* sink = nullptr);
+  // Returns when no call is inside any more.
+  ~MmHooks();
+  MmHooks(const MmHooks&) = delete;
+  MmHooks& operator=(const MmHooks&) = delete;
 
-  // madvise(2); any advice is taken to drop the pages.
+  // Guest RAM at `range`, registered with the userfaultfd; of a memfd, from `offset` on.
+  [[nodiscard]] absl::Status Attach(HvaRange range, Backing backing, int fd = -1,
+                                    uint64_t offset = 0) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // madvise(2); process_madvise(2) of this process.
   [[nodiscard]] absl::Status Madvise(HvaRange range, int advice);
+  [[nodiscard]] absl::Status ProcessMadvise(std::span<const HvaRange> ranges, int advice);
 
-  // fallocate(2) with FALLOC_FL_PUNCH_HOLE of `fd` at `offset`, which is mapped at `range`.
-  [[nodiscard]] absl::Status PunchHole(int fd, uint64_t offset, HvaRange range);
+  // The content goes, by the cheapest way that there is: a memfd's hole is punched, private pages
+  // are moved out. `range` in one attached range.
+  [[nodiscard]] absl::Status Discard(HvaRange range);
 
-  // UFFDIO_WRITEPROTECT: the next write to each page is a fault.
-  [[nodiscard]] absl::Status WriteProtect(HvaRange range);
+  // fallocate(2) with FALLOC_FL_PUNCH_HOLE, ftruncate(2).
+  [[nodiscard]] absl::Status PunchHole(int fd, uint64_t offset, uint64_t bytes);
+  [[nodiscard]] absl::Status Truncate(int fd, uint64_t bytes);
 
   // munmap(2).
   [[nodiscard]] absl::Status Munmap(HvaRange range);
+  // mremap(2) to `to`, which is of the same size; MREMAP_FIXED and MREMAP_MAYMOVE are added.
+  [[nodiscard]] absl::Status Mremap(HvaRange from, Hva to, int flags = 0);
+  // mremap(2) to fewer bytes, in place.
+  [[nodiscard]] absl::Status Shrink(HvaRange range, uint64_t bytes);
+  // mmap(2) with MAP_FIXED.
+  [[nodiscard]] absl::Status MapOver(HvaRange range, int protection, int flags, int fd,
+                                     uint64_t offset);
 
-  // mprotect(2) to `protection` for as long as it lives: one bracket around both changes, so that
-  // no translation exists meanwhile. A vCPU that runs into it leaves KVM_RUN with EFAULT and waits
-  // here.
+  // UFFDIO_WRITEPROTECT: the next write to each page is a fault, or (false) is none any more.
+  [[nodiscard]] absl::Status WriteProtect(HvaRange range, bool protect = true);
+  // UFFDIO_MOVE of anonymous pages; absent ones stay absent. `to` is registered with `uffd`.
+  [[nodiscard]] absl::Status Move(const Userfaultfd& uffd, HvaRange from, Hva to);
+
+  // mprotect(2). What loses a permission has no translation until it has PROT_WRITE again.
+  [[nodiscard]] absl::Status Mprotect(HvaRange range, int protection);
+
+  // mprotect(2) to `protection` for as long as it lives. A vCPU that runs into it leaves KVM_RUN
+  // with EFAULT and waits here.
   class Protection {
    public:
     Protection(MmHooks& hooks, HvaRange range, int protection);
@@ -50,28 +89,40 @@ class MmHooks {
    private:
     MmHooks& hooks_;
     const HvaRange range_;
-    BracketToken token_;
     absl::Status status_;
   };
 
-  // Counts protections taken and lifted: odd steps need no lock to be told from even ones by a
-  // caller that compares with what it saw last.
-  uint32_t protection_epoch() const { return protection_epoch_.load(kAcquire); }
+  // Counts protections taken and lifted, to be compared with what one saw last.
+  uint32_t protection_epoch() const { return protected_.epoch(); }
   // Returns when no protection is in force.
-  void WaitForNoProtection() const;
+  void WaitForNoProtection() const { protected_.WaitForNone(); }
 
  private:
-  template <class Call>
-  absl::Status Bracketed(Invalidation invalidation, bool raises_event, const char* what,
-                         const Call& call);
+  // An attached range; `hooks` comes back in the callbacks.
+  struct Ram {
+    MmHooks* hooks;
+    HvaRange range;
+    Backing backing;
+    int fd;
+    uint64_t offset;
+    uint64_t handle;
+  };
+
+  void OnBegin(underfoot_change& change);
+  void OnEnd(const Ram& ram, underfoot_change& change);
+  void OnProtected(underfoot_change& change, BracketToken token);
+  const Ram* Find(HvaRange range) const ABSL_LOCKS_EXCLUDED(mutex_);
 
   Notifier& notifier_;
   Userfaultfd& uffd_;
   ExpectedEvents& expected_;
-  // Pairs with: each other's loads in WaitForNoProtection and protection_epoch. Without it: a vCPU
-  // that ran into a protection finds neither it nor its end, and takes the EFAULT for a real one.
-  std::atomic<uint32_t> protections_{0};
-  std::atomic<uint32_t> protection_epoch_{0};
+  HostEventSink* const sink_;
+  ProtectedRanges protected_;
+  // Null where the kernel cannot move pages.
+  std::unique_ptr<DiscardBin> bin_;
+  // Guards: the list. Order: innermost; an element stays where it is and as it is.
+  mutable absl::Mutex mutex_;
+  std::deque<Ram> rams_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace underfoot

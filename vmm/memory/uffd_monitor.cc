@@ -34,13 +34,14 @@ Hva FaultingPage(const uffd_msg& message) { return PageOf(Hva{message.arg.pagefa
 
 UffdMonitor::UffdMonitor(Mmu& mmu, Userfaultfd& uffd, const Pagemap& pagemap,
                          GuestPageSource& source, ExpectedEvents& expected,
-                         SettlingRanges& settling)
+                         SettlingRanges& settling, HostEventSink* sink)
     : mmu_(mmu),
       uffd_(uffd),
       pagemap_(pagemap),
       source_(source),
       expected_(expected),
-      settling_(settling) {}
+      settling_(settling),
+      sink_(sink) {}
 
 UffdMonitor::~UffdMonitor() { Stop(); }
 
@@ -104,8 +105,9 @@ bool UffdMonitor::ReadBatch(const Reader& reader) {
   const std::span<const uffd_msg> messages(buffer.data(), *n);
   // The kernel hands out faults before events, whichever came first: events are taken first here.
   CountReordered(messages);
+  const int64_t read_ns = sink_ == nullptr ? 0 : MonotonicNs();
   for (const uffd_msg& message : messages) {
-    if (message.event != UFFD_EVENT_PAGEFAULT) TakeEvent(message);
+    if (message.event != UFFD_EVENT_PAGEFAULT) TakeEvent(message, read_ns);
   }
   for (const uffd_msg& message : messages) {
     if (message.event == UFFD_EVENT_PAGEFAULT) TakeFault(reader, message);
@@ -128,42 +130,78 @@ void UffdMonitor::CountReordered(std::span<const uffd_msg> messages) {
   }
 }
 
-void UffdMonitor::TakeEvent(const uffd_msg& message) {
+// When it happened is not told: the time of the read stands for it, a lag is not known.
+void UffdMonitor::TakeEvent(const uffd_msg& message, int64_t read_ns) {
+  HostEvent event;
+  event.source = EventSource::kUffd;
+  event.happened_ns = read_ns;
   switch (message.event) {
     case UFFD_EVENT_REMOVE:
       removes_.Add();
-      TakeRemoval(RemovedRange(message));
-      return;
+      event.change = HostChange::kDiscard;
+      event.range = RemovedRange(message);
+      TakeRemoval(event);
+      break;
     case UFFD_EVENT_UNMAP:
       unmaps_.Add();
-      if (!expected_.Consume(RemovedRange(message))) Invalidated(RemovedRange(message));
-      return;
+      event.change = HostChange::kUnmap;
+      event.range = RemovedRange(message);
+      TakeChange(event);
+      break;
     case UFFD_EVENT_REMAP:
       remaps_.Add();
-      Invalidated({{message.arg.remap.from}, {message.arg.remap.from + message.arg.remap.len}});
-      return;
+      event.change = HostChange::kRemap;
+      event.range = {{message.arg.remap.from}, {message.arg.remap.from + message.arg.remap.len}};
+      TakeChange(event);
+      break;
     case UFFD_EVENT_FORK:
       forks_.Add();
+      event.change = HostChange::kFork;
       // The child's own userfaultfd: nobody serves a child, so its faults are the kernel's.
       static_cast<void>(close(static_cast<int>(message.arg.fork.ufd)));
-      return;
+      break;
     default:
       UNDERFOOT_CHECK(false, "an unknown userfaultfd event", message.event, 0);
   }
+  if (sink_ == nullptr) return;
+  event.taken_ns = MonotonicNs();
+  sink_->Report(event);
 }
 
-void UffdMonitor::TakeRemoval(HvaRange range) {
-  if (expected_.Consume(range)) return;
-  if (!UNDERFOOT_MUTANT("removal-does-not-settle")) settling_.Add(range);
-  Invalidated(range);
+void UffdMonitor::TakeRemoval(HostEvent& event) {
+  event.known = expected_.Consume(event.range);
+  if (event.known) return;
+  if (!UNDERFOOT_MUTANT("removal-does-not-settle")) settling_.Add(event.range);
+  event.invalidated = Invalidated(event.range);
+}
+
+// It is over when it is told, so nothing settles.
+void UffdMonitor::TakeChange(HostEvent& event) {
+  event.known = expected_.Consume(event.range);
+  if (!event.known) event.invalidated = Invalidated(event.range);
 }
 
 // Somebody else's change: the translations go, and the bracket ends at once, since no end will be
 // told.
-void UffdMonitor::Invalidated(HvaRange range) {
+bool UffdMonitor::Invalidated(HvaRange range) {
   BracketToken token =
       mmu_.notifier().Begin({range, InvalidationKind::kUnmap}, ReaderWait::kNoWait);
+  const bool found = token.found();
   mmu_.notifier().End(token);
+  return found;
+}
+
+void UffdMonitor::LostCopy(HvaRange page) {
+  lost_copies_.Add();
+  HostEvent event;
+  event.source = EventSource::kUffd;
+  event.change = HostChange::kLostCopy;
+  event.range = page;
+  event.happened_ns = MonotonicNs();
+  event.invalidated = Invalidated(page);
+  if (sink_ == nullptr) return;
+  event.taken_ns = MonotonicNs();
+  sink_->Report(event);
 }
 
 void UffdMonitor::TakeFault(const Reader& reader, const uffd_msg& message) {
@@ -242,8 +280,7 @@ UffdMonitor::Attempt UffdMonitor::ResolveUnderLeaf(const Fault& fault, Pte leaf)
   const PageInResult in = source_.PageIn(fault.page, fault.access);
   if (in.outcome == PageInOutcome::kAgain) return Attempt::kDeferred;
   if (in.outcome == PageInOutcome::kPresent && in.pfn != leaf.pfn()) {
-    lost_copies_.Add();
-    Invalidated(PageRangeOf(fault.page));
+    LostCopy(PageRangeOf(fault.page));
   }
   Resolved(fault);
   return Attempt::kResolved;
@@ -267,8 +304,7 @@ void UffdMonitor::RepairLostCopy(Gfn gfn, const Fault& fault) {
       UNDERFOOT_MUTANT("lost-copy-unnoticed")) {
     return;
   }
-  lost_copies_.Add();
-  Invalidated(page);
+  LostCopy(page);
 }
 
 void UffdMonitor::Resolved(const Fault& fault) {

@@ -33,6 +33,7 @@
 #include "vmm/histogram.h"
 #include "vmm/memory/expected_events.h"
 #include "vmm/memory/guest_page_source.h"
+#include "vmm/memory/host_event.h"
 #include "vmm/memory/settling.h"
 #include "vmm/memory/userfaultfd.h"
 #include "vmm/stats.h"
@@ -42,8 +43,9 @@ namespace underfoot {
 
 class UffdMonitor final : public Subscriber {
  public:
+  // `sink`: told of each event, and of each page that was found lost; nullptr: nobody.
   UffdMonitor(Mmu& mmu, Userfaultfd& uffd, const Pagemap& pagemap, GuestPageSource& source,
-              ExpectedEvents& expected, SettlingRanges& settling);
+              ExpectedEvents& expected, SettlingRanges& settling, HostEventSink* sink = nullptr);
   ~UffdMonitor() override;
   UffdMonitor(const UffdMonitor&) = delete;
   UffdMonitor& operator=(const UffdMonitor&) = delete;
@@ -75,11 +77,13 @@ class UffdMonitor final : public Subscriber {
   void Main();
   bool ReadAll(const Reader& reader);
   bool ReadBatch(const Reader& reader);
-  void TakeEvent(const uffd_msg& message);
+  void TakeEvent(const uffd_msg& message, int64_t read_ns);
   void TakeFault(const Reader& reader, const uffd_msg& message);
   void CountReordered(std::span<const uffd_msg> messages);
-  void TakeRemoval(HvaRange range);
-  void Invalidated(HvaRange range);
+  void TakeRemoval(HostEvent& event);
+  void TakeChange(HostEvent& event);
+  bool Invalidated(HvaRange range);
+  void LostCopy(HvaRange page);
   void RetryDeferred(const Reader& reader);
   Attempt TryResolve(const Reader& reader, const Fault& fault);
   Attempt ResolveWithoutLeaf(const Fault& fault);
@@ -93,6 +97,7 @@ class UffdMonitor final : public Subscriber {
   GuestPageSource& source_;
   ExpectedEvents& expected_;
   SettlingRanges& settling_;
+  HostEventSink* const sink_;
   UniqueFd wake_;
   std::thread thread_;
   std::vector<Fault> deferred_;  // of the monitor's thread

@@ -10,14 +10,28 @@
 
 #include "absl/strings/str_format.h"
 #include "mmu/check.h"
+#include "vmm/hooks/newer_kernels.h"
 
 namespace underfoot {
 namespace {
 
-constexpr uint64_t kNeededFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM |
-                                     UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
-                                     UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |
-                                     UFFD_FEATURE_EVENT_UNMAP;
+constexpr uint64_t kFaultFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM |
+                                    UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
+constexpr uint64_t kMappingFeatures = UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP;
+
+uint64_t FeaturesOf(const UffdOptions& options) {
+  uint64_t features = kFaultFeatures;
+  if (options.events != UffdEvents::kNone) features |= kMappingFeatures;
+  if (options.events == UffdEvents::kAll) features |= UFFD_FEATURE_EVENT_REMOVE;
+  if (options.async_write_protect) features |= newer::kUffdFeatureWpAsync;
+  if (options.move) features |= newer::kUffdFeatureMove;
+  return features;
+}
+
+const char* KernelThatHas(const UffdOptions& options) {
+  if (options.move) return "6.8";
+  return options.async_write_protect ? "6.7" : "5.19";
+}
 
 constexpr char kDevice[] = "/dev/userfaultfd";
 
@@ -78,20 +92,21 @@ alignas(kPageSize) const std::byte kZeroes[kPageSize] = {};
 
 }  // namespace
 
-absl::StatusOr<Userfaultfd> Userfaultfd::Open() {
+absl::StatusOr<Userfaultfd> Userfaultfd::Open(const UffdOptions& options) {
+  const uint64_t needed = FeaturesOf(options);
+  const uint64_t forks = options.events == UffdEvents::kNone ? 0 : UFFD_FEATURE_EVENT_FORK;
   absl::StatusOr<UniqueFd> fd = OpenDescriptor();
   if (!fd.ok()) return std::move(fd).status();
   // Forks are told only to those who may trace (CAP_SYS_PTRACE). Without that a child's faults are
   // the kernel's all the same; they are only not counted.
-  int error = EnableApi(fd->get(), kNeededFeatures | UFFD_FEATURE_EVENT_FORK);
-  if (error == EPERM) error = EnableApi(fd->get(), kNeededFeatures);
+  int error = EnableApi(fd->get(), needed | forks);
+  if (error == EPERM) error = EnableApi(fd->get(), needed);
   if (error != 0) {
     return absl::ErrnoToStatus(
-        error,
-        absl::StrFormat("userfaultfd: UFFDIO_API with features 0x%x; Linux 5.19 has them all",
-                        kNeededFeatures));
+        error, absl::StrFormat("userfaultfd: UFFDIO_API with features 0x%x; Linux %s has them all",
+                               needed, KernelThatHas(options)));
   }
-  return Userfaultfd(*std::move(fd));
+  return Userfaultfd(*std::move(fd), options.events);
 }
 
 absl::Status Userfaultfd::Register(HvaRange range, Backing backing) {

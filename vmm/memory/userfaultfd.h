@@ -29,11 +29,23 @@ enum class [[nodiscard]] UffdOutcome : uint8_t{
     kFailed,  // anything else: out of memory
 };
 
+// What the descriptor tells of besides faults. See the section "removals" in vmm/README.md.
+enum class UffdEvents : uint8_t {
+  kAll,         // removals, unmaps, moves, forks
+  kNoRemovals,  // the same, and removals go untold: nobody waits for the reader of one
+  kNone,
+};
+
+struct UffdOptions {
+  UffdEvents events = UffdEvents::kAll;
+  bool async_write_protect = false;  // the kernel resolves write-protect faults itself: 6.7
+  bool move = false;                 // UFFDIO_MOVE must be there: 6.8
+};
+
 class Userfaultfd {
  public:
-  // Non-blocking, with the events of section "sources" in vmm/README.md. The error names the right
-  // that is missing and how to get it.
-  static absl::StatusOr<Userfaultfd> Open();
+  // Non-blocking. The error names the right or the kernel that is missing and how to get it.
+  static absl::StatusOr<Userfaultfd> Open(const UffdOptions& options = {});
 
   // Missing and write-protect faults, and minor faults for a memfd. `range` in whole pages.
   [[nodiscard]] absl::Status Register(HvaRange range, Backing backing);
@@ -50,11 +62,13 @@ class Userfaultfd {
   absl::StatusOr<size_t> Read(std::span<uffd_msg> messages);
 
   int fd() const { return fd_.get(); }
+  UffdEvents events() const { return events_; }
 
  private:
-  explicit Userfaultfd(UniqueFd fd) : fd_(std::move(fd)) {}
+  Userfaultfd(UniqueFd fd, UffdEvents events) : fd_(std::move(fd)), events_(events) {}
 
   UniqueFd fd_;
+  UffdEvents events_;
 };
 
 }  // namespace underfoot

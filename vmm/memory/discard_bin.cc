@@ -1,0 +1,64 @@
+#include "vmm/memory/discard_bin.h"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+
+#include "mmu/check.h"
+#include "vmm/hooks/calls.h"
+#include "vmm/hooks/newer_kernels.h"
+
+namespace underfoot {
+
+absl::StatusOr<std::unique_ptr<DiscardBin>> DiscardBin::Create() {
+  absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open({.events = UffdEvents::kNone, .move = true});
+  if (!uffd.ok()) return std::move(uffd).status();
+  constexpr uint64_t kBytes = kPages * kPageSize;
+  void* const base = hooks::Mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) return absl::ErrnoToStatus(errno, "mmap of the bin for discarded pages");
+  std::unique_ptr<DiscardBin> bin(new DiscardBin(*std::move(uffd), HvaOf(base)));
+  static_cast<void>(hooks::Madvise(base, kBytes, MADV_NOHUGEPAGE));  // a hint
+  // Nobody touches it, but a child would copy what is in it.
+  static_cast<void>(hooks::Madvise(base, kBytes, MADV_DONTFORK));
+  if (absl::Status registered =
+          bin->uffd_.Register({bin->base_, bin->base_ + kBytes}, Backing::kAnon);
+      !registered.ok()) {
+    return registered;
+  }
+  return bin;
+}
+
+DiscardBin::~DiscardBin() {
+  static_cast<void>(hooks::Munmap(PointerOf(base_), kPages * kPageSize));
+}
+
+std::optional<Hva> DiscardBin::Reserve(uint64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  if (used_ + bytes > kPages * kPageSize) {
+    if (movers_ != 0 || bytes > kPages * kPageSize) return std::nullopt;
+    Drain();
+  }
+  const Hva place = base_ + used_;
+  used_ += bytes;
+  ++movers_;
+  return place;
+}
+
+bool DiscardBin::Take(HvaRange range) {
+  const std::optional<Hva> place = Reserve(range.size());
+  if (!place.has_value()) return false;
+  const ssize_t moved = hooks::UffdMove(uffd_.fd(), PointerOf(*place), PointerOf(range.begin),
+                                        range.size(), newer::kUffdioMoveAllowSrcHoles);
+  absl::MutexLock lock(&mutex_);
+  --movers_;
+  return moved == static_cast<ssize_t>(range.size());
+}
+
+void DiscardBin::Drain() {
+  const int result = hooks::Madvise(PointerOf(base_), used_, MADV_DONTNEED);
+  UNDERFOOT_CHECK(result == 0, "the bin for discarded pages cannot be emptied", base_.value, errno);
+  used_ = 0;
+}
+
+}  // namespace underfoot
