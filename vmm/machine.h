@@ -33,6 +33,7 @@
 #include "vmm/memory/guest_access.h"
 #include "vmm/memory/guest_memory.h"
 #include "vmm/memory/guest_page_source.h"
+#include "vmm/memory/kernel_notifier.h"
 #include "vmm/memory/mm_hooks.h"
 #include "vmm/memory/pagemap.h"
 #include "vmm/memory/settling.h"
@@ -74,6 +75,7 @@ class Machine {
   Mmu& mmu() { return mmu_; }
   const GuestMemory& memory() const { return *memory_; }
   ChurnEngine& churn() { return churn_; }
+  KernelNotifier& kernel() { return kernel_; }
   const std::string& vendor() const { return vendor_; }
   bool real_pfns() const { return pagemap_.real_pfns(); }
 
@@ -92,6 +94,7 @@ class Machine {
   absl::Status AddSlots();
   absl::Status LoadGuest();
   absl::Status CreateVcpus();
+  absl::Status StartKernelNotifier();
   absl::Status Verdict() const;
   absl::Status CheckNothingLeft() const;
   void ResumeForGood() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -113,6 +116,7 @@ class Machine {
   ExpectedEvents expected_;
   GuestPageSource source_;
   Mmu mmu_;
+  KernelNotifier kernel_;
   MmHooks hooks_;
   GuestAccess access_;
   UffdMonitor monitor_;
