@@ -39,6 +39,8 @@ enum class ChurnKind : uint8_t {
   kFork,
   kCompact,
   kMigrate,
+  kMove,
+  kRemap,
   kWp,
   kProtect,
   kMemslot,
@@ -64,15 +66,16 @@ struct ChurnKindInfo {
 
 namespace duty {
 inline constexpr std::array kHooked = {Duty::kMust, Duty::kMay, Duty::kMust};
-// The pages stay where they are: there is nothing for the kernel to tell.
-inline constexpr std::array kAdvised = {Duty::kMust, Duty::kNone, Duty::kMay};
+// Nothing changes: there is nothing that anybody has to see.
+inline constexpr std::array kAdvised = {Duty::kMay, Duty::kNone, Duty::kMay};
+inline constexpr std::array kMapped = {Duty::kMust, Duty::kMust, Duty::kMust};
 inline constexpr std::array kForeign = {Duty::kNone, Duty::kMust, Duty::kMust};
 inline constexpr std::array kKernelOnly = {Duty::kMay, Duty::kMay, Duty::kMust};
 inline constexpr std::array kNobody = {Duty::kNone, Duty::kNone, Duty::kNone};
 }  // namespace duty
 
 // The shares follow the costs: a collapse or a fork takes as long as a thousand discards.
-inline constexpr std::array<ChurnKindInfo, 17> kChurnKinds = {{
+inline constexpr std::array<ChurnKindInfo, 19> kChurnKinds = {{
     {ChurnKind::kDiscard, "discard", BackingNeed::kAny, HostNeed::kNothing, 270, duty::kHooked,
      "give discardable pages back to the host (they read as zeroes)"},
     {ChurnKind::kZap, "zap", BackingNeed::kMemfd, HostNeed::kNothing, 200, duty::kHooked,
@@ -97,6 +100,10 @@ inline constexpr std::array<ChurnKindInfo, 17> kChurnKinds = {{
      duty::kKernelOnly, "compact the memory of the host"},
     {ChurnKind::kMigrate, "migrate", BackingNeed::kAny, HostNeed::kTwoNodes, 10, duty::kKernelOnly,
      "move pages to another NUMA node"},
+    {ChurnKind::kMove, "move", BackingNeed::kAnon, HostNeed::kNothing, 20, duty::kHooked,
+     "move discardable pages away and back (UFFDIO_MOVE)"},
+    {ChurnKind::kRemap, "remap", BackingNeed::kAny, HostNeed::kNothing, 10, duty::kMapped,
+     "move the mapping of pages away and back (mremap)"},
     {ChurnKind::kWp, "wp", BackingNeed::kAny, HostNeed::kNothing, 110, duty::kHooked,
      "write-protect pages with userfaultfd"},
     {ChurnKind::kProtect, "protect", BackingNeed::kAny, HostNeed::kNothing, 70, duty::kHooked,

@@ -201,14 +201,18 @@ DoctorCheck CheckPrivileges(const DoctorPaths& paths) {
 }
 
 DoctorCheck CheckTracepoints(const DoctorPaths& paths) {
-  DoctorCheck check{.name = "tracepoints",
-                    .result = CheckResult::kLess,
-                    .cost =
-                        "the kernel's own invalidations (swap, migration, KSM) go unseen until "
-                        "the audit"};
+  DoctorCheck check{
+      .name = "tracepoints",
+      .result = CheckResult::kLess,
+      .cost =
+          "the kernel's own invalidations (swap, migration, KSM) go untold; the audit "
+          "finds and repairs what they left, as unobserved"};
+  bool hidden = false;
   for (const std::string& root : paths.tracefs) {
-    std::error_code error;
-    if (!std::filesystem::exists(root + "/events", error)) continue;
+    if (faccessat(AT_FDCWD, (root + "/events").c_str(), R_OK, AT_EACCESS) != 0) {
+      hidden = hidden || errno == EACCES || errno == EPERM;
+      continue;
+    }
     const std::optional<uint64_t> id = ReadNumber(root + "/events/kvm/kvm_unmap_hva_range/id");
     if (!id.has_value()) {
       check.found = root + " has no readable kvm/kvm_unmap_hva_range";
@@ -224,6 +228,11 @@ DoctorCheck CheckTracepoints(const DoctorPaths& paths) {
     check.found = absl::StrFormat("no CAP_PERFMON, and kernel.perf_event_paranoid is %s",
                                   paranoid.empty() ? "unknown" : paranoid);
     check.remedy = "run as root or with CAP_PERFMON, or sysctl kernel.perf_event_paranoid=-1";
+    return check;
+  }
+  if (hidden) {
+    check.found = "tracefs may not be read";
+    check.remedy = "run as root, or give this user read access to /sys/kernel/tracing";
     return check;
   }
   check.found = "tracefs is not mounted";

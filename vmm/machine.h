@@ -34,6 +34,7 @@
 #include "vmm/memory/guest_access.h"
 #include "vmm/memory/guest_memory.h"
 #include "vmm/memory/guest_page_source.h"
+#include "vmm/memory/kernel_notifier.h"
 #include "vmm/memory/mm_hooks.h"
 #include "vmm/memory/pagemap.h"
 #include "vmm/memory/settling.h"
@@ -77,6 +78,7 @@ class Machine {
   ChurnEngine& churn() { return churn_; }
   const EventLog& events() const { return events_; }
   CoverageMatrix coverage() const { return coverage_.Matrix(); }
+  KernelNotifier& kernel() { return kernel_; }
   const std::string& vendor() const { return vendor_; }
   bool real_pfns() const { return pagemap_.real_pfns(); }
 
@@ -95,6 +97,7 @@ class Machine {
   absl::Status AddSlots();
   absl::Status LoadGuest();
   absl::Status CreateVcpus();
+  absl::Status StartKernelNotifier();
   absl::Status Verdict() const;
   absl::Status CheckNothingLeft() const;
   void ResumeForGood() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -117,6 +120,7 @@ class Machine {
   ExpectedEvents expected_;
   GuestPageSource source_;
   Mmu mmu_;
+  KernelNotifier kernel_;
   MmHooks hooks_;
   GuestAccess access_;
   UffdMonitor monitor_;

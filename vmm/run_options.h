@@ -27,6 +27,13 @@ inline constexpr uint32_t kMaxVcpus = abi::kMaxVcpus;  // what the guest has roo
 inline constexpr std::array<std::string_view, 5> kWorkloadNames = {"hello", "stamp", "smp",
                                                                    "shared", "mixed"};
 
+// Whether the kernel's own notifier is listened to.
+enum class KernelEvents : uint8_t {
+  kAuto,  // where this host lets us
+  kOn,    // or the run fails
+  kOff,
+};
+
 struct RunOptions {
   std::string guest = "mixed";  // one of kWorkloadNames, or else the path of an ELF file
   uint64_t memory_bytes = uint64_t{256} << 20;  // whole pages, kMinMemoryBytes..kMaxMemoryBytes
@@ -34,6 +41,7 @@ struct RunOptions {
   Backing backing = Backing::kAnon;
   ChurnSpec churn;                                 // resolved for `backing`: every kind is possible
   uint64_t retired_cap_bytes = uint64_t{4} << 20;  // table pages that may wait to be freed
+  KernelEvents kernel_events = KernelEvents::kAuto;
   uint64_t seed = 1;
   std::chrono::milliseconds duration = std::chrono::seconds(10);  // 0: until quit
   std::string control_path;  // of the socket; the default of `name` unless it was given

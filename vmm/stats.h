@@ -53,6 +53,21 @@ struct UffdStats {
   LatencySnapshot fault_us;  // microseconds from the read of a fault to its resolution
 };
 
+// What the kernel's own notifier told of guest RAM.
+struct KernelStats {
+  bool enabled = false;
+  std::string why_not;       // empty when enabled
+  uint64_t records = 0;      // about guest RAM: unmaps and ages
+  uint64_t unmaps = 0;       // ranges that lost their translations: known or foreign
+  uint64_t ages = 0;         // ranges asked for their accessed bit
+  uint64_t known = 0;        // a hook or userfaultfd had told of it
+  uint64_t foreign = 0;      // only the kernel told of it
+  uint64_t invalidated = 0;  // times that a translation was dropped because of it
+  uint64_t lost = 0;         // records that the kernel had no room for
+  uint64_t resyncs = 0;      // times that all of guest RAM was invalidated because of that
+  LatencySnapshot lag_us;    // microseconds from a change's start until it was acted upon
+};
+
 struct ChurnStats {
   uint64_t seed = 0;
   bool running = false;
@@ -60,8 +75,20 @@ struct ChurnStats {
 };
 
 struct AuditStats {
-  uint64_t checks = 0;       // translations compared with the kernel's own answer
-  uint64_t differences = 0;  // that were wrong
+  uint64_t checks = 0;        // leaves compared with the kernel's own answer
+  uint64_t cache_checks = 0;  // pfn caches likewise
+  uint64_t sweeps = 0;        // looks at every page
+  uint64_t sweep_us = 0;      // microseconds of the last one, now
+  uint64_t in_flight = 0;     // looks put off, since something changed meanwhile
+  // Translations that were wrong for good, each of them one of the four below.
+  uint64_t differences = 0;
+  uint64_t explained_uffd = 0;    // a removal that userfaultfd told of; repaired
+  uint64_t explained_kernel = 0;  // a change that the kernel's notifier told of; repaired
+  uint64_t unobserved = 0;        // what only that one could have told, and it is off; repaired
+  uint64_t unexplained = 0;       // which source should have told: the three below
+  uint64_t missed_by_hooks = 0;
+  uint64_t missed_by_uffd = 0;
+  uint64_t missed_by_kernel = 0;
 };
 
 struct Stats {
@@ -73,6 +100,7 @@ struct Stats {
   MemslotStats memslots;
   RcuStats rcu;
   UffdStats uffd;
+  KernelStats kernel;
   ChurnStats churn;
   AuditStats audit;
 };

@@ -70,7 +70,7 @@ class MachineTest : public ::testing::Test {
     EXPECT_EQ(stats.vm.state, VmState::kStopped);
     EXPECT_EQ(stats.guest.verdict, GuestVerdict::kGood);
     EXPECT_EQ(stats.guest.mismatches, 0u);
-    EXPECT_EQ(stats.audit.differences, 0u);
+    EXPECT_EQ(stats.audit.unexplained, 0u);
     EXPECT_GT(stats.audit.checks, 0u);
     EXPECT_EQ(stats.notifier.begins, stats.notifier.ends);
     EXPECT_EQ(stats.notifier.stray_ends, 0u);

@@ -83,7 +83,7 @@ TEST_F(RunningTest, AMixedRunMovesEveryCounterAndPasses) {
   EXPECT_GT(stats["uffd"]["fault_us"]["p50"], 0);
   EXPECT_EQ(stats["churn"]["seed"], 5);
   EXPECT_EQ(stats["guest"]["mismatches"], 0);
-  EXPECT_EQ(stats["audit"]["differences"], 0);
+  EXPECT_EQ(stats["audit"]["unexplained"], 0);
   EXPECT_EQ(stats["rcu"]["retired"], stats["rcu"]["freed"]);
   EXPECT_EQ(stats["notifier"]["begins"], stats["notifier"]["ends"]);
   EXPECT_EQ(stats["notifier"]["stray_ends"], 0);

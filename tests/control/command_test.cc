@@ -62,6 +62,7 @@ TEST_F(CommandTest, RunHasTheDefaultsThatTheHelpShows) {
   EXPECT_EQ(options.vcpus, 2U);
   EXPECT_EQ(options.backing, Backing::kAnon);
   EXPECT_TRUE(options.churn.off());
+  EXPECT_EQ(options.kernel_events, KernelEvents::kAuto);
   EXPECT_EQ(options.seed, 1U);
   EXPECT_EQ(options.duration, std::chrono::seconds(10));
   EXPECT_EQ(options.name, "vm-" + std::to_string(getpid()));
@@ -70,14 +71,16 @@ TEST_F(CommandTest, RunHasTheDefaultsThatTheHelpShows) {
 }
 
 TEST_F(CommandTest, RunTakesEveryOption) {
-  const RunOptions options = Run({"--guest", "stamp", "--memory=1G", "--vcpus", "32", "--backing",
-                                  "memfd", "--churn", "punch:5/s", "--seed", "0x2a", "--duration",
-                                  "0", "--control", "/tmp/x.sock", "--name", "me", "--json"});
+  const RunOptions options = Run(
+      {"--guest", "stamp",     "--memory=1G",     "--vcpus", "32",     "--backing", "memfd",
+       "--churn", "punch:5/s", "--kernel-events", "off",     "--seed", "0x2a",      "--duration",
+       "0",       "--control", "/tmp/x.sock",     "--name",  "me",     "--json"});
   EXPECT_EQ(options.guest, "stamp");
   EXPECT_EQ(options.memory_bytes, uint64_t{1} << 30);
   EXPECT_EQ(options.vcpus, 32U);
   EXPECT_EQ(options.backing, Backing::kMemfd);
   EXPECT_EQ(options.churn.rates, (ChurnRates{{ChurnKind::kPunch, 5}}));
+  EXPECT_EQ(options.kernel_events, KernelEvents::kOff);
   EXPECT_EQ(options.seed, 42U);
   EXPECT_EQ(options.duration.count(), 0);
   EXPECT_EQ(options.control_path, "/tmp/x.sock");
@@ -120,6 +123,8 @@ TEST_F(CommandTest, AWrongValueIsNamedWithItsOptionAndWhatIsAllowed) {
   EXPECT_THAT(Error({"run", "--backing", "hugetlb"}), HasSubstr("must be anon or memfd"));
   EXPECT_THAT(Error({"run", "--churn", "frob:1/s"}),
               AllOf(HasSubstr("'frob' is no kind"), HasSubstr("memslot")));
+  EXPECT_THAT(Error({"run", "--kernel-events", "maybe"}),
+              HasSubstr("--kernel-events: 'maybe' must be auto, on or off"));
   EXPECT_THAT(Error({"run", "--seed", "abc"}), HasSubstr("--seed: 'abc' is no number"));
   EXPECT_THAT(Error({"run", "--duration", "10"}), HasSubstr("--duration: '10' is no duration"));
   EXPECT_THAT(Error({"run", "--name", "a/b"}), HasSubstr("--name"));

@@ -4,6 +4,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -16,6 +18,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 const DoctorCheck& Find(const DoctorReport& report, const std::string& name) {
   for (const DoctorCheck& check : report.checks) {
@@ -63,6 +66,25 @@ TEST(DoctorTest, WhatOnlyCostsSomethingDoesNotStopARun) {
   EXPECT_EQ(Find(report, "memory").result, CheckResult::kLess);
   EXPECT_EQ(Find(report, "tracepoints").result, CheckResult::kLess);
   EXPECT_THAT(Find(report, "tracepoints").remedy, HasSubstr("mount -t tracefs"));
+}
+
+TEST(DoctorTest, ATracefsThatMayNotBeReadIsNotTakenForOneThatIsNotMounted) {
+  const Scratch scratch;
+  const std::string root = scratch / "tracing";
+  ASSERT_EQ(mkdir(root.c_str(), 0700), 0);
+  ASSERT_EQ(mkdir((root + "/events").c_str(), 0700), 0);
+  EXPECT_THAT(Find(RunDoctor({.tracefs = {root}}), "tracepoints").found,
+              HasSubstr("no readable kvm/kvm_unmap_hva_range"));
+  ASSERT_EQ(chmod(root.c_str(), 0), 0);
+  if (geteuid() == 0 && seteuid(65534) != 0) GTEST_SKIP() << "cannot give up root";
+  const DoctorCheck check = Find(RunDoctor({.tracefs = {root}}), "tracepoints");
+  if (getuid() == 0) {
+    ASSERT_EQ(seteuid(0), 0);
+  }
+  ASSERT_EQ(chmod(root.c_str(), 0700), 0);
+  EXPECT_EQ(check.result, CheckResult::kLess);
+  EXPECT_THAT(check.found, HasSubstr("may not be read"));
+  EXPECT_THAT(check.remedy, AllOf(HasSubstr("as root"), Not(HasSubstr("mount"))));
 }
 
 TEST(DoctorTest, TheTextHasALineACheckAndTheRemedyUnderWhatIsNotOk) {

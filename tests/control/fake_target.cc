@@ -17,7 +17,10 @@ Stats SomeStats() {
   for (const unsigned us : {1U, 3U, 3U, 100U}) latency.Record(us);
   s.uffd = {141, 142, 143, 144, 145, 146, 147, 148, 149, 150, latency.Snapshot()};
   s.churn = {151, true, {{ChurnKind::kDiscard, 153}, {ChurnKind::kForeign, 154}}};
-  s.audit = {155, 156};
+  LatencyHistogram lag;
+  lag.Record(2);
+  s.kernel = {true, "", 159, 160, 161, 162, 163, 164, 165, 166, lag.Snapshot()};
+  s.audit = {155, 167, 168, 169, 170, 156, 171, 172, 173, 174, 175, 176, 177};
   return s;
 }
 

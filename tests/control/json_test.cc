@@ -31,10 +31,17 @@ constexpr char kStats[] = R"({
                                     {"le_us": 4, "count": 2}, {"le_us": 8, "count": 0},
                                     {"le_us": 16, "count": 0}, {"le_us": 32, "count": 0},
                                     {"le_us": 64, "count": 0}, {"le_us": 128, "count": 1}]}},
+  "kernel": {"enabled": true, "why_not": "", "records": 159, "unmaps": 160, "ages": 161,
+             "known": 162, "foreign": 163, "invalidated": 164, "lost": 165, "resyncs": 166,
+             "lag_us": {"p50": 2, "p99": 2, "max": 2, "count": 1, "sum_us": 2,
+                        "buckets": [{"le_us": 1, "count": 0}, {"le_us": 2, "count": 1}]}},
   "churn": {"seed": 151, "running": true,
             "operations": {"discard": 153, "zap": 0, "punch": 0, "wp": 0, "protect": 0,
                            "memslot": 0, "foreign": 154}},
-  "audit": {"checks": 155, "differences": 156}
+  "audit": {"checks": 155, "cache_checks": 167, "sweeps": 168, "sweep_us": 169, "in_flight": 170,
+            "differences": 156, "explained_uffd": 171, "explained_kernel": 172,
+            "unobserved": 173, "unexplained": 174, "missed_by_hooks": 175, "missed_by_uffd": 176,
+            "missed_by_kernel": 177}
 })";
 
 TEST(JsonTest, StatsHaveTheStableNamesAndNothingMixedUp) {

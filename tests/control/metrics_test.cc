@@ -92,7 +92,7 @@ TEST(MetricsTest, CountersAndOnlyCountersEndInTotal) {
 TEST(MetricsTest, EveryNumberOfTheStatsIsExportedUnderItsName) {
   const Exposition exposition = Parse(PrometheusText(SomeStats()));
   const std::set<std::string> in_seconds = {"vm_uptime_us", "memslots_update_wait_us_max",
-                                            "rcu_oldest_us"};
+                                            "rcu_oldest_us", "audit_sweep_us"};
   const Json stats = ToJson(SomeStats());
   for (const auto& [group, fields] : stats.items()) {
     for (const auto& [field, value] : fields.items()) {

@@ -39,7 +39,8 @@ TEST(ViewsTest, StatsShowEveryFieldOnceUnderItsGroup) {
   EXPECT_THAT(text, AllOf(HasSubstr("\nguest       workload"), HasSubstr("oldest_us"),
                           HasSubstr("operations.discard"), HasSubstr("fault_us.p99"),
                           HasSubstr("105 us"), Not(HasSubstr("/s"))));
-  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 6 + 4 + 9 + 8 + 5 + 4 + 6 + 15 + 9 + 2);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'),
+            6 + 4 + 9 + 8 + 5 + 4 + 6 + 15 + 15 + 9 + 13);
 }
 
 TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {
@@ -120,7 +121,7 @@ TEST(StatusLineTest, RatesAreOverTheTimeBetween) {
   now.pfn_caches.misses += 1;
   now.guest.pages_checked = 1234567;
   now.guest.mismatches = 0;
-  now.audit.differences = 0;
+  now.audit.unexplained = 0;
   EXPECT_EQ(StatusLine(now, before),
             "running 2s | 2,000 churn/s | 1,000 faults/s | cache hits 99.90% | checked 1,234,567 | "
             "mismatches 0 | audit 0 | retired 136");
@@ -139,7 +140,7 @@ TEST(StatusLineTest, ItIsNeverWiderThanTheTerminal) {
 Stats GoodStats() {
   Stats stats = SomeStats();
   stats.guest.mismatches = 0;
-  stats.audit.differences = 0;
+  stats.audit.unexplained = 0;
   stats.notifier.ends = stats.notifier.begins;
   stats.notifier.in_flight = 0;
   stats.rcu.freed = stats.rcu.retired;
@@ -160,7 +161,7 @@ TEST(SummaryTest, EachProblemIsFoundAlone) {
   EXPECT_EQ(problem([](Stats* s) { s->guest.verdict = GuestVerdict::kPending; }),
             "the guest's verdict is pending");
   EXPECT_THAT(problem([](Stats* s) { s->guest.mismatches = 3; }), HasSubstr("read 3 pages"));
-  EXPECT_THAT(problem([](Stats* s) { s->audit.differences = 4; }), HasSubstr("4 wrong"));
+  EXPECT_THAT(problem([](Stats* s) { s->audit.unexplained = 4; }), HasSubstr("4 wrong"));
   EXPECT_THAT(problem([](Stats* s) { ++s->notifier.ends; }), HasSubstr("127 invalidations begun"));
   EXPECT_THAT(problem([](Stats* s) { s->notifier.in_flight = 1; }), HasSubstr("1 in flight"));
   EXPECT_THAT(problem([](Stats* s) { --s->rcu.freed; }), HasSubstr("136 table pages retired"));

@@ -1,4 +1,4 @@
-// Who audits the translations: it finds what is wrong, and only that.
+// Who audits the translations: it finds what is wrong, says who should have told, and only that.
 
 #include "vmm/memory/auditor.h"
 
@@ -6,9 +6,14 @@
 #include <sys/mman.h>
 
 #include <atomic>
+#include <memory>
 #include <thread>
 
+#include "mmu/pfn_cache.h"
+#include "tests/memory/fake_records.h"
 #include "tests/memory/memory_test.h"
+#include "vmm/memory/event_log.h"
+#include "vmm/memory/kernel_notifier.h"
 
 namespace underfoot::testing {
 namespace {
@@ -22,12 +27,29 @@ class AuditorTest : public MemoryTest {
     if (side_ == nullptr) return;
     StartMonitor();
     for (uint64_t i = 0; i < kLeaves; ++i) FaultIn(i);
-    auditor_ = std::make_unique<Auditor>(mmu(), side().pagemap, side().settling, side().monitor,
-                                         GfnRange{side().GfnAt(0), side().GfnAt(kLeaves)}, 1);
+    MakeAuditor(nullptr);
   }
   void TearDown() override {
     auditor_.reset();
+    kernel_.reset();
     MemoryTest::TearDown();
+  }
+  void MakeAuditor(KernelNotifier* kernel) {
+    auditor_ = std::make_unique<Auditor>(mmu(), side().pagemap,
+                                         Auditor::Sources{.settling = side().settling,
+                                                          .monitor = side().monitor,
+                                                          .kernel = kernel,
+                                                          .log = &log_,
+                                                          .backing = GetParam()},
+                                         GfnRange{side().GfnAt(0), side().GfnAt(kLeaves)}, 1);
+  }
+  // From here on the kernel's source is on; it tells what the test tells.
+  void ListenToTheKernel() {
+    kernel_ =
+        std::make_unique<KernelNotifier>(mmu(), log_, side().memory->hvas(), records_.Opener());
+    ASSERT_TRUE(kernel_->Start().ok());
+    ASSERT_TRUE(kernel_->WaitUntilOpen().ok());
+    MakeAuditor(kernel_.get());
   }
 
   // Behind everybody's back: the event is taken for one of our own.
@@ -36,11 +58,26 @@ class AuditorTest : public MemoryTest {
     ASSERT_EQ(ForeignMadvise(side().Pages(i), MADV_DONTNEED), 0);
     ASSERT_TRUE(side().LeafOf(i).has_value());
   }
-  void ExpectAudit(uint64_t checks, uint64_t differences) {
+  // As by a migration: another frame in its place, and no event. False when it is the same again.
+  bool ChangeFrame(uint64_t i) {
+    const Pfn frame = side().LeafOf(i)->pfn();
+    LosePage(i);
+    LosePage(i + 1);
+    for (const uint64_t page : {i + 1, i}) {
+      EXPECT_EQ(memfd() ? side().uffd.Continue(side().PageAt(page))
+                        : side().uffd.CopyZeroes(side().PageAt(page)),
+                UffdOutcome::kDone);
+    }
+    return side().EntryOf(i).pfn != frame;
+  }
+  void ExpectAudit(uint64_t checks, uint64_t unexplained) {
     EXPECT_EQ(auditor_->Stats().checks, checks);
-    EXPECT_EQ(auditor_->Stats().differences, differences);
+    EXPECT_EQ(auditor_->Stats().unexplained, unexplained);
   }
 
+  EventLog log_;
+  FakeRecords records_;
+  std::unique_ptr<KernelNotifier> kernel_;
   std::unique_ptr<Auditor> auditor_;
 };
 
@@ -52,31 +89,103 @@ TEST_P(AuditorTest, OverAQuietMemoryItAgreesWithEveryLeaf) {
   ExpectAudit(kLeaves + kLeaves - 10, 0);
 }
 
-TEST_P(AuditorTest, APageThatWentBehindEverybodysBackIsADifference) {
+// Of anonymous memory userfaultfd tells everything that can take a page; a memfd's pages can be
+// punched out through the file without a word.
+TEST_P(AuditorTest, APageThatWentBehindEverybodysBackIsUserfaultfdsToTell) {
   LosePage(7);
   auditor_->Sweep();
-  ExpectAudit(kLeaves, 1);
-  EXPECT_TRUE(side().LeafOf(7).has_value());
+  ExpectAudit(kLeaves, memfd() ? 0 : 1);
+  EXPECT_EQ(auditor_->Stats().missed_by_uffd, memfd() ? 0u : 1u);
+  EXPECT_EQ(auditor_->Stats().unobserved, memfd() ? 1u : 0u);
+  EXPECT_EQ(auditor_->Stats().differences, 1u);
+  EXPECT_EQ(side().LeafOf(7).has_value(), !memfd()) << "repaired only where nobody is to blame";
   EXPECT_EQ(side().monitor.Stats().lost_copies_repaired, 0u);
 }
 
-TEST_P(AuditorTest, AFrameThatChangedBehindEverybodysBackIsADifference) {
-  if (!side().pagemap.real_pfns() || memfd()) return;
-  LosePage(7);
-  LosePage(8);
-  // The pages come back the other way round, so neither has its own frame again.
-  ASSERT_EQ(side().uffd.CopyZeroes(side().PageAt(8)), UffdOutcome::kDone);
-  ASSERT_EQ(side().uffd.CopyZeroes(side().PageAt(7)), UffdOutcome::kDone);
-  uint64_t changed = 0;
-  for (const uint64_t i : {7u, 8u}) changed += side().LeafOf(i)->pfn() != side().EntryOf(i).pfn;
+TEST_P(AuditorTest, AFrameThatChangedIsUnobservedWithoutTheKernelsSource) {
+  if (!side().pagemap.real_pfns() || !ChangeFrame(7)) return;
   auditor_->Sweep();
-  ExpectAudit(kLeaves, changed);
+  EXPECT_EQ(auditor_->Stats().unexplained, 0u);
+  EXPECT_GE(auditor_->Stats().unobserved, 1u);
+  EXPECT_FALSE(side().LeafOf(7).has_value());
+}
+
+TEST_P(AuditorTest, AFrameThatChangedIsUnexplainedWhenTheKernelsSourceToldNothing) {
+  if (!side().pagemap.real_pfns()) return;
+  ListenToTheKernel();
+  if (!ChangeFrame(7)) return;
+  auditor_->Sweep();
+  EXPECT_GE(auditor_->Stats().missed_by_kernel, 1u);
+  EXPECT_EQ(auditor_->Stats().unobserved, 0u);
+  EXPECT_TRUE(side().LeafOf(7).has_value());
+}
+
+TEST_P(AuditorTest, AChangeThatWasToldAndNotTakenYetIsWaitedForAndExplained) {
+  ListenToTheKernel();
+  // Its own thread may be faster than the audit, but not each time.
+  for (uint64_t i = 0; i < kLeaves; ++i) {
+    LosePage(i);
+    records_.Tell(side().Pages(i));
+    auditor_->Sweep();
+    EXPECT_FALSE(side().LeafOf(i).has_value());
+  }
+  EXPECT_EQ(auditor_->Stats().unexplained, 0u);
+  EXPECT_EQ(auditor_->Stats().unobserved, 0u);
+  EXPECT_GT(auditor_->Stats().explained_kernel, 0u);
+}
+
+// The translation came back before the change was over, and outlasted the second invalidation.
+TEST_P(AuditorTest, AStaleLeafThatTheKernelToldOfIsRepaired) {
+  ListenToTheKernel();
+  HostEvent event;
+  event.source = EventSource::kKernel;
+  event.change = HostChange::kUnmap;
+  event.range = side().Pages(6, 2);
+  event.taken_ns = MonotonicNs();
+  log_.Report(event);
+  LosePage(7);
+  auditor_->Sweep();
+  ExpectAudit(kLeaves, 0);
+  EXPECT_EQ(auditor_->Stats().explained_kernel, 1u);
+  EXPECT_FALSE(side().LeafOf(7).has_value());
+  EXPECT_TRUE(side().LeafOf(6).has_value());
+}
+
+// What a hook did is strict: it explains no translation that is wrong afterwards.
+TEST_P(AuditorTest, ARecordThatAHookExplainsExplainsNothingItself) {
+  ListenToTheKernel();
+  HostEvent event;
+  event.source = EventSource::kKernel;
+  event.change = HostChange::kUnmap;
+  event.range = side().Pages(7);
+  event.taken_ns = MonotonicNs();
+  event.known = true;
+  log_.Report(event);
+  LosePage(7);
+  auditor_->Sweep();
+  EXPECT_EQ(auditor_->Stats().unexplained, 1u);
+}
+
+TEST_P(AuditorTest, ACacheWithAnotherFrameIsFoundToo) {
+  PfnCache cache(mmu(), "audited");
+  Reader reader(mmu().readers());
+  ASSERT_TRUE(cache.Activate(reader, side().GpaAt(7), 8, Access::kWrite).ok());
+  ASSERT_EQ(cache.Refresh(reader), RefreshOutcome::kValid);
+  auditor_->Sweep();
+  EXPECT_EQ(auditor_->Stats().cache_checks, 1u);
+  EXPECT_EQ(auditor_->Stats().differences, 0u);
+  LosePage(7);
+  auditor_->Sweep();
+  EXPECT_EQ(auditor_->Stats().cache_checks, memfd() ? 1u : 2u) << "repaired with its leaf";
+  EXPECT_EQ(auditor_->Stats().unexplained, memfd() ? 0u : 2u);
+  cache.Deactivate();
 }
 
 TEST_P(AuditorTest, AWriteProtectionBehindEverybodysBackIsADifference) {
   ASSERT_EQ(side().uffd.WriteProtect(side().Pages(7), true), UffdOutcome::kDone);
   auditor_->Sweep();
   ExpectAudit(kLeaves, 1);
+  EXPECT_EQ(auditor_->Stats().missed_by_hooks, 1u);
 }
 
 TEST_P(AuditorTest, AWriteProtectionByTheHooksIsNone) {
@@ -85,11 +194,12 @@ TEST_P(AuditorTest, AWriteProtectionByTheHooksIsNone) {
   ExpectAudit(kLeaves, 0);
 }
 
-TEST_P(AuditorTest, APageThatAForeignRemovalTookLateIsRepairedAndNoDifference) {
+TEST_P(AuditorTest, APageThatAForeignRemovalTookLateIsExplainedAndRepaired) {
   LosePage(7);
   side().settling.Add(side().Pages(6, 2));
   auditor_->Sweep();
   ExpectAudit(kLeaves, 0);
+  EXPECT_EQ(auditor_->Stats().explained_uffd, 1u);
   EXPECT_EQ(side().monitor.Stats().lost_copies_repaired, 1u);
   EXPECT_FALSE(side().LeafOf(7).has_value());
   EXPECT_TRUE(side().LeafOf(6).has_value());
@@ -122,7 +232,8 @@ TEST_P(AuditorTest, WhileForeignersRemoveAndHooksProtectItFindsNoDifference) {
     auditor_->Sweep();
     return auditor_->Stats().checks > 0;
   }));
-  EXPECT_EQ(auditor_->Stats().differences, 0u);
+  EXPECT_EQ(auditor_->Stats().unexplained, 0u);
+  EXPECT_EQ(auditor_->Stats().unobserved, 0u);
 }
 
 TEST_P(AuditorTest, ItSamplesByItselfUntilItIsStopped) {

@@ -72,6 +72,10 @@ ChurnOperations::Target ChurnOperations::TargetOf(ChurnKind kind, uint64_t rando
     case ChurnKind::kForeign:
     case ChurnKind::kMerge:
       return Pick(Content::kMayGo, kMaxPages, random);
+    case ChurnKind::kMove:
+      return Pick(Content::kMayGo, Relocation::kMaxPages, random);
+    case ChurnKind::kRemap:
+      return Pick(Content::kKept, Relocation::kMaxPages, random);
     case ChurnKind::kZap:
     case ChurnKind::kPageout:
     case ChurnKind::kCold:
@@ -114,6 +118,22 @@ absl::StatusOr<ChurnResult> ChurnOperations::Run(ChurnKind kind, uint64_t random
 }
 
 absl::StatusOr<ChurnOutcome> ChurnOperations::RunOn(ChurnKind kind, const Target& target) {
+  if (LaneOf(kind) == ChurnLane::kSlow) return RunSlow(kind, target);
+  if (kind == ChurnKind::kMove) return relocation_.Move(target.range);
+  if (kind == ChurnKind::kRemap) return Remap(target.range);
+  if (absl::Status done = Call(kind, target); !done.ok()) return done;
+  return ChurnOutcome::kDone;
+}
+
+absl::StatusOr<ChurnOutcome> ChurnOperations::Remap(HvaRange range) {
+  if (!mappings_stay_.TryLock()) return ChurnOutcome::kDeclined;
+  absl::StatusOr<ChurnOutcome> outcome = relocation_.Remap(range);
+  mappings_stay_.Unlock();
+  return outcome;
+}
+
+absl::StatusOr<ChurnOutcome> ChurnOperations::RunSlow(ChurnKind kind, const Target& target) {
+  absl::MutexLock lock(&mappings_stay_);
   switch (kind) {
     case ChurnKind::kCollapse:
       return huge_pages_.Collapse(*target.slot, target.range);
@@ -127,11 +147,13 @@ absl::StatusOr<ChurnOutcome> ChurnOperations::RunOn(ChurnKind kind, const Target
       return CompactHostMemory();
     case ChurnKind::kMigrate:
       return MigrateToAnotherNode(target.range);
+    case ChurnKind::kAdversary:
+      if (absl::Status done = ReclaimFromOutside(target.range); !done.ok()) return done;
+      return ChurnOutcome::kDone;
     default:
-      break;
+      return absl::InternalError(
+          absl::StrFormat("churn kind %s is none of the slow ones", ChurnKindName(kind)));
   }
-  if (absl::Status done = Call(kind, target); !done.ok()) return done;
-  return ChurnOutcome::kDone;
 }
 
 // The kinds that are one call, or a few, and cannot be declined.
@@ -140,8 +162,8 @@ absl::Status ChurnOperations::Call(ChurnKind kind, const Target& target) {
     case ChurnKind::kDiscard:
       return hooks_.Discard(target.range);
     case ChurnKind::kZap:
-      UNDERFOOT_CHECK(memory_.backing() == Backing::kMemfd, "zap would lose the content of private memory",
-                      target.range.begin.value, 0);
+      UNDERFOOT_CHECK(memory_.backing() == Backing::kMemfd,
+                      "zap would lose the content of private memory", target.range.begin.value, 0);
       return hooks_.Madvise(target.range, MADV_DONTNEED);
     case ChurnKind::kPunch:
       return Punch(target);
@@ -159,8 +181,6 @@ absl::Status ChurnOperations::Call(ChurnKind kind, const Target& target) {
       return DeleteAndAddSlot(*target.slot);
     case ChurnKind::kForeign:
       return DiscardPastTheHooks(target);
-    case ChurnKind::kAdversary:
-      return ReclaimFromOutside(target.range);
     default:
       return absl::InternalError(
           absl::StrFormat("churn kind %s has no operation", ChurnKindName(kind)));

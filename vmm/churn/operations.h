@@ -8,6 +8,8 @@
 //   cold                      kept, where it is
 //   collapse, split, merge, compact, migrate   kept, in other frames
 //   fork                      kept; a write moves it to another frame while the child lives
+//   move                      kept, or gone where a vCPU was faster; discardable pages only
+//   remap                     kept, accesses wait while it is away
 //   wp                        kept, the next write faults
 //   protect                   kept, writes wait while it lasts
 //   memslot                   kept, accesses are carried out by the VMM
@@ -22,13 +24,17 @@
 #include <functional>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "mmu/mmu.h"
 #include "vmm/churn/adversary.h"
 #include "vmm/churn/huge_pages.h"
 #include "vmm/churn/outcome.h"
+#include "vmm/churn/relocation.h"
+#include "vmm/churn/schedule.h"
 #include "vmm/churn_kind.h"
 #include "vmm/coverage/coverage.h"
 #include "vmm/kvm.h"
@@ -56,7 +62,8 @@ class ChurnOperations {
         hooks_(hooks),
         coverage_(coverage),
         gate_(std::move(gate)),
-        huge_pages_(mmu, hooks, uffd) {}
+        huge_pages_(mmu, hooks, uffd),
+        relocation_(mmu.notifier(), hooks, uffd) {}
 
   // `random` decides about the pages.
   [[nodiscard]] absl::StatusOr<ChurnResult> Run(ChurnKind kind, uint64_t random);
@@ -76,6 +83,9 @@ class ChurnOperations {
   Target PickBlock(uint64_t random) const;
   Target TargetOf(ChurnKind kind, uint64_t random) const;
   absl::StatusOr<ChurnOutcome> RunOn(ChurnKind kind, const Target& target);
+  absl::StatusOr<ChurnOutcome> RunSlow(ChurnKind kind, const Target& target)
+      ABSL_LOCKS_EXCLUDED(mappings_stay_);
+  absl::StatusOr<ChurnOutcome> Remap(HvaRange range) ABSL_LOCKS_EXCLUDED(mappings_stay_);
   absl::Status Call(ChurnKind kind, const Target& target);
   absl::Status Punch(const Target& target);
   absl::Status Protect(const Target& target);
@@ -91,7 +101,11 @@ class ChurnOperations {
   Coverage& coverage_;
   const KvmGate gate_;
   HugePageChurn huge_pages_;
+  Relocation relocation_;
   std::optional<Adversary> adversary_;  // of the lane that runs it; started when first needed
+  // Held across an operation of the slow lane, which wants its range mapped all the time. Order:
+  // outermost but for Machine's. Only tried by what takes mappings away.
+  absl::Mutex mappings_stay_;
   // Relaxed: it only ends a wait early.
   std::atomic<bool> hurry_{false};
 };

@@ -110,6 +110,10 @@ void AddRun(CLI::App* app, RunArguments* run) {
   sub->add_option("--retired-cap", run->retired_cap,
                   "Bytes of table pages that may wait to be freed; above it whoever retires waits")
       ->capture_default_str();
+  sub->add_option("--kernel-events", run->kernel_events,
+                  "Listen to KVM's tracepoints: where possible, or else fail, or not at all")
+      ->type_name("auto|on|off")
+      ->capture_default_str();
   sub->add_option("--seed", run->seed, "Of the churn; the same seed is the same schedule")
       ->type_name("N")
       ->capture_default_str();

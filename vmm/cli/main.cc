@@ -14,10 +14,21 @@
 namespace underfoot {
 namespace {
 
+// A run goes on without them, and is told what it loses.
+void WarnOfTracepoints(DoctorReport report) {
+  std::erase_if(report.checks,
+                [](const DoctorCheck& check) { return check.name != "tracepoints"; });
+  const std::string warning = DoctorWarnings(report);
+  if (!warning.empty()) std::cerr << "underfoot run: " << warning;
+}
+
 // What is missing is said before anything is started, with the remedy.
 int RunWhereItCanWork(const RunOptions& options) {
   DoctorReport report = RunDoctor();
-  if (report.CanRun()) return RunMachine(options);
+  if (report.CanRun()) {
+    if (options.kernel_events == KernelEvents::kAuto) WarnOfTracepoints(report);
+    return RunMachine(options);
+  }
   std::erase_if(report.checks,
                 [](const DoctorCheck& check) { return check.result != CheckResult::kMissing; });
   std::cerr << "underfoot run: " << DoctorWarnings(report);

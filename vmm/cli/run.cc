@@ -150,6 +150,9 @@ absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, const EndSignals& 
                                      Console& console) {
   if (absl::Status restored = RestoreHost(console); !restored.ok()) return restored;
   HostChanges changes([&console](std::string_view line) { console.Line(std::string(line)); });
+  if (asked.allow_host_changes && asked.kernel_events != KernelEvents::kOff) {
+    if (absl::Status mounted = changes.MountTracefs(); !mounted.ok()) return mounted;
+  }
   absl::StatusOr<RunOptions> options =
       FitChurnToHost(asked, asked.allow_host_changes ? &changes : nullptr, console);
   if (!options.ok()) return std::move(options).status();

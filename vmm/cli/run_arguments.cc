@@ -99,6 +99,18 @@ absl::Status CheckRetiredCap(const std::string& text, RunOptions* options) {
   return absl::OkStatus();
 }
 
+absl::Status CheckKernelEvents(const std::string& text, RunOptions* options) {
+  for (const auto& [name, events] :
+       {std::pair{"auto", KernelEvents::kAuto}, std::pair{"on", KernelEvents::kOn},
+        std::pair{"off", KernelEvents::kOff}}) {
+    if (text != name) continue;
+    options->kernel_events = events;
+    return absl::OkStatus();
+  }
+  return Bad("--kernel-events",
+             absl::StrFormat("'%s' must be auto, on or off", text.substr(0, 80)));
+}
+
 absl::Status CheckSeedAndDuration(const RunArguments& arguments, RunOptions* options) {
   const absl::StatusOr<uint64_t> seed = ParseNumber(arguments.seed);
   if (!seed.ok()) return Bad("--seed", seed.status());
@@ -132,6 +144,7 @@ absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
        {CheckGuest(arguments.guest), CheckMemory(arguments.memory, &options),
         CheckVcpus(arguments.vcpus, &options), CheckBacking(arguments.backing, &options),
         CheckChurn(arguments.churn, &options), CheckRetiredCap(arguments.retired_cap, &options),
+        CheckKernelEvents(arguments.kernel_events, &options),
         CheckSeedAndDuration(arguments, &options),
         CheckNameAndControl(arguments, environment, &options)}) {
     if (!status.ok()) return status;

@@ -20,6 +20,7 @@ struct RunArguments {
   std::string backing = "anon";
   std::string churn = "off";
   std::string retired_cap = "4M";
+  std::string kernel_events = "auto";
   std::string seed = "1";
   std::string duration = "10s";
   std::string control;  // empty: the default of the name

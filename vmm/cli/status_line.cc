@@ -31,7 +31,7 @@ std::string StatusLine(const Stats& now, const Stats& before, size_t columns) {
       Rate(TotalOperations(now.churn.operations), TotalOperations(before.churn.operations), us),
       Rate(TotalFaults(now.uffd), TotalFaults(before.uffd), us),
       HitRate(now.pfn_caches, before.pfn_caches), FormatCount(now.guest.pages_checked),
-      now.guest.mismatches, now.audit.differences, FormatCount(now.rcu.retired));
+      now.guest.mismatches, now.audit.unexplained, FormatCount(now.rcu.retired));
   if (columns != 0 && line.size() > columns) line.resize(columns);
   return line;
 }

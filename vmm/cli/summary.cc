@@ -50,6 +50,32 @@ std::string FaultsText(const Stats& s) {
   return text;
 }
 
+std::string KernelText(const KernelStats& kernel) {
+  if (!kernel.enabled) {
+    return "not listened to: " + kernel.why_not +
+           "; what only it tells (swap, migration, KSM) is unobserved";
+  }
+  std::string text = absl::StrFormat(
+      "%s records: %s known, %s foreign, %s ages; %s lost, %s resyncs", FormatCount(kernel.records),
+      FormatCount(kernel.known), FormatCount(kernel.foreign), FormatCount(kernel.ages),
+      FormatCount(kernel.lost), FormatCount(kernel.resyncs));
+  if (kernel.lag_us.count != 0) {
+    absl::StrAppendFormat(&text, "; half within %s, 99%% within %s",
+                          FormatMicros(kernel.lag_us.p50), FormatMicros(kernel.lag_us.p99));
+  }
+  return text;
+}
+
+std::string AuditText(const AuditStats& audit) {
+  std::string text = absl::StrFormat("%s checks of leaves, %s of pfn caches, %s differences",
+                                     FormatCount(audit.checks), FormatCount(audit.cache_checks),
+                                     FormatCount(audit.differences));
+  if (audit.differences == 0) return text;
+  return text + absl::StrFormat(": %s explained, %s that no source could see, %s unexplained",
+                                FormatCount(audit.explained_uffd + audit.explained_kernel),
+                                FormatCount(audit.unobserved), FormatCount(audit.unexplained));
+}
+
 std::string TableText(const Stats& s) {
   Table table({Align::kLeft, Align::kLeft});
   table.AddRow({"machine", absl::StrFormat("%s: %u vCPUs, %s, %s, ran %s", s.vm.name, s.vm.vcpus,
@@ -80,8 +106,8 @@ std::string TableText(const Stats& s) {
                        FormatCount(s.uffd.remaps), FormatCount(s.uffd.forks),
                        FormatCount(s.uffd.reordered), FormatCount(s.uffd.lost_copies_repaired),
                        FormatCount(s.uffd.eagain))});
-  table.AddRow({"audit", absl::StrFormat("%s checks, %s differences", FormatCount(s.audit.checks),
-                                         FormatCount(s.audit.differences))});
+  table.AddRow({"kernel", KernelText(s.kernel)});
+  table.AddRow({"audit", AuditText(s.audit)});
   return table.Text();
 }
 
@@ -122,9 +148,10 @@ std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& co
     problems.push_back(absl::StrFormat("the guest read %s pages as what they may never be",
                                        FormatCount(stats.guest.mismatches)));
   }
-  if (stats.audit.differences != 0) {
-    problems.push_back(absl::StrFormat("the audit found %s wrong translations",
-                                       FormatCount(stats.audit.differences)));
+  if (stats.audit.unexplained != 0) {
+    problems.push_back(
+        absl::StrFormat("the audit found %s wrong translations that no source had told of",
+                        FormatCount(stats.audit.unexplained)));
   }
   if (stats.notifier.begins != stats.notifier.ends || stats.notifier.in_flight != 0) {
     problems.push_back(absl::StrFormat(

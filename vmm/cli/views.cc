@@ -16,11 +16,12 @@ constexpr Align kLeft = Align::kLeft;
 constexpr Align kRight = Align::kRight;
 
 // Fields that are "now" and not totals: what they gain per second says nothing.
-constexpr std::array<std::string_view, 17> kNotTotals = {
+constexpr std::array<std::string_view, 21> kNotTotals = {
     "vcpus",        "memory_bytes", "uptime_us",      "count",         "leaves_4k",
     "leaves_2m",    "tables",       "in_flight",      "generation",    "update_wait_us_max",
     "seed",         "oldest_us",    "pending_tables", "pending_bytes", "fault_us.p50",
-    "fault_us.p99", "fault_us.max"};
+    "fault_us.p99", "fault_us.max", "lag_us.p50",     "lag_us.p99",    "lag_us.max",
+    "sweep_us"};
 
 bool IsTotal(std::string_view field) {
   return std::find(kNotTotals.begin(), kNotTotals.end(), field) == kNotTotals.end();
@@ -34,7 +35,7 @@ std::string Scalar(std::string_view field, const Json& value) {
     const auto number = value.get<uint64_t>();
     if (field.ends_with("_bytes") || field == "bytes") return FormatBytes(number);
     const bool micros = field.ends_with("_us") || field.ends_with("_us_max") ||
-                        field.starts_with("fault_us.p") || field == "fault_us.max";
+                        field.find("_us.p") != std::string_view::npos || field.ends_with("_us.max");
     if (micros) return FormatMicros(number);
     if (field == "seed" || field == "pid") return std::to_string(number);
     return FormatCount(number);

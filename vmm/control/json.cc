@@ -100,13 +100,39 @@ Json ToJson(const UffdStats& uffd) {
           {"fault_us", ToJson(uffd.fault_us)}};
 }
 
+Json ToJson(const KernelStats& kernel) {
+  return {{"enabled", kernel.enabled},
+          {"why_not", kernel.why_not},
+          {"records", kernel.records},
+          {"unmaps", kernel.unmaps},
+          {"ages", kernel.ages},
+          {"known", kernel.known},
+          {"foreign", kernel.foreign},
+          {"invalidated", kernel.invalidated},
+          {"lost", kernel.lost},
+          {"resyncs", kernel.resyncs},
+          {"lag_us", ToJson(kernel.lag_us)}};
+}
+
 Json ToJson(const ChurnStats& churn) {
   return {
       {"seed", churn.seed}, {"running", churn.running}, {"operations", ToJson(churn.operations)}};
 }
 
 Json ToJson(const AuditStats& audit) {
-  return {{"checks", audit.checks}, {"differences", audit.differences}};
+  return {{"checks", audit.checks},
+          {"cache_checks", audit.cache_checks},
+          {"sweeps", audit.sweeps},
+          {"sweep_us", audit.sweep_us},
+          {"in_flight", audit.in_flight},
+          {"differences", audit.differences},
+          {"explained_uffd", audit.explained_uffd},
+          {"explained_kernel", audit.explained_kernel},
+          {"unobserved", audit.unobserved},
+          {"unexplained", audit.unexplained},
+          {"missed_by_hooks", audit.missed_by_hooks},
+          {"missed_by_uffd", audit.missed_by_uffd},
+          {"missed_by_kernel", audit.missed_by_kernel}};
 }
 
 std::string_view Name(CacheState state) {
@@ -191,6 +217,7 @@ Json ToJson(const Stats& stats) {
           {"memslots", ToJson(stats.memslots)},
           {"rcu", ToJson(stats.rcu)},
           {"uffd", ToJson(stats.uffd)},
+          {"kernel", ToJson(stats.kernel)},
           {"churn", ToJson(stats.churn)},
           {"audit", ToJson(stats.audit)}};
 }

@@ -62,7 +62,34 @@ std::vector<Sample> CountersOf(const Stats& s) {
       {"uffd_lost_copies_repaired_total", "Copied pages that were zapped again, and repaired",
        s.uffd.lost_copies_repaired},
       {"audit_checks_total", "Translations compared with the kernel's answer", s.audit.checks},
+      {"kernel_records_total", "What the kernel's notifier told of guest memory", s.kernel.records},
+      {"kernel_unmaps_total", "Ranges that lost their translations", s.kernel.unmaps},
+      {"kernel_ages_total", "Ranges asked for their accessed bit", s.kernel.ages},
+      {"kernel_known_total", "Unmaps that another source had told of", s.kernel.known},
+      {"kernel_foreign_total", "Unmaps that only the kernel told of", s.kernel.foreign},
+      {"kernel_invalidated_total", "Times that the kernel's word dropped a translation",
+       s.kernel.invalidated},
+      {"kernel_lost_total", "Records that the kernel had no room for", s.kernel.lost},
+      {"kernel_resyncs_total", "Invalidations of all guest memory after a loss", s.kernel.resyncs},
+      {"audit_cache_checks_total", "Pfn caches compared with the kernel's answer",
+       s.audit.cache_checks},
+      {"audit_sweeps_total", "Audits of every page", s.audit.sweeps},
+      {"audit_in_flight_total", "Looks put off, since something changed", s.audit.in_flight},
       {"audit_differences_total", "Translations that were wrong", s.audit.differences},
+      {"audit_explained_uffd_total", "Differences that a userfaultfd event explains",
+       s.audit.explained_uffd},
+      {"audit_explained_kernel_total", "Differences that a kernel record explains",
+       s.audit.explained_kernel},
+      {"audit_unobserved_total", "Differences that no enabled source could have told",
+       s.audit.unobserved},
+      {"audit_unexplained_total", "Differences that a source should have told",
+       s.audit.unexplained},
+      {"audit_missed_by_hooks_total", "Unexplained, and the hooks' to tell",
+       s.audit.missed_by_hooks},
+      {"audit_missed_by_uffd_total", "Unexplained, and userfaultfd's to tell",
+       s.audit.missed_by_uffd},
+      {"audit_missed_by_kernel_total", "Unexplained, and the kernel notifier's to tell",
+       s.audit.missed_by_kernel},
   };
 }
 
@@ -81,6 +108,8 @@ std::vector<Sample> GaugesOf(const Stats& s) {
       {"rcu_pending_tables", "Table pages that wait for a grace period", s.rcu.pending_tables},
       {"rcu_pending_bytes", "Bytes that wait for a grace period", s.rcu.pending_bytes},
       {"rcu_peak_bytes", "The most bytes that waited for a grace period at once", s.rcu.peak_bytes},
+      {"kernel_enabled", "1 while the kernel's notifier is listened to",
+       s.kernel.enabled ? uint64_t{1} : uint64_t{0}},
       {"churn_seed", "Seed of the churn schedule", s.churn.seed},
       {"churn_running", "1 while the churn runs", s.churn.running ? uint64_t{1} : uint64_t{0}},
   };
@@ -137,9 +166,9 @@ MetricFamily ChurnFamily(const ChurnCounts& operations) {
   return family;
 }
 
-MetricFamily FaultFamily(const LatencySnapshot& latency) {
-  MetricFamily family = Family("uffd_fault_seconds", "From the read of a fault to its resolution",
-                               MetricType::Histogram);
+MetricFamily Histogram(std::string_view name, std::string_view help,
+                       const LatencySnapshot& latency) {
+  MetricFamily family = Family(name, help, MetricType::Histogram);
   ClientMetric metric;
   metric.histogram.sample_count = latency.count;
   metric.histogram.sample_sum = static_cast<double>(latency.sum_us) * kMicro;
@@ -171,6 +200,8 @@ std::string PrometheusText(const Stats& stats) {
                            static_cast<double>(stats.memslots.update_wait_us_max) * kMicro));
   families.push_back(Gauge("rcu_oldest_seconds", "How long the oldest retired table has waited",
                            static_cast<double>(stats.rcu.oldest_us) * kMicro));
+  families.push_back(Gauge("audit_sweep_seconds", "How long the last audit of every page took",
+                           static_cast<double>(stats.audit.sweep_us) * kMicro));
   for (const Sample& sample : GaugesOf(stats)) {
     families.push_back(Gauge(sample.name, sample.help, static_cast<double>(sample.value)));
   }
@@ -182,7 +213,11 @@ std::string PrometheusText(const Stats& stats) {
     families.push_back(std::move(family));
   }
   families.push_back(ChurnFamily(stats.churn.operations));
-  families.push_back(FaultFamily(stats.uffd.fault_us));
+  families.push_back(Histogram("uffd_fault_seconds", "From the read of a fault to its resolution",
+                               stats.uffd.fault_us));
+  families.push_back(Histogram("kernel_lag_seconds",
+                               "From the start of a change until its record was acted upon",
+                               stats.kernel.lag_us));
   return prometheus::TextSerializer().Serialize(families);
 }
 

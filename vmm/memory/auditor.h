@@ -1,21 +1,31 @@
-// The auditor: compares what stage-2 says of a page with what the kernel says of it.
+// The auditor: compares what stage-2 and the pfn caches say of a page with what the kernel says of
+// it, a few pages all the time and every page in a sweep.
 //
-// A sample counts only when nothing changed the translation while the two were read. A difference
-// that a foreign removal explains is a lost copy: it is repaired and counted there. Every other one
-// is a difference.
+// A look counts only when nothing changed the translation while the two were read. A difference is
+// looked at again after every source has acted upon what it was told by then: by events, not by
+// time. What lasts is
+//   explained   a late source told of the page: a removal by userfaultfd, a change by the kernel.
+//               The translation came back while the change was still under way; it is repaired
+//   unobserved  only the kernel's notifier could have told, and it is off. Repaired
+//   unexplained a source should have told and did not, or told too late. Left as it is
 //
-// Thread safety: Start and Stop by the owner; Stats from any thread.
+// Thread safety: Start, Stop and Sweep by the owner; Stats from any thread.
 
 #ifndef UNDERFOOT_VMM_MEMORY_AUDITOR_H_
 #define UNDERFOOT_VMM_MEMORY_AUDITOR_H_
 
+#include <atomic>
 #include <cstdint>
+#include <optional>
 #include <random>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "mmu/mmu.h"
+#include "vmm/backing.h"
+#include "vmm/memory/event_log.h"
+#include "vmm/memory/kernel_notifier.h"
 #include "vmm/memory/pagemap.h"
 #include "vmm/memory/settling.h"
 #include "vmm/memory/uffd_monitor.h"
@@ -25,8 +35,17 @@ namespace underfoot {
 
 class Auditor {
  public:
-  Auditor(Mmu& mmu, const Pagemap& pagemap, SettlingRanges& settling, UffdMonitor& monitor,
-          GfnRange gfns, uint64_t seed);
+  // What it asks for explanations. Without a kernel notifier, or with one that is not enabled, what
+  // only that could have told is unobserved.
+  struct Sources {
+    SettlingRanges& settling;
+    UffdMonitor& monitor;
+    KernelNotifier* kernel = nullptr;
+    const EventLog* log = nullptr;
+    Backing backing = Backing::kAnon;
+  };
+
+  Auditor(Mmu& mmu, const Pagemap& pagemap, const Sources& sources, GfnRange gfns, uint64_t seed);
   ~Auditor();
   Auditor(const Auditor&) = delete;
   Auditor& operator=(const Auditor&) = delete;
@@ -35,23 +54,41 @@ class Auditor {
   void Start();
   void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Looks at every page once: at the end of a run, when nothing moves.
+  // Looks at every page and every pfn cache once; at any time.
   void Sweep();
 
   AuditStats Stats() const;
 
  private:
-  enum class [[nodiscard]] Finding : uint8_t{kNothing, kAgrees, kDiffers};
+  enum class [[nodiscard]] Finding : uint8_t{kNothing, kAgrees, kInFlight, kDiffers};
+  // A leaf as it was compared, A and D left out: they come and go without the translation changing.
+  struct Leaf {
+    Pte pte;
+    Hva page;
+    friend bool operator==(const Leaf&, const Leaf&) = default;
+  };
+  struct Wrong {
+    HvaRange range;
+    bool gone = false;             // not there, and not swapped out either
+    bool only_protection = false;  // the frame is right
+  };
 
   void Main();
+  void SweepChunk(GfnRange gfns);
   void AuditPage(Gfn gfn);
-  Finding Compare(Gfn gfn, Hva& page) const;
+  void AuditCaches();
+  std::optional<Leaf> LeafOf(Gfn gfn) const;
+  Finding Compare(Gfn gfn, Wrong& wrong) const;
+  void AwaitSources() const;
+  void Vanished(const Wrong& wrong);
+  void Judge(const Wrong& wrong);
+  bool ToldByKernel(HvaRange range) const;
+  void Repair(HvaRange range);
   bool SleepUnlessStopped() ABSL_LOCKS_EXCLUDED(mutex_);
 
   Mmu& mmu_;
   const Pagemap& pagemap_;
-  SettlingRanges& settling_;
-  UffdMonitor& monitor_;
+  const Sources sources_;
   const GfnRange gfns_;
   std::mt19937_64 random_;  // of the auditor's thread
   std::thread thread_;
@@ -59,7 +96,16 @@ class Auditor {
   absl::Mutex mutex_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   Counter checks_;
-  Counter differences_;
+  Counter cache_checks_;
+  Counter sweeps_;
+  std::atomic<uint64_t> sweep_us_{0};
+  Counter in_flight_;
+  Counter explained_uffd_;
+  Counter explained_kernel_;
+  Counter unobserved_;
+  Counter missed_by_hooks_;
+  Counter missed_by_uffd_;
+  Counter missed_by_kernel_;
 };
 
 }  // namespace underfoot

@@ -1,5 +1,7 @@
 #include "vmm/memory/guest_page_source.h"
 
+#include "mmu/mutant.h"
+
 namespace underfoot {
 namespace {
 
@@ -15,11 +17,21 @@ UffdOutcome GuestPageSource::MakePresent(Hva page) {
   return uffd_.CopyZeroes(page);
 }
 
+UffdOutcome GuestPageSource::LiftProtection(HvaRange page) {
+  if (announcements_ == nullptr || UNDERFOOT_MUTANT("kernel-lift-unannounced")) {
+    return uffd_.WriteProtect(page, false);
+  }
+  announcements_->Announce(page);
+  const UffdOutcome lifted = uffd_.WriteProtect(page, false);
+  announcements_->Done(page);
+  return lifted;
+}
+
 PageInResult GuestPageSource::PageIn(Hva page, Access access) {
   for (;;) {
     const PagemapEntry entry = pagemap_.Read(page);
     if (entry.present && entry.uffd_wp && access == Access::kWrite) {
-      switch (uffd_.WriteProtect(PageRangeOf(page), false)) {
+      switch (LiftProtection(PageRangeOf(page))) {
         case UffdOutcome::kDone:
           continue;  // look again: the page may have gone meanwhile
         case UffdOutcome::kAgain:

@@ -10,6 +10,7 @@
 #include "mmu/page_source.h"
 #include "mmu/stats.h"
 #include "vmm/backing.h"
+#include "vmm/memory/own_changes.h"
 #include "vmm/memory/pagemap.h"
 #include "vmm/memory/settling.h"
 #include "vmm/memory/userfaultfd.h"
@@ -22,6 +23,10 @@ class GuestPageSource final : public PageSource {
                   Backing backing)
       : uffd_(uffd), pagemap_(pagemap), settling_(settling), backing_(backing) {}
 
+  // To lift a write protection changes no frame, yet the kernel tells of it: announced there, from
+  // before the first page-in.
+  void Announce(OwnChanges& changes) { announcements_ = &changes; }
+
   PageInResult PageIn(Hva page, Access access) override;
 
   // Resolutions that met a pending event.
@@ -29,11 +34,13 @@ class GuestPageSource final : public PageSource {
 
  private:
   UffdOutcome MakePresent(Hva page);
+  UffdOutcome LiftProtection(HvaRange page);
 
   Userfaultfd& uffd_;
   const Pagemap& pagemap_;
   SettlingRanges& settling_;
   const Backing backing_;
+  OwnChanges* announcements_ = nullptr;
   Counter eagain_;
 };
 

@@ -45,6 +45,23 @@ inline constexpr std::array<std::string_view, kHostChanges> kHostChangeNames = {
     "discard", "punch", "advise", "protect", "write-protect", "move",     "unmap",
     "remap",   "map",   "fork",   "age",     "lost-records",  "lost-copy"};
 
+// Why, as far as the name of the thread tells. Only the kernel's source asks.
+enum class HostCause : uint8_t {
+  kUnknown,
+  kThisProcess,  // a raw call of ours, or a write that broke a copy-on-write page
+  kKsm,
+  kCollapse,    // into a huge page
+  kCompaction,  // or another migration by the kernel's own thread
+  kSwapOut,
+  kOtherTask,  // a call of its own, or reclaim and compaction on its behalf
+};
+inline constexpr size_t kHostCauses = 7;
+inline constexpr std::array<std::string_view, kHostCauses> kHostCauseNames = {
+    "unknown", "this-process", "ksm", "collapse", "compaction", "swap-out", "other-task"};
+constexpr std::string_view HostCauseName(HostCause cause) {
+  return kHostCauseNames[static_cast<size_t>(cause)];
+}
+
 constexpr std::string_view EventSourceName(EventSource source) {
   return kEventSourceNames[static_cast<size_t>(source)];
 }
@@ -70,6 +87,7 @@ struct HostEvent {
   // Another source had told of the same change already: nothing was left to do.
   bool known = false;
   std::array<char, 16> task{};  // the thread's name, as in /proc/PID/comm; empty: not told
+  HostCause cause = HostCause::kUnknown;
 };
 
 class HostEventSink {

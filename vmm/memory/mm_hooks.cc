@@ -333,6 +333,13 @@ absl::Status MmHooks::Mprotect(HvaRange range, int protection) {
   });
 }
 
+MmHooks::Absence::Absence(MmHooks& hooks, HvaRange range) : hooks_(hooks) {
+  hooks_.protected_.Announce();
+  token_ = hooks_.notifier_.Begin({range, InvalidationKind::kUnmap});
+}
+
+MmHooks::Absence::~Absence() { hooks_.protected_.Withdraw(std::move(token_)); }
+
 MmHooks::Protection::Protection(MmHooks& hooks, HvaRange range, int protection)
     : hooks_(hooks), range_(range), status_(hooks.Mprotect(range, protection)) {}
 

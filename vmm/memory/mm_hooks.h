@@ -92,6 +92,20 @@ class MmHooks {
     absl::Status status_;
   };
 
+  // Says that the mapping of `range` will be away and come back while it lives: nothing is brought
+  // in meanwhile, and a vCPU that runs into the hole waits as for a protection.
+  class Absence {
+   public:
+    Absence(MmHooks& hooks, HvaRange range);
+    ~Absence();
+    Absence(const Absence&) = delete;
+    Absence& operator=(const Absence&) = delete;
+
+   private:
+    MmHooks& hooks_;
+    BracketToken token_;
+  };
+
   // Counts protections taken and lifted, to be compared with what one saw last.
   uint32_t protection_epoch() const { return protected_.epoch(); }
   // Returns when no protection is in force.

@@ -3,8 +3,12 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "mmu/check.h"
 
@@ -17,15 +21,21 @@ constexpr uint64_t kUffdWp = uint64_t{1} << 57;
 constexpr uint64_t kSwapped = uint64_t{1} << 62;
 constexpr uint64_t kPresent = uint64_t{1} << 63;
 
+void ReadRaw(int fd, Hva page, std::span<uint64_t> raw) {
+  auto offset = static_cast<off_t>((page.value >> kPageShift) * sizeof(uint64_t));
+  for (std::span<std::byte> left = std::as_writable_bytes(raw); !left.empty();) {
+    const ssize_t bytes = pread(fd, left.data(), left.size(), offset);
+    if (bytes < 0 && errno == EINTR) continue;
+    UNDERFOOT_CHECK(bytes > 0 && static_cast<size_t>(bytes) % sizeof(uint64_t) == 0,
+                    "pagemap cannot be read", page.value, errno);
+    left = left.subspan(static_cast<size_t>(bytes));
+    offset += bytes;
+  }
+}
+
 uint64_t ReadRaw(int fd, Hva page) {
   uint64_t raw = 0;
-  const auto offset = static_cast<off_t>((page.value >> kPageShift) * sizeof(raw));
-  ssize_t bytes = 0;
-  do {
-    bytes = pread(fd, &raw, sizeof(raw), offset);
-  } while (bytes < 0 && errno == EINTR);
-  UNDERFOOT_CHECK(bytes == static_cast<ssize_t>(sizeof(raw)), "pagemap cannot be read", page.value,
-                  errno);
+  ReadRaw(fd, page, {&raw, 1});
   return raw;
 }
 
@@ -41,14 +51,28 @@ absl::StatusOr<Pagemap> Pagemap::Open() {
   return pagemap;
 }
 
-PagemapEntry Pagemap::Read(Hva page) const {
-  const uint64_t raw = ReadRaw(fd_.get(), page);
+PagemapEntry Pagemap::Parse(uint64_t raw, Hva page) const {
   PagemapEntry entry;
   entry.present = (raw & kPresent) != 0;
   entry.swapped = (raw & kSwapped) != 0;
   entry.uffd_wp = (raw & kUffdWp) != 0;
   if (entry.present) entry.pfn = {real_pfns_ ? raw & kPfnMask : page.value >> kPageShift};
   return entry;
+}
+
+PagemapEntry Pagemap::Read(Hva page) const { return Parse(ReadRaw(fd_.get(), page), page); }
+
+void Pagemap::Read(HvaRange range, std::span<PagemapEntry> entries) const {
+  std::array<uint64_t, 512> raw;
+  const uint64_t pages = range.size() >> kPageShift;
+  for (uint64_t first = 0; first < pages; first += raw.size()) {
+    const std::span<uint64_t> some =
+        std::span<uint64_t>(raw).first(std::min<uint64_t>(raw.size(), pages - first));
+    ReadRaw(fd_.get(), range.begin + first * kPageSize, some);
+    for (uint64_t i = 0; i < some.size(); ++i) {
+      entries[first + i] = Parse(some[i], range.begin + (first + i) * kPageSize);
+    }
+  }
 }
 
 }  // namespace underfoot

@@ -9,6 +9,8 @@
 #ifndef UNDERFOOT_VMM_MEMORY_PAGEMAP_H_
 #define UNDERFOOT_VMM_MEMORY_PAGEMAP_H_
 
+#include <cstdint>
+#include <span>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -30,10 +32,14 @@ class Pagemap {
   static absl::StatusOr<Pagemap> Open();
 
   PagemapEntry Read(Hva page) const;
+  // One entry for each page of `range`, which begins at a page: 32 ns a page where many are asked
+  // for at once.
+  void Read(HvaRange range, std::span<PagemapEntry> entries) const;
   bool real_pfns() const { return real_pfns_; }
 
  private:
   explicit Pagemap(UniqueFd fd) : fd_(std::move(fd)) {}
+  PagemapEntry Parse(uint64_t raw, Hva page) const;
 
   UniqueFd fd_;
   bool real_pfns_ = false;

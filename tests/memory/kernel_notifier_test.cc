@@ -1,0 +1,267 @@
+// The late source: what it recognizes, what it drops, and what it does about a loss. Its records
+// are made by hand; kvm_tracepoints_test.cc has the kernel's.
+
+#include "vmm/memory/kernel_notifier.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "tests/memory/fake_records.h"
+#include "tests/memory/memory_test.h"
+
+namespace underfoot::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+class KernelNotifierTest : public MemoryTest {
+ protected:
+  static constexpr uint64_t kLeaves = 16;
+
+  void SetUp() override {
+    MemoryTest::SetUp();
+    if (side_ == nullptr) return;
+    StartMonitor();
+    for (uint64_t i = 0; i < kLeaves; ++i) FaultIn(i);
+    kernel_.emplace(mmu(), log_, side().memory->hvas(), records_.Opener());
+    kernel_->SetAgeSink([this](HvaRange pages, int64_t) {
+      ++aged_;
+      last_aged_ = pages;
+    });
+    const absl::Status started = kernel_->Start();
+    ASSERT_TRUE(started.ok()) << started;
+    const absl::Status open = kernel_->WaitUntilOpen();
+    ASSERT_TRUE(open.ok()) << open;
+  }
+  void TearDown() override {
+    if (kernel_.has_value()) kernel_->Stop();
+    MemoryTest::TearDown();
+    kernel_.reset();
+  }
+
+  void Drain() { ASSERT_TRUE(kernel_->Drain()); }
+  uint64_t Leaves() {
+    uint64_t leaves = 0;
+    for (uint64_t i = 0; i < kLeaves; ++i) leaves += side().LeafOf(i).has_value() ? 1 : 0;
+    return leaves;
+  }
+  HostEvent LastEvent() const {
+    const std::vector<NumberedEvent> events = log_.Since(0, EventLog::kCapacity);
+    return events.empty() ? HostEvent() : events.back().event;
+  }
+
+  EventLog log_;
+  FakeRecords records_;
+  std::optional<KernelNotifier> kernel_;
+  std::atomic<uint64_t> aged_{0};
+  HvaRange last_aged_;
+};
+
+TEST_P(KernelNotifierTest, WhatOnlyTheKernelToldDropsItsTranslationsAndNoOther) {
+  records_.Tell(side().Pages(3, 2));
+  Drain();
+  EXPECT_FALSE(side().LeafOf(3).has_value());
+  EXPECT_FALSE(side().LeafOf(4).has_value());
+  EXPECT_EQ(Leaves(), kLeaves - 2);
+  const KernelStats stats = kernel_->Stats();
+  EXPECT_EQ(stats.unmaps, 1u);
+  EXPECT_EQ(stats.foreign, 1u);
+  EXPECT_EQ(stats.known, 0u);
+  EXPECT_EQ(stats.invalidated, 1u);
+  EXPECT_EQ(stats.lag_us.count, 1u);
+  const HostEvent event = LastEvent();
+  EXPECT_EQ(event.source, EventSource::kKernel);
+  EXPECT_EQ(event.change, HostChange::kUnmap);
+  EXPECT_EQ(event.range, side().Pages(3, 2));
+  EXPECT_EQ(event.tid, kForeignTid);
+  EXPECT_TRUE(event.invalidated);
+  EXPECT_FALSE(event.known);
+  EXPECT_GE(event.taken_ns, event.happened_ns);
+}
+
+TEST_P(KernelNotifierTest, WhatAHookDidIsKnownAndInvalidatedOnce) {
+  int64_t inside = 0;
+  {
+    InvalidationScope hook(mmu().notifier(), {side().Pages(3, 2), InvalidationKind::kUnmap});
+    inside = MonotonicNs();
+  }
+  const uint64_t begins = mmu().Stats().notifier.begins;
+  records_.Tell(side().Pages(3), gettid(), inside);
+  records_.Tell(side().Pages(4), gettid(), inside);
+  Drain();
+  EXPECT_EQ(kernel_->Stats().known, 2u);
+  EXPECT_EQ(kernel_->Stats().foreign, 0u);
+  EXPECT_EQ(mmu().Stats().notifier.begins, begins);
+  EXPECT_TRUE(LastEvent().known);
+}
+
+TEST_P(KernelNotifierTest, ARealHookIsAnnouncedFromItsBeginToItsEnd) {
+  const int64_t before = MonotonicNs();
+  ASSERT_TRUE(side().hooks.Madvise(side().Pages(3), MADV_DONTNEED).ok());
+  const int64_t after = MonotonicNs();
+  EXPECT_TRUE(kernel_->own_changes().Made(gettid(), side().Pages(3), (before + after) / 2));
+  EXPECT_FALSE(kernel_->own_changes().Made(gettid(), side().Pages(3), after + 1'000'000));
+}
+
+// A raw call of the same thread, and one of another thread beside the hook.
+TEST_P(KernelNotifierTest, WhatHappenedBesideAHookIsForeign) {
+  {
+    InvalidationScope hook(mmu().notifier(), {side().Pages(3), InvalidationKind::kUnmap});
+    records_.Tell(side().Pages(3), kForeignTid, MonotonicNs());
+    records_.Tell(side().Pages(3, 2), gettid(), MonotonicNs());
+  }
+  records_.Tell(side().Pages(3), gettid(), MonotonicNs() + 1'000'000);
+  Drain();
+  EXPECT_EQ(kernel_->Stats().foreign, 3u);
+  EXPECT_FALSE(side().LeafOf(4).has_value());
+}
+
+TEST_P(KernelNotifierTest, ARemovalThatUserfaultfdToldOfIsKnownWhileItSettles) {
+  HostEvent removal;
+  removal.source = EventSource::kUffd;
+  removal.change = HostChange::kDiscard;
+  removal.range = side().Pages(3, 4);
+  removal.happened_ns = MonotonicNs();
+  log_.Report(removal);
+  records_.Tell(side().Pages(4), kForeignTid, removal.happened_ns + 1000);
+  records_.Tell(side().Pages(6, 2), kForeignTid, removal.happened_ns + 1000);
+  records_.Tell(side().Pages(5), kForeignTid, removal.happened_ns + 60'000'000);
+  Drain();
+  EXPECT_EQ(kernel_->Stats().known, 1u);
+  EXPECT_EQ(kernel_->Stats().foreign, 2u) << "beyond the removal, and too long after it";
+}
+
+TEST_P(KernelNotifierTest, ALostRecordInvalidatesEverything) {
+  records_.Lose(7);
+  Drain();
+  EXPECT_EQ(Leaves(), 0u);
+  EXPECT_EQ(kernel_->Stats().lost, 7u);
+  EXPECT_EQ(kernel_->Stats().resyncs, 1u);
+  EXPECT_EQ(LastEvent().change, HostChange::kLostRecords);
+  EXPECT_EQ(LastEvent().range, side().memory->hvas());
+}
+
+TEST_P(KernelNotifierTest, ARingThatMayHaveLostSomethingIsNotTrusted) {
+  records_.Overrun();
+  Drain();
+  EXPECT_EQ(Leaves(), 0u);
+  EXPECT_EQ(kernel_->Stats().lost, 0u);
+  EXPECT_EQ(kernel_->Stats().resyncs, 1u);
+}
+
+TEST_P(KernelNotifierTest, WhatIsToldBeyondGuestRamIsClipped) {
+  const HvaRange ram = side().memory->hvas();
+  records_.Tell({ram.end, ram.end + kPageSize});
+  records_.Tell({ram.begin - kPageSize, ram.begin});
+  Drain();
+  EXPECT_EQ(kernel_->Stats().records, 0u);
+  records_.Tell({Hva{0}, Hva{~uint64_t{0}}});
+  Drain();
+  EXPECT_EQ(kernel_->Stats().foreign, 1u);
+  EXPECT_EQ(LastEvent().range, ram);
+  EXPECT_EQ(Leaves(), 0u);
+}
+
+TEST_P(KernelNotifierTest, AnAgeIsCountedAndToldAndDropsNothing) {
+  constexpr uint64_t kAges = 100;
+  const int64_t now = MonotonicNs();
+  for (uint64_t i = 0; i < kAges; ++i) {
+    records_.Tell(side().Pages(i % kLeaves), kForeignTid, now + static_cast<int64_t>(i),
+                  i % 2 == 0 ? KernelRecord::Kind::kAge : KernelRecord::Kind::kTestAge);
+  }
+  Drain();
+  EXPECT_EQ(kernel_->Stats().ages, kAges);
+  EXPECT_EQ(kernel_->Stats().unmaps, 0u);
+  EXPECT_EQ(aged_, kAges);
+  EXPECT_EQ(last_aged_, side().Pages((kAges - 1) % kLeaves));
+  EXPECT_EQ(Leaves(), kLeaves);
+  EXPECT_EQ(log_.Counts()[static_cast<size_t>(EventSource::kKernel)]
+                         [static_cast<size_t>(HostChange::kAge)],
+            1u)
+      << "a flood of them is not for the log";
+}
+
+// The record stands at the start of the change: a translation may come back before its end.
+TEST_P(KernelNotifierTest, ATranslationMadeWhileTheChangeLastsIsDroppedToo) {
+  records_.Tell(side().Pages(3));
+  Drain();
+  FaultIn(3);
+  EXPECT_TRUE(WaitUntil([&] { return !side().LeafOf(3).has_value(); }));
+  FaultIn(3);
+  Drain();
+  EXPECT_TRUE(side().LeafOf(3).has_value());
+}
+
+TEST_P(KernelNotifierTest, StopActsUponWhatWasToldAndLeavesNoSubscriber) {
+  records_.Tell(side().Pages(3));
+  kernel_->Stop();
+  EXPECT_FALSE(side().LeafOf(3).has_value());
+  EXPECT_FALSE(kernel_->Drain());
+  ASSERT_TRUE(side().hooks.Madvise(side().Pages(5), MADV_DONTNEED).ok());
+  EXPECT_TRUE(kernel_->Stats().enabled) << "it was";
+}
+
+TEST_P(KernelNotifierTest, WhereItCannotBeOpenedItSaysWhyAndNobodyWaits) {
+  KernelNotifier none(mmu(), log_, side().memory->hvas(),
+                      []() -> absl::StatusOr<std::unique_ptr<KernelRecordSource>> {
+                        return absl::FailedPreconditionError("tracefs is not mounted");
+                      });
+  EXPECT_FALSE(none.Drain());
+  ASSERT_TRUE(none.Start().ok());
+  EXPECT_THAT(std::string(none.WaitUntilOpen().message()), HasSubstr("not mounted"));
+  EXPECT_FALSE(none.Drain());
+  EXPECT_FALSE(none.enabled());
+  EXPECT_EQ(none.Stats().why_not, "tracefs is not mounted");
+  none.Stop();
+}
+
+// Hooks, faults and foreign records at once: brackets balance and Drain always returns.
+TEST_P(KernelNotifierTest, BesideHooksAndFaultsEveryDrainEnds) {
+  std::atomic<bool> stop{false};
+  std::thread hooks([&] {
+    for (uint64_t n = 0; !stop; ++n) {
+      EXPECT_TRUE(side().hooks.Madvise(side().Pages(n % kLeaves), MADV_DONTNEED).ok());
+    }
+  });
+  std::thread toucher([&] {
+    for (uint64_t n = 0; !stop; ++n) side().Store(n % kLeaves, n);
+  });
+  for (uint64_t n = 0; n < 300; ++n) {
+    records_.Tell(side().Pages(n * 7 % kLeaves));
+    Drain();
+  }
+  stop = true;
+  hooks.join();
+  toucher.join();
+  EXPECT_EQ(kernel_->Stats().foreign, 300u);
+}
+
+UNDERFOOT_FOR_BOTH_BACKINGS(KernelNotifierTest);
+
+TEST(HostCauseTest, IsByTheNameOfTheThread) {
+  EXPECT_EQ(CauseOf("ksmd", false), HostCause::kKsm);
+  EXPECT_EQ(CauseOf("khugepaged", false), HostCause::kCollapse);
+  EXPECT_EQ(CauseOf("kcompactd0", false), HostCause::kCompaction);
+  EXPECT_EQ(CauseOf("kswapd1", false), HostCause::kSwapOut);
+  EXPECT_EQ(CauseOf("bash", false), HostCause::kOtherTask);
+  EXPECT_EQ(CauseOf("ksmd", true), HostCause::kThisProcess);
+  EXPECT_EQ(CauseOf("", false), HostCause::kUnknown);
+}
+
+TEST(TaskNamesTest, KnowsItsOwnThreadsAndNotOneThatIsNot) {
+  TaskNames names;
+  const TaskNames::Task self = names.Find(gettid(), MonotonicNs());
+  EXPECT_NE(self.name[0], 0);
+  EXPECT_EQ(self.cause, HostCause::kThisProcess);
+  EXPECT_EQ(names.Find(kForeignTid, MonotonicNs()).cause, HostCause::kUnknown);
+}
+
+}  // namespace
+}  // namespace underfoot::testing

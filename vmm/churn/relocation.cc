@@ -1,0 +1,81 @@
+#include "vmm/churn/relocation.h"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+
+namespace underfoot {
+namespace {
+
+// Long enough for vCPUs to run into the hole.
+constexpr absl::Duration kStaysAway = absl::Microseconds(50);
+
+absl::StatusOr<Hva> Reserve(uint64_t bytes, int protection) {
+  void* const base =
+      mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) return absl::ErrnoToStatus(errno, "mmap of room for pages that are away");
+  return HvaOf(base);
+}
+
+}  // namespace
+
+Relocation::~Relocation() {
+  if (room_ != nullptr) static_cast<void>(munmap(PointerOf(room_->base), kMaxPages * kPageSize));
+}
+
+absl::StatusOr<ChurnOutcome> Relocation::Remap(HvaRange range) {
+  const absl::StatusOr<Hva> room = Reserve(range.size(), PROT_NONE);
+  if (!room.ok()) return room.status();
+  const MmHooks::Absence absence(hooks_, range);
+  if (absl::Status gone = hooks_.Mremap(range, *room); !gone.ok()) return gone;
+  absl::SleepFor(kStaysAway);
+  if (absl::Status back = hooks_.Mremap({*room, *room + range.size()}, range.begin); !back.ok()) {
+    return back;
+  }
+  return ChurnOutcome::kDone;
+}
+
+absl::StatusOr<Relocation::Room*> Relocation::RoomForPages() {
+  if (room_ != nullptr) return room_.get();
+  absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open({.events = UffdEvents::kNone, .move = true});
+  if (!uffd.ok()) return std::move(uffd).status();
+  const absl::StatusOr<Hva> base = Reserve(kMaxPages * kPageSize, PROT_READ | PROT_WRITE);
+  if (!base.ok()) return base.status();
+  room_ = std::make_unique<Room>(Room{*base, *std::move(uffd)});
+  static_cast<void>(madvise(PointerOf(*base), kMaxPages * kPageSize, MADV_NOHUGEPAGE));  // a hint
+  static_cast<void>(madvise(PointerOf(*base), kMaxPages * kPageSize, MADV_DONTFORK));
+  if (absl::Status registered =
+          room_->uffd.Register({*base, *base + kMaxPages * kPageSize}, Backing::kAnon);
+      !registered.ok()) {
+    return registered;
+  }
+  return room_.get();
+}
+
+absl::StatusOr<ChurnOutcome> Relocation::Move(HvaRange range) {
+  const absl::StatusOr<Room*> room = RoomForPages();
+  if (absl::IsUnimplemented(room.status())) return ChurnOutcome::kDeclined;
+  if (!room.ok()) return room.status();
+  const Hva base = (*room)->base;
+  bool moved = false;
+  const InvalidationScope away(notifier_, {range, InvalidationKind::kUnmap});
+  // Page by page: one that is pinned or shared with a child just now stays where it is.
+  for (uint64_t at = 0; at < range.size(); at += kPageSize) {
+    const absl::Status out = hooks_.Move((*room)->uffd, PageRangeOf(range.begin + at), base + at);
+    moved = moved || out.ok();
+  }
+  for (uint64_t at = 0; at < range.size(); at += kPageSize) {
+    static_cast<void>(hooks_.Move(uffd_, PageRangeOf(base + at), range.begin + at));
+  }
+  if (madvise(PointerOf(base), range.size(), MADV_DONTNEED) != 0) {
+    return absl::ErrnoToStatus(errno, "emptying the room for pages that are away");
+  }
+  return moved ? ChurnOutcome::kDone : ChurnOutcome::kDeclined;
+}
+
+}  // namespace underfoot

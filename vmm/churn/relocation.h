@@ -1,0 +1,53 @@
+// Churn that takes pages out of guest RAM and brings them back: as mappings (mremap) and as pages
+// (UFFDIO_MOVE). The range is in flight meanwhile, so nobody brings in others.
+//
+// Thread safety: one thread at a time, outside of read sections.
+
+#ifndef UNDERFOOT_VMM_CHURN_RELOCATION_H_
+#define UNDERFOOT_VMM_CHURN_RELOCATION_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "mmu/notifier.h"
+#include "vmm/churn/outcome.h"
+#include "vmm/memory/mm_hooks.h"
+#include "vmm/memory/userfaultfd.h"
+
+namespace underfoot {
+
+class Relocation {
+ public:
+  static constexpr uint64_t kMaxPages = 16;
+
+  Relocation(Notifier& notifier, MmHooks& hooks, Userfaultfd& uffd)
+      : notifier_(notifier), hooks_(hooks), uffd_(uffd) {}
+  ~Relocation();
+  Relocation(const Relocation&) = delete;
+  Relocation& operator=(const Relocation&) = delete;
+
+  // The mapping goes away and comes back, with its content. A vCPU that runs into the hole waits.
+  absl::StatusOr<ChurnOutcome> Remap(HvaRange range);
+  // The pages go away and come back. One that cannot be moved stays; one that was brought in anew
+  // meanwhile wins over the one that comes back: for discardable pages only. Declined when none
+  // could be moved, or by a kernel before 6.8.
+  absl::StatusOr<ChurnOutcome> Move(HvaRange range);
+
+ private:
+  // Room of kMaxPages for pages that are away.
+  struct Room {
+    Hva base;
+    Userfaultfd uffd;
+  };
+
+  absl::StatusOr<Room*> RoomForPages();
+
+  Notifier& notifier_;
+  MmHooks& hooks_;
+  Userfaultfd& uffd_;
+  std::unique_ptr<Room> room_;
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_CHURN_RELOCATION_H_

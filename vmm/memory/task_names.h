@@ -1,0 +1,43 @@
+// Who a thread is, by its number: its name and what a change of guest RAM by it is likely to be.
+//
+// Thread safety: one thread. A name is remembered for a second: numbers are used again.
+
+#ifndef UNDERFOOT_VMM_MEMORY_TASK_NAMES_H_
+#define UNDERFOOT_VMM_MEMORY_TASK_NAMES_H_
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+
+#include "vmm/memory/host_event.h"
+
+namespace underfoot {
+
+// By the kernel's names of its own threads. `ours`: a thread of this process.
+HostCause CauseOf(std::string_view name, bool ours);
+
+class TaskNames {
+ public:
+  explicit TaskNames(std::string proc = "/proc") : proc_(std::move(proc)) {}
+
+  struct Task {
+    std::array<char, 16> name{};  // empty: it has ended, or is in another PID namespace
+    HostCause cause = HostCause::kUnknown;
+  };
+  Task Find(int32_t tid, int64_t now_ns);
+
+ private:
+  struct Known {
+    Task task;
+    int64_t read_ns = 0;
+  };
+  Task Read(int32_t tid) const;
+
+  const std::string proc_;
+  std::unordered_map<int32_t, Known> known_;
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_MEMORY_TASK_NAMES_H_
