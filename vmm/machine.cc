@@ -81,7 +81,7 @@ Machine::Machine(const RunOptions& options, Parts parts, SerialPort::Sink serial
       operations_(
           *memory_, mmu_, vm_, hooks_, uffd_, coverage_,
           [this](const std::function<absl::Status()>& change) { return WithVcpusOut(change); }),
-      churn_(operations_, options.churn.rates, options.seed),
+      churn_(operations_, tape_, options.churn.rates, options.seed),
       auditor_(mmu_, pagemap_,
                {.settling = settling_,
                 .monitor = monitor_,
@@ -103,6 +103,11 @@ Machine::~Machine() {
 }
 
 absl::Status Machine::Prepare() {
+  if (absl::Status opened = tape_.Open(options_.record_path, options_.replay_path,
+                                       {options_.memory_bytes, options_.backing});
+      !opened.ok()) {
+    return opened;
+  }
   events_.SetSink(&coverage_);
   coverage_.SetSource(EventSource::kHook, true);
   coverage_.SetSource(EventSource::kUffd, true);
@@ -166,7 +171,7 @@ absl::Status Machine::Start() {
     if (absl::Status started = vcpu->Start(); !started.ok()) return started;
   }
   if (absl::Status started = StartKernelNotifier(); !started.ok()) return started;
-  if (!options_.churn.off()) churn_.Run(options_.churn.rates, options_.seed);
+  if (!options_.churn.off() || tape_.replays()) churn_.Run(options_.churn.rates, options_.seed);
   absl::MutexLock lock(&mutex_);
   state_ = VmState::kRunning;
   return absl::OkStatus();
@@ -256,6 +261,7 @@ absl::Status Machine::Finish() {
                                                        absl::FormatDuration(kVerdictTimeout)));
   rcu::Barrier();
   verdict.Update(CheckNothingLeft());
+  verdict.Update(tape_.Finish());
   absl::MutexLock lock(&mutex_);
   state_ = VmState::kStopped;
   verdict_ = verdict.ok() ? GuestVerdict::kGood : GuestVerdict::kBad;

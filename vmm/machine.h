@@ -76,6 +76,7 @@ class Machine {
   Mmu& mmu() { return mmu_; }
   const GuestMemory& memory() const { return *memory_; }
   ChurnEngine& churn() { return churn_; }
+  ReplayStats replay() const { return tape_.Replay(); }
   const EventLog& events() const { return events_; }
   CoverageMatrix coverage() const { return coverage_.Matrix(); }
   KernelNotifier& kernel() { return kernel_; }
@@ -129,6 +130,7 @@ class Machine {
   GuestReports reports_;
   RingPeer ring_;
   ChurnOperations operations_;
+  ChurnTape tape_;
   ChurnEngine churn_;
   Auditor auditor_;
   Gpa entry_;

@@ -49,6 +49,8 @@ struct RunOptions {
   bool json = false;         // the summary as JSON on stdout, no status line
   // Leave to change the host as a whole, and to put it back at the end.
   bool allow_host_changes = false;
+  std::string record_path = {};  // of a file for the churn as it happened; empty: none
+  std::string replay_path = {};  // of one to repeat in place of the schedule; empty: none
   // Kinds of churn that the host does not offer: why not.
   std::map<ChurnKind, std::string> unavailable_churn = {};
 

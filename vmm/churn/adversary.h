@@ -25,6 +25,7 @@ class Adversary {
  public:
   static absl::StatusOr<Adversary> Start();
   ~Adversary();
+  pid_t pid() const { return pid_; }
   Adversary(Adversary&& other) noexcept;
   Adversary& operator=(Adversary&&) = delete;
 

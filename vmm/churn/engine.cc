@@ -1,6 +1,8 @@
 #include "vmm/churn/engine.h"
 
+#include <array>
 #include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -14,8 +16,9 @@ constexpr absl::Duration kMaxBacklog = absl::Milliseconds(200);
 
 }  // namespace
 
-ChurnEngine::ChurnEngine(ChurnOperations& operations, ChurnRates rates, uint64_t seed)
-    : operations_(operations) {
+ChurnEngine::ChurnEngine(ChurnOperations& operations, ChurnTape& tape, ChurnRates rates,
+                         uint64_t seed)
+    : operations_(operations), tape_(tape) {
   order_.rates = std::move(rates);
   order_.seed = seed;
   for (size_t i = 0; i < kChurnLanes; ++i) {
@@ -70,28 +73,52 @@ void ChurnEngine::Main(ChurnLane lane) {
   NameThisThread(kNames[static_cast<size_t>(lane)]);
   RaiseThisThread();
   for (Order order = NextOrder(0); !order.stop; order = NextOrder(order.number)) {
-    if (order.running) Carry(order, lane);
+    if (!order.running) continue;
+    if (tape_.replays()) {
+      Replay(order, lane);
+    } else {
+      Carry(order, lane);
+    }
   }
 }
 
 void ChurnEngine::Carry(const Order& order, ChurnLane lane) {
   ChurnSchedule schedule(order.rates, order.seed, lane);
   if (schedule.empty()) return;
-  absl::Time start = absl::Now();
+  const absl::Time began = absl::Now();
+  absl::Time start = began;
   for (;;) {
     const ChurnSchedule::Step step = schedule.Next();
     if (!SleepUntil(start + step.due, order)) return;
     const absl::Duration late = absl::Now() - (start + step.due);
     if (late > kMaxBacklog) start += late;
-    if (absl::Status done = operations_.Run(step.kind, step.random).status(); !done.ok()) {
-      absl::MutexLock lock(&mutex_);
-      failure_.Update(std::move(done));
-      order_.running = false;
-      ++order_.number;
-      return;
-    }
-    done_[static_cast<size_t>(step.kind)].Add();
+    if (!Do(lane, step, began, std::nullopt)) return;
   }
+}
+
+void ChurnEngine::Replay(const Order& order, ChurnLane lane) {
+  const std::vector<ScriptedOperation>& script = tape_.OfLane(lane);
+  const absl::Time start = absl::Now();
+  for (size_t i = 0; i < script.size(); ++i) {
+    if (!SleepUntil(start + script[i].step.due, order)) return;
+    if (!Do(lane, script[i].step, start, i)) return;
+  }
+}
+
+bool ChurnEngine::Do(ChurnLane lane, const ChurnSchedule::Step& step, absl::Time start,
+                     std::optional<size_t> number) {
+  const absl::Duration at = absl::Now() - start;
+  const absl::StatusOr<ChurnResult> result = operations_.Run(step.kind, step.random);
+  if (!result.ok()) {
+    absl::MutexLock lock(&mutex_);
+    failure_.Update(result.status());
+    order_.running = false;
+    ++order_.number;
+    return false;
+  }
+  done_[static_cast<size_t>(step.kind)].Add();
+  tape_.Done({lane, {.kind = step.kind, .due = at, .random = step.random}, *result}, number);
+  return true;
 }
 
 ChurnStats ChurnEngine::Stats() const {

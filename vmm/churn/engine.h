@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
@@ -15,6 +16,7 @@
 #include "mmu/stats.h"
 #include "vmm/churn/operations.h"
 #include "vmm/churn/schedule.h"
+#include "vmm/churn/tape.h"
 #include "vmm/churn_kind.h"
 #include "vmm/stats.h"
 
@@ -22,7 +24,8 @@ namespace underfoot {
 
 class ChurnEngine {
  public:
-  ChurnEngine(ChurnOperations& operations, ChurnRates rates, uint64_t seed);
+  // `tape` outlives the engine and is open before Run.
+  ChurnEngine(ChurnOperations& operations, ChurnTape& tape, ChurnRates rates, uint64_t seed);
   ~ChurnEngine();
   ChurnEngine(const ChurnEngine&) = delete;
   ChurnEngine& operator=(const ChurnEngine&) = delete;
@@ -53,10 +56,15 @@ class ChurnEngine {
   void Main(ChurnLane lane) ABSL_LOCKS_EXCLUDED(mutex_);
   Order NextOrder(uint64_t done) ABSL_LOCKS_EXCLUDED(mutex_);
   void Carry(const Order& order, ChurnLane lane) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Replay(const Order& order, ChurnLane lane) ABSL_LOCKS_EXCLUDED(mutex_);
+  // False when it failed, which ends the churn.
+  bool Do(ChurnLane lane, const ChurnSchedule::Step& step, absl::Time start,
+          std::optional<size_t> number) ABSL_LOCKS_EXCLUDED(mutex_);
   // False when the order has changed.
   bool SleepUntil(absl::Time time, const Order& order) ABSL_LOCKS_EXCLUDED(mutex_);
 
   ChurnOperations& operations_;
+  ChurnTape& tape_;
   std::array<Counter, kChurnKinds.size()> done_;
   // Guards: what the engine shall do. Order: innermost; never held over an operation.
   mutable absl::Mutex mutex_;

@@ -105,7 +105,7 @@ ChurnLimits ProvideForChurn(Backing backing, uint64_t memory_bytes, const ChurnR
   ChurnLimits limits{.backing = backing};
   std::map<HostNeed, std::string> why_not;  // each need is looked at once
   for (const ChurnKindInfo& info : kChurnKinds) {
-    if (info.host == HostNeed::kNothing) continue;
+    if (info.host == HostNeed::kNothing || !limits.WhyNot(info.kind).empty()) continue;
     // Nothing is changed for a kind that nobody asked for.
     HostChanges* const leave = wanted.count(info.kind) != 0 ? changes : nullptr;
     const auto known = why_not.find(info.host);

@@ -44,13 +44,6 @@
 
 namespace underfoot {
 
-// What an operation was and how it came out, for the record.
-struct ChurnResult {
-  Gpa gpa;  // what it was done to
-  uint64_t bytes = 0;
-  ChurnOutcome outcome = ChurnOutcome::kDone;
-};
-
 class ChurnOperations {
  public:
   // `gate`: for changes of KVM's memslots.

@@ -123,6 +123,10 @@ void AddRun(CLI::App* app, RunArguments* run) {
   sub->add_option("--control", run->control, "Path of the control socket (default: by name)")
       ->type_name("PATH");
   sub->add_option("--name", run->name, "Name of the machine (default: vm-PID)")->type_name("NAME");
+  sub->add_option("--record", run->record, "Write the churn as it happens")->type_name("FILE");
+  sub->add_option("--replay", run->replay, "Repeat recorded churn; it replaces --churn")
+      ->type_name("FILE")
+      ->excludes("--churn");
   sub->add_flag("--allow-host-changes", run->allow_host_changes,
                 "Let churn add swap space, run KSM, compact memory; all is put back at the end");
   sub->add_flag("--json", run->json, "Print the summary as JSON, and no status line");

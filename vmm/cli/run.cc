@@ -106,7 +106,10 @@ absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignal
   summary.stats = (*machine)->GetStats();
   summary.control_path = (*server)->path();
   summary.program = program_invocation_name;
-  summary.skipped = options.unavailable_churn;
+  if (!options.replay_path.empty()) summary.replay = (*machine)->replay();
+  for (const auto& [kind, why] : options.unavailable_churn) {
+    if (options.churn.preset) summary.skipped[kind] = why;
+  }
   summary.coverage = (*machine)->coverage();
   summary.problems = ProblemsIn(summary.stats, summary.coverage);
   if (!finished.ok()) summary.problems.emplace_back(finished.message());

@@ -140,6 +140,8 @@ absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
   options.guest = arguments.guest;
   options.json = arguments.json;
   options.allow_host_changes = arguments.allow_host_changes;
+  options.record_path = arguments.record;
+  options.replay_path = arguments.replay;
   for (const absl::Status& status :
        {CheckGuest(arguments.guest), CheckMemory(arguments.memory, &options),
         CheckVcpus(arguments.vcpus, &options), CheckBacking(arguments.backing, &options),

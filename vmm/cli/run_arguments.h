@@ -27,6 +27,8 @@ struct RunArguments {
   std::string name;     // empty: "vm-<pid>"
   bool json = false;
   bool allow_host_changes = false;
+  std::string record;  // empty: none
+  std::string replay;  // empty: none
 };
 
 // The error names the option, its value and what is allowed.

@@ -9,6 +9,11 @@
 namespace underfoot {
 namespace {
 
+Json ToJson(const ReplayStats& replay) {
+  return {
+      {"repeated", replay.repeated}, {"differences", replay.differences}, {"first", replay.first}};
+}
+
 std::string GuestText(const Stats& s) {
   return absl::StrFormat("%s: verdict %s, %s pages checked, %s mismatches", s.guest.workload,
                          GuestVerdictName(s.guest.verdict), FormatCount(s.guest.pages_checked),
@@ -122,6 +127,14 @@ std::string MissedBy(const CoverageRow& row, const CoverageMatrix& coverage) {
   return names;
 }
 
+// A difference is no failure: a host declines by its own lights.
+std::string ReplayText(const ReplayStats& replay) {
+  std::string text = absl::StrFormat("replay: %s operations repeated, %s differ\n",
+                                     FormatCount(replay.repeated), FormatCount(replay.differences));
+  if (!replay.first.empty()) text += "  the first: " + replay.first + "\n";
+  return text;
+}
+
 std::string HintsText(const RunSummary& summary) {
   const std::string& program = summary.program;
   const std::string& path = summary.control_path;
@@ -180,6 +193,7 @@ std::string SummaryText(const RunSummary& summary) {
       absl::StrAppendFormat(&text, "not done: %s %s\n", ChurnKindName(kind), why);
     }
   }
+  if (summary.replay.has_value()) text += "\n" + ReplayText(*summary.replay);
   if (summary.passed()) {
     text += "\nPASSED: nothing stale, nothing lost, nothing leaked.\n";
   } else {
@@ -190,10 +204,12 @@ std::string SummaryText(const RunSummary& summary) {
 }
 
 std::string SummaryJson(const RunSummary& summary) {
-  return Pretty(Json::object({{"passed", summary.passed()},
-                              {"problems", summary.problems},
-                              {"stats", ToJson(summary.stats)},
-                              {"coverage", ToJson(summary.coverage)}})) +
+  return Pretty(Json::object(
+             {{"passed", summary.passed()},
+              {"problems", summary.problems},
+              {"stats", ToJson(summary.stats)},
+              {"coverage", ToJson(summary.coverage)},
+              {"replay", summary.replay.has_value() ? ToJson(*summary.replay) : Json()}})) +
          "\n";
 }
 

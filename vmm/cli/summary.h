@@ -6,9 +6,11 @@
 #define UNDERFOOT_VMM_CLI_SUMMARY_H_
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "vmm/churn/tape.h"
 #include "vmm/coverage/matrix.h"
 #include "vmm/stats.h"
 
@@ -18,9 +20,10 @@ struct RunSummary {
   Stats stats;  // the last ones
   CoverageMatrix coverage = {};
   std::map<ChurnKind, std::string> skipped = {};  // kinds of churn that the host did not offer
-  std::vector<std::string> problems;              // one line each; empty: passed
-  std::string control_path = {};                  // for the hints
-  std::string program = "underfoot";              // for the hints: as it was called
+  std::optional<ReplayStats> replay = {};
+  std::vector<std::string> problems;  // one line each; empty: passed
+  std::string control_path = {};      // for the hints
+  std::string program = "underfoot";  // for the hints: as it was called
 
   [[nodiscard]] bool passed() const { return problems.empty(); }
 };

@@ -23,6 +23,26 @@ absl::StatusOr<UniqueFd> MakeMemfd(uint64_t bytes) {
   return fd;
 }
 
+// At a multiple of 2 MiB, as the file offset is: only so can pages of a memfd become a huge page.
+void* MapAligned(uint64_t bytes, Backing backing, int fd) {
+  constexpr uint64_t kAlignment = uint64_t{2} << 20;
+  const uint64_t room = bytes + kAlignment;
+  void* const reserved =
+      mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) return MAP_FAILED;
+  const Hva begin = HvaOf(reserved);
+  const Hva aligned{(begin.value + kAlignment - 1) / kAlignment * kAlignment};
+  const int flags = backing == Backing::kMemfd ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+  void* const base = mmap(PointerOf(aligned), bytes, PROT_READ | PROT_WRITE,
+                          flags | MAP_FIXED | MAP_NORESERVE, fd, 0);
+  const int error = errno;
+  const Hva end = base == MAP_FAILED ? begin : aligned + bytes;
+  if (aligned > begin && base != MAP_FAILED) munmap(PointerOf(begin), aligned - begin);
+  if (end < begin + room) munmap(PointerOf(end), begin + room - end);
+  errno = error;
+  return base;
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<RamSlot>> PlanRamSlots(uint64_t bytes) {
@@ -57,8 +77,7 @@ absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t bytes,
     if (!memfd.ok()) return std::move(memfd).status();
     fd = *std::move(memfd);
   }
-  const int flags = backing == Backing::kMemfd ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-  void* base = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd.get(), 0);
+  void* const base = MapAligned(bytes, backing, fd.get());
   if (base == MAP_FAILED) {
     return absl::ErrnoToStatus(
         errno, absl::StrFormat("mmap of %d bytes of guest RAM; ask for less memory", bytes));

@@ -1,0 +1,106 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "tests/control/scratch.h"
+#include "vmm/churn/script.h"
+#include "vmm/churn/tape.h"
+
+namespace underfoot::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr ScriptMachine kMachine = {uint64_t{64} << 20, Backing::kMemfd};
+
+ScriptedOperation Discard(uint64_t page, ChurnOutcome outcome = ChurnOutcome::kDone) {
+  return {.lane = ChurnLane::kPages,
+          .step = {.kind = ChurnKind::kDiscard,
+                   .due = absl::Microseconds(500),
+                   .random = 0xffffffffffffffff},
+          .result = {.gpa = Gpa{page << kPageShift}, .bytes = kPageSize, .outcome = outcome}};
+}
+
+class ChurnScriptTest : public ::testing::Test {
+ protected:
+  void Record(const std::vector<ScriptedOperation>& operations) {
+    ChurnTape tape;
+    ASSERT_TRUE(tape.Open(path_, "", kMachine).ok());
+    for (const ScriptedOperation& operation : operations) tape.Done(operation, std::nullopt);
+    ASSERT_TRUE(tape.Finish().ok());
+  }
+  std::string ErrorOf(const std::string& content) {
+    std::ofstream(path_) << content;
+    return std::string(Script::Read(path_).status().message());
+  }
+
+  Scratch scratch_;
+  const std::string path_ = scratch_ / "churn.jsonl";
+};
+
+TEST_F(ChurnScriptTest, WhatWasWrittenIsRead) {
+  ScriptedOperation slow = Discard(9, ChurnOutcome::kDeclined);
+  slow.lane = ChurnLane::kSlow;
+  slow.step.kind = ChurnKind::kCollapse;
+  Record({Discard(7), slow});
+  const absl::StatusOr<Script> script = Script::Read(path_);
+  ASSERT_TRUE(script.ok()) << script.status();
+  EXPECT_EQ(script->machine.memory_bytes, kMachine.memory_bytes);
+  EXPECT_EQ(script->machine.backing, Backing::kMemfd);
+  ASSERT_EQ(script->operations.size(), 2u);
+  EXPECT_EQ(script->operations[0].result, Discard(7).result);
+  EXPECT_EQ(script->operations[0].step.random, 0xffffffffffffffff);
+  EXPECT_EQ(script->operations[0].step.due, absl::Microseconds(500));
+  EXPECT_EQ(script->operations[1].step.kind, ChurnKind::kCollapse);
+  EXPECT_EQ(script->operations[1].lane, ChurnLane::kSlow);
+  EXPECT_EQ(script->operations[1].result.outcome, ChurnOutcome::kDeclined);
+}
+
+TEST_F(ChurnScriptTest, ARepetitionTellsTheFirstDifference) {
+  Record({Discard(1), Discard(2), Discard(3)});
+  ChurnTape tape;
+  ASSERT_TRUE(tape.Open("", path_, kMachine).ok());
+  ASSERT_EQ(tape.OfLane(ChurnLane::kPages).size(), 3u);
+  EXPECT_TRUE(tape.OfLane(ChurnLane::kSlow).empty());
+  tape.Done(Discard(1), 0);
+  tape.Done(Discard(2, ChurnOutcome::kDeclined), 1);
+  tape.Done(Discard(4), 2);
+  const ReplayStats replay = tape.Replay();
+  EXPECT_EQ(replay.repeated, 3u);
+  EXPECT_EQ(replay.differences, 2u);
+  EXPECT_THAT(replay.first, HasSubstr("operation 2 of its lane"));
+  EXPECT_THAT(replay.first, HasSubstr("discard of gpa [0x2000, 0x3000): done; this time discard of "
+                                      "gpa [0x2000, 0x3000): declined"));
+}
+
+TEST_F(ChurnScriptTest, AScriptOfAnotherMachineIsRefused) {
+  Record({Discard(1)});
+  ChurnTape tape;
+  EXPECT_THAT(std::string(tape.Open("", path_, {kMachine.memory_bytes, Backing::kAnon}).message()),
+              HasSubstr("--memory 65536K --backing memfd"));
+}
+
+TEST_F(ChurnScriptTest, AFileThatIsNoScriptIsNamedWithItsLine) {
+  constexpr char kHead[] = R"({"underfoot_churn": 1, "memory_bytes": 4096, "backing": "anon"})";
+  EXPECT_THAT(ErrorOf(""), HasSubstr("line 1: the file is empty"));
+  EXPECT_THAT(ErrorOf("hello\n"), HasSubstr("line 1: no record of churn"));
+  EXPECT_THAT(ErrorOf(std::string(kHead) + "\n{}\n"), HasSubstr("line 2: no record of churn"));
+  EXPECT_THAT(
+      ErrorOf(std::string(kHead) + "\n" +
+              R"({"at_us":1,"lane":9,"kind":"wp","random":1,"gpa":0,"bytes":1,"outcome":"done"})"),
+      HasSubstr("line 2: an unknown kind, lane or outcome"));
+  EXPECT_THAT(ErrorOf(R"({"underfoot_churn": 2, "memory_bytes": 1, "backing": "anon"})"),
+              HasSubstr("another version"));
+  EXPECT_THAT(std::string(Script::Read(scratch_ / "none").status().message()),
+              HasSubstr("cannot be read"));
+}
+
+TEST_F(ChurnScriptTest, AFileThatCannotBeWrittenIsNamed) {
+  ChurnTape tape;
+  EXPECT_THAT(std::string(tape.Open(scratch_ / "no/such", "", kMachine).message()),
+              HasSubstr("no/such cannot be written"));
+}
+
+}  // namespace
+}  // namespace underfoot::testing

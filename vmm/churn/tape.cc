@@ -1,0 +1,58 @@
+#include "vmm/churn/tape.h"
+
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "mmu/mutant.h"
+
+namespace underfoot {
+
+absl::Status ChurnTape::Open(const std::string& record_path, const std::string& replay_path,
+                             const ScriptMachine& machine) {
+  if (!replay_path.empty()) {
+    absl::StatusOr<Script> script = Script::Read(replay_path);
+    if (!script.ok()) return std::move(script).status();
+    if (script->machine.memory_bytes != machine.memory_bytes ||
+        script->machine.backing != machine.backing) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s was recorded with --memory %dK --backing %s; give the same", replay_path,
+          script->machine.memory_bytes >> 10, BackingName(script->machine.backing)));
+    }
+    for (ScriptedOperation& operation : script->operations) {
+      lanes_[static_cast<size_t>(operation.lane)].push_back(std::move(operation));
+    }
+    replays_ = true;
+  }
+  if (record_path.empty()) return absl::OkStatus();
+  absl::StatusOr<ScriptWriter> writer = ScriptWriter::Create(record_path, machine);
+  if (!writer.ok()) return std::move(writer).status();
+  absl::MutexLock lock(&mutex_);
+  writer_.emplace(*std::move(writer));
+  return absl::OkStatus();
+}
+
+void ChurnTape::Done(const ScriptedOperation& operation, std::optional<size_t> number) {
+  absl::MutexLock lock(&mutex_);
+  if (writer_.has_value()) writer_->Add(operation);
+  if (!number.has_value()) return;
+  const ScriptedOperation& before = OfLane(operation.lane)[*number];
+  ++replay_.repeated;
+  if (before.result == operation.result || UNDERFOOT_MUTANT("replay-compares-nothing")) return;
+  if (replay_.differences++ == 0) {
+    replay_.first =
+        absl::StrFormat("operation %u of its lane, at %s: %s; this time %s", *number + 1,
+                        absl::FormatDuration(before.step.due), before.Text(), operation.Text());
+  }
+}
+
+ReplayStats ChurnTape::Replay() const {
+  absl::MutexLock lock(&mutex_);
+  return replay_;
+}
+
+absl::Status ChurnTape::Finish() {
+  absl::MutexLock lock(&mutex_);
+  return writer_.has_value() ? writer_->Finish() : absl::OkStatus();
+}
+
+}  // namespace underfoot
