@@ -31,6 +31,7 @@ struct RunOptions {
   uint64_t memory_bytes = uint64_t{256} << 20;  // whole pages, kMinMemoryBytes..kMaxMemoryBytes
   uint32_t vcpus = 2;                           // 1..kMaxVcpus
   Backing backing = Backing::kAnon;
+  bool removal_events = true;                      // userfaultfd tells what others discard
   ChurnSpec churn;                                 // resolved for `backing`: every kind is possible
   uint64_t retired_cap_bytes = uint64_t{4} << 20;  // table pages that may wait to be freed
   uint64_t seed = 1;

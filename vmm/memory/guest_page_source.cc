@@ -17,7 +17,9 @@ UffdOutcome GuestPageSource::MakePresent(Hva page) {
 
 PageInResult GuestPageSource::PageIn(Hva page, Access access) {
   for (;;) {
+    const uint64_t before = settling_.Now();
     const PagemapEntry entry = pagemap_.Read(page);
+    if (!entry.present && !entry.swapped) settling_.SawAbsent(page, before);
     if (entry.present && entry.uffd_wp && access == Access::kWrite) {
       switch (uffd_.WriteProtect(PageRangeOf(page), false)) {
         case UffdOutcome::kDone:
