@@ -41,7 +41,8 @@ absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const RunOptions& optio
   if (!kvm.ok()) return std::move(kvm).status();
   absl::StatusOr<Vm> vm = kvm->CreateVm();
   if (!vm.ok()) return std::move(vm).status();
-  absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open();
+  absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open(
+      {.events = options.removal_events ? UffdEvents::kAll : UffdEvents::kNoRemovals});
   if (!uffd.ok()) return std::move(uffd).status();
   absl::StatusOr<Pagemap> pagemap = Pagemap::Open();
   if (!pagemap.ok()) return std::move(pagemap).status();

@@ -64,6 +64,7 @@ void BenchAll(Bench& bench) {
   BenchStage2Map(bench);
   BenchStage2Lookup(bench);
   BenchDiscard(bench);
+  BenchHookedCall(bench);
   BenchFault(bench);
   BenchFirstByte(bench);
 }

@@ -47,6 +47,7 @@ void BenchMemslot(Bench& bench);
 void BenchStage2Map(Bench& bench);
 void BenchStage2Lookup(Bench& bench);
 void BenchDiscard(Bench& bench);
+void BenchHookedCall(Bench& bench);
 void BenchFault(Bench& bench);
 void BenchFirstByte(Bench& bench);
 

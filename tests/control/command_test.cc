@@ -61,6 +61,7 @@ TEST_F(CommandTest, RunHasTheDefaultsThatTheHelpShows) {
   EXPECT_EQ(options.memory_bytes, uint64_t{256} << 20);
   EXPECT_EQ(options.vcpus, 2U);
   EXPECT_EQ(options.backing, Backing::kAnon);
+  EXPECT_TRUE(options.removal_events);
   EXPECT_TRUE(options.churn.off());
   EXPECT_EQ(options.kernel_events, KernelEvents::kAuto);
   EXPECT_EQ(options.seed, 1U);
@@ -121,6 +122,10 @@ TEST_F(CommandTest, AWrongValueIsNamedWithItsOptionAndWhatIsAllowed) {
     EXPECT_THAT(Error({"run", std::string("--vcpus=") + vcpus}), HasSubstr("--vcpus")) << vcpus;
   }
   EXPECT_THAT(Error({"run", "--backing", "hugetlb"}), HasSubstr("must be anon or memfd"));
+  EXPECT_THAT(Error({"run", "--uffd-events", "auto"}),
+              AllOf(HasSubstr("--uffd-events: 'auto'"), HasSubstr("on or off")));
+  EXPECT_THAT(Error({"run", "--uffd-events", "off", "--churn", "foreign:5/s"}),
+              AllOf(HasSubstr("--uffd-events"), HasSubstr("'foreign'")));
   EXPECT_THAT(Error({"run", "--churn", "frob:1/s"}),
               AllOf(HasSubstr("'frob' is no kind"), HasSubstr("memslot")));
   EXPECT_THAT(Error({"run", "--kernel-events", "maybe"}),

@@ -49,8 +49,10 @@ TEST_P(UffdEventsTest, WhileARemovalSettlesThePageIsUsedAndNoTranslationIsKept) 
   StartMonitor();
   FaultIn(5);
   side().Store(5, 1);
+  // Two of them: which one took the page is not told, so there is no evidence for either.
   ASSERT_EQ(ForeignMadvise(side().Pages(5), MADV_DONTNEED), 0);
-  ASSERT_TRUE(WaitUntil([&] { return mmu().Stats().notifier.ends == 1; }));
+  ASSERT_EQ(ForeignMadvise(side().Pages(4, 2), MADV_DONTNEED), 0);
+  ASSERT_TRUE(WaitUntil([&] { return mmu().Stats().notifier.ends == 2; }));
   EXPECT_EQ(side().Load(5), memfd() ? 1u : 0u);
   side().Store(5, 2);
   EXPECT_EQ(side().Load(5), 2u);
@@ -64,6 +66,38 @@ TEST_P(UffdEventsTest, WhileARemovalSettlesThePageIsUsedAndNoTranslationIsKept) 
   EXPECT_FALSE(static_cast<bool>(cache.Check(reader)));
   EXPECT_EQ(cache.Refresh(reader), RefreshOutcome::kSettling);
   cache.Deactivate();
+}
+
+// The page was translated when the removal was told, and is gone at the next fault: the removal has
+// been there.
+TEST_P(UffdEventsTest, APageThatTheRemovalHasPassedIsTranslatedAtOnce) {
+  Create(absl::Hours(1));
+  StartMonitor();
+  FaultIn(5);
+  ASSERT_EQ(ForeignMadvise(side().Pages(4, 4), MADV_DONTNEED), 0);
+  ASSERT_TRUE(WaitUntil([&] { return mmu().Stats().notifier.ends == 1; }));
+  static_cast<void>(side().Load(5));
+  EXPECT_TRUE(WaitUntil([&] { return side().LeafOf(5).has_value(); }));
+  EXPECT_EQ(side().settling.settled(), 1u);
+  // Nothing was known of its neighbour.
+  static_cast<void>(side().Load(6));
+  EXPECT_TRUE(
+      WaitUntil([&] { return side().Fault(6, Access::kRead).outcome == FaultOutcome::kSettling; }));
+}
+
+// The removal stands before its zap; a hook of ours takes the page meanwhile.
+TEST_P(UffdEventsTest, WhatOurOwnHookTookIsNoEvidenceOfARemoval) {
+  Create(absl::Hours(1));
+  StartMonitor();
+  FaultIn(5);
+  const uint64_t removal = side().settling.Add(side().Pages(5));
+  side().settling.Witness(removal, {true});
+  ASSERT_TRUE(side().hooks.Discard(side().Pages(5)).ok());
+  ASSERT_FALSE(side().EntryOf(5).present);
+  static_cast<void>(side().Load(5));
+  EXPECT_TRUE(
+      WaitUntil([&] { return side().Fault(5, Access::kRead).outcome == FaultOutcome::kSettling; }));
+  EXPECT_EQ(side().settling.settled(), 0u);
 }
 
 TEST_P(UffdEventsTest, WhenARemovalHasSettledTranslationsComeBack) {

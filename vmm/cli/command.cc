@@ -104,6 +104,11 @@ void AddRun(CLI::App* app, RunArguments* run) {
   sub->add_option("--backing", run->backing, "What guest memory is made of on the host")
       ->type_name("anon|memfd")
       ->capture_default_str();
+  sub->add_option("--uffd-events", run->uffd_events,
+                  "Whether userfaultfd tells what others discard; each own madvise then waits for "
+                  "its reader")
+      ->type_name("on|off")
+      ->capture_default_str();
   sub->add_option("--churn", run->churn, "What moves the memory, and how often")
       ->type_name("SPEC|off")
       ->capture_default_str();

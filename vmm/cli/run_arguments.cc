@@ -92,6 +92,20 @@ absl::Status CheckChurn(const std::string& text, RunOptions* options) {
   return absl::OkStatus();
 }
 
+// After the churn is known.
+absl::Status CheckUffdEvents(const std::string& text, RunOptions* options) {
+  if (text != "on" && text != "off") {
+    return Bad("--uffd-events", absl::StrFormat("'%s' must be on or off", text.substr(0, 80)));
+  }
+  options->removal_events = text == "on";
+  if (options->removal_events || !options->churn.rates.contains(ChurnKind::kForeign)) {
+    return absl::OkStatus();
+  }
+  return Bad("--uffd-events",
+             "with 'off' nobody tells what the churn kind 'foreign' discards; leave that kind out, "
+             "or the events on");
+}
+
 absl::Status CheckRetiredCap(const std::string& text, RunOptions* options) {
   const absl::StatusOr<uint64_t> bytes = ParseBytes(text);
   if (!bytes.ok()) return Bad("--retired-cap", bytes.status());
@@ -145,7 +159,8 @@ absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
   for (const absl::Status& status :
        {CheckGuest(arguments.guest), CheckMemory(arguments.memory, &options),
         CheckVcpus(arguments.vcpus, &options), CheckBacking(arguments.backing, &options),
-        CheckChurn(arguments.churn, &options), CheckRetiredCap(arguments.retired_cap, &options),
+        CheckChurn(arguments.churn, &options), CheckUffdEvents(arguments.uffd_events, &options),
+        CheckRetiredCap(arguments.retired_cap, &options),
         CheckKernelEvents(arguments.kernel_events, &options),
         CheckSeedAndDuration(arguments, &options),
         CheckNameAndControl(arguments, environment, &options)}) {

@@ -167,7 +167,7 @@ int Detach(uint64_t handle) {
 
 bool MayTouch(HvaRange range) {
   const Table* const table = g_table.load(kAcquire);
-  if (table == nullptr) return false;
+  if (table == nullptr || UNDERFOOT_MUTANT("precheck-misses-the-range")) return false;
   return range.begin.value < table->high.load(kRelaxed) &&
          table->low.load(kRelaxed) < range.end.value;
 }

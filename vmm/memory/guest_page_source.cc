@@ -29,7 +29,9 @@ UffdOutcome GuestPageSource::LiftProtection(HvaRange page) {
 
 PageInResult GuestPageSource::PageIn(Hva page, Access access) {
   for (;;) {
+    const uint64_t before = settling_.Now();
     const PagemapEntry entry = pagemap_.Read(page);
+    if (!entry.present && !entry.swapped) settling_.SawAbsent(page, before);
     if (entry.present && entry.uffd_wp && access == Access::kWrite) {
       switch (LiftProtection(PageRangeOf(page))) {
         case UffdOutcome::kDone:

@@ -2,8 +2,13 @@
 // removal and never its end, so for a while a page that is copied in may still be zapped. Meanwhile
 // the guest runs on the page and no translation of it is kept.
 //
-// The while is a bound in time, not evidence: a madvising thread may sleep longer between the event
-// and its zap. What is lost then is found by the next fault on the page and repaired (M7).
+// A page has settled when one of these is so:
+//   evidence   it was there after the removal had been read (a leaf said so), and has since been
+//              seen absent, with no bracket of our own over it: the zap has passed. A removal goes
+//              over a page once. Two removals that settle on the same page give no evidence.
+//   a bound    in time, for pages that were not there: a madvising thread may sleep longer between
+//              the event and its zap. What is lost then is found by the next fault on the page and
+//              repaired (M7).
 //
 // Thread safety: any thread.
 
@@ -13,10 +18,12 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "mmu/ordering.h"
 #include "mmu/types.h"
 
 namespace underfoot {
@@ -25,33 +32,64 @@ class SettlingRanges {
  public:
   explicit SettlingRanges(absl::Duration bound = absl::Milliseconds(100)) : bound_(bound) {}
 
-  void Add(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
+  // A removal of the range was read. The number names it.
+  uint64_t Add(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // A removal of the range may still be under way.
-  bool Settling(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_) { return Within(range, bound_); }
+  // Which pages of it were there after Add, in their order.
+  void Witness(uint64_t removal, std::vector<bool> there) ABSL_LOCKS_EXCLUDED(mutex_);
+  // A bracket of our own: what is absent from now on may be its work.
+  void Spoil(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
+  // `before` is what Now() was before the page was looked at.
+  uint64_t Now() const { return witnesses_.load(kAcquire); }
+  void SawAbsent(Hva page, uint64_t before) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // A removal of some page of the range may still be under way.
+  bool Settling(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // A removal was read lately: a page of the range that is gone needs no other explanation.
-  bool Explains(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_) { return Within(range, kMemory); }
+  bool Explains(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Pages that settled by evidence.
+  uint64_t settled() const { return settled_.load(kRelaxed); }
 
  private:
   static constexpr absl::Duration kMemory = absl::Seconds(5);
 
   struct Entry {
+    uint64_t number = 0;
     HvaRange range;
     absl::Time added;
+    bool spoiled = false;
+    uint64_t witnessed = 0;  // 0: not, or not any more
+    std::vector<bool> there;
+    std::vector<bool> settled;
+
+    uint64_t IndexOf(Hva page) const { return (page - PageOf(range.begin)) >> kPageShift; }
+    bool SettlesOn(HvaRange pages) const;
   };
 
-  bool Within(HvaRange range, absl::Duration age) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Calls `take` for the entries of the last `age` that overlap, the latest first, until it says
+  // false.
+  template <class Take>
+  void ForEach(HvaRange range, absl::Duration age, const Take& take)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Nothing() const { return count_.load(kStoreLoad) == 0; }
 
   const absl::Duration bound_;
   // Lets the common case, nothing settling, take no lock.
-  // Pairs with: Within. Without it: a leaf is installed just after the removal was read, and is
-  // repaired at the next fault like any lost copy.
+  // Pairs with: each other. A bracket drops leaves and then looks here; a removal is added here and
+  // then looks for leaves. Without it: both miss each other, and a page that the bracket took is
+  // evidence of the removal.
   std::atomic<uint64_t> count_{0};
+  // Moves with each witness. Pairs with: Now before a look at a page. Without it: a look from
+  // before the removal is evidence of it.
+  std::atomic<uint64_t> witnesses_{0};
+  std::atomic<uint64_t> settled_{0};
   // Guards: the entries. Order: innermost; nothing is called with it held.
   absl::Mutex mutex_;
   // In the order of their times, so that a look at the last ones is enough.
   std::deque<Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace underfoot

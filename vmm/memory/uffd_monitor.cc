@@ -23,6 +23,11 @@ namespace {
 
 constexpr size_t kMessagesPerRead = 16;
 constexpr int kRetryMs = 1;
+// Of longer removals no page is looked at: the reader of userfaultfd has others to serve.
+constexpr uint64_t kMostWitnessed = 1024;
+
+// Whether this thread is a monitor's: its own brackets take no page.
+thread_local bool t_is_monitor = false;
 
 HvaRange RemovedRange(const uffd_msg& message) {
   return {{message.arg.remove.start}, {message.arg.remove.end}};
@@ -61,6 +66,11 @@ void UffdMonitor::Stop() {
   thread_.join();
 }
 
+bool UffdMonitor::Invalidate(const Invalidation& invalidation) {
+  if (!t_is_monitor) settling_.Spoil(invalidation.range);
+  return false;
+}
+
 void UffdMonitor::OnEnd(HvaRange) {
   if (deferred_count_.load(kRelaxed) != 0) static_cast<void>(eventfd_write(wake_.get(), 1));
 }
@@ -68,6 +78,7 @@ void UffdMonitor::OnEnd(HvaRange) {
 void UffdMonitor::Main() {
   NameThisThread("uffd-monitor");
   RaiseThisThread();
+  t_is_monitor = true;
   Reader reader(mmu_.readers());
   while (!stop_.load(kAcquire)) {
     std::array<pollfd, 2> fds{{{uffd_.fd(), POLLIN, 0}, {wake_.get(), POLLIN, 0}}};
@@ -171,8 +182,26 @@ void UffdMonitor::TakeEvent(const uffd_msg& message, int64_t read_ns) {
 void UffdMonitor::TakeRemoval(HostEvent& event) {
   event.known = expected_.Consume(event.range);
   if (event.known) return;
-  if (!UNDERFOOT_MUTANT("removal-does-not-settle")) settling_.Add(event.range);
+  if (!UNDERFOOT_MUTANT("removal-does-not-settle")) {
+    const uint64_t removal = settling_.Add(event.range);
+    settling_.Witness(removal, Translated(event.range));
+  }
   event.invalidated = Invalidated(event.range);
+}
+
+// A page with a leaf is there: whatever else takes pages drops their leaves first.
+std::vector<bool> UffdMonitor::Translated(HvaRange range) {
+  const HvaRange pages = RoundOutToPages(range);
+  std::vector<bool> translated(pages.size() >> kPageShift);
+  if (translated.size() > kMostWitnessed) return {};
+  rcu::ReadScope rcu;
+  for (uint64_t i = 0; i < translated.size(); ++i) {
+    const Hva page = pages.begin + i * kPageSize;
+    const Memslot* const slot = mmu_.memslots().Current().Find(page);
+    translated[i] =
+        slot != nullptr && mmu_.stage2().Lookup(slot->GfnsOf(PageRangeOf(page)).begin).has_value();
+  }
+  return translated;
 }
 
 // It is over when it is told, so nothing settles.

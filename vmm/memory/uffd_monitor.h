@@ -61,7 +61,7 @@ class UffdMonitor final : public Subscriber {
   // an event explains: the event was read before the page went, but may not have been taken yet.
   void WaitForBatch() const;
 
-  bool Invalidate(const Invalidation&) override { return false; }
+  bool Invalidate(const Invalidation& invalidation) override;
   bool TestClearYoung(HvaRange, bool) override { return false; }
   void OnEnd(HvaRange range) override;
 
@@ -83,6 +83,7 @@ class UffdMonitor final : public Subscriber {
   void TakeRemoval(HostEvent& event);
   void TakeChange(HostEvent& event);
   bool Invalidated(HvaRange range);
+  std::vector<bool> Translated(HvaRange range);
   void LostCopy(HvaRange page);
   void RetryDeferred(const Reader& reader);
   Attempt TryResolve(const Reader& reader, const Fault& fault);
