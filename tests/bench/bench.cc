@@ -65,6 +65,7 @@ void BenchAll(Bench& bench) {
   BenchStage2Lookup(bench);
   BenchDiscard(bench);
   BenchFault(bench);
+  BenchKernelSource(bench);
   BenchFirstByte(bench);
 }
 

@@ -48,6 +48,7 @@ void BenchStage2Map(Bench& bench);
 void BenchStage2Lookup(Bench& bench);
 void BenchDiscard(Bench& bench);
 void BenchFault(Bench& bench);
+void BenchKernelSource(Bench& bench);
 void BenchFirstByte(Bench& bench);
 
 void BenchAll(Bench& bench);
