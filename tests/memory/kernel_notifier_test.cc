@@ -138,6 +138,24 @@ TEST_P(KernelNotifierTest, ARemovalThatUserfaultfdToldOfIsKnownWhileItSettles) {
   EXPECT_EQ(kernel_->Stats().foreign, 2u) << "beyond the removal, and too long after it";
 }
 
+// A page may have settled by evidence and have a leaf again: the next change of it is another one.
+TEST_P(KernelNotifierTest, ARemovalExplainsOneRecordOfEachPage) {
+  HostEvent removal;
+  removal.source = EventSource::kUffd;
+  removal.change = HostChange::kDiscard;
+  removal.range = side().Pages(3);
+  removal.happened_ns = MonotonicNs();
+  log_.Report(removal);
+  records_.Tell(side().Pages(3), kForeignTid, removal.happened_ns + 1000);
+  Drain();
+  EXPECT_EQ(kernel_->Stats().known, 1u);
+  EXPECT_TRUE(side().LeafOf(3).has_value());
+  records_.Tell(side().Pages(3), kForeignTid, removal.happened_ns + 2000);
+  Drain();
+  EXPECT_EQ(kernel_->Stats().foreign, 1u);
+  EXPECT_FALSE(side().LeafOf(3).has_value());
+}
+
 TEST_P(KernelNotifierTest, ALostRecordInvalidatesEverything) {
   records_.Lose(7);
   Drain();

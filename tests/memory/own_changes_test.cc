@@ -26,6 +26,7 @@ TEST(OwnChangesTest, AChangeIsOursBetweenAnnouncementAndDone) {
   const int64_t inside = MonotonicNs();
   EXPECT_TRUE(changes.Made(gettid(), Pages(1), inside));
   EXPECT_TRUE(changes.Made(gettid(), Pages(0, 4), inside + kLong)) << "still under way";
+  EXPECT_FALSE(changes.Made(gettid(), Pages(1), inside, false)) << "ended by another thread";
   changes.Done(Pages(0, 4));
   EXPECT_TRUE(changes.Made(gettid(), Pages(1), inside));
   EXPECT_FALSE(changes.Made(gettid(), Pages(1), before - kLong));

@@ -18,8 +18,8 @@ namespace {
 constexpr int kPeriodMs = 2;
 // By when a change of one record is over, as a rule.
 constexpr int64_t kChangeEndsNs = 10'000'000;
-// A removal that userfaultfd told of this long before the record keeps translations away for as
-// long again: half of SettlingRanges' bound.
+// How long after userfaultfd told of a removal its record may be stamped. One that comes later is
+// foreign, which costs an invalidation.
 constexpr int64_t kRemovalNs = 50'000'000;
 constexpr size_t kRemovalsKept = 512;
 constexpr size_t kEventsPerLook = 4096;
@@ -157,7 +157,8 @@ void KernelNotifier::LearnRemovals() {
       const bool removes = change == HostChange::kDiscard || change == HostChange::kUnmap ||
                            change == HostChange::kRemap;
       if (event.event.source != EventSource::kUffd || event.event.known || !removes) continue;
-      removals_.push_back({event.event.range, event.event.happened_ns});
+      const HvaRange range = RoundOutToPages(event.event.range);
+      removals_.push_back({range, event.event.happened_ns, range.size()});
       if (removals_.size() > kRemovalsKept) removals_.pop_front();
     }
     if (events.empty()) return;
@@ -165,12 +166,17 @@ void KernelNotifier::LearnRemovals() {
   }
 }
 
-bool KernelNotifier::Known(const KernelRecord& record, HvaRange pages) const {
-  if (own_changes_.Made(record.tid, pages, record.time_ns)) return true;
-  return std::any_of(removals_.begin(), removals_.end(), [&](const Removal& removal) {
-    return removal.range.Contains(pages) && removal.happened_ns >= record.time_ns - kRemovalNs &&
-           !UNDERFOOT_MUTANT("kernel-recognizes-nothing");
+bool KernelNotifier::Known(const KernelRecord& record, HvaRange pages) {
+  const bool in_flight = mmu_.in_flight().FindOverlap(pages).has_value();
+  if (own_changes_.Made(record.tid, pages, record.time_ns, in_flight)) return true;
+  if (UNDERFOOT_MUTANT("kernel-recognizes-nothing")) return false;
+  const auto removal = std::find_if(removals_.begin(), removals_.end(), [&](const Removal& r) {
+    return r.range.Contains(pages) && r.bytes_left >= pages.size() &&
+           r.happened_ns >= record.time_ns - kRemovalNs;
   });
+  if (removal == removals_.end()) return false;
+  if (!UNDERFOOT_MUTANT("kernel-removal-explains-twice")) removal->bytes_left -= pages.size();
+  return true;
 }
 
 void KernelNotifier::TakeUnmap(const KernelRecord& record, HvaRange pages) {

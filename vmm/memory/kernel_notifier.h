@@ -81,9 +81,11 @@ class KernelNotifier final : public Subscriber {
 
  private:
   enum class State : uint8_t { kNotStarted, kOpening, kOpen, kUnavailable, kStopped };
+  // A removal goes over a page once: it explains one record of each byte.
   struct Removal {
     HvaRange range;
     int64_t happened_ns = 0;
+    uint64_t bytes_left = 0;
   };
   struct SecondPass {
     HvaRange range;
@@ -97,7 +99,7 @@ class KernelNotifier final : public Subscriber {
   void TakeUnmap(const KernelRecord& record, HvaRange pages);
   void TakeAge(const KernelRecord& record, HvaRange pages);
   void Resynchronize();
-  bool Known(const KernelRecord& record, HvaRange pages) const;
+  bool Known(const KernelRecord& record, HvaRange pages);
   bool Drop(HvaRange pages);
   void DropAgain(int64_t now_ns);
 

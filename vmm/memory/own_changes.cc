@@ -75,7 +75,7 @@ void OwnChanges::Done(HvaRange range) {
   }
 }
 
-bool OwnChanges::Made(int32_t tid, HvaRange range, int64_t time_ns) const {
+bool OwnChanges::Made(int32_t tid, HvaRange range, int64_t time_ns, bool under_way) const {
   if (UNDERFOOT_MUTANT("kernel-recognizes-nothing")) return false;
   const Ring* ring = nullptr;
   {
@@ -95,7 +95,7 @@ bool OwnChanges::Made(int32_t tid, HvaRange range, int64_t time_ns) const {
     if (ring->count.load(kAcquire) - n >= kKept) return false;
     if (begin_ns > time_ns + kSkewNs) continue;
     ++began_before;
-    const bool over = end_ns != 0 && end_ns < time_ns - kSkewNs;
+    const bool over = end_ns == 0 ? !under_way : end_ns < time_ns - kSkewNs;
     if (!over && changed.Contains(range)) return true;
   }
   return false;

@@ -39,8 +39,10 @@ class OwnChanges {
   void Done(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Whether thread `tid` was inside an announced change of all of `range` at `time_ns`
-  // (MonotonicNs).
-  bool Made(int32_t tid, HvaRange range, int64_t time_ns) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // (MonotonicNs). `under_way`: whether it may count one that is not done yet. A bracket that
+  // another thread ends is never done: the caller knows whether it is in flight.
+  bool Made(int32_t tid, HvaRange range, int64_t time_ns, bool under_way = true) const
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   struct Ring;
