@@ -88,6 +88,28 @@ enum class MismatchKind : uint64_t {
   kRingIndex = 8,    // a ring index that went back or ran too far ahead
 };
 
+constexpr const char* NameOf(MismatchKind kind) {
+  switch (kind) {
+    case MismatchKind::kCorrupt:
+      return "corrupt";
+    case MismatchKind::kStale:
+      return "stale";
+    case MismatchKind::kLost:
+      return "lost";
+    case MismatchKind::kResurrected:
+      return "resurrected";
+    case MismatchKind::kRingLost:
+      return "ring record lost";
+    case MismatchKind::kRingStale:
+      return "ring record stale";
+    case MismatchKind::kRingCorrupt:
+      return "ring record corrupt";
+    case MismatchKind::kRingIndex:
+      return "ring index";
+  }
+  return "unknown kind";
+}
+
 enum class VcpuState : uint64_t {
   kNotStarted = 0,
   kRunning = 1,

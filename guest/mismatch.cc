@@ -2,32 +2,6 @@
 #include "guest/context.h"
 
 namespace underfoot::guest {
-namespace {
-
-const char* Name(abi::MismatchKind kind) {
-  switch (kind) {
-    case abi::MismatchKind::kCorrupt:
-      return "corrupt";
-    case abi::MismatchKind::kStale:
-      return "stale";
-    case abi::MismatchKind::kLost:
-      return "lost";
-    case abi::MismatchKind::kResurrected:
-      return "resurrected";
-    case abi::MismatchKind::kRingLost:
-      return "ring record lost";
-    case abi::MismatchKind::kRingStale:
-      return "ring record stale";
-    case abi::MismatchKind::kRingCorrupt:
-      return "ring record corrupt";
-    case abi::MismatchKind::kRingIndex:
-      return "ring index";
-  }
-  return "unknown";
-}
-
-}  // namespace
-
 void Mismatch(Context& context, const abi::Mismatch& mismatch) {
   abi::Report& report = context.report;
   const uint64_t index = report.mismatches;
@@ -45,7 +19,7 @@ void Mismatch(Context& context, const abi::Mismatch& mismatch) {
   line << "vcpu " << context.vcpu << ": MISMATCH gfn ";
   line.Hex(mismatch.gfn) << " word " << mismatch.word << " expected ";
   line.Hex(mismatch.expected) << " found ";
-  line.Hex(mismatch.found) << " (" << Name(mismatch.kind) << ")";
+  line.Hex(mismatch.found) << " (" << NameOf(mismatch.kind) << ")";
   line.Send();
 }
 

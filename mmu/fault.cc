@@ -48,7 +48,6 @@ FaultResult FaultHandler::HandleFault(const Reader& reader, Gfn gfn, Access acce
   return FinishClaim(reader, gfn, access, slot);
 }
 
-// The access itself, as on hardware: it makes the leaf young, and a write makes it dirty.
 FaultResult FaultHandler::UsePresent(Gfn gfn, Access access) {
   rcu::ReadScope rcu;
   const std::optional<Stage2::Leaf> leaf = stage2_.Lookup(gfn);
@@ -86,13 +85,17 @@ FaultResult FaultHandler::FinishClaim(const Reader& reader, Gfn gfn, Access acce
     case PageInOutcome::kPresent:
       break;
   }
-  UNDERFOOT_CHECK(access == Access::kRead || in.granted == Access::kWrite,
-                  "the page source granted less than was asked for", page.value, in.pfn.value);
-  Pte leaf = Pte::Leaf(in.pfn, slot.flags.read_only ? Access::kRead : in.granted);
-  const bool dirty = access == Access::kWrite && !UNDERFOOT_MUTANT("fault-forgets-dirty");
-  if (dirty) leaf = leaf.Dirty();
+  const Pte leaf = LeafOf(in, slot, access);
   if (!stage2_.Publish(gfn, reader.tag(), leaf)) return Stolen();
   return {FaultOutcome::kMapped, leaf, {}};
+}
+
+Pte LeafOf(const PageInResult& in, const Memslot& slot, Access access) {
+  UNDERFOOT_CHECK(access == Access::kRead || in.granted == Access::kWrite,
+                  "the page source granted less than was asked for", slot.hva.value, in.pfn.value);
+  const Pte leaf = Pte::Leaf(in.pfn, slot.flags.read_only ? Access::kRead : in.granted);
+  const bool dirty = access == Access::kWrite && !UNDERFOOT_MUTANT("fault-forgets-dirty");
+  return dirty ? leaf.Dirty() : leaf;
 }
 
 FaultResult FaultHandler::FaultIn(const Reader& reader, Gfn gfn, Access access) {

@@ -61,15 +61,21 @@ class FaultHandler {
   // publishes later finds the claim when it removes the slot's entries.
   bool SlotIsCurrent(Gfn gfn, uint64_t uid) const;
 
+  // The access itself, as on hardware: it makes a leaf that grants it young, and a write makes it
+  // dirty. kPresent, or kAgain when the leaf is gone.
+  FaultResult UsePresent(Gfn gfn, Access access);
+
  private:
   FaultResult FinishClaim(const Reader& reader, Gfn gfn, Access access, const Memslot& slot);
-  FaultResult UsePresent(Gfn gfn, Access access);
 
   const MemslotTable& memslots_;
   Stage2& stage2_;
   const InFlightRanges& in_flight_;
   PageSource& source_;
 };
+
+// The leaf for a page of `slot` that the source has brought in for `access`.
+Pte LeafOf(const PageInResult& in, const Memslot& slot, Access access);
 
 }  // namespace underfoot
 

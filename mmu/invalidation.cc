@@ -64,9 +64,9 @@ void InFlightRanges::Remove(const Place& place) {
   chunk.epochs[place.index].notify_all();
 }
 
-std::optional<InFlightRanges::Bracket> InFlightRanges::FindOverlap(HvaRange range) const {
-  if (UNDERFOOT_MUTANT("install-ignores-in-flight")) return std::nullopt;
-  const uint64_t wanted = RangeWord::Pack(range);
+// The first bracket for which `matches` holds, of its place and its word.
+template <class Matches>
+std::optional<InFlightRanges::Bracket> InFlightRanges::Find(const Matches& matches) const {
   for (Chunk* chunk = first_.get(); chunk != nullptr; chunk = chunk->next.load(kStoreLoad)) {
     const unsigned limit = chunk->limit.load(kStoreLoad);
     for (unsigned i = 0; i < limit; ++i) {
@@ -75,27 +75,28 @@ std::optional<InFlightRanges::Bracket> InFlightRanges::FindOverlap(HvaRange rang
       // End.
       const uint32_t epoch = chunk->epochs[i].load(kAcquire);
       const uint64_t word = chunk->words[i].load(kStoreLoad);
-      const bool overlap =
-          RangeWord::Overlap(word, wanted) || UNDERFOOT_MUTANT("any-bracket-blocks");
-      if (word != 0 && overlap) return Bracket{chunk, i, epoch};
+      if (word != 0 && matches(*chunk, i, word)) return Bracket{chunk, i, epoch};
     }
   }
   return std::nullopt;
 }
 
+std::optional<InFlightRanges::Bracket> InFlightRanges::FindOverlap(HvaRange range) const {
+  if (UNDERFOOT_MUTANT("install-ignores-in-flight")) return std::nullopt;
+  const uint64_t wanted = RangeWord::Pack(range);
+  return Find([&](const Chunk&, unsigned, uint64_t word) {
+    return RangeWord::Overlap(word, wanted) || UNDERFOOT_MUTANT("any-bracket-blocks");
+  });
+}
+
+// The scan pairs with Add and Remove. Without that: the other bracket has cleared what the caller's
+// walk did not find, still waits for a reader, and is not seen.
 bool InFlightRanges::OverlapsAnother(const Place& mine, HvaRange range) const {
   const uint64_t wanted = RangeWord::Pack(range);
-  for (Chunk* chunk = first_.get(); chunk != nullptr; chunk = chunk->next.load(kStoreLoad)) {
-    const unsigned limit = chunk->limit.load(kStoreLoad);
-    for (unsigned i = 0; i < limit; ++i) {
-      if (chunk == mine.chunk && i == mine.index) continue;
-      // Pairs with: Add, Remove. Without it: the other bracket has cleared what the caller's walk
-      // did not find, still waits for a reader, and is not seen.
-      const uint64_t word = chunk->words[i].load(kStoreLoad);
-      if (word != 0 && RangeWord::Overlap(word, wanted)) return true;
-    }
-  }
-  return false;
+  const auto other = Find([&](const Chunk& chunk, unsigned index, uint64_t word) {
+    return (&chunk != mine.chunk || index != mine.index) && RangeWord::Overlap(word, wanted);
+  });
+  return other.has_value();
 }
 
 bool InFlightRanges::InFlight(const Bracket& bracket) const {

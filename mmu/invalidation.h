@@ -81,6 +81,9 @@ class InFlightRanges {
 
  private:
   static constexpr unsigned kChunkSize = 64;
+  template <class Matches>
+  std::optional<Bracket> Find(const Matches& matches) const;
+
   struct Chunk {
     // 0 is free.
     std::array<std::atomic<uint64_t>, kChunkSize> words{};

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "mmu/mutant.h"
+#include "mmu/pte.h"
 #include "mmu/sync_point.h"
 
 namespace underfoot {
@@ -122,7 +123,7 @@ MemslotTable::~MemslotTable() {
 }
 
 absl::Status MemslotTable::CheckPlace(const Memslot& slot) const {
-  if (slot.gfns.empty() || slot.gfns.end.value > uint64_t{1} << kGfnBits) {
+  if (slot.gfns.empty() || slot.gfns.end > kGuestFrames.end) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "%s: the range must be non-empty and lie below gfn 2^%u", Describe(slot), kGfnBits));
   }

@@ -30,7 +30,6 @@
 namespace underfoot {
 
 inline constexpr uint32_t kMaxMemslots = 32764;  // as KVM_USER_MEM_SLOTS on x86
-inline constexpr unsigned kGfnBits = 36;         // 48-bit guest physical addresses
 
 struct MemslotFlags {
   bool read_only = false;  // KVM_MEM_READONLY

@@ -163,6 +163,7 @@ MmuStats Mmu::Stats() const {
   stats.pfn_caches.hits = readers_.hits();
   stats.pfn_caches.misses = readers_.misses();
   stats.pfn_caches.reader_waits = readers_.waits();
+  stats.pfn_caches.reader_membarriers = readers_.membarriers();
   stats.stage2 = stage2_.Stats();
   stats.notifier = notifier_.Stats();
   {

@@ -3,10 +3,9 @@
 //   Begin   1. the range joins the set in flight        nothing overlapping is installed from here
 //           2. each subscriber drops its translations   pfn caches first, then stage-2, which
 //                                                       flushes once
-//           3. wait for readers of the range            unless nobody can be reading it: nothing
-//           was
-//                                                       found, and no other overlapping bracket is
-//                                                       in flight that may have found it before
+//           3. wait for readers of the range            unless nobody can be reading it: it found
+//                                                       nothing, and no other bracket in flight
+//                                                       may have found it before
 //   ---     the host mm call stands here (I2)
 //   End     4. the range leaves the set, the sequence moves, installers wake
 //

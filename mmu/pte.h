@@ -41,7 +41,8 @@ constexpr GfnRange EntryRange(Gfn gfn, unsigned level) {
 }
 
 // All that four levels translate: 48-bit guest physical addresses.
-inline constexpr GfnRange kGuestFrames{{0}, {uint64_t{1} << (kIndexBits * kLevels)}};
+inline constexpr unsigned kGfnBits = kIndexBits * kLevels;
+inline constexpr GfnRange kGuestFrames{{0}, {uint64_t{1} << kGfnBits}};
 
 class Pte {
  public:

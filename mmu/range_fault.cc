@@ -95,7 +95,9 @@ RangeFaultHandler::BlockOutcome RangeFaultHandler::FaultInBlock(const Reader& re
     case ClaimOutcome::kClaimed:
       break;
     case ClaimOutcome::kPresent:
-      return UsePresent(block.begin, access) ? BlockOutcome::kDone : BlockOutcome::kAgain;
+      return faults_.UsePresent(block.begin, access).outcome == FaultOutcome::kPresent
+                 ? BlockOutcome::kDone
+                 : BlockOutcome::kAgain;
     case ClaimOutcome::kTable:
       return level > 1 ? BlockOutcome::kSmaller : BlockOutcome::kPages;
     case ClaimOutcome::kBusy:
@@ -109,13 +111,6 @@ RangeFaultHandler::BlockOutcome RangeFaultHandler::FaultInBlock(const Reader& re
     return BlockOutcome::kPages;
   }
   return FillBlock(reader, slot, block, level, access);
-}
-
-// The access itself, as in a fault of one page.
-bool RangeFaultHandler::UsePresent(Gfn gfn, Access access) {
-  rcu::ReadScope rcu;
-  const std::optional<Stage2::Leaf> leaf = stage2_.Lookup(gfn);
-  return leaf.has_value() && leaf->pte.Grants(access) && stage2_.MarkUsed(gfn, *leaf, access);
 }
 
 RangeFaultHandler::BlockOutcome RangeFaultHandler::FillBlock(const Reader& reader,
@@ -136,13 +131,7 @@ RangeFaultHandler::BlockOutcome RangeFaultHandler::FillBlock(const Reader& reade
   }
   if (!faults_.SlotIsCurrent(block.begin, slot.uid)) return give_back(BlockOutcome::kAgain);
   UNDERFOOT_SYNC_POINT("block-before-page-in");
-  const auto leaf_of = [&](const PageInResult& in) {
-    UNDERFOOT_CHECK(access == Access::kRead || in.granted == Access::kWrite,
-                    "the page source granted less than was asked for", block.begin.value,
-                    in.pfn.value);
-    const Pte leaf = Pte::Leaf(in.pfn, slot.flags.read_only ? Access::kRead : in.granted);
-    return access == Access::kWrite ? leaf.Dirty() : leaf;
-  };
+  const auto leaf_of = [&](const PageInResult& in) { return LeafOf(in, slot, access); };
   const PageInResult first = source_.PageIn(hvas.begin, access);
   if (first.outcome != PageInOutcome::kPresent) return give_back(BlockOutcome::kPages);
   // The host's block may lie across ours: then its pages are asked for one by one.

@@ -55,7 +55,6 @@ class RangeFaultHandler {
   BlockOutcome FaultInBlock(const Reader& reader, GfnRange block, unsigned level, Access access);
   BlockOutcome FillBlock(const Reader& reader, const Memslot& slot, GfnRange block, unsigned level,
                          Access access);
-  bool UsePresent(Gfn gfn, Access access);
   RangeFaultResult FaultInPages(const Reader& reader, GfnRange gfns, Access access);
 
   const MemslotTable& memslots_;

@@ -22,7 +22,27 @@ Reader::~Reader() {
   registry_.Release(line_);
 }
 
-ReaderRegistry::ReaderRegistry() : first_(std::make_unique<Chunk>()) {
+// The scan of one Begin. Readers with a bias are put off until there is a batch for a membarrier.
+struct ReaderRegistry::Scan {
+  explicit Scan(HvaRange scanned) : range(scanned) {}
+
+  const HvaRange range;
+  bool waited = false;
+  bool all_outside = true;
+  struct Revoking {
+    ReaderLine* line;
+    uint64_t word;
+  };
+  std::array<Revoking, kLinesPerChunk> revoking;  // the first `count`
+  unsigned count = 0;
+};
+
+void Reader::EndWindow() {
+  if (registry_.membarriers_work_) line_->bias.EndWindow();
+}
+
+ReaderRegistry::ReaderRegistry(bool membarriers)
+    : membarriers_work_(membarriers), first_(std::make_unique<Chunk>()) {
   OwnerTag tag = 0;
   for (ReaderLine& line : first_->lines) line.tag = ++tag;
 }
@@ -69,7 +89,10 @@ ReaderLine* ReaderRegistry::Acquire() {
   }
 }
 
-void ReaderRegistry::Release(ReaderLine* line) { line->owned.store(false, kRelease); }
+void ReaderRegistry::Release(ReaderLine* line) {
+  line->bias.GiveUp();
+  line->owned.store(false, kRelease);
+}
 
 template <class Visitor>
 void ReaderRegistry::ForEachLine(const Visitor& visit) const {
@@ -85,28 +108,52 @@ void ReaderRegistry::WaitForReaders(HvaRange range) {
   if (UNDERFOOT_MUTANT("begin-skips-readers")) return;
   UNDERFOOT_SYNC_POINT("readers-scan");
   const uint64_t unwaited = unwaited_.load(kStoreLoad);
-  bool waited = false;
-  bool all_outside = true;
-  ForEachLine([&](const ReaderLine& line) {
-    for (const std::atomic<uint64_t>& slot : line.slots) {
-      const uint64_t word = slot.load(kStoreLoad);
-      all_outside = all_outside && word == 0;
-      const bool overlap =
-          ReaderKey::Overlaps(word, range) || UNDERFOOT_MUTANT("begin-waits-for-all-readers");
-      if (word == 0 || !overlap) continue;
-      waited = true;
-      UNDERFOOT_SYNC_POINT("reader-wait");
-      WaitForChange(line, slot, word);
+  Scan scan(range);
+  ForEachLine([&](ReaderLine& line) {
+    const uint64_t word = line.bias.Revoke();
+    if (word == 0) {
+      WaitForLine(line, scan);
+      return true;
     }
+    scan.revoking[scan.count++] = {&line, word};
+    if (scan.count == scan.revoking.size()) WaitForBiased(scan);
     return true;
   });
-  if (waited) waits_.Add();
+  WaitForBiased(scan);
+  if (scan.waited) waits_.Add();
   // Each reader was seen outside since: none has a translation from before that Begin.
-  if (all_outside) {
+  if (scan.all_outside) {
     uint64_t through = waited_through_.load(kRelaxed);
     while (through < unwaited &&
            !waited_through_.compare_exchange_weak(through, unwaited, kAcqRel, kRelaxed)) {
     }
+  }
+}
+
+void ReaderRegistry::WaitForBiased(Scan& scan) {
+  if (scan.count == 0) return;
+  UNDERFOOT_SYNC_POINT("bias-leaving");
+  if (!UNDERFOOT_MUTANT("bias-leaves-without-membarrier")) {
+    Membarrier();
+    membarriers_.Add();
+  }
+  const auto end = scan.revoking.begin() + std::exchange(scan.count, 0);
+  std::for_each(scan.revoking.begin(), end,
+                [](const Scan::Revoking& one) { one.line->bias.Revoked(one.word); });
+  std::for_each(scan.revoking.begin(), end,
+                [&](const Scan::Revoking& one) { WaitForLine(*one.line, scan); });
+}
+
+void ReaderRegistry::WaitForLine(const ReaderLine& line, Scan& scan) const {
+  for (const std::atomic<uint64_t>& slot : line.slots) {
+    const uint64_t word = slot.load(kStoreLoad);
+    scan.all_outside = scan.all_outside && word == 0;
+    const bool overlap =
+        ReaderKey::Overlaps(word, scan.range) || UNDERFOOT_MUTANT("begin-waits-for-all-readers");
+    if (word == 0 || !overlap) continue;
+    scan.waited = true;
+    UNDERFOOT_SYNC_POINT("reader-wait");
+    WaitForChange(line, slot, word);
   }
 }
 

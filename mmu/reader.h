@@ -12,7 +12,8 @@
 //   translation.load: valid?               slot.load: overlaps? then wait until the word changes
 //     yes: use it   no: leave, slow path
 //
-// One of the two sees the other, for any interleaving (kStoreLoad).
+// One of the two sees the other, for any interleaving (kStoreLoad). While no invalidation comes by,
+// a plain store takes the place of the exchange: see mmu/reader_bias.h.
 //
 // Thread safety: ReaderRegistry: any thread. Reader and Section: the owning thread only.
 // Never inside a section: Begin, Refresh, Deactivate, a page-in, a wait for a bracket.
@@ -29,10 +30,13 @@
 
 #include "absl/time/time.h"
 #include "mmu/check.h"
+#include "mmu/membarrier.h"
 #include "mmu/mutant.h"
 #include "mmu/ordering.h"
 #include "mmu/range_word.h"
+#include "mmu/reader_bias.h"
 #include "mmu/stats.h"
+#include "mmu/sync_point.h"
 #include "mmu/types.h"
 
 namespace underfoot {
@@ -49,6 +53,7 @@ inline constexpr unsigned kSlotsPerReader = 6;
 
 struct alignas(64) ReaderLine {
   std::array<std::atomic<uint64_t>, kSlotsPerReader> slots{};
+  ReaderBias bias;
   std::atomic<bool> owned{false};
   OwnerTag tag = 0;
   // Written by the owner only, and never set back: the next owner of the line goes on with them.
@@ -80,6 +85,8 @@ class Reader {
   friend class Section;
   friend class PfnCache;
 
+  void EndWindow();
+
   ReaderRegistry& registry_;
   internal::ReaderLine* line_;
 };
@@ -93,10 +100,23 @@ class Section {
     const uint64_t nonce =
         UNDERFOOT_MUTANT("nonce-stands-still") ? 1 : line_->sections.Get() & ReaderKey::kNonceMask;
     line_->sections.Add();
-    // Pairs with: ReaderRegistry::WaitForReaders (P3: R1 with B6). Without it: the reader finds the
-    // old translation valid, the invalidation finds no reader, and the page goes while it is in
-    // use.
-    line_->slots[index_].exchange(key | nonce, kStoreLoad);
+    std::atomic<uint64_t>& slot = line_->slots[index_];
+    const bool held_before = UNDERFOOT_MUTANT("bias-is-read-first") && line_->bias.Held();
+    UNDERFOOT_SYNC_POINT("section-entering");
+    // Release: it may be what tells a Begin that the section before it in this slot was left.
+    slot.store(key | nonce, kRelease);
+    // These order the compiler. The CPU is ordered by the exchange, or by the membarrier of who
+    // takes the bias away.
+    std::atomic_signal_fence(kStoreLoad);
+    if (!held_before && !line_->bias.Held()) {
+      UNDERFOOT_SYNC_POINT("section-announced");
+      // Pairs with: ReaderRegistry::WaitForReaders (P3: R1 with B6). Without it: the reader finds
+      // the old translation valid, the invalidation finds no reader, and the page goes while it is
+      // in use.
+      slot.exchange(key | nonce, kStoreLoad);
+      if (nonce % ReaderBias::kWindow == 0) reader.EndWindow();
+    }
+    std::atomic_signal_fence(kStoreLoad);
   }
   Section(Section&& other) noexcept
       : line_(std::exchange(other.line_, nullptr)), index_(other.index_) {}
@@ -142,7 +162,8 @@ class Section {
 
 class ReaderRegistry {
  public:
-  ReaderRegistry();
+  // Without membarriers each section costs a locked instruction.
+  explicit ReaderRegistry(bool membarriers = RegisterMembarrier());
   ~ReaderRegistry();
   ReaderRegistry(const ReaderRegistry&) = delete;
   ReaderRegistry& operator=(const ReaderRegistry&) = delete;
@@ -167,7 +188,8 @@ class ReaderRegistry {
            unwaited_.load(kStoreLoad) != waited_through_.load(kAcquire);
   }
 
-  // Whether a section overlaps `range` now. May be wrong a moment later.
+  // Whether a section overlaps `range` now. May be wrong a moment later; and of a biased reader,
+  // sees for certain only what came before a system call or a fault of its thread.
   bool AnySectionOverlapsUnsafe(HvaRange range) const;
 
   // Of pfn caches, by Check.
@@ -179,6 +201,7 @@ class ReaderRegistry {
   }
   uint64_t misses() const { return Sum(&internal::ReaderLine::misses); }
   uint64_t waits() const { return waits_.Get(); }
+  uint64_t membarriers() const { return membarriers_.Get(); }
 
  private:
   friend class DirectSection;
@@ -190,15 +213,19 @@ class ReaderRegistry {
 #endif
   static constexpr unsigned kLinesPerChunk = 32;
   struct Chunk;
+  struct Scan;
 
   internal::ReaderLine* Acquire();
   void Release(internal::ReaderLine* line);
+  void WaitForLine(const internal::ReaderLine& line, Scan& scan) const;
+  void WaitForBiased(Scan& scan);
   uint64_t Sum(OwnedCounter internal::ReaderLine::*counter) const;
   void WaitForChange(const internal::ReaderLine& line, const std::atomic<uint64_t>& slot,
                      uint64_t word) const;
   template <class Visitor>
   void ForEachLine(const Visitor& visit) const;
 
+  const bool membarriers_work_;
   std::unique_ptr<Chunk> first_;
   // Lines at and above it were never owned: a scan ends there.
   std::atomic<unsigned> limit_{0};
@@ -210,7 +237,8 @@ class ReaderRegistry {
   std::atomic<uint64_t> waited_through_{0};
   mutable Counter hits_seen_;
   absl::Duration patience_ = kDefaultPatience;
-  Counter waits_;  // a Begin met a reader and had to wait
+  Counter waits_;        // a Begin met a reader and had to wait
+  Counter membarriers_;  // a Begin met a biased reader
 };
 
 // A section for access by hva, without a translation that a Begin could find and drop: while one is

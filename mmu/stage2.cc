@@ -130,7 +130,6 @@ bool Stage2::Publish(Gfn gfn, OwnerTag tag, Pte leaf) {
   // From the root again: the table that held the claim may have died during the page-in.
   rcu::ReadScope rcu;
   const Place place = FindEntry(gfn);
-  Entry* entry = &place.entry;
   Pte pte = place.pte;
   for (;;) {
     const bool relaxing = pte.is_leaf() && pte.tag() == tag;
@@ -140,12 +139,12 @@ bool Stage2::Publish(Gfn gfn, OwnerTag tag, Pte leaf) {
     // Counted first: once it is published, an invalidation may take it away at once.
     if (!relaxing) counters_.leaves(place.level).Add();
     const bool dirty = relaxing && pte.dirty() && !UNDERFOOT_MUTANT("relax-drops-dirty");
-    if (entry->CompareExchange(pte, dirty ? leaf.Dirty() : leaf)) break;
+    if (place.entry.CompareExchange(pte, dirty ? leaf.Dirty() : leaf)) break;
     if (!relaxing) counters_.leaves(place.level).Sub();
     // A leaf that is being relaxed stays in use: it may only have become young, old or dirty, and
     // the tag tells. Given up here, the tag would stay and lock its own owner out.
     if (UNDERFOOT_MUTANT("publish-by-store")) {
-      while (!entry->CompareExchange(pte, leaf)) {
+      while (!place.entry.CompareExchange(pte, leaf)) {
       }
       break;
     }
@@ -170,12 +169,12 @@ void Stage2::Abandon(Gfn gfn, OwnerTag tag) {
   {
     rcu::ReadScope rcu;
     const Place place = FindEntry(gfn);
-    Entry* entry = &place.entry;
     Pte pte = place.pte;
     while (pte.tag() == tag && pte.is_leaf()) {
-      if (entry->CompareExchange(pte, pte.WithTag(0))) break;  // may only have become old meanwhile
+      if (place.entry.CompareExchange(pte, pte.WithTag(0)))
+        break;  // may only have become old meanwhile
     }
-    if (pte == Pte::Claim(tag) && entry->Replace(pte, Pte()) && place.table.Unref()) {
+    if (pte == Pte::Claim(tag) && place.entry.Replace(pte, Pte()) && place.table.Unref()) {
       Prune(root_, gfn, batch);
     }
   }

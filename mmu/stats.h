@@ -78,6 +78,7 @@ struct PfnCacheStats {
   uint64_t prechecks = 0;
   uint64_t precheck_overlaps = 0;
   uint64_t reader_waits = 0;
+  uint64_t reader_membarriers = 0;
 };
 
 struct Stage2Stats {

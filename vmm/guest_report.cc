@@ -83,28 +83,6 @@ std::string_view Name(abi::Verdict verdict) {
   return "unknown verdict";
 }
 
-std::string_view Name(abi::MismatchKind kind) {
-  switch (kind) {
-    case abi::MismatchKind::kCorrupt:
-      return "corrupt";
-    case abi::MismatchKind::kStale:
-      return "stale";
-    case abi::MismatchKind::kLost:
-      return "lost";
-    case abi::MismatchKind::kResurrected:
-      return "resurrected";
-    case abi::MismatchKind::kRingLost:
-      return "ring record lost";
-    case abi::MismatchKind::kRingStale:
-      return "ring record stale";
-    case abi::MismatchKind::kRingCorrupt:
-      return "ring record corrupt";
-    case abi::MismatchKind::kRingIndex:
-      return "ring index";
-  }
-  return "unknown kind";
-}
-
 std::string_view Name(abi::Workload workload) {
   switch (workload) {
     case abi::Workload::kHello:
@@ -123,7 +101,7 @@ std::string_view Name(abi::Workload workload) {
 
 std::string Describe(const abi::Mismatch& mismatch) {
   return absl::StrFormat("gfn %#x word %u: expected %#x, found %#x (%s)", mismatch.gfn,
-                         mismatch.word, mismatch.expected, mismatch.found, Name(mismatch.kind));
+                         mismatch.word, mismatch.expected, mismatch.found, NameOf(mismatch.kind));
 }
 
 }  // namespace underfoot

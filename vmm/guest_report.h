@@ -35,7 +35,6 @@ class GuestReports {
 };
 
 std::string_view Name(abi::Verdict verdict);
-std::string_view Name(abi::MismatchKind kind);
 std::string_view Name(abi::Workload workload);
 // "gfn 0x1234 word 3: expected 0x..., found 0x... (stale)"
 std::string Describe(const abi::Mismatch& mismatch);

@@ -78,6 +78,21 @@ Variant Unread(const Bench& bench, SharedCache cache) {
           .goal = {}};
 }
 
+// The reader has had a quiet time in which it took its bias: the Begin pays a membarrier for that.
+Variant FirstAfterQuiet(const Bench& bench, Partner& partner, SharedCache cache) {
+  return {.name = "pfn cache, busy reader, first in a while",
+          .run =
+              [=, &partner, n = bench.Operations(kInvalidations / 10)](Turn& turn) {
+                const Partner::Work work(partner, [&] { cache->ReadStep(); });
+                for (uint64_t i = 0; i < n; ++i) {
+                  cache->Refresh();
+                  work.WaitForSteps(2 * ReaderBias::kWindow / kReadsOfAStep + 2);
+                  cache->InvalidateTimed(turn);
+                }
+              },
+          .goal = {}};
+}
+
 // A reader that is told when to go on does not compete for the locks of a refresh meanwhile.
 Variant BusyReader(const Bench& bench, Partner& partner, SharedCache cache) {
   return {.name = "pfn cache, busy reader",
@@ -137,7 +152,7 @@ void BenchReaderWait(Bench& bench) {
       {.name = kName,
        .what = "take a translation away and wait for its one reader, on the other CPU",
        .variants = {Unread(bench, cache), BusyReader(bench, partner, cache),
-                    BusyRefresher(bench, partner, cache),
+                    BusyRefresher(bench, partner, cache), FirstAfterQuiet(bench, partner, cache),
                     Theirs<SlotWord>(bench, partner, "slot with exchange, nothing else"),
                     Theirs<AsymmetricWord>(bench, partner, "slot, asymmetric (membarrier)"),
                     Theirs<SeqlockWord>(bench, partner, "seqlock (waits for nobody)"),

@@ -106,10 +106,11 @@ unpack_kernel() {
   [ -n "$package" ] ||
     fail "apt knows no linux-image-6.1.*-cloud-amd64: run apt-get update, with Debian 12's lists"
   fresh=$(mktemp -d "$cache/unpack.XXXXXX")
+  # shellcheck disable=SC2064  # the path now: `fresh` is gone when the trap runs
+  trap "rm -rf '$fresh'" EXIT
   echo "stock_kvm.sh: downloading $package" >&2
   (cd "$fresh" && apt-get -qq download "$package" 2>apt.log && dpkg-deb -x ./*.deb tree) || {
     cat "$fresh/apt.log" >&2
-    rm -rf "$fresh"
     fail "cannot download $package: is a Debian mirror in reach?"
   }
   mkdir "$fresh/kernel"
@@ -128,6 +129,7 @@ unpack_kernel() {
   rm -rf "$kernel"
   mv "$fresh/kernel" "$kernel"
   rm -rf "$fresh"
+  trap - EXIT
 }
 
 # Copies a file to its own absolute path below $root; without debug information when it is a

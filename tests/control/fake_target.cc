@@ -8,7 +8,7 @@ Stats SomeStats() {
   Stats s;
   s.vm = {"vm-1", 102, 103, VmState::kRunning, 105, "kvm_test"};
   s.guest = {"stamp", 108, 109, GuestVerdict::kGood};
-  s.pfn_caches = {111, 112, 113, 114, 115, 116, 117, 118, 119};
+  s.pfn_caches = {111, 112, 113, 114, 115, 116, 117, 118, 119, 159};
   s.stage2 = {120, 121, 122, 123, 124, 125, 126, 158};
   s.notifier = {127, 128, 129, 130, 131};
   s.memslots = {132, 133, 134, 135};

@@ -39,8 +39,8 @@ TEST(ViewsTest, StatsShowEveryFieldOnceUnderItsGroup) {
   EXPECT_THAT(text, AllOf(HasSubstr("\nguest       workload"), HasSubstr("oldest_us"),
                           HasSubstr("operations.discard"), HasSubstr("fault_us.p99"),
                           HasSubstr("105 us"), Not(HasSubstr("/s"))));
-  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'),
-            6 + 4 + 9 + 8 + 5 + 4 + 6 + 15 + 15 + 9 + 13);
+  EXPECT_EQ(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')),
+            6 + 4 + 10 + 8 + 5 + 4 + 6 + 15 + 15 + (2 + kChurnKinds.size()) + 13);
 }
 
 TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {

@@ -1,12 +1,16 @@
 // The half pairs: what others do to guest RAM, as userfaultfd's events tell it.
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 #include <iterator>
+#include <optional>
 #include <thread>
 
 #include "mmu/pfn_cache.h"
@@ -16,6 +20,12 @@
 
 namespace underfoot::testing {
 namespace {
+
+// In another process that has our memory and none of our hooks: nothing but the system call.
+int DiscardAndExit(void* range) {
+  const HvaRange pages = *static_cast<HvaRange*>(range);
+  return static_cast<int>(syscall(SYS_madvise, pages.begin.value, pages.size(), MADV_DONTNEED));
+}
 
 class UffdEventsTest : public MemoryTest {
  protected:
@@ -42,6 +52,33 @@ TEST_P(UffdEventsTest, AForeignRemovalDropsLeavesAndCachesOfItsRange) {
   EXPECT_FALSE(static_cast<bool>(cache.Check(reader)));
   EXPECT_EQ(Stats().removes, 1u);
   cache.Deactivate();
+}
+
+TEST_P(UffdEventsTest, WhatAnotherProcessDiscardsIsToldAndNoWrongPageIsUsed) {
+  StartMonitor();
+  constexpr uint64_t kStackBytes = 64 * kPageSize;
+  void* const stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  ASSERT_NE(stack, MAP_FAILED);
+  for (uint64_t round = 1; round <= 50; ++round) {
+    side().Store(5, round);
+    HvaRange pages = side().Pages(4, 4);
+    const pid_t child =
+        clone(DiscardAndExit, static_cast<char*>(stack) + kStackBytes, CLONE_VM | SIGCHLD, &pages);
+    ASSERT_GT(child, 0);
+    int status = -1;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 0);
+    ASSERT_EQ(side().Load(5), memfd() ? round : 0u);
+    ASSERT_EQ(side().Load(6), 0u);
+  }
+  EXPECT_EQ(Stats().removes, 50u);
+  EXPECT_TRUE(WaitUntil([&] { return mmu().Stats().notifier.ends == 50; }));
+  const std::optional<Pte> leaf = side().LeafOf(5);
+  if (leaf.has_value()) {
+    EXPECT_EQ(leaf->pfn(), side().EntryOf(5).pfn);
+  }
+  munmap(stack, kStackBytes);
 }
 
 TEST_P(UffdEventsTest, WhileARemovalSettlesThePageIsUsedAndNoTranslationIsKept) {

@@ -14,6 +14,15 @@ class ReaderRaceTest : public RaceTest {
   ReaderRaceTest() {
     for (uint64_t page = 0; page < 8; ++page) FaultIn(page);
   }
+  // Its sections are plain stores then, until a Begin looks at it.
+  void TakeBias() {
+    for (uint64_t i = 0; i <= 2 * ReaderBias::kWindow; ++i) Section(reader_, kKeyElsewhere);
+  }
+  uint64_t Membarriers() { return mmu_.Stats().pfn_caches.reader_membarriers; }
+  void LookAtReaders() { mmu_.readers().WaitForReaders(host_.Pages(40)); }
+
+  const uint64_t kKeyElsewhere = ReaderKey::Pack(host_.Pages(60));
+
   TranslatedPage Read(uint64_t page) { return mmu_.Translate(reader_, GpaAt(page), Access::kRead); }
 
   Reader reader_{mmu_.readers()};
@@ -136,6 +145,57 @@ TEST_F(ReaderRaceTest, ABeginThatFindsNothingLooksAtNoReader) {
   page = {};
   MovePage(6);
   EXPECT_EQ(scans, 1);
+}
+
+TEST_F(ReaderRaceTest, ABeginWaitsForABiasedReader) {
+  TakeBias();
+  TranslatedPage page = Read(5);
+  ASSERT_TRUE(page);
+  Gate gate("reader-wait");
+  Task begin("begin", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(gate, begin));
+  EXPECT_EQ(Membarriers(), 1u);
+  page = {};
+  gate.Open();
+  begin.Join();
+}
+
+//   biased reader                   first Begin          second Begin
+//                                   bias is leaving
+//                                                        not announced yet: its own membarrier
+//                                   membarrier
+TEST_F(ReaderRaceTest, ABeginTrustsNoMembarrierThatIsYetToCome) {
+  TakeBias();
+  Gate gate("bias-leaving");
+  Task first("first begin", [&] { LookAtReaders(); });
+  ASSERT_TRUE(StopsAt(gate, first));
+  LookAtReaders();
+  EXPECT_EQ(Membarriers(), 1u);
+  LookAtReaders();
+  EXPECT_EQ(Membarriers(), 1u);
+  gate.Open();
+  first.Join();
+  EXPECT_EQ(Membarriers(), 2u);
+}
+
+//   biased reader                   Begin
+//   about to store its slot
+//                                   takes the bias, membarrier
+//   stores: the bias is gone, exchange
+TEST_F(ReaderRaceTest, ASectionThatWasAboutToBeginAnnouncesItself) {
+  TakeBias();
+  int announced = 0;
+  SetSyncPoint("section-announced", [&] { ++announced; });
+  Section(reader_, kKeyElsewhere);
+  EXPECT_EQ(announced, 0);
+  Gate gate("section-entering");
+  Task reader("biased reader", [&] { Section(reader_, kKeyElsewhere); });
+  ASSERT_TRUE(StopsAt(gate, reader));
+  LookAtReaders();
+  EXPECT_EQ(Membarriers(), 1u);
+  gate.Open();
+  reader.Join();
+  EXPECT_EQ(announced, 1);
 }
 
 // The waiter has seen one section; the reader leaves it and is in another of the same page when the

@@ -14,6 +14,11 @@ HvaRange Pages(uint64_t first, uint64_t count = 1) {
 }
 uint64_t KeyOf(uint64_t page) { return ReaderKey::Pack(Pages(page)); }
 
+// Enough sections without a Begin between them.
+void TakeBias(Reader& reader) {
+  for (uint64_t i = 0; i <= 2 * ReaderBias::kWindow; ++i) Section(reader, KeyOf(1000));
+}
+
 class ReaderTest : public ::testing::Test {
  protected:
   bool Reading(uint64_t page) { return registry_.AnySectionOverlapsUnsafe(Pages(page)); }
@@ -115,6 +120,84 @@ TEST_F(ReaderTest, AWaitForNobodyReturnsAtOnce) {
   Section section(reader, KeyOf(10));
   registry_.WaitForReaders(Pages(11));
   EXPECT_EQ(registry_.waits(), 0u);
+}
+
+TEST_F(ReaderTest, ABiasCostsOneMembarrier) {
+  Reader reader(registry_);
+  Reader other(registry_);
+  registry_.WaitForReaders(Pages(11));
+  EXPECT_EQ(registry_.membarriers(), 0u);
+  TakeBias(reader);
+  TakeBias(other);
+  for (int i = 0; i < 3; ++i) registry_.WaitForReaders(Pages(11));
+  EXPECT_EQ(registry_.membarriers(), 1u);
+  TakeBias(other);
+  registry_.WaitForReaders(Pages(11));
+  EXPECT_EQ(registry_.membarriers(), 2u);
+}
+
+TEST_F(ReaderTest, AReaderAmongInvalidationsTakesNoBias) {
+  Reader reader(registry_);
+  for (uint64_t i = 0; i < 5 * ReaderBias::kWindow; ++i) {
+    Section(reader, KeyOf(10));
+    if (i % (ReaderBias::kWindow / 2) == 0) registry_.WaitForReaders(Pages(11));
+  }
+  EXPECT_EQ(registry_.membarriers(), 0u);
+}
+
+TEST_F(ReaderTest, WithoutMembarriersNobodyHasABias) {
+  ReaderRegistry registry(false);
+  Reader reader(registry);
+  TakeBias(reader);
+  registry.WaitForReaders(Pages(11));
+  EXPECT_EQ(registry.membarriers(), 0u);
+}
+
+TEST_F(ReaderTest, AReaderThatEndsGivesUpItsBias) {
+  auto reader = std::make_unique<Reader>(registry_);
+  TakeBias(*reader);
+  reader.reset();
+  registry_.WaitForReaders(Pages(11));
+  EXPECT_EQ(registry_.membarriers(), 0u);
+}
+
+TEST_F(ReaderTest, MoreBiasedReadersThanOneBatchAreAllLookedAt) {
+  constexpr size_t kMany = 40;
+  std::vector<std::unique_ptr<Reader>> readers;
+  for (size_t i = 0; i < kMany; ++i) {
+    readers.push_back(std::make_unique<Reader>(registry_));
+    TakeBias(*readers.back());
+  }
+  registry_.NoteUnwaited();
+  {
+    Section last(*readers.back(), KeyOf(10));
+    registry_.WaitForReaders(Pages(11));
+    EXPECT_TRUE(registry_.MustLook());  // one was inside
+  }
+  EXPECT_EQ(registry_.membarriers(), 2u);
+  registry_.WaitForReaders(Pages(11));
+  EXPECT_FALSE(registry_.MustLook());
+  EXPECT_EQ(registry_.membarriers(), 2u);
+}
+
+TEST(ReaderBiasTest, AWordFromBeforeANewBiasTakesNothing) {
+  ReaderBias bias;
+  bias.EndWindow();
+  bias.EndWindow();
+  const uint64_t first = bias.Revoke();
+  EXPECT_NE(first, 0u);
+  EXPECT_EQ(bias.Revoke(), first);  // another Begin, beside it
+  bias.Revoked(first);
+  bias.EndWindow();  // looked at
+  EXPECT_FALSE(bias.Held());
+  bias.EndWindow();
+  ASSERT_TRUE(bias.Held());
+  const uint64_t second = bias.Revoke();
+  EXPECT_FALSE(bias.Held());
+  bias.Revoked(first);  // the other Begin, late: its membarrier says nothing of the second bias
+  EXPECT_EQ(bias.Revoke(), second);
+  bias.Revoked(second);
+  EXPECT_EQ(bias.Revoke(), 0u);
 }
 
 TEST_F(ReaderTest, AReaderThatEndsInASectionIsABug) {

@@ -52,7 +52,8 @@ Json ToJson(const PfnCacheStats& caches) {
           {"invalidations", caches.invalidations},
           {"prechecks", caches.prechecks},
           {"precheck_overlaps", caches.precheck_overlaps},
-          {"reader_waits", caches.reader_waits}};
+          {"reader_waits", caches.reader_waits},
+          {"reader_membarriers", caches.reader_membarriers}};
 }
 
 Json ToJson(const Stage2Stats& stage2) {

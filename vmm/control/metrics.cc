@@ -38,6 +38,8 @@ std::vector<Sample> CountersOf(const Stats& s) {
        s.pfn_caches.precheck_overlaps},
       {"pfn_caches_reader_waits_total", "Invalidations that waited for a reader",
        s.pfn_caches.reader_waits},
+      {"pfn_caches_reader_membarriers_total", "Memory barriers by which readers lost their bias",
+       s.pfn_caches.reader_membarriers},
       {"stage2_maps_total", "Leaves mapped", s.stage2.maps},
       {"stage2_unmaps_total", "Leaves unmapped", s.stage2.unmaps},
       {"stage2_walk_retries_total", "Walks that lost a race and began again",
