@@ -1,7 +1,6 @@
 #include "vmm/doctor.h"
 
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <linux/kvm.h>
 #include <linux/membarrier.h>
 #include <linux/userfaultfd.h>
@@ -22,6 +21,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "mmu/types.h"
+#include "vmm/capability.h"
 #include "vmm/run_options.h"
 #include "vmm/unique_fd.h"
 
@@ -37,13 +37,6 @@ std::optional<uint64_t> ReadNumber(const std::string& path) {
   uint64_t number = 0;
   if (file >> number) return number;
   return std::nullopt;
-}
-
-bool HasCapability(unsigned capability) {
-  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
-  std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> data{};
-  if (syscall(SYS_capget, &header, data.data()) != 0) return false;
-  return (data[CAP_TO_INDEX(capability)].effective & CAP_TO_MASK(capability)) != 0;
 }
 
 // kvm_intel, kvm_amd, ...: whatever drives the device.
@@ -196,7 +189,7 @@ DoctorCheck CheckPrivileges(const DoctorPaths& paths) {
   return {.name = "privileges",
           .result = CheckResult::kLess,
           .found = found,
-          .cost = "no fork events from userfaultfd, and no churn from a second process (foreign)",
+          .cost = "no fork events from userfaultfd",
           .remedy = "run as root or with CAP_SYS_PTRACE"};
 }
 

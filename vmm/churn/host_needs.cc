@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "vmm/capability.h"
 #include "vmm/churn/host_knobs.h"
 #include "vmm/host/knob.h"
 
@@ -82,6 +83,11 @@ std::string ProvideTwoNodes() {
   return "needs two NUMA nodes with memory";
 }
 
+// process_madvise(2) of another process asks for it, whoever the processes belong to.
+std::string MayAdviseOthers() {
+  return HasCapability(CAP_SYS_NICE) ? "" : "needs CAP_SYS_NICE for process_madvise; run as root";
+}
+
 std::string Provide(HostNeed need, uint64_t memory_bytes, HostChanges* changes) {
   switch (need) {
     case HostNeed::kNothing:
@@ -113,6 +119,10 @@ ChurnLimits ProvideForChurn(Backing backing, uint64_t memory_bytes, const ChurnR
     const std::string why = satisfied ? "" : Provide(info.host, memory_bytes, leave);
     why_not[info.host] = why;
     if (!why.empty()) limits.unavailable[info.kind] = why;
+  }
+  const std::string why = MayAdviseOthers();
+  if (!why.empty() && limits.WhyNot(ChurnKind::kAdversary).empty()) {
+    limits.unavailable[ChurnKind::kAdversary] = why;
   }
   return limits;
 }
