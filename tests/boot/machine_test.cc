@@ -121,12 +121,13 @@ struct KindAlone {
 };
 
 const KindAlone kKindsAlone[] = {
+    // Ours are done without an event of userfaultfd's.
     {"discard:2000", Backing::kAnon,
-     [](const Stats& s) { return s.uffd.removes > 50 && s.stage2.unmaps > 50; },
-     [](const Stats& s) { return s.uffd.wp + s.uffd.minor == 0; }},
+     [](const Stats& s) { return s.uffd.missing > 50 && s.stage2.unmaps > 50; },
+     [](const Stats& s) { return s.uffd.wp + s.uffd.minor + s.uffd.removes == 0; }},
     {"discard:2000", Backing::kMemfd,
-     [](const Stats& s) { return s.uffd.removes > 50 && s.stage2.unmaps > 50; },
-     [](const Stats& s) { return s.uffd.wp == 0; }},
+     [](const Stats& s) { return s.uffd.missing > 50 && s.stage2.unmaps > 50; },
+     [](const Stats& s) { return s.uffd.wp + s.uffd.removes == 0; }},
     {"zap:2000", Backing::kMemfd,
      [](const Stats& s) { return s.uffd.removes > 50 && s.uffd.minor > 20; },
      [](const Stats& s) { return s.uffd.wp == 0; }},

@@ -38,7 +38,7 @@ TEST(DoctorTest, ChecksEverythingInOrderAndExplainsWhatIsNotOk) {
     EXPECT_EQ(check.result == CheckResult::kOk, check.remedy.empty()) << check.name;
   }
   EXPECT_THAT(names, ElementsAre("kvm", "userfaultfd", "privileges", "pagemap", "tracepoints",
-                                 "membarrier", "memfd", "memory", "cores"));
+                                 "membarrier", "memfd", "memory", "cores", "host-changes"));
 }
 
 TEST(DoctorTest, WithoutTheDeviceNothingCanRun) {

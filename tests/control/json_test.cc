@@ -37,8 +37,10 @@ constexpr char kStats[] = R"({
              "lag_us": {"p50": 2, "p99": 2, "max": 2, "count": 1, "sum_us": 2,
                         "buckets": [{"le_us": 1, "count": 0}, {"le_us": 2, "count": 1}]}},
   "churn": {"seed": 151, "running": true,
-            "operations": {"discard": 153, "zap": 0, "punch": 0, "wp": 0, "protect": 0,
-                           "memslot": 0, "foreign": 154}},
+            "operations": {"discard": 153, "zap": 0, "punch": 0, "free": 0, "pageout": 0,
+                           "cold": 0, "collapse": 0, "split": 0, "merge": 0, "fork": 0,
+                           "compact": 0, "migrate": 0, "move": 0, "remap": 0, "wp": 0, "protect":
+                           0, "memslot": 0, "foreign": 154, "adversary": 0}},
   "audit": {"checks": 155, "cache_checks": 167, "sweeps": 168, "sweep_us": 169, "in_flight": 170,
             "differences": 156, "explained_uffd": 171, "explained_kernel": 172,
             "unobserved": 173, "unexplained": 174, "missed_by_hooks": 175, "missed_by_uffd": 176,

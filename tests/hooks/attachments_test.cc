@@ -127,9 +127,14 @@ TEST(AttachmentsTest, AForksChildHasNothingAttached) {
 TEST(AttachmentsTest, RangesComeAndGoWhileOthersCall) {
   Told told(1);
   std::atomic<bool> stop{false};
+  std::atomic<bool> called{false};
   std::thread caller([&] {
-    while (!stop) hooks::Madvise(told.At(0), kPageSize, MADV_DONTNEED);
+    while (!stop) {
+      hooks::Madvise(told.At(0), kPageSize, MADV_DONTNEED);
+      called = true;
+    }
   });
+  EXPECT_TRUE(WaitUntil([&] { return called.load(); }));
   for (int i = 0; i < 2000; ++i) {
     uint64_t handle = 0;
     ASSERT_EQ(hooks::Attach(RangeLike(told), &handle), 0);

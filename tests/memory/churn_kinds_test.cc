@@ -25,14 +25,11 @@ class ChurnKindsTest : public MemoryTest {
   void SetUp() override {
     MemoryTest::SetUp();
     if (IsSkipped()) return;
-    ASSERT_TRUE(
-        side()
-            .hooks.Attach(side().memory->hvas(), side().memory->backing(), side().memory->fd())
-            .ok());
     StartMonitor();
     for (uint64_t i = 0; i < kPages; ++i) {
       side().Store(i, 1000 + i);
-      FaultIn(i);
+      // The monitor maps what it brings in, after it woke us.
+      ASSERT_TRUE(WaitUntil([&] { return side().LeafOf(i).has_value(); })) << i;
     }
   }
 
@@ -62,7 +59,6 @@ TEST_P(ChurnKindsTest, ACollapseMovesFramesAndKeepsContent) {
   ASSERT_TRUE(block.has_value());
   const uint64_t first = (block->begin - side().PageAt(0)) / kPageSize;
   side().Store(first + 3, 77);
-  FaultIn(first + 3);
   const absl::StatusOr<ChurnOutcome> outcome = churn.Collapse(Slot(), *block);
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   EXPECT_EQ(side().Load(first + 3), 77u);
@@ -82,7 +78,7 @@ TEST_P(ChurnKindsTest, ASplitKeepsContentAndLeavesNoProtection) {
 }
 
 TEST_P(ChurnKindsTest, AMappingThatWentAwayComesBackWithItsContentAndItsFaults) {
-  Relocation churn(mmu().notifier(), side().hooks, side().uffd);
+  Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source.gate());
   const absl::StatusOr<ChurnOutcome> outcome = churn.Remap(side().Pages(0, kPages));
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   EXPECT_EQ(*outcome, ChurnOutcome::kDone);
@@ -97,7 +93,7 @@ TEST_P(ChurnKindsTest, AMappingThatWentAwayComesBackWithItsContentAndItsFaults) 
 
 TEST_P(ChurnKindsTest, PagesThatWentAwayComeBack) {
   if (memfd()) GTEST_SKIP() << "UFFDIO_MOVE is for private memory";
-  Relocation churn(mmu().notifier(), side().hooks, side().uffd);
+  Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source.gate());
   const absl::StatusOr<ChurnOutcome> outcome = churn.Move(side().Pages(0, kPages));
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   if (*outcome == ChurnOutcome::kDeclined) GTEST_SKIP() << "this kernel moves no pages (6.8 does)";
@@ -107,7 +103,7 @@ TEST_P(ChurnKindsTest, PagesThatWentAwayComeBack) {
 
 TEST_P(ChurnKindsTest, ARunningReaderSeesNothingOfPagesThatMove) {
   if (memfd()) GTEST_SKIP() << "UFFDIO_MOVE is for private memory";
-  Relocation churn(mmu().notifier(), side().hooks, side().uffd);
+  Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source.gate());
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> wrong{0};
   std::thread reader([&] {
@@ -121,6 +117,19 @@ TEST_P(ChurnKindsTest, ARunningReaderSeesNothingOfPagesThatMove) {
   stop.store(true, kRelaxed);
   reader.join();
   EXPECT_EQ(wrong.load(), 0u);
+}
+
+TEST_P(ChurnKindsTest, NothingIsBroughtInWhereTheGateIsShut) {
+  ASSERT_TRUE(side().hooks.Discard(side().Pages(1)).ok());
+  {
+    const PageInGate::Shut shut(side().source.gate(), side().Pages(1));
+    EXPECT_EQ(side().source.PageIn(side().PageAt(1), Access::kWrite).outcome,
+              PageInOutcome::kAgain);
+    EXPECT_FALSE(side().EntryOf(1).present);
+    EXPECT_EQ(side().source.PageIn(side().PageAt(2), Access::kWrite).outcome,
+              PageInOutcome::kPresent);
+  }
+  EXPECT_EQ(side().Load(1), 0u);
 }
 
 TEST_P(ChurnKindsTest, AForkKeepsContentOnBothSidesAndEndsItsChild) {

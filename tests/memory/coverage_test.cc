@@ -53,9 +53,11 @@ TEST_F(CoverageTest, OfTwoOperationsTheLatestIsTheCause) {
 }
 
 TEST_F(CoverageTest, AnOperationThatASourceCannotSeeIsNotItsCause) {
-  const Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kPage);
-  const Coverage::Operation memslot(coverage_, ChurnKind::kMemslot, kPage);
-  Tell(EventSource::kHook, kPage);
+  {
+    const Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kPage);
+    const Coverage::Operation memslot(coverage_, ChurnKind::kMemslot, kPage);
+    Tell(EventSource::kHook, kPage);
+  }
   EXPECT_EQ(RowOf(ChurnKind::kDiscard).cells[0].events, 1U);
   EXPECT_EQ(RowOf(ChurnKind::kMemslot).result, CoverageResult::kNothing);
 }
@@ -92,8 +94,10 @@ TEST_F(CoverageTest, ManyOperationsAreRememberedWithinABound) {
   for (int i = 0; i < 20000; ++i) {
     const Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kPage);
   }
-  const Coverage::Operation last(coverage_, ChurnKind::kDiscard, kPage);
-  Tell(EventSource::kHook, kPage);
+  {
+    const Coverage::Operation last(coverage_, ChurnKind::kDiscard, kPage);
+    Tell(EventSource::kHook, kPage);
+  }
   EXPECT_EQ(RowOf(ChurnKind::kDiscard).operations, 20001U);
   EXPECT_EQ(RowOf(ChurnKind::kDiscard).cells[0].events, 1U);
 }

@@ -73,7 +73,6 @@ ChurnOperations::Target ChurnOperations::TargetOf(ChurnKind kind, uint64_t rando
     case ChurnKind::kMerge:
       return Pick(Content::kMayGo, kMaxPages, random);
     case ChurnKind::kMove:
-      return Pick(Content::kMayGo, Relocation::kMaxPages, random);
     case ChurnKind::kRemap:
       return Pick(Content::kKept, Relocation::kMaxPages, random);
     case ChurnKind::kZap:

@@ -46,9 +46,9 @@ namespace underfoot {
 
 class ChurnOperations {
  public:
-  // `gate`: for changes of KVM's memslots.
+  // `gate`: for changes of KVM's memslots; `page_ins`: of `memory`.
   ChurnOperations(GuestMemory& memory, Mmu& mmu, Vm& vm, MmHooks& hooks, Userfaultfd& uffd,
-                  Coverage& coverage, KvmGate gate)
+                  Coverage& coverage, PageInGate& page_ins, KvmGate gate)
       : memory_(memory),
         mmu_(mmu),
         vm_(vm),
@@ -56,7 +56,7 @@ class ChurnOperations {
         coverage_(coverage),
         gate_(std::move(gate)),
         huge_pages_(mmu, hooks, uffd),
-        relocation_(mmu.notifier(), hooks, uffd) {}
+        relocation_(mmu.notifier(), hooks, uffd, page_ins) {}
 
   // `random` decides about the pages.
   [[nodiscard]] absl::StatusOr<ChurnResult> Run(ChurnKind kind, uint64_t random);

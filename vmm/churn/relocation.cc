@@ -57,25 +57,39 @@ absl::StatusOr<Relocation::Room*> Relocation::RoomForPages() {
   return room_.get();
 }
 
+// Reclaim and migration hold a page for a moment, and it cannot be moved meanwhile.
+absl::Status Relocation::MoveBack(Hva from, Hva to) {
+  constexpr int kTries = 1000;
+  absl::Status back;
+  for (int i = 0; i < kTries; ++i) {
+    back = hooks_.Move(uffd_, PageRangeOf(from), to);
+    if (!absl::IsUnavailable(back) && !absl::IsFailedPrecondition(back)) break;
+    absl::SleepFor(absl::Microseconds(10));
+  }
+  return back;
+}
+
 absl::StatusOr<ChurnOutcome> Relocation::Move(HvaRange range) {
   const absl::StatusOr<Room*> room = RoomForPages();
   if (absl::IsUnimplemented(room.status())) return ChurnOutcome::kDeclined;
   if (!room.ok()) return room.status();
   const Hva base = (*room)->base;
-  bool moved = false;
+  uint64_t gone = 0;  // a bit a page
   const InvalidationScope away(notifier_, {range, InvalidationKind::kUnmap});
+  const PageInGate::Shut shut(gate_, range);
   // Page by page: one that is pinned or shared with a child just now stays where it is.
   for (uint64_t at = 0; at < range.size(); at += kPageSize) {
     const absl::Status out = hooks_.Move((*room)->uffd, PageRangeOf(range.begin + at), base + at);
-    moved = moved || out.ok();
+    if (out.ok()) gone |= uint64_t{1} << (at / kPageSize);
   }
   for (uint64_t at = 0; at < range.size(); at += kPageSize) {
-    static_cast<void>(hooks_.Move(uffd_, PageRangeOf(base + at), range.begin + at));
+    if ((gone >> (at / kPageSize) & 1) == 0) continue;
+    if (absl::Status back = MoveBack(base + at, range.begin + at); !back.ok()) return back;
   }
   if (madvise(PointerOf(base), range.size(), MADV_DONTNEED) != 0) {
     return absl::ErrnoToStatus(errno, "emptying the room for pages that are away");
   }
-  return moved ? ChurnOutcome::kDone : ChurnOutcome::kDeclined;
+  return gone != 0 ? ChurnOutcome::kDone : ChurnOutcome::kDeclined;
 }
 
 }  // namespace underfoot

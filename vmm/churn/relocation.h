@@ -12,6 +12,7 @@
 #include "mmu/notifier.h"
 #include "vmm/churn/outcome.h"
 #include "vmm/memory/mm_hooks.h"
+#include "vmm/memory/page_in_gate.h"
 #include "vmm/memory/userfaultfd.h"
 
 namespace underfoot {
@@ -20,17 +21,17 @@ class Relocation {
  public:
   static constexpr uint64_t kMaxPages = 16;
 
-  Relocation(Notifier& notifier, MmHooks& hooks, Userfaultfd& uffd)
-      : notifier_(notifier), hooks_(hooks), uffd_(uffd) {}
+  Relocation(Notifier& notifier, MmHooks& hooks, Userfaultfd& uffd, PageInGate& gate)
+      : notifier_(notifier), hooks_(hooks), uffd_(uffd), gate_(gate) {}
   ~Relocation();
   Relocation(const Relocation&) = delete;
   Relocation& operator=(const Relocation&) = delete;
 
   // The mapping goes away and comes back, with its content. A vCPU that runs into the hole waits.
   absl::StatusOr<ChurnOutcome> Remap(HvaRange range);
-  // The pages go away and come back. One that cannot be moved stays; one that was brought in anew
-  // meanwhile wins over the one that comes back: for discardable pages only. Declined when none
-  // could be moved, or by a kernel before 6.8.
+  // The pages go away and come back, with their content. One that cannot be moved stays. A vCPU
+  // that runs into the hole waits. Declined when none could be moved, or by a kernel before 6.8. An
+  // error means that content is lost.
   absl::StatusOr<ChurnOutcome> Move(HvaRange range);
 
  private:
@@ -41,10 +42,12 @@ class Relocation {
   };
 
   absl::StatusOr<Room*> RoomForPages();
+  absl::Status MoveBack(Hva from, Hva to);
 
   Notifier& notifier_;
   MmHooks& hooks_;
   Userfaultfd& uffd_;
+  PageInGate& gate_;
   std::unique_ptr<Room> room_;
 };
 

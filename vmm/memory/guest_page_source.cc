@@ -28,6 +28,10 @@ UffdOutcome GuestPageSource::LiftProtection(HvaRange page) {
 }
 
 PageInResult GuestPageSource::PageIn(Hva page, Access access) {
+  const PageInGate::PageIn page_in(gate_);
+  if (!page_in.MayBringIn(PageRangeOf(page)) && !UNDERFOOT_MUTANT("page-in-ignores-gate")) {
+    return Without(PageInOutcome::kAgain);
+  }
   for (;;) {
     const uint64_t before = settling_.Now();
     const PagemapEntry entry = pagemap_.Read(page);

@@ -11,6 +11,7 @@
 #include "mmu/stats.h"
 #include "vmm/backing.h"
 #include "vmm/memory/own_changes.h"
+#include "vmm/memory/page_in_gate.h"
 #include "vmm/memory/pagemap.h"
 #include "vmm/memory/settling.h"
 #include "vmm/memory/userfaultfd.h"
@@ -29,6 +30,9 @@ class GuestPageSource final : public PageSource {
 
   PageInResult PageIn(Hva page, Access access) override;
 
+  // Of pages that are elsewhere: to bring one in there says kAgain.
+  PageInGate& gate() { return gate_; }
+
   // Resolutions that met a pending event.
   uint64_t eagain() const { return eagain_.Get(); }
 
@@ -41,6 +45,7 @@ class GuestPageSource final : public PageSource {
   SettlingRanges& settling_;
   const Backing backing_;
   OwnChanges* announcements_ = nullptr;
+  PageInGate gate_;
   Counter eagain_;
 };
 
