@@ -2,10 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
+#include <thread>
+
 namespace underfoot {
 namespace {
 
 constexpr HvaRange kPage = {Hva{0x1000}, Hva{0x2000}};
+constexpr HvaRange kBoth = {Hva{0x1000}, Hva{0x3000}};
 constexpr HvaRange kElsewhere = {Hva{0x8000}, Hva{0x9000}};
 
 class CoverageTest : public ::testing::Test {
@@ -15,10 +19,11 @@ class CoverageTest : public ::testing::Test {
     coverage_.SetSource(EventSource::kUffd, true);
   }
 
-  void Tell(EventSource source, HvaRange range, int64_t lag_ns = 0) {
+  void Tell(EventSource source, HvaRange range, int64_t lag_ns = 0, int32_t tid = 0) {
     HostEvent event;
     event.source = source;
     event.range = range;
+    event.tid = tid;
     event.happened_ns = MonotonicNs();
     event.taken_ns = event.happened_ns + lag_ns;
     coverage_.Report(event);
@@ -50,6 +55,25 @@ TEST_F(CoverageTest, OfTwoOperationsTheLatestIsTheCause) {
   Tell(EventSource::kHook, kPage);
   EXPECT_EQ(RowOf(ChurnKind::kDiscard).cells[0].events, 1U);
   EXPECT_EQ(RowOf(ChurnKind::kZap).cells[0].events, 0U);
+}
+
+TEST_F(CoverageTest, TheOperationOfTheThreadThatDidItIsTheCause) {
+  std::optional<Coverage::Operation> zap;
+  std::thread([&] { zap.emplace(coverage_, ChurnKind::kZap, kPage); }).join();
+  {
+    const Coverage::Operation protect(coverage_, ChurnKind::kProtect, kBoth);
+    std::optional<Coverage::Operation> discard;
+    std::thread([&] { discard.emplace(coverage_, ChurnKind::kDiscard, kPage); }).join();
+    Tell(EventSource::kHook, kPage, 0, ThisThread());
+  }
+  EXPECT_EQ(RowOf(ChurnKind::kProtect).cells[0].events, 1U);
+}
+
+TEST_F(CoverageTest, ElseTheOperationOfJustThisRangeIsTheCause) {
+  const Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kPage);
+  const Coverage::Operation protect(coverage_, ChurnKind::kProtect, kBoth);
+  Tell(EventSource::kHook, kPage);
+  EXPECT_EQ(RowOf(ChurnKind::kDiscard).cells[0].events, 1U);
 }
 
 TEST_F(CoverageTest, AnOperationThatASourceCannotSeeIsNotItsCause) {

@@ -33,7 +33,11 @@ CoverageResult Judge(const CoverageRow& row, const std::array<bool, kEventSource
 
 uint64_t Coverage::Begin(ChurnKind kind, HvaRange range) {
   absl::MutexLock lock(&mutex_);
-  open_.push_back({.id = next_id_, .kind = kind, .range = range, .begin_ns = MonotonicNs()});
+  open_.push_back({.id = next_id_,
+                   .kind = kind,
+                   .range = range,
+                   .tid = ThisThread(),
+                   .begin_ns = MonotonicNs()});
   return next_id_++;
 }
 
@@ -58,15 +62,16 @@ bool Coverage::Remembered::MayHaveCaused(const HostEvent& event) const {
 }
 
 std::optional<ChurnKind> Coverage::CauseOf(const HostEvent& event) {
-  const Remembered* latest = nullptr;
+  const Remembered* cause = nullptr;
   const auto look = [&](const Remembered& op) {
-    const bool later = latest == nullptr || latest->begin_ns < op.begin_ns;
-    if (later && op.MayHaveCaused(event)) latest = &op;
+    if (!op.MayHaveCaused(event)) return;
+    const bool likelier = cause == nullptr || cause->LikelinessOf(event) < op.LikelinessOf(event);
+    if (likelier || UNDERFOOT_MUTANT("coverage-ignores-thread")) cause = &op;
   };
   absl::MutexLock lock(&mutex_);
   for (const Remembered& op : open_) look(op);
   for (const Remembered& op : ended_) look(op);
-  return latest == nullptr ? std::nullopt : std::optional(latest->kind);
+  return cause == nullptr ? std::nullopt : std::optional(cause->kind);
 }
 
 void Coverage::Report(const HostEvent& event) {

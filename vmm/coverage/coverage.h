@@ -20,6 +20,7 @@
 #include <deque>
 #include <limits>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -67,10 +68,16 @@ class Coverage final : public HostEventSink {
     uint64_t id;
     ChurnKind kind;
     HvaRange range;
+    int32_t tid;
     int64_t begin_ns;
     int64_t end_ns = std::numeric_limits<int64_t>::max();
 
     bool MayHaveCaused(const HostEvent& event) const;
+    // Of those that may: the one of the thread that did it, else of just this range, else the
+    // latest.
+    auto LikelinessOf(const HostEvent& event) const {
+      return std::tuple(event.tid == tid, event.range == range, begin_ns);
+    }
   };
   struct Cell {
     Counter events;

@@ -6,6 +6,7 @@
 #define UNDERFOOT_VMM_MEMORY_HOST_EVENT_H_
 
 #include <time.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstddef>
@@ -74,6 +75,12 @@ inline int64_t MonotonicNs() {
   timespec now{};
   static_cast<void>(clock_gettime(CLOCK_MONOTONIC, &now));
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+// As the kernel's records name it. Not for the child of a fork.
+inline int32_t ThisThread() {
+  thread_local const int32_t id = gettid();
+  return id;
 }
 
 struct HostEvent {

@@ -90,11 +90,6 @@ InvalidationKind KindOf(const underfoot_change& change) {
 
 bool Narrows(const underfoot_change& change) { return change.effect != UNDERFOOT_NOTHING_GOES; }
 
-int32_t ThisThread() {
-  thread_local const auto id = static_cast<int32_t>(syscall(SYS_gettid));
-  return id;
-}
-
 // A system call's outcome as errno; EINTR and EAGAIN are handled here, once.
 template <class Call>
 int ErrorOf(const Call& call) {
