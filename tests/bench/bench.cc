@@ -62,6 +62,7 @@ void BenchAll(Bench& bench) {
   BenchInvalidation(bench);
   BenchMemslot(bench);
   BenchStage2Map(bench);
+  BenchStage2Populate(bench);
   BenchStage2Lookup(bench);
   BenchDiscard(bench);
   BenchHookedCall(bench);
