@@ -66,6 +66,7 @@ void BenchAll(Bench& bench) {
   BenchDiscard(bench);
   BenchHookedCall(bench);
   BenchFault(bench);
+  BenchGuestFault(bench);
   BenchKernelSource(bench);
   BenchFirstByte(bench);
 }

@@ -12,6 +12,10 @@ namespace {
 
 constexpr uint64_t kMostAtOnce = FaultAroundHandler::kMaxPages;
 
+// Each call wakes who waits for its pages: with a first one for a few, a vCPU goes on while the
+// rest comes in, and does not catch up.
+constexpr uint64_t kHeadStart = 8 * kPageSize;
+
 constexpr PageInResult Without(PageInOutcome outcome) { return {outcome, Pfn{}, Access::kRead}; }
 
 }  // namespace
@@ -87,7 +91,12 @@ void GuestPageSource::PageInSome(HvaRange pages, std::span<PageInResult> results
       ++i;
       continue;
     }
-    MakeRunPresent({pages.begin + i * kPageSize, pages.begin + end * kPageSize});
+    HvaRange run{pages.begin + i * kPageSize, pages.begin + end * kPageSize};
+    if (!made && run.size() > kHeadStart) {
+      MakeRunPresent({run.begin, run.begin + kHeadStart});
+      run.begin += kHeadStart;
+    }
+    MakeRunPresent(run);
     made = true;
     i = end;
   }
