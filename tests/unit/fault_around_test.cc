@@ -84,14 +84,17 @@ TEST_F(FaultAroundTest, ABracketElsewhereIsNoHindrance) {
 }
 
 TEST_F(FaultAroundTest, AWindowEndsWithItsSlot) {
-  FakeHost others(4);
+  constexpr Gfn kBorder{0x504};
   ASSERT_TRUE(
-      mmu_.CreateMemslot(
-              {.id = 9, .gfns = {kFirst + kPages, kFirst + kPages + 4}, .hva = others.PageAt(0)})
-          .ok());
-  EXPECT_EQ(Around(kPages - 2, kPages - 4, kPages + 4).around, 3u);
-  EXPECT_FALSE(LeafOf(kPages).has_value());
-  EXPECT_EQ(others.page_ins(), 0u);
+      mmu_.CreateMemslot({.id = 8, .gfns = {kBorder - 4, kBorder}, .hva = host_.PageAt(0)}).ok());
+  ASSERT_TRUE(
+      mmu_.CreateMemslot({.id = 9, .gfns = {kBorder, kBorder + 4}, .hva = host_.PageAt(32)}).ok());
+  const FaultAroundResult result = mmu_.faults_around().HandleFault(
+      reader_, kBorder - 1, {kBorder - 4, kBorder + 4}, Access::kRead);
+  EXPECT_EQ(result.fault.outcome, FaultOutcome::kMapped);
+  EXPECT_EQ(result.around, 3u);
+  rcu::ReadScope rcu;
+  EXPECT_FALSE(mmu_.stage2().Lookup(kBorder).has_value());
 }
 
 TEST_F(FaultAroundTest, AWindowEndsWithItsTable) {
