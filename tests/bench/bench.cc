@@ -67,6 +67,7 @@ void BenchAll(Bench& bench) {
   BenchDiscard(bench);
   BenchHookedCall(bench);
   BenchFault(bench);
+  BenchGuestFault(bench);
   BenchKernelSource(bench);
   BenchFirstByte(bench);
 }

@@ -50,6 +50,7 @@ void BenchStage2Lookup(Bench& bench);
 void BenchDiscard(Bench& bench);
 void BenchHookedCall(Bench& bench);
 void BenchFault(Bench& bench);
+void BenchGuestFault(Bench& bench);
 void BenchKernelSource(Bench& bench);
 void BenchFirstByte(Bench& bench);
 

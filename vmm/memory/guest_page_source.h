@@ -7,6 +7,9 @@
 #ifndef UNDERFOOT_VMM_MEMORY_GUEST_PAGE_SOURCE_H_
 #define UNDERFOOT_VMM_MEMORY_GUEST_PAGE_SOURCE_H_
 
+#include <cstdint>
+#include <span>
+
 #include "mmu/page_source.h"
 #include "mmu/stats.h"
 #include "vmm/backing.h"
@@ -29,6 +32,8 @@ class GuestPageSource final : public PageSource {
   void Announce(OwnChanges& changes) { announcements_ = &changes; }
 
   PageInResult PageIn(Hva page, Access access) override;
+  // Leaves alone what settles, what is away, what is in swap, and write protection.
+  void PageInSome(HvaRange pages, std::span<PageInResult> results) override;
 
   // Of pages that are elsewhere: to bring one in there says kAgain.
   PageInGate& gate() { return gate_; }
@@ -38,6 +43,7 @@ class GuestPageSource final : public PageSource {
 
  private:
   UffdOutcome MakePresent(Hva page);
+  void MakeRunPresent(HvaRange run);
   UffdOutcome LiftProtection(HvaRange page);
 
   Userfaultfd& uffd_;
