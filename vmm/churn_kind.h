@@ -23,7 +23,7 @@ namespace underfoot {
 enum class Duty : uint8_t {
   kNone,  // it cannot see it, or need not
   kMay,   // it sees some of it: what the page was before decides
-  kMust,  // at least one event when anything of the kind was done, while the source is on
+  kMust,  // at least one event when enough of the kind was done, while the source is on
 };
 
 enum class ChurnKind : uint8_t {
@@ -52,7 +52,7 @@ enum class ChurnKind : uint8_t {
 enum class BackingNeed : uint8_t { kAny, kAnon, kMemfd };
 
 // What a kind needs of the host as a whole; see churn/host_needs.h.
-enum class HostNeed : uint8_t { kNothing, kSwap, kKsm, kCompaction, kTwoNodes };
+enum class HostNeed : uint8_t { kNothing, kSwap, kKsm, kCompaction, kTwoNodes, kMovingPages };
 
 struct ChurnKindInfo {
   ChurnKind kind;
@@ -100,8 +100,8 @@ inline constexpr std::array<ChurnKindInfo, 19> kChurnKinds = {{
      duty::kKernelOnly, "compact the memory of the host"},
     {ChurnKind::kMigrate, "migrate", BackingNeed::kAny, HostNeed::kTwoNodes, 10, duty::kKernelOnly,
      "move pages to another NUMA node"},
-    {ChurnKind::kMove, "move", BackingNeed::kAnon, HostNeed::kNothing, 20, duty::kHooked,
-     "move discardable pages away and back (UFFDIO_MOVE)"},
+    {ChurnKind::kMove, "move", BackingNeed::kAnon, HostNeed::kMovingPages, 20, duty::kHooked,
+     "move pages away and back (UFFDIO_MOVE)"},
     {ChurnKind::kRemap, "remap", BackingNeed::kAny, HostNeed::kNothing, 10, duty::kMapped,
      "move the mapping of pages away and back (mremap)"},
     {ChurnKind::kWp, "wp", BackingNeed::kAny, HostNeed::kNothing, 110, duty::kHooked,
@@ -109,7 +109,7 @@ inline constexpr std::array<ChurnKindInfo, 19> kChurnKinds = {{
     {ChurnKind::kProtect, "protect", BackingNeed::kAny, HostNeed::kNothing, 70, duty::kHooked,
      "mprotect pages to read-only and back"},
     {ChurnKind::kMemslot, "memslot", BackingNeed::kAny, HostNeed::kNothing, 10, duty::kNobody,
-     "delete a memslot and add it again"},
+     "delete a memslot, or move it to another gpa, and bring it back"},
     {ChurnKind::kForeign, "foreign", BackingNeed::kAny, HostNeed::kNothing, 40, duty::kForeign,
      "discard by a raw system call, past our own hooks"},
     {ChurnKind::kAdversary, "adversary", BackingNeed::kAny, HostNeed::kSwap, 20, duty::kKernelOnly,

@@ -81,7 +81,7 @@ Machine::Machine(const RunOptions& options, Parts parts, SerialPort::Sink serial
       reports_(memory_->slots().front().hva, options.vcpus),
       ring_(mmu_, SharedPageOf(*memory_), options.seed),
       operations_(
-          *memory_, mmu_, vm_, hooks_, uffd_, coverage_, source_.gate(),
+          *memory_, mmu_, vm_, hooks_, uffd_, coverage_, source_,
           [this](const std::function<absl::Status()>& change) { return WithVcpusOut(change); }),
       churn_(operations_, tape_, options.churn.rates, options.seed),
       auditor_(mmu_, pagemap_,

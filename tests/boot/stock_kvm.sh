@@ -3,10 +3,12 @@
 # software CPU, which has SVM with nested paging. No KVM of this machine is used, so the same answer
 # comes on every machine.
 #
-#   stock_kvm.sh [--smp N] [--memory MB] [--timeout S] [--file PATH]... [--env NAME=VALUE]...
-#                -- BINARY ARGS...
+#   stock_kvm.sh [--kernel 6.1|6.12] [--smp N] [--nodes N] [--memory MB] [--timeout S]
+#                [--file PATH]... [--env NAME=VALUE]... -- BINARY ARGS...
 #
+#   --kernel V     Debian 12's own, or its backport's (6.1)
 #   --smp N        CPUs of that machine (2)          --timeout S   seconds at most (300)
+#   --nodes N      NUMA nodes, which share the CPUs and the memory (1)
 #   --memory MB    its memory (1024)                 --env N=V     in the command's environment
 #   --file PATH    a file that the command needs, at the same path there
 #
@@ -15,18 +17,24 @@
 # this script's. 124: it took too long; 125: the machine could not be made or broke down.
 #
 # The kernel is downloaded once and unpacked into ${XDG_CACHE_HOME:-~/.cache}/underfoot; nothing is
-# installed. UNDERFOOT_STOCK_KERNEL=DIR takes one from DIR (vmlinuz, irqbypass.ko, kvm.ko,
-# kvm-amd.ko) instead.
+# installed. UNDERFOOT_STOCK_KERNEL=DIR takes one from DIR (vmlinuz and the modules named below)
+# instead.
 set -euo pipefail
 
 readonly no_machine=125
+# In the order in which they are loaded. Those after kvm-amd are for swap space; a kernel has the
+# ones that it needs.
+readonly modules=(irqbypass ccp kvm kvm-amd zsmalloc lzo lzo-rle lz4_compress lz4hc_compress lz4
+                 lz4hc zram)
 
 fail() {
   echo "stock_kvm.sh: $*" >&2
   exit $no_machine
 }
 
+version=6.1
 smp=2
+nodes=1
 memory=1024
 timeout=300
 files=()
@@ -41,10 +49,12 @@ parse() {
     case $1 in
       --help | -h) usage; exit 0 ;;
       --) shift; command_line=("$@"); return ;;
-      --smp | --memory | --timeout | --file | --env)
+      --kernel | --smp | --nodes | --memory | --timeout | --file | --env)
         [ $# -ge 2 ] || fail "$1 needs a value; see --help"
         case $1 in
+          --kernel) version=$2 ;;
           --smp) smp=$2 ;;
+          --nodes) nodes=$2 ;;
           --memory) memory=$2 ;;
           --timeout) timeout=$2 ;;
           --file) files+=("$2") ;;
@@ -58,7 +68,8 @@ parse() {
 
 check() {
   local number
-  for number in "$smp" "$memory" "$timeout"; do
+  [[ $version == 6.1 || $version == 6.12 ]] || fail "--kernel $version: must be 6.1 or 6.12"
+  for number in "$smp" "$nodes" "$memory" "$timeout"; do
     [[ $number =~ ^[1-9][0-9]*$ ]] || fail "'$number' is not a positive number"
   done
   [ ${#command_line[@]} -gt 0 ] || fail "no command after --; see --help"
@@ -71,9 +82,22 @@ check() {
     fail "busybox is not static: apt-get install busybox-static"
 }
 
-# The newest 6.1 cloud kernel that apt knows.
+# The options by which apt knows where the kernel is: a backport has lists of its own, in the cache,
+# so that this machine's stay as they are.
+apt_options() {
+  local cache=$1
+  options=()
+  if [ "$version" = 6.1 ]; then return; fi
+  mkdir -p "$cache/lists/partial"
+  echo 'deb http://deb.debian.org/debian bookworm-backports main' >"$cache/backports.list"
+  options=(-o "Dir::Etc::SourceList=$cache/backports.list" -o Dir::Etc::SourceParts=-
+           -o "Dir::State::Lists=$cache/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=)
+}
+
+# The newest cloud kernel of that version that apt knows.
 kernel_package() {
-  apt-cache search --names-only '^linux-image-6\.1\.[0-9.-]*-cloud-amd64$' |
+  apt-cache "${options[@]}" search --names-only \
+    "^linux-image-${version/./\\.}\\.[0-9.+a-z-]*-cloud-amd64\$" |
     awk '{print $1}' | sort -V | tail -1
 }
 
@@ -85,7 +109,7 @@ get_kernel() {
     return
   fi
   local cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/underfoot
-  kernel=$cache/stock-kernel
+  kernel=$cache/stock-kernel-$version
   mkdir -p "$cache"
   exec 9>"$cache/stock-kernel.lock"
   flock 9  # two at once would download twice
@@ -98,31 +122,32 @@ unpack_kernel() {
   if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
     fail "this is no Debian: set UNDERFOOT_STOCK_KERNEL (see --help)"
   fi
+  apt_options "$cache"
   package=$(kernel_package)
   if [ -z "$package" ]; then
-    apt-get -qq update >&2 || true
+    apt-get "${options[@]}" -qq update >&2 || true
     package=$(kernel_package)
   fi
   [ -n "$package" ] ||
-    fail "apt knows no linux-image-6.1.*-cloud-amd64: run apt-get update, with Debian 12's lists"
+    fail "apt knows no linux-image-$version.*-cloud-amd64: run apt-get update, with Debian 12's lists"
   fresh=$(mktemp -d "$cache/unpack.XXXXXX")
   # shellcheck disable=SC2064  # the path now: `fresh` is gone when the trap runs
   trap "rm -rf '$fresh'" EXIT
   echo "stock_kvm.sh: downloading $package" >&2
-  (cd "$fresh" && apt-get -qq download "$package" 2>apt.log && dpkg-deb -x ./*.deb tree) || {
+  (cd "$fresh" && apt-get "${options[@]}" -qq download "$package" 2>apt.log && dpkg-deb -x ./*.deb tree) || {
     cat "$fresh/apt.log" >&2
     fail "cannot download $package: is a Debian mirror in reach?"
   }
   mkdir "$fresh/kernel"
   cp "$fresh"/tree/boot/vmlinuz-* "$fresh/kernel/vmlinuz"
   local module found
-  for module in irqbypass kvm kvm-amd; do
+  for module in "${modules[@]}"; do
     found=$(find "$fresh/tree" -name "$module.ko*" -print -quit)
     case $found in
       *.ko) cp "$found" "$fresh/kernel/$module.ko" ;;
       *.ko.xz) xz -dc "$found" >"$fresh/kernel/$module.ko" ;;
       *.ko.zst) zstd -qdc "$found" >"$fresh/kernel/$module.ko" ;;
-      *) fail "$package has no module $module" ;;
+      *) [ "$module" != kvm-amd ] || fail "$package has no module $module" ;;
     esac
   done
   echo "$package" >"$fresh/kernel/package"
@@ -173,7 +198,7 @@ busybox mount -t tmpfs -o mode=755 run /run
 busybox mount -t tracefs tracing /sys/kernel/tracing
 busybox ln -sf /proc/self/fd /dev/fd
 busybox ip link set lo up
-for module in irqbypass kvm kvm-amd; do
+for module in $(busybox cat /modules/order); do
   busybox insmod /modules/$module.ko || echo "no $module"
 done
 busybox stty -F /dev/ttyS1 raw -echo
@@ -202,7 +227,12 @@ build_root() {
   done
   echo 'root:x:0:0:root:/tmp:/bin/sh' >"$root/etc/passwd"
   echo 'root:x:0:' >"$root/etc/group"
-  cp "$kernel"/*.ko "$root/modules/"
+  local module
+  for module in "${modules[@]}"; do
+    [ -e "$kernel/$module.ko" ] || continue
+    cp "$kernel/$module.ko" "$root/modules/"
+    echo "$module" >>"$root/modules/order"
+  done
   local program
   program=$(command -v "${command_line[0]}") || fail "no program '${command_line[0]}'"
   # The absolute name, because the working directory is another there.
@@ -219,14 +249,21 @@ build_root() {
 
 # One thread for all CPUs: with several, QEMU 7.2 can keep running a translation of code that the
 # guest kernel has patched meanwhile (a jump label's int3), and both CPUs spin there for ever.
+# Without cx16: its flags come out wrong of QEMU 7.2 now and then, and Linux 6.12's slab relies on
+# them. On a busy machine the timer's interrupt may not come in time for the kernel's test of it, and
+# it panics: no_timer_check.
 run_machine() {
-  local status=0
+  local status=0 node numa=()
+  for ((node = 0; nodes > 1 && node < nodes; ++node)); do
+    numa+=(-object "memory-backend-ram,id=m$node,size=$((memory / nodes))M"
+           -numa "node,nodeid=$node,memdev=m$node,cpus=$((smp * node / nodes))-$((smp * (node + 1) / nodes - 1))")
+  done
   timeout --foreground -k 5 "$timeout" qemu-system-x86_64 \
-    -accel tcg,thread=single -cpu max -smp "$smp" -m "$memory" \
+    -accel tcg,thread=single -cpu max,-cx16,-la57 -smp "$smp" -m "$memory" ${numa[@]+"${numa[@]}"} \
     -nodefaults -display none -no-user-config -no-reboot \
     -serial "file:$work/console" -chardev stdio,id=output,signal=off -serial chardev:output \
     -kernel "$kernel/vmlinuz" -initrd "$work/initrd" \
-    -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on" \
+    -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on no_timer_check" \
     </dev/null || status=$?
   if [ $status -eq 124 ] || [ $status -eq 137 ]; then
     tail -20 "$work/console" >&2

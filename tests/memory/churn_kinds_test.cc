@@ -83,7 +83,7 @@ TEST_P(ChurnKindsTest, ASplitKeepsContentAndLeavesNoProtection) {
 }
 
 TEST_P(ChurnKindsTest, AMappingThatWentAwayComesBackWithItsContentAndItsFaults) {
-  Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source.gate());
+  Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source);
   const absl::StatusOr<ChurnOutcome> outcome = churn.Remap(side().Pages(0, kPages));
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   EXPECT_EQ(*outcome, ChurnOutcome::kDone);
@@ -97,7 +97,7 @@ TEST_P(ChurnKindsTest, AMappingThatWentAwayComesBackWithItsContentAndItsFaults) 
 }
 
 TEST_P(MovingPagesTest, TheyComeBack) {
-  Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source.gate());
+  Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source);
   const absl::StatusOr<ChurnOutcome> outcome = churn.Move(side().Pages(0, kPages));
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   if (*outcome == ChurnOutcome::kDeclined) UNDERFOOT_SKIP("this kernel moves no pages (6.8 does)");
@@ -106,7 +106,7 @@ TEST_P(MovingPagesTest, TheyComeBack) {
 }
 
 TEST_P(MovingPagesTest, ARunningReaderSeesNothingOfIt) {
-  Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source.gate());
+  Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source);
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> wrong{0};
   std::thread reader([&] {

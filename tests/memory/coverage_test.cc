@@ -28,6 +28,9 @@ class CoverageTest : public ::testing::Test {
     event.taken_ns = event.happened_ns + lag_ns;
     coverage_.Report(event);
   }
+  void Do(ChurnKind kind, int times) {
+    for (int i = 0; i < times; ++i) const Coverage::Operation operation(coverage_, kind, kPage);
+  }
   CoverageRow RowOf(ChurnKind kind) const {
     return coverage_.Matrix().rows[static_cast<size_t>(kind)];
   }
@@ -96,8 +99,8 @@ TEST_F(CoverageTest, AnEventBeforeTheOperationIsAnothers) {
 }
 
 TEST_F(CoverageTest, AnOperationThatASourceMissedIsMissedWhoeverElseSawIt) {
+  Do(ChurnKind::kForeign, 10);
   {
-    const Coverage::Operation foreign(coverage_, ChurnKind::kForeign, kPage);
     const Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kElsewhere);
     Tell(EventSource::kUffd, kElsewhere);
   }
@@ -108,10 +111,19 @@ TEST_F(CoverageTest, AnOperationThatASourceMissedIsMissedWhoeverElseSawIt) {
 
 TEST_F(CoverageTest, NothingIsExpectedOfASourceThatIsOff) {
   coverage_.SetSource(EventSource::kUffd, false);
-  { const Coverage::Operation foreign(coverage_, ChurnKind::kForeign, kPage); }
+  Do(ChurnKind::kForeign, 10);
   EXPECT_EQ(RowOf(ChurnKind::kForeign).result, CoverageResult::kUnobservable);
   coverage_.SetSource(EventSource::kKernel, true);
   EXPECT_EQ(RowOf(ChurnKind::kForeign).result, CoverageResult::kMissed);
+}
+
+TEST_F(CoverageTest, OfAFewOperationsOnlyAHookMustHaveSeenOne) {
+  Do(ChurnKind::kForeign, 9);
+  EXPECT_EQ(RowOf(ChurnKind::kForeign).result, CoverageResult::kTooFew);
+  Do(ChurnKind::kForeign, 1);
+  EXPECT_EQ(RowOf(ChurnKind::kForeign).result, CoverageResult::kMissed);
+  Do(ChurnKind::kWp, 1);
+  EXPECT_EQ(RowOf(ChurnKind::kWp).result, CoverageResult::kMissed);
 }
 
 TEST_F(CoverageTest, ManyOperationsAreRememberedWithinABound) {

@@ -11,6 +11,7 @@
 #include "vmm/capability.h"
 #include "vmm/churn/host_knobs.h"
 #include "vmm/host/knob.h"
+#include "vmm/memory/userfaultfd.h"
 
 namespace underfoot {
 namespace {
@@ -83,6 +84,11 @@ std::string ProvideTwoNodes() {
   return "needs two NUMA nodes with memory";
 }
 
+std::string ProvideMovingPages() {
+  const auto uffd = Userfaultfd::Open({.events = UffdEvents::kNone, .move = true});
+  return uffd.ok() ? "" : "needs UFFDIO_MOVE, which Linux 6.8 has";
+}
+
 // process_madvise(2) of another process asks for it, whoever the processes belong to.
 std::string MayAdviseOthers() {
   return HasCapability(CAP_SYS_NICE) ? "" : "needs CAP_SYS_NICE for process_madvise; run as root";
@@ -100,6 +106,8 @@ std::string Provide(HostNeed need, uint64_t memory_bytes, HostChanges* changes) 
       return ProvideCompaction(changes);
     case HostNeed::kTwoNodes:
       return ProvideTwoNodes();
+    case HostNeed::kMovingPages:
+      return ProvideMovingPages();
   }
   return "";
 }

@@ -119,15 +119,15 @@ absl::StatusOr<ChurnResult> ChurnOperations::Run(ChurnKind kind, uint64_t random
 
 absl::StatusOr<ChurnOutcome> ChurnOperations::RunOn(ChurnKind kind, const Target& target) {
   if (LaneOf(kind) == ChurnLane::kSlow) return RunSlow(kind, target);
-  if (kind == ChurnKind::kMove) return relocation_.Move(target.range);
-  if (kind == ChurnKind::kRemap) return Remap(target.range);
+  if (kind == ChurnKind::kMove || kind == ChurnKind::kRemap) return Relocate(kind, target.range);
   if (absl::Status done = Call(kind, target); !done.ok()) return done;
   return ChurnOutcome::kDone;
 }
 
-absl::StatusOr<ChurnOutcome> ChurnOperations::Remap(HvaRange range) {
+absl::StatusOr<ChurnOutcome> ChurnOperations::Relocate(ChurnKind kind, HvaRange range) {
   if (!mappings_stay_.TryLock()) return ChurnOutcome::kDeclined;
-  absl::StatusOr<ChurnOutcome> outcome = relocation_.Remap(range);
+  absl::StatusOr<ChurnOutcome> outcome =
+      kind == ChurnKind::kMove ? relocation_.Move(range) : relocation_.Remap(range);
   mappings_stay_.Unlock();
   return outcome;
 }

@@ -46,9 +46,9 @@ namespace underfoot {
 
 class ChurnOperations {
  public:
-  // `gate`: for changes of KVM's memslots; `page_ins`: of `memory`.
+  // `gate`: for changes of KVM's memslots; `source`: of `memory`.
   ChurnOperations(GuestMemory& memory, Mmu& mmu, Vm& vm, MmHooks& hooks, Userfaultfd& uffd,
-                  Coverage& coverage, PageInGate& page_ins, KvmGate gate)
+                  Coverage& coverage, GuestPageSource& source, KvmGate gate)
       : memory_(memory),
         mmu_(mmu),
         vm_(vm),
@@ -56,7 +56,7 @@ class ChurnOperations {
         coverage_(coverage),
         gate_(std::move(gate)),
         huge_pages_(mmu, hooks, uffd),
-        relocation_(mmu.notifier(), hooks, uffd, page_ins) {}
+        relocation_(mmu.notifier(), hooks, uffd, source) {}
 
   // `random` decides about the pages.
   [[nodiscard]] absl::StatusOr<ChurnResult> Run(ChurnKind kind, uint64_t random);
@@ -79,7 +79,8 @@ class ChurnOperations {
   absl::StatusOr<ChurnOutcome> RunOn(ChurnKind kind, const Target& target);
   absl::StatusOr<ChurnOutcome> RunSlow(ChurnKind kind, const Target& target)
       ABSL_LOCKS_EXCLUDED(mappings_stay_);
-  absl::StatusOr<ChurnOutcome> Remap(HvaRange range) ABSL_LOCKS_EXCLUDED(mappings_stay_);
+  absl::StatusOr<ChurnOutcome> Relocate(ChurnKind kind, HvaRange range)
+      ABSL_LOCKS_EXCLUDED(mappings_stay_);
   absl::Status Call(ChurnKind kind, const Target& target);
   absl::Status Punch(const Target& target);
   absl::Status Protect(const Target& target);

@@ -57,16 +57,29 @@ absl::StatusOr<Relocation::Room*> Relocation::RoomForPages() {
   return room_.get();
 }
 
+// Not by the answer of UFFDIO_MOVE: Linux 6.18 says EEXIST of a page that it has moved when the
+// page was on its way to or from swap space meanwhile.
+bool Relocation::IsIn(Hva room_page) const {
+  const PagemapEntry entry = source_.pagemap().Read(room_page);
+  return entry.present || entry.swapped;
+}
+
+// A page that is pinned, or shared with a child just now, stays where it is; so does a hole.
+bool Relocation::MoveOut(Hva from, Room& room, Hva to) {
+  static_cast<void>(hooks_.Move(room.uffd, PageRangeOf(from), to));
+  return IsIn(to);
+}
+
 // Reclaim and migration hold a page for a moment, and it cannot be moved meanwhile.
 absl::Status Relocation::MoveBack(Hva from, Hva to) {
   constexpr int kTries = 1000;
   absl::Status back;
   for (int i = 0; i < kTries; ++i) {
     back = hooks_.Move(uffd_, PageRangeOf(from), to);
-    if (!absl::IsUnavailable(back) && !absl::IsFailedPrecondition(back)) break;
+    if (!IsIn(from)) return absl::OkStatus();
     absl::SleepFor(absl::Microseconds(10));
   }
-  return back;
+  return back.ok() ? absl::InternalError("a page that was moved away does not come back") : back;
 }
 
 absl::StatusOr<ChurnOutcome> Relocation::Move(HvaRange range) {
@@ -76,11 +89,9 @@ absl::StatusOr<ChurnOutcome> Relocation::Move(HvaRange range) {
   const Hva base = (*room)->base;
   uint64_t gone = 0;  // a bit a page
   const InvalidationScope away(notifier_, {range, InvalidationKind::kUnmap});
-  const PageInGate::Shut shut(gate_, range);
-  // Page by page: one that is pinned or shared with a child just now stays where it is.
+  const PageInGate::Shut shut(source_.gate(), range);
   for (uint64_t at = 0; at < range.size(); at += kPageSize) {
-    const absl::Status out = hooks_.Move((*room)->uffd, PageRangeOf(range.begin + at), base + at);
-    if (out.ok()) gone |= uint64_t{1} << (at / kPageSize);
+    if (MoveOut(range.begin + at, **room, base + at)) gone |= uint64_t{1} << (at / kPageSize);
   }
   for (uint64_t at = 0; at < range.size(); at += kPageSize) {
     if ((gone >> (at / kPageSize) & 1) == 0) continue;

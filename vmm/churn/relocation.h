@@ -11,8 +11,8 @@
 #include "absl/status/statusor.h"
 #include "mmu/notifier.h"
 #include "vmm/churn/outcome.h"
+#include "vmm/memory/guest_page_source.h"
 #include "vmm/memory/mm_hooks.h"
-#include "vmm/memory/page_in_gate.h"
 #include "vmm/memory/userfaultfd.h"
 
 namespace underfoot {
@@ -21,8 +21,8 @@ class Relocation {
  public:
   static constexpr uint64_t kMaxPages = 16;
 
-  Relocation(Notifier& notifier, MmHooks& hooks, Userfaultfd& uffd, PageInGate& gate)
-      : notifier_(notifier), hooks_(hooks), uffd_(uffd), gate_(gate) {}
+  Relocation(Notifier& notifier, MmHooks& hooks, Userfaultfd& uffd, GuestPageSource& source)
+      : notifier_(notifier), hooks_(hooks), uffd_(uffd), source_(source) {}
   ~Relocation();
   Relocation(const Relocation&) = delete;
   Relocation& operator=(const Relocation&) = delete;
@@ -42,12 +42,14 @@ class Relocation {
   };
 
   absl::StatusOr<Room*> RoomForPages();
+  bool IsIn(Hva room_page) const;
+  bool MoveOut(Hva from, Room& room, Hva to);
   absl::Status MoveBack(Hva from, Hva to);
 
   Notifier& notifier_;
   MmHooks& hooks_;
   Userfaultfd& uffd_;
-  PageInGate& gate_;
+  GuestPageSource& source_;
   std::unique_ptr<Room> room_;
 };
 

@@ -8,11 +8,14 @@
 namespace underfoot {
 namespace {
 
+constexpr uint64_t kEnoughOperations = 10;
+
 CoverageResult Judge(const CoverageRow& row, const std::array<bool, kEventSources>& sources) {
   bool wanted = false;
   bool expected = false;
   bool seen = false;
   bool missed = false;
+  bool too_few = false;
   for (size_t i = 0; i < kEventSources; ++i) {
     const CoverageCell& cell = row.cells[i];
     seen = seen || cell.events != 0;
@@ -20,13 +23,17 @@ CoverageResult Judge(const CoverageRow& row, const std::array<bool, kEventSource
     wanted = true;
     if (!sources[i]) continue;
     expected = true;
-    missed = missed || cell.events == 0;
+    if (cell.events != 0) continue;
+    // Hooks see each call. The others see what became of the pages: nothing, of one that was away.
+    const bool proves =
+        i == static_cast<size_t>(EventSource::kHook) || row.operations >= kEnoughOperations;
+    (proves ? missed : too_few) = true;
   }
   if (row.operations == 0) return CoverageResult::kIdle;
   if (!wanted) return seen ? CoverageResult::kSeen : CoverageResult::kNothing;
   if (!expected) return seen ? CoverageResult::kSeen : CoverageResult::kUnobservable;
-  return missed && !UNDERFOOT_MUTANT("coverage-forgives") ? CoverageResult::kMissed
-                                                          : CoverageResult::kSeen;
+  if (missed && !UNDERFOOT_MUTANT("coverage-forgives")) return CoverageResult::kMissed;
+  return too_few ? CoverageResult::kTooFew : CoverageResult::kSeen;
 }
 
 }  // namespace

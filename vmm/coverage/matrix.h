@@ -29,11 +29,12 @@ enum class CoverageResult : uint8_t {
   kMissed,        // by none, or not by one that must
   kUnobservable,  // the sources that must see it are off
   kNothing,       // there was nothing that anybody had to see
+  kTooFew,        // none seen by a source that must, of so few that it proves nothing
 };
 
 constexpr std::string_view CoverageResultName(CoverageResult result) {
-  constexpr std::array<std::string_view, 5> kNames = {"idle", "seen", "missed", "unobservable",
-                                                      "nothing to see"};
+  constexpr std::array<std::string_view, 6> kNames = {"idle",         "seen",           "missed",
+                                                      "unobservable", "nothing to see", "too few"};
   return kNames[static_cast<size_t>(result)];
 }
 

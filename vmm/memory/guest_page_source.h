@@ -37,6 +37,7 @@ class GuestPageSource final : public PageSource {
 
   // Of pages that are elsewhere: to bring one in there says kAgain.
   PageInGate& gate() { return gate_; }
+  const Pagemap& pagemap() const { return pagemap_; }
 
   // Resolutions that met a pending event.
   uint64_t eagain() const { return eagain_.Get(); }

@@ -112,9 +112,10 @@ absl::StatusOr<Userfaultfd> Userfaultfd::Open(const UffdOptions& options) {
   int error = EnableApi(fd->get(), needed | forks);
   if (error == EPERM) error = EnableApi(fd->get(), needed);
   if (error != 0) {
-    return absl::ErrnoToStatus(
-        error, absl::StrFormat("userfaultfd: UFFDIO_API with features 0x%x; Linux %s has them all",
-                               needed, KernelThatHas(options)));
+    const std::string what =
+        absl::StrFormat("userfaultfd: UFFDIO_API with features 0x%x; Linux %s has them all", needed,
+                        KernelThatHas(options));
+    return error == EINVAL ? absl::UnimplementedError(what) : absl::ErrnoToStatus(error, what);
   }
   return Userfaultfd(*std::move(fd), options.events);
 }
