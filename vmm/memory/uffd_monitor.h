@@ -75,8 +75,11 @@ class UffdMonitor final : public Subscriber {
     Hva page;
     Access access = Access::kRead;
     bool write_protected = false;
+    bool minor = false;
     bool alone = false;  // to be brought in without others
     absl::Time read_at;
+
+    GuestPageSource::Fault::Kind kind() const;
   };
   enum class [[nodiscard]] Attempt : uint8_t{kResolved, kDeferred};
 
@@ -99,10 +102,11 @@ class UffdMonitor final : public Subscriber {
   std::optional<Target> TargetOf(Hva page) const;
   FaultResult HandleFault(const Reader& reader, const Target& target, const Fault& fault);
   Attempt TryResolve(const Reader& reader, const Fault& fault);
+  Attempt Resolve(const Reader& reader, const Fault& fault);
   Attempt ResolveWithoutLeaf(const Fault& fault);
   Attempt ResolveUnderLeaf(const Fault& fault, Pte leaf);
   void RepairLostCopy(Gfn gfn, const Fault& fault);
-  void Resolved(const Fault& fault);
+  void Resolved(const Fault& fault, bool woken);
 
   Mmu& mmu_;
   Userfaultfd& uffd_;
