@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 #include "absl/time/clock.h"
 #include "mmu/check.h"
@@ -88,6 +89,7 @@ void UffdMonitor::Main() {
     // In turns: a queue that never runs empty must not starve those that were put off.
     while (ReadAll(reader)) RetryDeferred(reader);
     RetryDeferred(reader);
+    GoFurther(reader);
   }
 }
 
@@ -277,7 +279,20 @@ FaultResult UffdMonitor::HandleFault(const Reader& reader, const Target& target,
   const FaultAroundResult result =
       mmu_.faults_around().HandleFault(reader, target.gfn, window, fault.access);
   around_.Add(result.around);
+  further_ = {pages, target.around, fault.kind()};
   return result.fault;
+}
+
+// Whoever made the stream runs on its window meanwhile; nobody waits for these pages, so whatever
+// stands in their way is left to the fault on them.
+void UffdMonitor::GoFurther(const Reader& reader) {
+  const Further last = std::exchange(further_, {});
+  const HvaRange pages = window_.Further(last.window, last.within);
+  const std::optional<Target> target = pages.empty() ? std::nullopt : TargetOf(pages.begin);
+  if (!target.has_value()) return;
+  const GuestPageSource::Fault told(pages.begin, last.kind);
+  const GfnRange window{target->gfn, target->gfn + (pages.size() >> kPageShift)};
+  around_.Add(mmu_.faults_around().BringIn(reader, window));
 }
 
 GuestPageSource::Fault::Kind UffdMonitor::Fault::kind() const {

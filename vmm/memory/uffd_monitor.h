@@ -99,6 +99,13 @@ class UffdMonitor final : public Subscriber {
     Gfn gfn;
     HvaRange around;  // what could be brought in with it
   };
+  // What a stream will fault on next, brought in when no fault waits.
+  struct Further {
+    HvaRange window = {};  // empty: nothing
+    HvaRange within = {};
+    GuestPageSource::Fault::Kind kind = GuestPageSource::Fault::Kind::kUnknown;
+  };
+  void GoFurther(const Reader& reader);
   std::optional<Target> TargetOf(Hva page) const;
   FaultResult HandleFault(const Reader& reader, const Target& target, const Fault& fault);
   Attempt TryResolve(const Reader& reader, const Fault& fault);
@@ -119,6 +126,7 @@ class UffdMonitor final : public Subscriber {
   std::thread thread_;
   std::vector<Fault> deferred_;  // of the monitor's thread, as the next
   FaultWindow window_;
+  Further further_;
   // How many of them. Relaxed: End reads it only to save a wake-up; a missed one costs a
   // millisecond.
   std::atomic<size_t> deferred_count_{0};
