@@ -14,27 +14,41 @@ FaultAroundResult FaultAroundHandler::HandleFault(const Reader& reader, Gfn gfn,
   UNDERFOOT_CHECK(!reader.InSection(), "a fault inside a read section", gfn.value, reader.tag());
   FaultAroundResult result{{FaultOutcome::kAgain, Pte(), {}}, 0};
   Window around;
-  if (MakeWindow(gfn, window, access, around) && Claim(reader, around)) {
-    UNDERFOOT_SYNC_POINT("around-claimed");
-    // The claims first, this second; Begin does it the other way round. One look over the whole
-    // window says no more than a look at each page, and where it says yes the page itself is asked
-    // about once more below.
-    const bool blocked = in_flight_.FindOverlap(around.hvas()).has_value() &&
-                         !UNDERFOOT_MUTANT("around-ignores-in-flight");
-    if (blocked || !faults_.SlotIsCurrent(gfn, around.slot.uid)) {
-      GiveBack(reader, around);
-    } else {
-      std::array<PageInResult, kMaxPages> in;
-      UNDERFOOT_SYNC_POINT("around-before-page-in");
-      PageIn(around, in);
-      UNDERFOOT_SYNC_POINT("around-after-page-in");
-      result = Publish(reader, around, in);
-    }
+  if (MakeWindow(gfn, window, access, around)) {
+    around.faulting = gfn;
+    if (Claim(reader, around)) result = MapClaimed(reader, around);
   }
   if (result.fault.outcome != FaultOutcome::kMapped) {
     result.fault = faults_.HandleFault(reader, gfn, access);
   }
   return result;
+}
+
+uint64_t FaultAroundHandler::BringIn(const Reader& reader, GfnRange window) {
+  UNDERFOOT_CHECK(!reader.InSection(), "a fault inside a read section", window.begin.value,
+                  reader.tag());
+  Window around;
+  if (!MakeWindow(window.begin, window, Access::kRead, around) || !Claim(reader, around)) return 0;
+  return MapClaimed(reader, around).around;
+}
+
+FaultAroundResult FaultAroundHandler::MapClaimed(const Reader& reader, Window& window) {
+  UNDERFOOT_SYNC_POINT("around-claimed");
+  // The claims first, this second; Begin does it the other way round. One look over the whole
+  // window says no more than a look at each page, and where it says yes, the page of a fault is
+  // asked about once more.
+  const bool blocked = in_flight_.FindOverlap(window.hvas()).has_value() &&
+                       !UNDERFOOT_MUTANT("around-ignores-in-flight");
+  if (blocked ||
+      !faults_.SlotIsCurrent(window.faulting.value_or(window.gfns.begin), window.slot.uid)) {
+    GiveBack(reader, window);
+    return {{FaultOutcome::kAgain, Pte(), {}}, 0};
+  }
+  std::array<PageInResult, kMaxPages> in;
+  UNDERFOOT_SYNC_POINT("around-before-page-in");
+  PageIn(window, in);
+  UNDERFOOT_SYNC_POINT("around-after-page-in");
+  return Publish(reader, window, in);
 }
 
 // False: there is nothing around the page.
@@ -50,7 +64,6 @@ bool FaultAroundHandler::MakeWindow(Gfn gfn, GfnRange wanted, Access access, Win
     window.gfns = window.gfns.Intersect(window.slot.gfns);
   }
   if (!window.gfns.Contains(gfn)) return false;
-  window.faulting = gfn;
   window.access = access;
   return window.gfns.size() > 1;
 }
@@ -64,7 +77,7 @@ bool FaultAroundHandler::Claim(const Reader& reader, Window& window) {
     window.claimed.set(gfn - window.gfns.begin);
     return true;
   };
-  if (!claim(window.faulting)) return false;
+  if (window.faulting.has_value() && !claim(*window.faulting)) return false;
   for (Gfn gfn = window.gfns.begin; gfn < window.gfns.end; gfn += 1) {
     if (gfn != window.faulting) static_cast<void>(claim(gfn));
   }

@@ -18,6 +18,7 @@
 
 #include <bitset>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "mmu/fault.h"
@@ -53,12 +54,16 @@ class FaultAroundHandler {
   // table with `gfn`.
   FaultAroundResult HandleFault(const Reader& reader, Gfn gfn, GfnRange window, Access access);
 
+  // The same without a fault: of `window`, what shares memslot and table with its first page.
+  // Returns how many leaves were published.
+  uint64_t BringIn(const Reader& reader, GfnRange window);
+
  private:
   // What has been claimed: the i-th is gfns.begin + i.
   struct Window {
     Memslot slot;
     GfnRange gfns;
-    Gfn faulting;
+    std::optional<Gfn> faulting;
     Access access = Access::kRead;
     std::bitset<kMaxPages> claimed;
 
@@ -67,6 +72,7 @@ class FaultAroundHandler {
   };
 
   bool MakeWindow(Gfn gfn, GfnRange wanted, Access access, Window& window) const;
+  FaultAroundResult MapClaimed(const Reader& reader, Window& window);
   bool Claim(const Reader& reader, Window& window);
   void GiveBack(const Reader& reader, const Window& window);
   void PageIn(const Window& window, std::span<PageInResult> in);

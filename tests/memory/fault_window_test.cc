@@ -41,6 +41,30 @@ TEST_F(FaultWindowTest, FaultsThatFollowBringInTwiceAsMuchEachTimeUpToTheLimit) 
   EXPECT_EQ(Next(128), Pages(128, 192));
 }
 
+TEST_F(FaultWindowTest, FromTheFourthFaultOnAStreamGoesOneWindowFurther) {
+  for (uint64_t page = 0; page < 4;) {
+    const HvaRange window = Next(page);
+    EXPECT_TRUE(window_.Further(window, kEverywhere).empty());
+    page = (window.end - kBase) / kPageSize;
+  }
+  EXPECT_EQ(window_.Further(Next(4), kEverywhere), Pages(8, 16));
+  EXPECT_EQ(Next(16), Pages(16, 32));
+  EXPECT_EQ(window_.Further(Pages(16, 32), kEverywhere), Pages(32, 64));
+  EXPECT_EQ(Next(64), Pages(64, 128));
+  EXPECT_EQ(window_.Further(Pages(64, 128), kEverywhere), Pages(128, 192));
+  EXPECT_TRUE(window_.Further(Pages(64, 128), kEverywhere).empty());
+  EXPECT_EQ(Next(192), Pages(192, 256));  // the stream goes on behind both
+  EXPECT_TRUE(window_.Further(Pages(192, 256), Pages(0, 256)).empty());
+}
+
+TEST_F(FaultWindowTest, DownwardsItGoesFurtherDown) {
+  Down(1023, 6);
+  const HvaRange whole = Next(991);
+  EXPECT_EQ(whole, Pages(960, 992));
+  EXPECT_EQ(window_.Further(whole, kEverywhere), Pages(896, 960));
+  EXPECT_EQ(Next(895), Pages(832, 896));
+}
+
 TEST_F(FaultWindowTest, DownwardsAsUpwards) {
   EXPECT_EQ(Next(255), Pages(255, 256));
   EXPECT_EQ(Next(254), Pages(254, 255));

@@ -44,6 +44,35 @@ TEST_P(PageSourceTest, APresentPageStaysAsItIs) {
   EXPECT_EQ(side().Load(0), 3u);
 }
 
+// What the kernel said of a page may be old.
+TEST_P(PageSourceTest, WhatWasSaidOfAPageIsNoMoreThanAHint) {
+  using Fault = GuestPageSource::Fault;
+  uint64_t i = 0;
+  for (const Fault::Kind kind : {Fault::Kind::kMissing, Fault::Kind::kMinor}) {
+    for (const bool there : {false, true}) {
+      for (const bool zapped : {false, true}) {
+        if (there) ExpectPageIn(i, Access::kWrite, Access::kWrite);
+        if (there) side().Store(i, i + 1);
+        if (there && zapped) RemoveUnnoticed(i, MADV_DONTNEED);
+        const bool absent = !there || zapped;
+        const Fault told(side().PageAt(i), kind);
+        ExpectPageIn(i, Access::kWrite, Access::kWrite);
+        EXPECT_EQ(told.woken(), absent);
+        EXPECT_EQ(side().Load(i), there && (memfd() || !zapped) ? i + 1 : 0);
+        ++i;
+      }
+    }
+  }
+}
+
+TEST_P(PageSourceTest, AWriteProtectedPageThatWasSaidToBeMissingIsLifted) {
+  ExpectPageIn(0, Access::kWrite, Access::kWrite);
+  ASSERT_EQ(side().uffd.WriteProtect(side().Pages(0), true), UffdOutcome::kDone);
+  const GuestPageSource::Fault told(side().PageAt(0), GuestPageSource::Fault::Kind::kMissing);
+  ExpectPageIn(0, Access::kRead, Access::kRead);
+  ExpectPageIn(0, Access::kWrite, Access::kWrite);
+}
+
 TEST_P(PageSourceTest, AZappedPageKeepsItsContentIfTheFileHasIt) {
   ExpectPageIn(0, Access::kWrite, Access::kWrite);
   side().Store(0, 4);

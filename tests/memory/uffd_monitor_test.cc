@@ -3,8 +3,13 @@
 #include "vmm/memory/uffd_monitor.h"
 
 #include <gtest/gtest.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include <array>
+#include <atomic>
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -42,6 +47,28 @@ class UffdMonitorTest : public MemoryTest {
     EXPECT_EQ(leaf->writable(), writable);
   }
 };
+
+// What brings the page in wakes who waits for it; here that was somebody else, and told nobody.
+TEST_P(UffdMonitorTest, AFaultOnAPageThatHasComeInMeanwhileIsWoken) {
+  std::atomic<bool> read{false};
+  std::thread guest([&] {
+    EXPECT_EQ(side().Load(3), 0u);
+    read.store(true, kRelease);
+  });
+  ASSERT_TRUE(WaitUntil([&] { return PendingFaults(side().uffd) == 1; }));
+  static std::array<std::byte, 2 * kPageSize> zeroes;
+  uffdio_copy copy{};
+  copy.dst = side().PageAt(3).value;
+  copy.src = HvaOf(zeroes.data()).value;
+  copy.len = kPageSize;
+  copy.mode = UFFDIO_COPY_MODE_DONTWAKE;
+  ASSERT_EQ(ioctl(side().uffd.fd(), UFFDIO_COPY, &copy), 0);
+  EXPECT_EQ(PendingFaults(side().uffd), 1u);
+  StartMonitor();
+  EXPECT_TRUE(WaitUntil([&] { return read.load(kAcquire); }));
+  side().uffd.Wake(side().Pages(3));
+  guest.join();
+}
 
 TEST_P(UffdMonitorTest, AFaultOfAnyThreadBecomesALeaf) {
   StartMonitor();

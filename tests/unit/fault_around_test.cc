@@ -38,6 +38,22 @@ TEST_F(FaultAroundTest, NeighboursAreCleanAndOld) {
   EXPECT_FALSE(LeafOf(6)->dirty() || LeafOf(6)->young());
 }
 
+TEST_F(FaultAroundTest, WithoutAFaultAllAreCleanAndOld) {
+  EXPECT_EQ(mmu_.faults_around().BringIn(reader_, {GfnAt(0), GfnAt(16)}), 16u);
+  EXPECT_EQ(Leaves(), 16u);
+  for (uint64_t page = 0; page < 16; ++page) {
+    EXPECT_EQ(LeafOf(page)->pfn(), PfnNow(page));
+    EXPECT_FALSE(LeafOf(page)->dirty() || LeafOf(page)->young());
+  }
+}
+
+TEST_F(FaultAroundTest, WithoutAFaultABracketLeavesAllAsItIs) {
+  InvalidationScope scope(mmu_.notifier(), {host_.Pages(7), InvalidationKind::kUnmap});
+  EXPECT_EQ(mmu_.faults_around().BringIn(reader_, {GfnAt(0), GfnAt(16)}), 0u);
+  EXPECT_EQ(Leaves(), 0u);
+  EXPECT_EQ(host_.page_ins(), 0u);
+}
+
 TEST_F(FaultAroundTest, WhatIsThereAlreadyStaysAndIsNotAskedFor) {
   ASSERT_EQ(Fault(3, Access::kWrite), FaultOutcome::kMapped);
   ASSERT_EQ(Fault(9), FaultOutcome::kMapped);

@@ -30,7 +30,8 @@ class ExpectedEvents {
   // The monitor: whether an event of this range was expected; each byte as often as said.
   bool Consume(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // The monitor: `mark = Mark()`, then a read that finds nothing, then ForgetReturned(mark).
+  // The monitor: `mark = Mark()`, then a read that empties the queue, its messages taken, then
+  // ForgetReturned(mark).
   uint64_t Mark() const ABSL_LOCKS_EXCLUDED(mutex_);
   void ForgetReturned(uint64_t mark) ABSL_LOCKS_EXCLUDED(mutex_);
 

@@ -5,6 +5,9 @@
 namespace underfoot {
 namespace {
 
+// The size that a stream has at its fourth fault.
+constexpr uint64_t kCertain = 8;
+
 // From the page to the end of its aligned block, in the direction of the stream.
 HvaRange Ahead(Hva page, uint64_t pages, bool up) {
   const uint64_t bytes = pages * kPageSize;
@@ -34,6 +37,19 @@ HvaRange FaultWindow::Next(Hva page, HvaRange within) {
   }
   Victim() = {alone, 1, true, now_};
   return alone;
+}
+
+HvaRange FaultWindow::Further(HvaRange window, HvaRange within) {
+  for (Stream& stream : streams_) {
+    if (stream.window != window || stream.pages < kCertain) continue;
+    const Hva next = stream.up ? window.end : window.begin - kPageSize;
+    if (!within.Contains(next)) return {};
+    stream.pages = std::min(stream.pages * 2, limit_);
+    const HvaRange further = Ahead(next, stream.pages, stream.up).Intersect(within);
+    stream.window = {std::min(window.begin, further.begin), std::max(window.end, further.end)};
+    return further;
+  }
+  return {};
 }
 
 FaultWindow::Stream& FaultWindow::Victim() {

@@ -5,6 +5,9 @@
 //   faults of a stream:  0   1   2      4              8  ...
 //   brought in:         [0) [1) [2 3)  [4 5 6 7)      [8 .. 15)
 //
+// From its fourth fault on, the window behind is brought in too, once nobody waits (Further), and
+// counts as one that was faulted on.
+//
 // A window ends at a multiple of its size, so a long stream gets whole aligned windows. A stream
 // that goes on is known by the page that it must fault on next. Several are followed at once, one
 // for each vCPU and some more; half of the places are for those that have not grown yet, so that
@@ -34,6 +37,9 @@ class FaultWindow {
   // The pages to bring in for a fault on `page`, which is one of them. All are of `within`, where
   // a stream goes on in another range as if there were no border.
   HvaRange Next(Hva page, HvaRange within);
+  // Once the pages of Next are there: those behind them, as if the stream had faulted on the first,
+  // if that is its fourth fault at least. Empty: to bring in more is not worth while.
+  HvaRange Further(HvaRange window, HvaRange within);
 
  private:
   struct Stream {

@@ -16,16 +16,35 @@ constexpr uint64_t kMostAtOnce = FaultAroundHandler::kMaxPages;
 // rest comes in, and does not catch up.
 constexpr uint64_t kHeadStart = 8 * kPageSize;
 
+thread_local GuestPageSource::Fault* t_fault = nullptr;
+
 constexpr PageInResult Without(PageInOutcome outcome) { return {outcome, Pfn{}, Access::kRead}; }
 
 }  // namespace
 
-UffdOutcome GuestPageSource::MakePresent(Hva page) {
-  if (backing_ == Backing::kMemfd) {
-    const UffdOutcome mapped = uffd_.Continue(page);
+GuestPageSource::Fault::Fault(Hva page, Kind kind) : page_(page), kind_(kind) { t_fault = this; }
+GuestPageSource::Fault::~Fault() { t_fault = nullptr; }
+
+// Where to look first. What the kernel said of one page stands for those around it.
+bool GuestPageSource::ComesFromFile(HvaRange pages) const {
+  if (!HasFile()) return false;
+  return t_fault == nullptr || !pages.Contains(t_fault->page()) ||
+         t_fault->kind() != Fault::Kind::kMissing;
+}
+
+UffdProgress GuestPageSource::BringIn(HvaRange pages, bool from_file) {
+  const UffdProgress progress = from_file ? uffd_.Continue(pages) : uffd_.CopyZeroes(pages);
+  const HvaRange done{pages.begin, pages.begin + progress.pages * kPageSize};
+  if (t_fault != nullptr && done.Contains(t_fault->page())) t_fault->woken_ = true;
+  return progress;
+}
+
+UffdOutcome GuestPageSource::MakePresent(Hva page, bool from_file) {
+  if (from_file) {
+    const UffdOutcome mapped = BringIn(PageRangeOf(page), true).outcome;
     if (mapped != UffdOutcome::kNoPage) return mapped;
   }
-  return uffd_.CopyZeroes(page);
+  return BringIn(PageRangeOf(page), false).outcome;
 }
 
 UffdOutcome GuestPageSource::LiftProtection(HvaRange page) {
@@ -39,12 +58,11 @@ UffdOutcome GuestPageSource::LiftProtection(HvaRange page) {
 }
 
 // Pages that are nowhere and pages that the file has take turns: each call ends where the other
-// kind begins. A page that is neither has come in meanwhile.
-void GuestPageSource::MakeRunPresent(HvaRange run) {
-  bool from_file = backing_ == Backing::kMemfd;
+// kind begins, and the next run goes on with it. A page that is neither has come in meanwhile.
+void GuestPageSource::MakeRunPresent(HvaRange run, bool& from_file) {
   bool other_tried = false;
   while (!run.empty()) {
-    const UffdProgress progress = from_file ? uffd_.Continue(run) : uffd_.CopyZeroes(run);
+    const UffdProgress progress = BringIn(run, from_file);
     run.begin += progress.pages * kPageSize;
     if (progress.pages != 0) other_tried = false;
     switch (progress.outcome) {
@@ -53,7 +71,7 @@ void GuestPageSource::MakeRunPresent(HvaRange run) {
         break;
       case UffdOutcome::kNoPage:
       case UffdOutcome::kExists:
-        if (backing_ == Backing::kMemfd && !other_tried) {
+        if (HasFile() && !other_tried) {
           from_file = !from_file;
           other_tried = true;
           break;
@@ -83,6 +101,7 @@ void GuestPageSource::PageInSome(HvaRange pages, std::span<PageInResult> results
   std::array<PagemapEntry, kMostAtOnce> entries;
   const std::span<PagemapEntry> some = std::span(entries).first(results.size());
   pagemap_.Read(pages, some);
+  bool from_file = ComesFromFile(pages);
   bool made = false;
   for (uint64_t i = 0; i < some.size();) {
     uint64_t end = i;
@@ -93,10 +112,10 @@ void GuestPageSource::PageInSome(HvaRange pages, std::span<PageInResult> results
     }
     HvaRange run{pages.begin + i * kPageSize, pages.begin + end * kPageSize};
     if (!made && run.size() > kHeadStart) {
-      MakeRunPresent({run.begin, run.begin + kHeadStart});
+      MakeRunPresent({run.begin, run.begin + kHeadStart}, from_file);
       run.begin += kHeadStart;
     }
-    MakeRunPresent(run);
+    MakeRunPresent(run, from_file);
     made = true;
     i = end;
   }
@@ -116,10 +135,16 @@ PageInResult GuestPageSource::PageIn(Hva page, Access access) {
   if (!page_in.MayBringIn(PageRangeOf(page)) && !UNDERFOOT_MUTANT("page-in-ignores-gate")) {
     return Without(PageInOutcome::kAgain);
   }
-  for (;;) {
-    const uint64_t before = settling_.Now();
-    const PagemapEntry entry = pagemap_.Read(page);
-    if (!entry.present && !entry.swapped) settling_.SawAbsent(page, before);
+  // Where a removal settles, an absent page is evidence: then it is looked at first all the same.
+  bool told = t_fault != nullptr && t_fault->page() == page &&
+              t_fault->kind() != Fault::Kind::kUnknown && settling_.Nothing();
+  for (;; told = false) {
+    PagemapEntry entry;
+    if (!told) {
+      const uint64_t before = settling_.Now();
+      entry = pagemap_.Read(page);
+      if (!entry.present && !entry.swapped) settling_.SawAbsent(page, before);
+    }
     if (entry.present && entry.uffd_wp && access == Access::kWrite) {
       switch (LiftProtection(PageRangeOf(page))) {
         case UffdOutcome::kDone:
@@ -140,7 +165,7 @@ PageInResult GuestPageSource::PageIn(Hva page, Access access) {
               .pfn = entry.pfn,
               .granted = entry.uffd_wp ? Access::kRead : Access::kWrite};
     }
-    switch (MakePresent(page)) {
+    switch (MakePresent(page, told ? ComesFromFile(PageRangeOf(page)) : HasFile())) {
       case UffdOutcome::kDone:
         continue;
       case UffdOutcome::kExists:

@@ -35,6 +35,32 @@ class GuestPageSource final : public PageSource {
   // Leaves alone what settles, what is away, what is in swap, and write protection.
   void PageInSome(HvaRange pages, std::span<PageInResult> results) override;
 
+  // What the kernel says of a page that somebody waits for. While it lives, its thread's page-ins
+  // try that first, and look at the page only afterwards.
+  class Fault {
+   public:
+    enum class Kind : uint8_t {
+      kUnknown,  // look first
+      kMissing,  // it is nowhere
+      kMinor,    // the file has it
+    };
+    Fault(Hva page, Kind kind);
+    ~Fault();
+    Fault(const Fault&) = delete;
+    Fault& operator=(const Fault&) = delete;
+
+    Hva page() const { return page_; }
+    Kind kind() const { return kind_; }
+    // The page was brought in by this thread, and the kernel has woken who waited for it.
+    bool woken() const { return woken_; }
+
+   private:
+    friend class GuestPageSource;
+    const Hva page_;
+    const Kind kind_;
+    bool woken_ = false;
+  };
+
   // Of pages that are elsewhere: to bring one in there says kAgain.
   PageInGate& gate() { return gate_; }
   const Pagemap& pagemap() const { return pagemap_; }
@@ -43,8 +69,11 @@ class GuestPageSource final : public PageSource {
   uint64_t eagain() const { return eagain_.Get(); }
 
  private:
-  UffdOutcome MakePresent(Hva page);
-  void MakeRunPresent(HvaRange run);
+  UffdOutcome MakePresent(Hva page, bool from_file);
+  void MakeRunPresent(HvaRange run, bool& from_file);
+  bool HasFile() const { return backing_ == Backing::kMemfd; }
+  bool ComesFromFile(HvaRange pages) const;
+  UffdProgress BringIn(HvaRange pages, bool from_file);
   UffdOutcome LiftProtection(HvaRange page);
 
   Userfaultfd& uffd_;

@@ -43,6 +43,8 @@ class SettlingRanges {
   uint64_t Now() const { return witnesses_.load(kAcquire); }
   void SawAbsent(Hva page, uint64_t before) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // No removal was read lately.
+  bool Nothing() const { return count_.load(kStoreLoad) == 0; }
   // A removal of some page of the range may still be under way.
   bool Settling(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -73,7 +75,6 @@ class SettlingRanges {
   template <class Take>
   void ForEach(HvaRange range, absl::Duration age, const Take& take)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool Nothing() const { return count_.load(kStoreLoad) == 0; }
 
   const absl::Duration bound_;
   // Lets the common case, nothing settling, take no lock.

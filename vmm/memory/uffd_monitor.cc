@@ -5,11 +5,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 #include "absl/time/clock.h"
 #include "mmu/check.h"
@@ -85,14 +85,15 @@ void UffdMonitor::Main() {
     std::array<pollfd, 2> fds{{{uffd_.fd(), POLLIN, 0}, {wake_.get(), POLLIN, 0}}};
     static_cast<void>(poll(fds.data(), fds.size(), deferred_.empty() ? -1 : kRetryMs));
     eventfd_t ignored = 0;
-    static_cast<void>(eventfd_read(wake_.get(), &ignored));
+    if (fds[1].revents != 0) static_cast<void>(eventfd_read(wake_.get(), &ignored));
     // In turns: a queue that never runs empty must not starve those that were put off.
     while (ReadAll(reader)) RetryDeferred(reader);
     RetryDeferred(reader);
+    GoFurther(reader);
   }
 }
 
-// One read; false when nothing was waiting.
+// One read; false when it emptied the queue.
 bool UffdMonitor::ReadAll(const Reader& reader) {
   batches_.fetch_add(1, kAcqRel);
   const bool some = ReadBatch(reader);
@@ -110,10 +111,6 @@ bool UffdMonitor::ReadBatch(const Reader& reader) {
   std::array<uffd_msg, kMessagesPerRead> buffer;
   const absl::StatusOr<size_t> n = uffd_.Read(buffer);
   UNDERFOOT_CHECK(n.ok(), "userfaultfd cannot be read", uffd_.fd(), n.status().raw_code());
-  if (*n == 0) {
-    expected_.ForgetReturned(mark);
-    return false;
-  }
   const std::span<const uffd_msg> messages(buffer.data(), *n);
   // The kernel hands out faults before events, whichever came first: events are taken first here.
   CountReordered(messages);
@@ -124,7 +121,9 @@ bool UffdMonitor::ReadBatch(const Reader& reader) {
   for (const uffd_msg& message : messages) {
     if (message.event == UFFD_EVENT_PAGEFAULT) TakeFault(reader, message);
   }
-  return true;
+  const bool emptied = *n < buffer.size();
+  if (emptied) expected_.ForgetReturned(mark);
+  return !emptied;
 }
 
 void UffdMonitor::CountReordered(std::span<const uffd_msg> messages) {
@@ -241,12 +240,10 @@ void UffdMonitor::TakeFault(const Reader& reader, const uffd_msg& message) {
   fault.write_protected = (flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
   fault.access = fault.write_protected || (flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0 ? Access::kWrite
                                                                                    : Access::kRead;
+  fault.minor = (flags & UFFD_PAGEFAULT_FLAG_MINOR) != 0;
   fault.alone = fault.write_protected;
   fault.read_at = absl::Now();
-  (fault.write_protected                      ? wp_
-   : (flags & UFFD_PAGEFAULT_FLAG_MINOR) != 0 ? minor_
-                                              : missing_)
-      .Add();
+  (fault.write_protected ? wp_ : fault.minor ? minor_ : missing_).Add();
   if (TryResolve(reader, fault) == Attempt::kDeferred) {
     fault.alone = true;  // what stood in its way would stand in the others'
     deferred_.push_back(fault);
@@ -282,10 +279,35 @@ FaultResult UffdMonitor::HandleFault(const Reader& reader, const Target& target,
   const FaultAroundResult result =
       mmu_.faults_around().HandleFault(reader, target.gfn, window, fault.access);
   around_.Add(result.around);
+  further_ = {pages, target.around, fault.kind()};
   return result.fault;
 }
 
+// Whoever made the stream runs on its window meanwhile; nobody waits for these pages, so whatever
+// stands in their way is left to the fault on them.
+void UffdMonitor::GoFurther(const Reader& reader) {
+  const Further last = std::exchange(further_, {});
+  const HvaRange pages = window_.Further(last.window, last.within);
+  const std::optional<Target> target = pages.empty() ? std::nullopt : TargetOf(pages.begin);
+  if (!target.has_value()) return;
+  const GuestPageSource::Fault told(pages.begin, last.kind);
+  const GfnRange window{target->gfn, target->gfn + (pages.size() >> kPageShift)};
+  around_.Add(mmu_.faults_around().BringIn(reader, window));
+}
+
+GuestPageSource::Fault::Kind UffdMonitor::Fault::kind() const {
+  using Kind = GuestPageSource::Fault::Kind;
+  return alone ? Kind::kUnknown : minor ? Kind::kMinor : Kind::kMissing;  // put off: old news
+}
+
 UffdMonitor::Attempt UffdMonitor::TryResolve(const Reader& reader, const Fault& fault) {
+  const GuestPageSource::Fault told(fault.page, fault.kind());
+  const Attempt attempt = Resolve(reader, fault);
+  if (attempt == Attempt::kResolved) Resolved(fault, told.woken());
+  return attempt;
+}
+
+UffdMonitor::Attempt UffdMonitor::Resolve(const Reader& reader, const Fault& fault) {
   const std::optional<Target> target = TargetOf(fault.page);
   if (!target.has_value()) return ResolveWithoutLeaf(fault);
   if (!fault.write_protected) RepairLostCopy(target->gfn, fault);
@@ -300,7 +322,6 @@ UffdMonitor::Attempt UffdMonitor::TryResolve(const Reader& reader, const Fault& 
   switch (result.outcome) {
     case FaultOutcome::kMapped:
     case FaultOutcome::kSettling:
-      Resolved(fault);
       return Attempt::kResolved;
     case FaultOutcome::kPresent:
       return ResolveUnderLeaf(fault, result.pte);
@@ -321,7 +342,6 @@ UffdMonitor::Attempt UffdMonitor::ResolveWithoutLeaf(const Fault& fault) {
   if (in.outcome == PageInOutcome::kAgain) return Attempt::kDeferred;
   // Also when it failed: whoever waits then meets the kernel's own answer (SIGSEGV, SIGBUS,
   // EFAULT).
-  Resolved(fault);
   return Attempt::kResolved;
 }
 
@@ -333,7 +353,6 @@ UffdMonitor::Attempt UffdMonitor::ResolveUnderLeaf(const Fault& fault, Pte leaf)
   if (in.outcome == PageInOutcome::kPresent && in.pfn != leaf.pfn()) {
     LostCopy(PageRangeOf(fault.page));
   }
-  Resolved(fault);
   return Attempt::kResolved;
 }
 
@@ -358,26 +377,24 @@ void UffdMonitor::RepairLostCopy(Gfn gfn, const Fault& fault) {
   LostCopy(page);
 }
 
-void UffdMonitor::Resolved(const Fault& fault) {
-  uffd_.Wake(PageRangeOf(fault.page));
+void UffdMonitor::Resolved(const Fault& fault, bool woken) {
+  if (!woken && !UNDERFOOT_MUTANT("only-a-copy-wakes")) uffd_.Wake(PageRangeOf(fault.page));
   fault_us_.Record(static_cast<uint64_t>(absl::ToInt64Microseconds(absl::Now() - fault.read_at)));
 }
 
 UffdStats UffdMonitor::Stats() const {
-  UffdStats stats;
-  stats.missing = missing_.Get();
-  stats.wp = wp_.Get();
-  stats.minor = minor_.Get();
-  stats.around = around_.Get();
-  stats.removes = removes_.Get();
-  stats.unmaps = unmaps_.Get();
-  stats.remaps = remaps_.Get();
-  stats.forks = forks_.Get();
-  stats.eagain = source_.eagain();
-  stats.reordered = reordered_.Get();
-  stats.lost_copies_repaired = lost_copies_.Get();
-  stats.fault_us = fault_us_.Snapshot();
-  return stats;
+  return {.missing = missing_.Get(),
+          .wp = wp_.Get(),
+          .minor = minor_.Get(),
+          .around = around_.Get(),
+          .removes = removes_.Get(),
+          .unmaps = unmaps_.Get(),
+          .remaps = remaps_.Get(),
+          .forks = forks_.Get(),
+          .eagain = source_.eagain(),
+          .reordered = reordered_.Get(),
+          .lost_copies_repaired = lost_copies_.Get(),
+          .fault_us = fault_us_.Snapshot()};
 }
 
 }  // namespace underfoot

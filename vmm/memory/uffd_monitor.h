@@ -75,8 +75,11 @@ class UffdMonitor final : public Subscriber {
     Hva page;
     Access access = Access::kRead;
     bool write_protected = false;
+    bool minor = false;
     bool alone = false;  // to be brought in without others
     absl::Time read_at;
+
+    GuestPageSource::Fault::Kind kind() const;
   };
   enum class [[nodiscard]] Attempt : uint8_t{kResolved, kDeferred};
 
@@ -96,13 +99,21 @@ class UffdMonitor final : public Subscriber {
     Gfn gfn;
     HvaRange around;  // what could be brought in with it
   };
+  // What a stream will fault on next, brought in when no fault waits.
+  struct Further {
+    HvaRange window = {};  // empty: nothing
+    HvaRange within = {};
+    GuestPageSource::Fault::Kind kind = GuestPageSource::Fault::Kind::kUnknown;
+  };
+  void GoFurther(const Reader& reader);
   std::optional<Target> TargetOf(Hva page) const;
   FaultResult HandleFault(const Reader& reader, const Target& target, const Fault& fault);
   Attempt TryResolve(const Reader& reader, const Fault& fault);
+  Attempt Resolve(const Reader& reader, const Fault& fault);
   Attempt ResolveWithoutLeaf(const Fault& fault);
   Attempt ResolveUnderLeaf(const Fault& fault, Pte leaf);
   void RepairLostCopy(Gfn gfn, const Fault& fault);
-  void Resolved(const Fault& fault);
+  void Resolved(const Fault& fault, bool woken);
 
   Mmu& mmu_;
   Userfaultfd& uffd_;
@@ -115,6 +126,7 @@ class UffdMonitor final : public Subscriber {
   std::thread thread_;
   std::vector<Fault> deferred_;  // of the monitor's thread, as the next
   FaultWindow window_;
+  Further further_;
   // How many of them. Relaxed: End reads it only to save a wake-up; a missed one costs a
   // millisecond.
   std::atomic<size_t> deferred_count_{0};
