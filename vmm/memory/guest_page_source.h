@@ -7,6 +7,9 @@
 #ifndef UNDERFOOT_VMM_MEMORY_GUEST_PAGE_SOURCE_H_
 #define UNDERFOOT_VMM_MEMORY_GUEST_PAGE_SOURCE_H_
 
+#include <functional>
+#include <utility>
+
 #include "mmu/page_source.h"
 #include "mmu/stats.h"
 #include "vmm/backing.h"
@@ -28,6 +31,10 @@ class GuestPageSource final : public PageSource {
   // before the first page-in.
   void Announce(OwnChanges& changes) { announcements_ = &changes; }
 
+  // Told of each page that is about to be brought in: from before the first page-in. Any thread.
+  using TouchSink = std::function<void(Hva page)>;
+  void TellTouches(TouchSink sink) { touch_sink_ = std::move(sink); }
+
   PageInResult PageIn(Hva page, Access access) override;
 
   // Of pages that are elsewhere: to bring one in there says kAgain.
@@ -45,6 +52,7 @@ class GuestPageSource final : public PageSource {
   SettlingRanges& settling_;
   const Backing backing_;
   OwnChanges* announcements_ = nullptr;
+  TouchSink touch_sink_;
   PageInGate gate_;
   Counter eagain_;
 };
