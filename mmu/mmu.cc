@@ -36,7 +36,8 @@ Mmu::Mmu(PageSource& source, MmuOptions options)
       notifier_(in_flight_, readers_),
       stage2_subscriber_(memslots_, stage2_),
       faults_(memslots_, stage2_, in_flight_, source),
-      range_faults_(memslots_, stage2_, in_flight_, source, faults_) {
+      range_faults_(memslots_, stage2_, in_flight_, source, faults_),
+      faults_around_(memslots_, stage2_, in_flight_, source, faults_) {
   notifier_.Register(caches_);  // before stage-2, as in the kernel
   notifier_.Register(stage2_subscriber_);
 }

@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "mmu/dirty_bitmap.h"
 #include "mmu/fault.h"
+#include "mmu/fault_around.h"
 #include "mmu/invalidation.h"
 #include "mmu/memslot.h"
 #include "mmu/notifier.h"
@@ -72,6 +73,7 @@ class Mmu {
   Notifier& notifier() { return notifier_; }
   FaultHandler& faults() { return faults_; }
   RangeFaultHandler& range_faults() { return range_faults_; }
+  FaultAroundHandler& faults_around() { return faults_around_; }
   Stage2& stage2() { return stage2_; }
   ReaderRegistry& readers() { return readers_; }
   PfnCacheIndex& caches() { return caches_; }
@@ -95,6 +97,7 @@ class Mmu {
   Stage2Subscriber stage2_subscriber_;
   FaultHandler faults_;
   RangeFaultHandler range_faults_;
+  FaultAroundHandler faults_around_;
 
   // Guards: who publishes the next memslot set, and who collects. Order: outermost, with
   // Notifier::publish_mutex_ never both. Held across walks over a slot's leaves, the wait for its

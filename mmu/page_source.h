@@ -7,6 +7,7 @@
 #define UNDERFOOT_MMU_PAGE_SOURCE_H_
 
 #include <cstdint>
+#include <span>
 
 #include "mmu/types.h"
 
@@ -33,6 +34,13 @@ class PageSource {
   virtual ~PageSource() = default;
   // `page` is the hva of a page. `access` is what must be possible afterwards.
   virtual PageInResult PageIn(Hva page, Access access) = 0;
+  // Pages that nobody has asked for yet, to be read, an answer for each: whatever is not easily had
+  // may be left out, with any outcome but kPresent.
+  virtual void PageInSome(HvaRange pages, std::span<PageInResult> results) {
+    for (uint64_t i = 0; i < results.size(); ++i) {
+      results[i] = PageIn(pages.begin + i * kPageSize, Access::kRead);
+    }
+  }
 };
 
 }  // namespace underfoot

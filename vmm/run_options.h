@@ -40,8 +40,9 @@ struct RunOptions {
   uint64_t memory_bytes = uint64_t{256} << 20;  // whole pages, kMinMemoryBytes..kMaxMemoryBytes
   uint32_t vcpus = 2;                           // 1..kMaxVcpus
   Backing backing = Backing::kAnon;
-  bool removal_events = true;                      // userfaultfd tells what others discard
-  ChurnSpec churn;                                 // resolved for `backing`: every kind is possible
+  uint64_t fault_around = 64;  // the most pages that a fault brings in: 1..512; 1: itself
+  bool removal_events = true;  // userfaultfd tells what others discard
+  ChurnSpec churn;             // resolved for `backing`: every kind is possible
   uint64_t retired_cap_bytes = uint64_t{4} << 20;  // table pages that may wait to be freed
   KernelEvents kernel_events = KernelEvents::kAuto;
   // The kernel resolves write-protect faults itself and only notes them: Linux 6.7.

@@ -43,6 +43,7 @@ struct UffdStats {
   uint64_t missing = 0;  // faults
   uint64_t wp = 0;
   uint64_t minor = 0;
+  uint64_t around = 0;   // pages brought in beside one that was faulted on
   uint64_t removes = 0;  // events
   uint64_t unmaps = 0;
   uint64_t remaps = 0;

@@ -62,10 +62,12 @@ void BenchAll(Bench& bench) {
   BenchInvalidation(bench);
   BenchMemslot(bench);
   BenchStage2Map(bench);
+  BenchStage2Populate(bench);
   BenchStage2Lookup(bench);
   BenchDiscard(bench);
   BenchHookedCall(bench);
   BenchFault(bench);
+  BenchGuestFault(bench);
   BenchKernelSource(bench);
   BenchFirstByte(bench);
 }

@@ -45,10 +45,12 @@ void BenchReaderWait(Bench& bench);
 void BenchInvalidation(Bench& bench);
 void BenchMemslot(Bench& bench);
 void BenchStage2Map(Bench& bench);
+void BenchStage2Populate(Bench& bench);
 void BenchStage2Lookup(Bench& bench);
 void BenchDiscard(Bench& bench);
 void BenchHookedCall(Bench& bench);
 void BenchFault(Bench& bench);
+void BenchGuestFault(Bench& bench);
 void BenchKernelSource(Bench& bench);
 void BenchFirstByte(Bench& bench);
 

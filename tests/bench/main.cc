@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/synchronization/mutex.h"
 #include "mmu/rcu.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/cpus.h"
@@ -36,6 +37,8 @@ int Main(const std::vector<std::string>& arguments) {
     std::cout << kUsage;
     return 0;
   }
+  // As the program does.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   AllowedCpus();       // before anything is pinned
   rcu::StartWorker();  // likewise: it keeps the CPUs that it starts with
   Bench bench(*options);

@@ -9,13 +9,13 @@
 #include <string>
 #include <utility>
 
-#include "mmu/check.h"
-#include "mmu/pte.h"
 #include "mmu/stage2.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/comparators/exclusive_table.h"
 #include "tests/bench/cpus.h"
+#include "tests/bench/free_tables.h"
 #include "tests/bench/partner.h"
+#include "tests/bench/shared_table.h"
 
 namespace underfoot::bench {
 namespace {
@@ -26,40 +26,6 @@ constexpr GfnRange kMine{{0}, {kPages}};
 constexpr GfnRange kTheirs{{uint64_t{1} << 20}, {(uint64_t{1} << 20) + kPages}};
 // Keeps the tables above the leaves' alive, as the rest of a guest does.
 constexpr Gfn kNeighbours[] = {{kPages + 512}, {(uint64_t{1} << 20) + kPages + 512}};
-
-// One way of having a table, as the loops below use it.
-class SharedTable {
- public:
-  explicit SharedTable(OwnerTag tag, Stage2& stage2) : stage2_(stage2), tag_(tag) {}
-
-  void Map(Gfn gfn, Pfn pfn, Access granted) {
-    const ClaimResult claim = stage2_.TryClaim(gfn, 0, granted, tag_);
-    UNDERFOOT_CHECK(claim.outcome == ClaimOutcome::kClaimed, "a benchmark lost a claim", gfn.value,
-                    claim.outcome);
-    const bool published = stage2_.Publish(gfn, tag_, Pte::Leaf(pfn, granted));
-    UNDERFOOT_CHECK(published, "a benchmark's claim was stolen", gfn.value, tag_);
-  }
-  void MapRange(GfnRange gfns, Pfn pfn, Access granted) {
-    for (Gfn gfn = gfns.begin; gfn < gfns.end; gfn += kEntries) {
-      const ClaimResult claim = stage2_.TryClaim(gfn, 1, granted, tag_);
-      UNDERFOOT_CHECK(claim.outcome == ClaimOutcome::kClaimed, "a benchmark lost a claim",
-                      gfn.value, claim.outcome);
-      const Pfn first = pfn + (gfn - gfns.begin);
-      const bool published = stage2_.PublishTable(
-          gfn, tag_, MakeFullTable(0, [&](unsigned i) { return Pte::Leaf(first + i, granted); }));
-      UNDERFOOT_CHECK(published, "a benchmark's claim was stolen", gfn.value, tag_);
-    }
-  }
-  void Unmap(GfnRange range) {
-    WalkDebts debts;
-    stage2_.Unmap(range, debts);
-    stage2_.Finish(debts);
-  }
-
- private:
-  Stage2& stage2_;
-  const OwnerTag tag_;
-};
 
 template <class Table>
 void MapAll(Table& table, GfnRange range) {
@@ -114,6 +80,50 @@ Variant Timed(const Bench& bench, std::string name, std::shared_ptr<Table> mine,
           .goal = {}};
 }
 
+// Tables that are mapped at once, each with the next free one of the same pool under it. A quarter
+// of them is not timed: the wait for retired tables leaves code and counters as cold as the memory.
+constexpr uint64_t kTablesOfATurn = 64;
+// Away from the ranges above, and with an upper table that stays.
+constexpr Gfn kFirst{uint64_t{2} << 20};
+constexpr Gfn kFirstsNeighbour = kFirst + kTablesOfATurn * kEntries;
+
+template <class Table>
+Variant FirstMap(const Bench& bench, std::string name, std::shared_ptr<Table> table,
+                 Temperature temperature) {
+  const uint64_t tables = bench.quick() ? 2 : kTablesOfATurn;
+  return {.name = std::move(name),
+          .run =
+              [=](Turn& turn) {
+                const GfnRange rehearsed{kFirst, kFirst + tables / 4 * kEntries};
+                const GfnRange timed{rehearsed.end, kFirst + tables * kEntries};
+                ArrangeFreeTables(tables, temperature);
+                table->MapRange(rehearsed, {1}, Access::kWrite);
+                turn.Time(timed.size(), [&] { table->MapRange(timed, {1}, Access::kWrite); });
+                table->Unmap({rehearsed.begin, timed.end});
+              },
+          .goal = {}};
+}
+
+void CompareFirstMaps(Bench& bench, Stage2& stage2) {
+  const auto exclusive = std::make_shared<ExclusiveTable>(ExclusiveTable::Memory::kOfStage2);
+  const auto ours = std::make_shared<SharedTable>(OwnerTag{1}, stage2);
+  exclusive->Map(kFirstsNeighbour, {1}, Access::kWrite);
+  ours->Map(kFirstsNeighbour, {1}, Access::kWrite);
+  const auto compare = [&](std::string name, std::string what, Temperature temperature) {
+    Comparison comparison{
+        .name = std::move(name),
+        .what = std::move(what),
+        .variants = {FirstMap(bench, "exclusive, same pool", exclusive, temperature),
+                     FirstMap(bench, "stage-2", ours, temperature)}};
+    comparison.variants.back().goal = {.of = Goal::Of::kRatio, .at_most = 1.05};
+    bench.Compare(std::move(comparison));
+  };
+  compare("stage2.map_range.first", "the same in table pages of one pool that no cache holds",
+          Temperature::kCold);
+  compare("stage2.map_range.again", "the same in table pages of one pool that were just in use",
+          Temperature::kWarm);
+}
+
 }  // namespace
 
 void BenchStage2Map(Bench& bench) {
@@ -142,6 +152,7 @@ void BenchStage2Map(Bench& bench) {
   compare("stage2.map", "one page, in order; every 512th page brings a table", {.map = true});
   compare("stage2.map_range", "a page of a range that is mapped in one call, 512 to a table",
           {.map = true, .ranges = true}, Goal{.of = Goal::Of::kRatio, .at_most = 1.05});
+  CompareFirstMaps(bench, stage2);
   compare("stage2.unmap.512_pages", "one page of 512 that go in one call", {.unmap_pages = 512});
   compare("stage2.unmap.1_page", "one page, one call", {.unmap_pages = 1});
 

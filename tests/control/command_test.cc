@@ -126,6 +126,15 @@ TEST_F(CommandTest, AWrongValueIsNamedWithItsOptionAndWhatIsAllowed) {
               AllOf(HasSubstr("--uffd-events: 'auto'"), HasSubstr("on or off")));
   EXPECT_THAT(Error({"run", "--uffd-events", "off", "--churn", "foreign:5/s"}),
               AllOf(HasSubstr("--uffd-events"), HasSubstr("'foreign'")));
+  for (const char* pages : {"0", "513", "all", "-1"}) {
+    EXPECT_THAT(Error({"run", std::string("--fault-around=") + pages}),
+                AllOf(HasSubstr("--fault-around: '"), HasSubstr("from 1 (off) to 512")))
+        << pages;
+  }
+  EXPECT_EQ(Run({}).fault_around, 64u);
+  EXPECT_EQ(Run({"--fault-around", "1"}).fault_around, 1u);
+  EXPECT_EQ(Run({"--fault-around", "100"}).fault_around, 100u);
+  EXPECT_EQ(Run({"--fault-around", "512"}).fault_around, 512u);
   EXPECT_THAT(Error({"run", "--churn", "frob:1/s"}),
               AllOf(HasSubstr("'frob' is no kind"), HasSubstr("memslot")));
   EXPECT_THAT(Error({"run", "--kernel-events", "maybe"}),

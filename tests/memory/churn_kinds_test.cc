@@ -53,6 +53,11 @@ class ChurnKindsTest : public MemoryTest {
 INSTANTIATE_TEST_SUITE_P(Backings, ChurnKindsTest,
                          ::testing::Values(Backing::kAnon, Backing::kMemfd), BackingOf);
 
+// UFFDIO_MOVE is for private memory.
+class MovingPagesTest : public ChurnKindsTest {};
+
+INSTANTIATE_TEST_SUITE_P(Backings, MovingPagesTest, ::testing::Values(Backing::kAnon), BackingOf);
+
 TEST_P(ChurnKindsTest, ACollapseMovesFramesAndKeepsContent) {
   HugePageChurn churn(mmu(), side().hooks, side().uffd);
   const std::optional<HvaRange> block = HugePageChurn::BlockIn(Slot(), 0);
@@ -91,18 +96,16 @@ TEST_P(ChurnKindsTest, AMappingThatWentAwayComesBackWithItsContentAndItsFaults) 
   EXPECT_GT(side().monitor.Stats().missing, missing);
 }
 
-TEST_P(ChurnKindsTest, PagesThatWentAwayComeBack) {
-  if (memfd()) GTEST_SKIP() << "UFFDIO_MOVE is for private memory";
+TEST_P(MovingPagesTest, TheyComeBack) {
   Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source.gate());
   const absl::StatusOr<ChurnOutcome> outcome = churn.Move(side().Pages(0, kPages));
   ASSERT_TRUE(outcome.ok()) << outcome.status();
-  if (*outcome == ChurnOutcome::kDeclined) GTEST_SKIP() << "this kernel moves no pages (6.8 does)";
+  if (*outcome == ChurnOutcome::kDeclined) UNDERFOOT_SKIP("this kernel moves no pages (6.8 does)");
   ExpectContentKept();
   ExpectNothingStale();
 }
 
-TEST_P(ChurnKindsTest, ARunningReaderSeesNothingOfPagesThatMove) {
-  if (memfd()) GTEST_SKIP() << "UFFDIO_MOVE is for private memory";
+TEST_P(MovingPagesTest, ARunningReaderSeesNothingOfIt) {
   Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source.gate());
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> wrong{0};

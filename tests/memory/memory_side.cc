@@ -23,15 +23,16 @@ std::atomic_ref<uint64_t> WordAt(Hva hva) {
 
 absl::StatusOr<std::unique_ptr<MemorySide>> MemorySide::Create(Backing backing,
                                                                absl::Duration settle,
-                                                               const UffdOptions& options) {
+                                                               const UffdOptions& options,
+                                                               uint64_t fault_around) {
   absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open(options);
   if (!uffd.ok()) return std::move(uffd).status();
   absl::StatusOr<Pagemap> pagemap = Pagemap::Open();
   if (!pagemap.ok()) return std::move(pagemap).status();
   absl::StatusOr<std::unique_ptr<GuestMemory>> memory = GuestMemory::Create(kBytes, backing, *uffd);
   if (!memory.ok()) return std::move(memory).status();
-  std::unique_ptr<MemorySide> side(
-      new MemorySide(*std::move(memory), *std::move(uffd), *std::move(pagemap), settle));
+  std::unique_ptr<MemorySide> side(new MemorySide(*std::move(memory), *std::move(uffd),
+                                                  *std::move(pagemap), settle, fault_around));
   const GuestMemory& ram = *side->memory;
   if (absl::Status attached = side->hooks.Attach(ram.hvas(), backing, ram.fd()); !attached.ok()) {
     return attached;
@@ -48,7 +49,7 @@ absl::StatusOr<std::unique_ptr<MemorySide>> MemorySide::Create(Backing backing,
 }
 
 MemorySide::MemorySide(std::unique_ptr<GuestMemory> ram, Userfaultfd userfaultfd, Pagemap map,
-                       absl::Duration settle)
+                       absl::Duration settle, uint64_t fault_around)
     : memory(std::move(ram)),
       uffd(std::move(userfaultfd)),
       pagemap(std::move(map)),
@@ -57,7 +58,7 @@ MemorySide::MemorySide(std::unique_ptr<GuestMemory> ram, Userfaultfd userfaultfd
       mmu(source),
       hooks(mmu.notifier(), uffd, expected, &events),
       access(mmu, *memory, pagemap),
-      monitor(mmu, uffd, pagemap, source, expected, settling, &events) {}
+      monitor(mmu, uffd, pagemap, source, expected, settling, &events, fault_around) {}
 
 std::optional<Pte> MemorySide::LeafOf(uint64_t i) {
   rcu::ReadScope rcu;

@@ -31,9 +31,11 @@ class MemorySide {
  public:
   static constexpr uint64_t kBytes = uint64_t{32} << 20;
 
-  // `settle`: how long a foreign removal settles. The monitor does not run yet.
+  // `settle`: how long a foreign removal settles. `fault_around`: as of the monitor, which does not
+  // run yet.
   static absl::StatusOr<std::unique_ptr<MemorySide>> Create(Backing backing, absl::Duration settle,
-                                                            const UffdOptions& options = {});
+                                                            const UffdOptions& options = {},
+                                                            uint64_t fault_around = 1);
 
   // The i-th page of a slot that only tests touch.
   Gfn GfnAt(uint64_t i) const { return GfnOf(memory->slots()[2].gpa) + i; }
@@ -73,7 +75,7 @@ class MemorySide {
 
  private:
   MemorySide(std::unique_ptr<GuestMemory> memory, Userfaultfd uffd, Pagemap pagemap,
-             absl::Duration settle);
+             absl::Duration settle, uint64_t fault_around);
 };
 
 // A raw madvise(2), as a library would make it that knows nothing of guests. It returns when the

@@ -23,9 +23,10 @@ class MemoryTest : public ::testing::TestWithParam<Backing> {
 
   void SetUp() override { Create(absl::Milliseconds(100)); }
 
-  void Create(absl::Duration settle) {
+  void Create(absl::Duration settle, uint64_t fault_around = 1) {
     side_.reset();
-    absl::StatusOr<std::unique_ptr<MemorySide>> side = MemorySide::Create(GetParam(), settle);
+    absl::StatusOr<std::unique_ptr<MemorySide>> side =
+        MemorySide::Create(GetParam(), settle, {}, fault_around);
     if (absl::IsPermissionDenied(side.status())) {
       UNDERFOOT_SKIP(std::string(side.status().message()));
     }

@@ -21,16 +21,6 @@ class DirtyRaceTest : public RaceTest {
     EXPECT_TRUE(dirty.ok()) << dirty.status();
     return dirty->Contains(page);
   }
-  // `section` is open for writing. What changes the log waits until it is left.
-  template <class Section, class Change>
-  void ExpectToWaitFor(Section& section, const Change& change) {
-    Gate gate("reader-wait");
-    Task task("change", change);
-    ASSERT_TRUE(StopsAt(gate, task));
-    section = {};
-    gate.Open();
-    task.Join();
-  }
 };
 
 //   unmap                           collect

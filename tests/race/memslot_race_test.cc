@@ -2,11 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
-
 #include "mmu/pfn_cache.h"
 #include "tests/race/race_test.h"
-#include "tests/support/wait_until.h"
 
 namespace underfoot::testing {
 namespace {
@@ -18,17 +15,8 @@ using MemslotRaceTest = RaceTest;
 //                                   delete: nothing to steal yet; the gfns get another slot
 //   claim, generation: refused
 TEST_F(MemslotRaceTest, AnInstallThatLookedUpTheOldSlotIsRefused) {
-  Gate gate("fault-before-claim");
-  FaultOutcome outcome = FaultOutcome::kFailed;
-  Task installer("installer", [&] {
-    Reader reader(mmu_.readers());
-    outcome = Fault(reader, 5).outcome;
-  });
-  ASSERT_TRUE(StopsAt(gate, installer));
-  MoveSlot();
-  gate.Open();
-  installer.Join();
-  EXPECT_EQ(outcome, FaultOutcome::kAgain);
+  EXPECT_EQ(FaultAround("fault-before-claim", Access::kRead, [&] { MoveSlot(); }),
+            FaultOutcome::kAgain);
   EXPECT_FALSE(LeafOf(5).has_value());
 }
 
@@ -37,17 +25,8 @@ TEST_F(MemslotRaceTest, AnInstallThatLookedUpTheOldSlotIsRefused) {
 //                                   delete: steals the claim
 //   publish: fails
 TEST_F(MemslotRaceTest, AClaimInADyingSlotIsStolen) {
-  Gate gate("fault-after-page-in");
-  FaultOutcome outcome = FaultOutcome::kFailed;
-  Task installer("installer", [&] {
-    Reader reader(mmu_.readers());
-    outcome = Fault(reader, 5).outcome;
-  });
-  ASSERT_TRUE(StopsAt(gate, installer));
-  DeleteSlot();
-  gate.Open();
-  installer.Join();
-  EXPECT_EQ(outcome, FaultOutcome::kAgain);
+  EXPECT_EQ(FaultAround("fault-after-page-in", Access::kRead, [&] { DeleteSlot(); }),
+            FaultOutcome::kAgain);
   EXPECT_FALSE(LeafOf(5).has_value());
 }
 
@@ -85,12 +64,7 @@ TEST_F(MemslotRaceTest, ADeleteWaitsForTheReadersOfItsSlot) {
   Reader reader(mmu_.readers());
   TranslatedPage page = mmu_.Translate(reader, GpaAt(5), Access::kRead);
   ASSERT_TRUE(page);
-  Gate gate("reader-wait");
-  Task update("update", [&] { DeleteSlot(); });
-  ASSERT_TRUE(StopsAt(gate, update));
-  page = {};
-  gate.Open();
-  update.Join();
+  ExpectToWaitFor(page, [&] { DeleteSlot(); });
 }
 
 //   reader                          update
@@ -106,15 +80,7 @@ TEST_F(MemslotRaceTest, ATranslateDoesNotMixTheOldSlotWithANewLeaf) {
     found = mmu_.Translate(reader, GpaAt(5), Access::kRead).hva();
   });
   ASSERT_TRUE(StopsAt(gate, task));
-  Gate waits("slot-waits-for-walks");
-  Task update("update", [&] { MoveSlot(); });
-  if (StopsAt(waits, update)) {
-    waits.Open();
-    // Time for an update that does not wait; one that waits is not hurried.
-    static_cast<void>(WaitUntil([&] { return update.done(); }, std::chrono::milliseconds(100)));
-    if (!update.done()) gate.Open();
-    update.Join();
-  }
+  LetWaitForHolder(gate, [&] { MoveSlot(); });
   FaultIn(5);
   gate.Open();
   task.Join();

@@ -2,12 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
-#include <optional>
-
 #include "mmu/pfn_cache.h"
 #include "tests/race/race_test.h"
-#include "tests/support/wait_until.h"
 
 namespace underfoot::testing {
 namespace {
@@ -24,17 +20,7 @@ class MemslotUpdateRaceTest : public RaceTest {
   }
   // What a write fault says in the middle of which, at `point`, the slot turns read-only.
   FaultOutcome WriteFaultAround(std::string_view point) {
-    Gate gate(point);
-    FaultOutcome outcome = FaultOutcome::kFailed;
-    Task installer("installer", [&] {
-      Reader reader(mmu_.readers());
-      outcome = Fault(reader, 5, Access::kWrite).outcome;
-    });
-    EXPECT_TRUE(StopsAt(gate, installer));
-    MakeReadOnly();
-    gate.Open();
-    installer.Join();
-    return outcome;
+    return FaultAround(point, Access::kWrite, [&] { MakeReadOnly(); });
   }
 };
 
@@ -48,18 +34,7 @@ TEST_F(MemslotUpdateRaceTest, AGfnIsNotUsedAgainUnderAWalkOverAnOlderSet) {
   Gate walk("stage2-walk");
   Task bracket("bracket of the old place", [&] { MovePage(5); });
   ASSERT_TRUE(StopsAt(walk, bracket));
-  Gate waits("slot-waits-for-walks");
-  Task update("delete and create", [&] {
-    DeleteSlot();
-    CreateSlotAt(kPages / 2);
-  });
-  if (StopsAt(waits, update)) {
-    waits.Open();
-    // Time for an update that does not wait; one that waits is not hurried.
-    static_cast<void>(WaitUntil([&] { return update.done(); }, std::chrono::milliseconds(100)));
-    if (!update.done()) walk.Open();
-    update.Join();
-  }
+  LetWaitForHolder(walk, [&] { MoveSlot(); });
   FaultIn(5);
   walk.Open();
   bracket.Join();
@@ -70,15 +45,8 @@ TEST_F(MemslotUpdateRaceTest, AMovedSlotIsNotFoundUnderAWalkOverAnOlderSet) {
   Gate walk("stage2-walk");
   Task bracket("bracket of page 5", [&] { MovePage(5); });
   ASSERT_TRUE(StopsAt(walk, bracket));
-  Gate waits("slot-waits-for-walks");
   // One page on: gfn 5 is page 4 then.
-  Task update("move", [&] { ASSERT_TRUE(mmu_.MoveMemslot(kSlot, kFirst + 1).ok()); });
-  if (StopsAt(waits, update)) {
-    waits.Open();
-    static_cast<void>(WaitUntil([&] { return update.done(); }, std::chrono::milliseconds(100)));
-    if (!update.done()) walk.Open();
-    update.Join();
-  }
+  LetWaitForHolder(walk, [&] { ASSERT_TRUE(mmu_.MoveMemslot(kSlot, kFirst + 1).ok()); });
   FaultIn(5);
   walk.Open();
   bracket.Join();
@@ -136,12 +104,7 @@ TEST_F(MemslotUpdateRaceTest, ReadOnlyWaitsForWhoWritesThroughALeaf) {
   Reader reader(mmu_.readers());
   TranslatedPage page = mmu_.Translate(reader, GpaAt(5), Access::kWrite);
   ASSERT_TRUE(page);
-  Gate gate("reader-wait");
-  Task update("update", [&] { MakeReadOnly(); });
-  ASSERT_TRUE(StopsAt(gate, update));
-  page = {};
-  gate.Open();
-  update.Join();
+  ExpectToWaitFor(page, [&] { MakeReadOnly(); });
 }
 
 TEST_F(MemslotUpdateRaceTest, ReadOnlyWaitsForWhoWritesThroughACache) {
@@ -149,12 +112,7 @@ TEST_F(MemslotUpdateRaceTest, ReadOnlyWaitsForWhoWritesThroughACache) {
   PfnCache cache(mmu_, "cache");
   ASSERT_TRUE(cache.Activate(reader, GpaAt(5), 64, Access::kWrite).ok());
   CacheSection section = cache.Check(reader);
-  Gate gate("reader-wait");
-  Task update("update", [&] { MakeReadOnly(); });
-  ASSERT_TRUE(StopsAt(gate, update));
-  section = {};
-  gate.Open();
-  update.Join();
+  ExpectToWaitFor(section, [&] { MakeReadOnly(); });
   cache.Deactivate();
 }
 
@@ -213,17 +171,8 @@ TEST_F(MemslotUpdateRaceTest, AMovingSlotIsFoundNowhere) {
 }
 
 TEST_F(MemslotUpdateRaceTest, AClaimInTheOldPlaceOfAMoveIsStolen) {
-  Gate gate("fault-after-page-in");
-  FaultOutcome outcome = FaultOutcome::kFailed;
-  Task installer("installer", [&] {
-    Reader reader(mmu_.readers());
-    outcome = Fault(reader, 5).outcome;
-  });
-  ASSERT_TRUE(StopsAt(gate, installer));
-  MoveElsewhere();
-  gate.Open();
-  installer.Join();
-  EXPECT_EQ(outcome, FaultOutcome::kAgain);
+  EXPECT_EQ(FaultAround("fault-after-page-in", Access::kRead, [&] { MoveElsewhere(); }),
+            FaultOutcome::kAgain);
   EXPECT_FALSE(LeafOf(5).has_value());
 }
 
@@ -232,12 +181,7 @@ TEST_F(MemslotUpdateRaceTest, AMoveWaitsForTheReadersOfItsOldPlace) {
   Reader reader(mmu_.readers());
   TranslatedPage page = mmu_.Translate(reader, GpaAt(5), Access::kRead);
   ASSERT_TRUE(page);
-  Gate gate("reader-wait");
-  Task update("update", [&] { MoveElsewhere(); });
-  ASSERT_TRUE(StopsAt(gate, update));
-  page = {};
-  gate.Open();
-  update.Join();
+  ExpectToWaitFor(page, [&] { MoveElsewhere(); });
 }
 
 // The range in flight is one of host memory: it follows the slot to its new place.

@@ -5,14 +5,17 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "mmu/mmu.h"
 #include "mmu/rcu.h"
 #include "mmu/sync_point.h"
 #include "tests/race/staging.h"
+#include "tests/support/wait_until.h"
 #include "tests/unit/fake_host.h"
 #include "tests/unit/raw_table.h"
 
@@ -80,6 +83,44 @@ class RaceTest : public ::testing::Test {
   void FaultIn(uint64_t page, Access access = Access::kRead) {
     Reader reader(mmu_.readers());
     ASSERT_EQ(mmu_.faults().FaultIn(reader, GfnAt(page), access).outcome, FaultOutcome::kMapped);
+  }
+  // What a fault on page 5 says in the middle of which, at `point`, there is a change.
+  template <class Change>
+  FaultOutcome FaultAround(std::string_view point, Access access, const Change& change) {
+    Gate gate(point);
+    FaultOutcome outcome = FaultOutcome::kFailed;
+    Task installer("installer", [&] {
+      Reader reader(mmu_.readers());
+      outcome = Fault(reader, 5, access).outcome;
+    });
+    EXPECT_TRUE(StopsAt(gate, installer));
+    change();
+    gate.Open();
+    installer.Join();
+    return outcome;
+  }
+  // `section` is open. The change waits until it is left.
+  template <class Section, class Change>
+  void ExpectToWaitFor(Section& section, const Change& change) {
+    Gate gate("reader-wait");
+    Task task("change", change);
+    ASSERT_TRUE(StopsAt(gate, task));
+    section = {};
+    gate.Open();
+    task.Join();
+  }
+  // An update that has to wait for whoever stands at `holder`: it is opened only if the update
+  // does.
+  template <class Update>
+  void LetWaitForHolder(Gate& holder, const Update& change) {
+    Gate waits("slot-waits-for-walks");
+    Task update("update", change);
+    if (!StopsAt(waits, update)) return;
+    waits.Open();
+    // Time for an update that does not wait; one that waits is not hurried.
+    static_cast<void>(WaitUntil([&] { return update.done(); }, std::chrono::milliseconds(100)));
+    if (!update.done()) holder.Open();
+    update.Join();
   }
   std::optional<Pte> LeafOf(uint64_t page) {
     rcu::ReadScope rcu;

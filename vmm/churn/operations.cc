@@ -94,6 +94,7 @@ ChurnOperations::Target ChurnOperations::TargetOf(ChurnKind kind, uint64_t rando
     case ChurnKind::kMemslot: {
       Target target = Pick(Content::kKept, 1, random);
       target.range = target.slot->hvas();
+      target.to_another_gpa = random % 2 != 0;
       return target;
     }
   }
@@ -177,7 +178,7 @@ absl::Status ChurnOperations::Call(ChurnKind kind, const Target& target) {
     case ChurnKind::kProtect:
       return Protect(target);
     case ChurnKind::kMemslot:
-      return DeleteAndAddSlot(*target.slot);
+      return TakeSlotAway(target);
     case ChurnKind::kForeign:
       return DiscardPastTheHooks(target);
     default:
@@ -197,12 +198,14 @@ absl::Status ChurnOperations::Protect(const Target& target) {
   return protection.status();
 }
 
-absl::Status ChurnOperations::DeleteAndAddSlot(const RamSlot& slot) {
-  if (absl::Status removed = memory_.RemoveSlot(slot, mmu_, vm_, gate_); !removed.ok()) {
-    return removed;
-  }
+absl::Status ChurnOperations::TakeSlotAway(const Target& target) {
+  const RamSlot& slot = *target.slot;
+  absl::Status away = target.to_another_gpa ? memory_.MoveSlotAway(slot, mmu_, vm_, gate_)
+                                            : memory_.RemoveSlot(slot, mmu_, vm_, gate_);
+  if (!away.ok()) return away;
   absl::SleepFor(kSlotIsAway);
-  return memory_.AddSlot(slot, mmu_, vm_, gate_);
+  return target.to_another_gpa ? memory_.MoveSlotBack(slot, mmu_, vm_, gate_)
+                               : memory_.AddSlot(slot, mmu_, vm_, gate_);
 }
 
 // Pages that the guest has written differ; those that it may lose are made equal first.

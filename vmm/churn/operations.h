@@ -68,6 +68,7 @@ class ChurnOperations {
   struct Target {
     const RamSlot* slot = nullptr;
     HvaRange range;
+    bool to_another_gpa = false;  // of a memslot: moved, and not deleted
   };
   enum class Content : uint8_t { kKept, kMayGo };
 
@@ -82,7 +83,7 @@ class ChurnOperations {
   absl::Status Call(ChurnKind kind, const Target& target);
   absl::Status Punch(const Target& target);
   absl::Status Protect(const Target& target);
-  absl::Status DeleteAndAddSlot(const RamSlot& slot);
+  absl::Status TakeSlotAway(const Target& target);
   absl::StatusOr<ChurnOutcome> Merge(const Target& target);
   absl::Status ReclaimFromOutside(HvaRange range);
   static absl::Status DiscardPastTheHooks(const Target& target);

@@ -107,6 +107,12 @@ void AddRun(CLI::App* app, RunArguments* run) {
   sub->add_option("--backing", run->backing, "What guest memory is made of on the host")
       ->type_name("anon|memfd")
       ->capture_default_str();
+  sub->add_option(
+         "--fault-around", run->fault_around,
+         "Most pages to bring in with a fault, up to 512, when faults follow one another; 1 "
+         "brings in no other")
+      ->type_name("PAGES")
+      ->capture_default_str();
   sub->add_option("--uffd-events", run->uffd_events,
                   "Whether userfaultfd tells what others discard; each own madvise then waits for "
                   "its reader")

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "mmu/fault_around.h"
 #include "mmu/types.h"
 #include "vmm/cli/units.h"
 
@@ -125,6 +126,17 @@ absl::Status CheckChurn(const std::string& text, RunOptions* options) {
   return absl::OkStatus();
 }
 
+absl::Status CheckFaultAround(const std::string& text, RunOptions* options) {
+  const absl::StatusOr<uint64_t> pages = ParseNumber(text);
+  if (!pages.ok() || *pages == 0 || *pages > FaultAroundHandler::kMaxPages) {
+    return Bad("--fault-around",
+               absl::StrFormat("'%s' must be a number of pages from 1 (off) to %d",
+                               text.substr(0, 80), FaultAroundHandler::kMaxPages));
+  }
+  options->fault_around = *pages;
+  return absl::OkStatus();
+}
+
 // After the churn is known.
 absl::Status CheckUffdEvents(const std::string& text, RunOptions* options) {
   if (text != "on" && text != "off") {
@@ -194,6 +206,7 @@ absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
         CheckVcpus(arguments.vcpus, &options), CheckBacking(arguments.backing, &options),
         CheckWorkingSet(arguments, &options), CheckChurn(arguments.churn, &options),
         CheckUffdEvents(arguments.uffd_events, &options),
+        CheckFaultAround(arguments.fault_around, &options),
         CheckRetiredCap(arguments.retired_cap, &options),
         CheckKernelEvents(arguments.kernel_events, &options),
         CheckSeedAndDuration(arguments, &options),

@@ -18,6 +18,7 @@ struct RunArguments {
   std::string memory = "256M";
   std::string vcpus = "2";
   std::string backing = "anon";
+  std::string fault_around = "64";
   std::string uffd_events = "on";
   std::string churn = "off";
   std::string retired_cap = "4M";

@@ -44,9 +44,10 @@ std::string CachesText(const Stats& s) {
 }
 
 std::string FaultsText(const Stats& s) {
-  std::string text =
-      absl::StrFormat("%s missing, %s write-protected, %s minor", FormatCount(s.uffd.missing),
-                      FormatCount(s.uffd.wp), FormatCount(s.uffd.minor));
+  std::string text = absl::StrFormat(
+      "%s missing, %s write-protected, %s minor; %s more pages brought in with them",
+      FormatCount(s.uffd.missing), FormatCount(s.uffd.wp), FormatCount(s.uffd.minor),
+      FormatCount(s.uffd.around));
   if (s.uffd.fault_us.count != 0) {
     absl::StrAppendFormat(&text, "; half within %s, 99%% within %s, longest %s",
                           FormatMicros(s.uffd.fault_us.p50), FormatMicros(s.uffd.fault_us.p99),

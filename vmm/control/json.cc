@@ -91,6 +91,7 @@ Json ToJson(const UffdStats& uffd) {
   return {{"missing", uffd.missing},
           {"wp", uffd.wp},
           {"minor", uffd.minor},
+          {"around", uffd.around},
           {"removes", uffd.removes},
           {"unmaps", uffd.unmaps},
           {"remaps", uffd.remaps},

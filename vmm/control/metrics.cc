@@ -55,6 +55,7 @@ std::vector<Sample> CountersOf(const Stats& s) {
       {"uffd_missing_total", "Faults on absent pages", s.uffd.missing},
       {"uffd_wp_total", "Faults on write-protected pages", s.uffd.wp},
       {"uffd_minor_total", "Minor faults", s.uffd.minor},
+      {"uffd_around_total", "Pages brought in beside one that was faulted on", s.uffd.around},
       {"uffd_removes_total", "Remove events", s.uffd.removes},
       {"uffd_unmaps_total", "Unmap events", s.uffd.unmaps},
       {"uffd_remaps_total", "Remap events", s.uffd.remaps},

@@ -119,6 +119,22 @@ absl::Status GuestMemory::RemoveSlot(const RamSlot& slot, Mmu& mmu, Vm& vm, cons
   return mmu.DeleteMemslot(slot.id);
 }
 
+absl::Status GuestMemory::MoveSlotAway(const RamSlot& slot, Mmu& mmu, Vm& vm, const KvmGate& gate) {
+  constexpr uint64_t kAlignment = uint64_t{1} << 30;
+  const Gpa gpa = slot.gpa + (bytes_ + kAlignment - 1) / kAlignment * kAlignment;
+  absl::Status kvm = gate([&] {
+    return vm.SetMemslot({.id = slot.id, .gpa = gpa, .bytes = slot.bytes, .hva = slot.hva});
+  });
+  return kvm.ok() ? mmu.MoveMemslot(slot.id, GfnOf(gpa)) : kvm;
+}
+
+absl::Status GuestMemory::MoveSlotBack(const RamSlot& slot, Mmu& mmu, Vm& vm, const KvmGate& gate) {
+  if (absl::Status ours = mmu.MoveMemslot(slot.id, GfnOf(slot.gpa)); !ours.ok()) return ours;
+  return gate([&] {
+    return vm.SetMemslot({.id = slot.id, .gpa = slot.gpa, .bytes = slot.bytes, .hva = slot.hva});
+  });
+}
+
 const RamSlot* GuestMemory::FindSlot(Gpa gpa) const {
   for (const RamSlot& slot : slots_) {
     if (slot.Contains(gpa)) return &slot;

@@ -5,8 +5,7 @@
 //   | system      | data slots: shared page, precious, discardable ... |
 //   slot 0, stays   each may be deleted and added again while the guest runs
 //
-// Thread safety: the layout is immutable. AddSlot and RemoveSlot: one caller at a time for each
-// slot.
+// Thread safety: the layout is immutable. What changes a slot: one caller at a time for each slot.
 
 #ifndef UNDERFOOT_VMM_MEMORY_GUEST_MEMORY_H_
 #define UNDERFOOT_VMM_MEMORY_GUEST_MEMORY_H_
@@ -65,6 +64,13 @@ class GuestMemory {
   // KVM's first; from then on the guest's accesses exit as MMIO.
   [[nodiscard]] absl::Status RemoveSlot(const RamSlot& slot, Mmu& mmu, Vm& vm,
                                         const KvmGate& gate = AtOnce);
+
+  // To a gpa past RAM and back: KVM_MR_MOVE of virt/kvm/kvm_main.c, the same memory at another gfn.
+  // While it is elsewhere the guest's accesses exit as MMIO. In the orders of the two above.
+  [[nodiscard]] absl::Status MoveSlotAway(const RamSlot& slot, Mmu& mmu, Vm& vm,
+                                          const KvmGate& gate = AtOnce);
+  [[nodiscard]] absl::Status MoveSlotBack(const RamSlot& slot, Mmu& mmu, Vm& vm,
+                                          const KvmGate& gate = AtOnce);
 
   const std::vector<RamSlot>& slots() const { return slots_; }
   const RamSlot* FindSlot(Gpa gpa) const;

@@ -1,9 +1,20 @@
 #include "vmm/memory/guest_page_source.h"
 
+#include <algorithm>
+#include <array>
+
+#include "mmu/check.h"
+#include "mmu/fault_around.h"
 #include "mmu/mutant.h"
 
 namespace underfoot {
 namespace {
+
+constexpr uint64_t kMostAtOnce = FaultAroundHandler::kMaxPages;
+
+// Each call wakes who waits for its pages: with a first one for a few, a vCPU goes on while the
+// rest comes in, and does not catch up.
+constexpr uint64_t kHeadStart = 8 * kPageSize;
 
 constexpr PageInResult Without(PageInOutcome outcome) { return {outcome, Pfn{}, Access::kRead}; }
 
@@ -25,6 +36,79 @@ UffdOutcome GuestPageSource::LiftProtection(HvaRange page) {
   const UffdOutcome lifted = uffd_.WriteProtect(page, false);
   announcements_->Done(page);
   return lifted;
+}
+
+// Pages that are nowhere and pages that the file has take turns: each call ends where the other
+// kind begins. A page that is neither has come in meanwhile.
+void GuestPageSource::MakeRunPresent(HvaRange run) {
+  bool from_file = backing_ == Backing::kMemfd;
+  bool other_tried = false;
+  while (!run.empty()) {
+    const UffdProgress progress = from_file ? uffd_.Continue(run) : uffd_.CopyZeroes(run);
+    run.begin += progress.pages * kPageSize;
+    if (progress.pages != 0) other_tried = false;
+    switch (progress.outcome) {
+      case UffdOutcome::kDone:
+        if (progress.pages == 0) return;
+        break;
+      case UffdOutcome::kNoPage:
+      case UffdOutcome::kExists:
+        if (backing_ == Backing::kMemfd && !other_tried) {
+          from_file = !from_file;
+          other_tried = true;
+          break;
+        }
+        run.begin += kPageSize;
+        other_tried = false;
+        break;
+      case UffdOutcome::kAgain:
+        eagain_.Add();
+        return;
+      case UffdOutcome::kGone:
+      case UffdOutcome::kFailed:
+        return;
+    }
+  }
+}
+
+void GuestPageSource::PageInSome(HvaRange pages, std::span<PageInResult> results) {
+  UNDERFOOT_CHECK(results.size() <= kMostAtOnce, "too many pages at once", pages.begin.value,
+                  results.size());
+  std::fill(results.begin(), results.end(), Without(PageInOutcome::kSettling));
+  const PageInGate::PageIn page_in(gate_);
+  if (!page_in.MayBringIn(pages) && !UNDERFOOT_MUTANT("around-ignores-gate")) return;
+  // What others are removing comes back when it is asked for, not before.
+  const bool ignores = UNDERFOOT_MUTANT("around-ignores-settling");
+  if (settling_.Settling(pages) && !ignores) return;
+  std::array<PagemapEntry, kMostAtOnce> entries;
+  const std::span<PagemapEntry> some = std::span(entries).first(results.size());
+  pagemap_.Read(pages, some);
+  bool made = false;
+  for (uint64_t i = 0; i < some.size();) {
+    uint64_t end = i;
+    while (end < some.size() && !some[end].present && !some[end].swapped) ++end;
+    if (end == i) {
+      ++i;
+      continue;
+    }
+    HvaRange run{pages.begin + i * kPageSize, pages.begin + end * kPageSize};
+    if (!made && run.size() > kHeadStart) {
+      MakeRunPresent({run.begin, run.begin + kHeadStart});
+      run.begin += kHeadStart;
+    }
+    MakeRunPresent(run);
+    made = true;
+    i = end;
+  }
+  if (made) pagemap_.Read(pages, some);
+  // Frames first, this second: a removal that is read later takes the claims.
+  if (settling_.Settling(pages) && !ignores) return;
+  for (uint64_t i = 0; i < some.size(); ++i) {
+    if (!some[i].present) continue;
+    results[i] = {.outcome = PageInOutcome::kPresent,
+                  .pfn = some[i].pfn,
+                  .granted = some[i].uffd_wp ? Access::kRead : Access::kWrite};
+  }
 }
 
 PageInResult GuestPageSource::PageIn(Hva page, Access access) {

@@ -7,7 +7,9 @@
 #ifndef UNDERFOOT_VMM_MEMORY_GUEST_PAGE_SOURCE_H_
 #define UNDERFOOT_VMM_MEMORY_GUEST_PAGE_SOURCE_H_
 
+#include <cstdint>
 #include <functional>
+#include <span>
 #include <utility>
 
 #include "mmu/page_source.h"
@@ -36,6 +38,8 @@ class GuestPageSource final : public PageSource {
   void TellTouches(TouchSink sink) { touch_sink_ = std::move(sink); }
 
   PageInResult PageIn(Hva page, Access access) override;
+  // Leaves alone what settles, what is away, what is in swap, and write protection.
+  void PageInSome(HvaRange pages, std::span<PageInResult> results) override;
 
   // Of pages that are elsewhere: to bring one in there says kAgain.
   PageInGate& gate() { return gate_; }
@@ -45,6 +49,7 @@ class GuestPageSource final : public PageSource {
 
  private:
   UffdOutcome MakePresent(Hva page);
+  void MakeRunPresent(HvaRange run);
   UffdOutcome LiftProtection(HvaRange page);
 
   Userfaultfd& uffd_;

@@ -39,14 +39,15 @@ Hva FaultingPage(const uffd_msg& message) { return PageOf(Hva{message.arg.pagefa
 
 UffdMonitor::UffdMonitor(Mmu& mmu, Userfaultfd& uffd, const Pagemap& pagemap,
                          GuestPageSource& source, ExpectedEvents& expected,
-                         SettlingRanges& settling, HostEventSink* sink)
+                         SettlingRanges& settling, HostEventSink* sink, uint64_t fault_around)
     : mmu_(mmu),
       uffd_(uffd),
       pagemap_(pagemap),
       source_(source),
       expected_(expected),
       settling_(settling),
-      sink_(sink) {}
+      sink_(sink),
+      window_(fault_around) {}
 
 UffdMonitor::~UffdMonitor() { Stop(); }
 
@@ -240,12 +241,14 @@ void UffdMonitor::TakeFault(const Reader& reader, const uffd_msg& message) {
   fault.write_protected = (flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
   fault.access = fault.write_protected || (flags & UFFD_PAGEFAULT_FLAG_WRITE) != 0 ? Access::kWrite
                                                                                    : Access::kRead;
+  fault.alone = fault.write_protected;
   fault.read_at = absl::Now();
   (fault.write_protected                      ? wp_
    : (flags & UFFD_PAGEFAULT_FLAG_MINOR) != 0 ? minor_
                                               : missing_)
       .Add();
   if (TryResolve(reader, fault) == Attempt::kDeferred) {
+    fault.alone = true;  // what stood in its way would stand in the others'
     deferred_.push_back(fault);
     deferred_count_.store(deferred_.size(), kRelaxed);
   }
@@ -258,15 +261,34 @@ void UffdMonitor::RetryDeferred(const Reader& reader) {
   deferred_count_.store(deferred_.size(), kRelaxed);
 }
 
-UffdMonitor::Attempt UffdMonitor::TryResolve(const Reader& reader, const Fault& fault) {
-  std::optional<Gfn> gfn;
-  {
-    rcu::ReadScope rcu;
-    const Memslot* slot = mmu_.memslots().Current().Find(fault.page);
-    if (slot != nullptr) gfn = slot->GfnsOf(PageRangeOf(fault.page)).begin;
+std::optional<UffdMonitor::Target> UffdMonitor::TargetOf(Hva page) const {
+  rcu::ReadScope rcu;
+  const Memslot* slot = mmu_.memslots().Current().Find(page);
+  if (slot == nullptr) return std::nullopt;
+  const Gfn gfn = slot->GfnsOf(PageRangeOf(page)).begin;
+  const GfnRange around = EntryRange(gfn, 1).Intersect(slot->gfns);
+  return Target{gfn, {slot->HvaOf(around.begin), slot->HvaOf(around.end)}};
+}
+
+FaultResult UffdMonitor::HandleFault(const Reader& reader, const Target& target,
+                                     const Fault& fault) {
+  const HvaRange pages =
+      fault.alone ? PageRangeOf(fault.page) : window_.Next(fault.page, target.around);
+  if (pages.size() == kPageSize) {
+    return mmu_.faults().HandleFault(reader, target.gfn, fault.access);
   }
-  if (!gfn.has_value()) return ResolveWithoutLeaf(fault);
-  if (!fault.write_protected) RepairLostCopy(*gfn, fault);
+  const Gfn first = target.gfn - ((fault.page - pages.begin) >> kPageShift);
+  const GfnRange window{first, first + (pages.size() >> kPageShift)};
+  const FaultAroundResult result =
+      mmu_.faults_around().HandleFault(reader, target.gfn, window, fault.access);
+  around_.Add(result.around);
+  return result.fault;
+}
+
+UffdMonitor::Attempt UffdMonitor::TryResolve(const Reader& reader, const Fault& fault) {
+  const std::optional<Target> target = TargetOf(fault.page);
+  if (!target.has_value()) return ResolveWithoutLeaf(fault);
+  if (!fault.write_protected) RepairLostCopy(target->gfn, fault);
   // A reader that has the page in a section and faults on it all the same lost it to somebody else.
   // It must not wait for a bracket, for the bracket's Begin is waiting for it. The host mm call of
   // that bracket has not been made yet, so the page may come in; no translation is made.
@@ -274,7 +296,7 @@ UffdMonitor::Attempt UffdMonitor::TryResolve(const Reader& reader, const Fault& 
       !UNDERFOOT_MUTANT("fault-in-a-section-waits")) {
     return ResolveWithoutLeaf(fault);
   }
-  const FaultResult result = mmu_.faults().HandleFault(reader, *gfn, fault.access);
+  const FaultResult result = HandleFault(reader, *target, fault);
   switch (result.outcome) {
     case FaultOutcome::kMapped:
     case FaultOutcome::kSettling:
@@ -346,6 +368,7 @@ UffdStats UffdMonitor::Stats() const {
   stats.missing = missing_.Get();
   stats.wp = wp_.Get();
   stats.minor = minor_.Get();
+  stats.around = around_.Get();
   stats.removes = removes_.Get();
   stats.unmaps = unmaps_.Get();
   stats.remaps = remaps_.Get();

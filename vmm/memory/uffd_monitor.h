@@ -21,6 +21,8 @@
 #include <linux/userfaultfd.h>
 
 #include <atomic>
+#include <cstdint>
+#include <optional>
 #include <span>
 #include <thread>
 #include <vector>
@@ -32,6 +34,7 @@
 #include "mmu/reader.h"
 #include "vmm/histogram.h"
 #include "vmm/memory/expected_events.h"
+#include "vmm/memory/fault_window.h"
 #include "vmm/memory/guest_page_source.h"
 #include "vmm/memory/host_event.h"
 #include "vmm/memory/settling.h"
@@ -44,8 +47,10 @@ namespace underfoot {
 class UffdMonitor final : public Subscriber {
  public:
   // `sink`: told of each event, and of each page that was found lost; nullptr: nobody.
+  // `fault_around`: the most pages that are brought in for a fault, 1..512; 1: itself.
   UffdMonitor(Mmu& mmu, Userfaultfd& uffd, const Pagemap& pagemap, GuestPageSource& source,
-              ExpectedEvents& expected, SettlingRanges& settling, HostEventSink* sink = nullptr);
+              ExpectedEvents& expected, SettlingRanges& settling, HostEventSink* sink = nullptr,
+              uint64_t fault_around = 1);
   ~UffdMonitor() override;
   UffdMonitor(const UffdMonitor&) = delete;
   UffdMonitor& operator=(const UffdMonitor&) = delete;
@@ -70,6 +75,7 @@ class UffdMonitor final : public Subscriber {
     Hva page;
     Access access = Access::kRead;
     bool write_protected = false;
+    bool alone = false;  // to be brought in without others
     absl::Time read_at;
   };
   enum class [[nodiscard]] Attempt : uint8_t{kResolved, kDeferred};
@@ -86,6 +92,12 @@ class UffdMonitor final : public Subscriber {
   std::vector<bool> Translated(HvaRange range);
   void LostCopy(HvaRange page);
   void RetryDeferred(const Reader& reader);
+  struct Target {
+    Gfn gfn;
+    HvaRange around;  // what could be brought in with it
+  };
+  std::optional<Target> TargetOf(Hva page) const;
+  FaultResult HandleFault(const Reader& reader, const Target& target, const Fault& fault);
   Attempt TryResolve(const Reader& reader, const Fault& fault);
   Attempt ResolveWithoutLeaf(const Fault& fault);
   Attempt ResolveUnderLeaf(const Fault& fault, Pte leaf);
@@ -101,7 +113,8 @@ class UffdMonitor final : public Subscriber {
   HostEventSink* const sink_;
   UniqueFd wake_;
   std::thread thread_;
-  std::vector<Fault> deferred_;  // of the monitor's thread
+  std::vector<Fault> deferred_;  // of the monitor's thread, as the next
+  FaultWindow window_;
   // How many of them. Relaxed: End reads it only to save a wake-up; a missed one costs a
   // millisecond.
   std::atomic<size_t> deferred_count_{0};
@@ -113,6 +126,7 @@ class UffdMonitor final : public Subscriber {
   Counter missing_;
   Counter wp_;
   Counter minor_;
+  Counter around_;
   Counter removes_;
   Counter unmaps_;
   Counter remaps_;

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -88,7 +89,16 @@ int EnableApi(int fd, uint64_t features) {
   return Ioctl(fd, UFFDIO_API, &api);
 }
 
-alignas(kPageSize) const std::byte kZeroes[kPageSize] = {};
+// Never written. Not const: zeroes need no room in the executable.
+constexpr uint64_t kZeroPages = 64;
+alignas(kPageSize) std::byte g_zeroes[kZeroPages * kPageSize];
+
+// `done` is what the kernel says of a call for several pages: bytes, or a negative error. One that
+// ended early says EAGAIN, and bytes.
+UffdProgress ProgressOf(int error, int64_t done) {
+  if (error == EAGAIN && done > 0) error = 0;
+  return {OutcomeOf(error), done > 0 ? static_cast<uint64_t>(done) >> kPageShift : 0};
+}
 
 }  // namespace
 
@@ -122,18 +132,20 @@ absl::Status Userfaultfd::Register(HvaRange range, Backing backing) {
   return absl::OkStatus();
 }
 
-UffdOutcome Userfaultfd::CopyZeroes(Hva page) {
+UffdProgress Userfaultfd::CopyZeroes(HvaRange pages) {
   uffdio_copy copy{};
-  copy.dst = page.value;
-  copy.src = HvaOf(kZeroes).value;
-  copy.len = kPageSize;
-  return OutcomeOf(Ioctl(fd_.get(), UFFDIO_COPY, &copy));
+  copy.dst = pages.begin.value;
+  copy.src = HvaOf(g_zeroes).value;
+  copy.len = std::min<uint64_t>(pages.size(), sizeof(g_zeroes));
+  const int error = Ioctl(fd_.get(), UFFDIO_COPY, &copy);
+  return ProgressOf(error, copy.copy);
 }
 
-UffdOutcome Userfaultfd::Continue(Hva page) {
+UffdProgress Userfaultfd::Continue(HvaRange pages) {
   uffdio_continue request{};
-  request.range = {page.value, kPageSize};
-  return OutcomeOf(Ioctl(fd_.get(), UFFDIO_CONTINUE, &request));
+  request.range = {pages.begin.value, pages.size()};
+  const int error = Ioctl(fd_.get(), UFFDIO_CONTINUE, &request);
+  return ProgressOf(error, request.mapped);
 }
 
 UffdOutcome Userfaultfd::WriteProtect(HvaRange range, bool protect) {

@@ -29,6 +29,12 @@ enum class [[nodiscard]] UffdOutcome : uint8_t{
     kFailed,  // anything else: out of memory
 };
 
+// How many pages were done, and what came of the one behind them; kDone: nothing is known of it.
+struct UffdProgress {
+  UffdOutcome outcome;
+  uint64_t pages;
+};
+
 // What the descriptor tells of besides faults. See the section "removals" in vmm/README.md.
 enum class UffdEvents : uint8_t {
   kAll,         // removals, unmaps, moves, forks
@@ -52,9 +58,13 @@ class Userfaultfd {
 
   // A page of zeroes, writable: not the shared zero page, which a later write would have to
   // replace.
-  UffdOutcome CopyZeroes(Hva page);
+  UffdOutcome CopyZeroes(Hva page) { return CopyZeroes(PageRangeOf(page)).outcome; }
   // Maps what the page cache has.
-  UffdOutcome Continue(Hva page);
+  UffdOutcome Continue(Hva page) { return Continue(PageRangeOf(page)).outcome; }
+  // Several pages, in their order, up to the first that has another outcome than kDone. Of long
+  // ranges only a part may be tried: kDone, and fewer pages.
+  UffdProgress CopyZeroes(HvaRange pages);
+  UffdProgress Continue(HvaRange pages);
   UffdOutcome WriteProtect(HvaRange range, bool protect);
   void Wake(HvaRange range);
 

@@ -1,36 +1,61 @@
 #include "tests/bench/comparators/exclusive_table.h"
 
 #include <algorithm>
+#include <new>
+
+#include "mmu/table_memory.h"
 
 namespace underfoot::bench {
 
-ExclusiveTable::ExclusiveTable() : root_(std::make_unique<Node>()) {}
+ExclusiveTable::ExclusiveTable(Memory memory) : memory_(memory), root_(NewNode()) {}
 
-ExclusiveTable::~ExclusiveTable() { Free(root_.release(), kLevels - 1); }
+ExclusiveTable::~ExclusiveTable() { Free(root_, kLevels - 1); }
 
-void ExclusiveTable::Free(Node* node, unsigned level) {
-  const std::unique_ptr<Node> owned(node);
-  if (level == 0) return;
-  for (const uint64_t word : node->words) {
-    if (word != 0) Free(ChildOf(word), level - 1);
+void* ExclusiveTable::Room() const {
+  switch (memory_) {
+    case Memory::kOwn:
+      return ::operator new(sizeof(Node));
+    case Memory::kOfStage2:
+      return table_memory::Allocate();
+  }
+  return nullptr;
+}
+
+void ExclusiveTable::Delete(Node* node) const {
+  switch (memory_) {
+    case Memory::kOwn:
+      return ::operator delete(node);
+    case Memory::kOfStage2:
+      return table_memory::Free(node);
   }
 }
 
-ExclusiveTable::Node* ExclusiveTable::TableOf(Gfn gfn) {
-  Node* node = root_.get();
-  for (unsigned level = kLevels - 1; level > 0; --level) {
-    uint64_t& word = node->words[IndexOf(gfn, level)];
-    if (word == 0) {
-      word = WordOf(new Node);
-      ++node->used;
+void ExclusiveTable::Free(Node* node, unsigned level) {
+  if (level > 0) {
+    for (const uint64_t word : node->words) {
+      if (word != 0) Free(ChildOf(word), level - 1);
     }
-    node = ChildOf(word);
   }
+  Delete(node);
+}
+
+ExclusiveTable::Node* ExclusiveTable::ChildAt(Node& node, Gfn gfn, unsigned level) {
+  uint64_t& word = node.words[IndexOf(gfn, level)];
+  if (word == 0) {
+    word = WordOf(NewNode());
+    ++node.used;
+  }
+  return ChildOf(word);
+}
+
+ExclusiveTable::Node* ExclusiveTable::BlockTableOf(Gfn gfn) {
+  Node* node = root_;
+  for (unsigned level = kLevels - 1; level > 1; --level) node = ChildAt(*node, gfn, level);
   return node;
 }
 
 void ExclusiveTable::Map(Gfn gfn, Pfn pfn, Access granted) {
-  Node* node = TableOf(gfn);
+  Node* node = ChildAt(*BlockTableOf(gfn), gfn, 1);
   uint64_t& word = node->words[IndexOf(gfn, 0)];
   if (word == 0) ++node->used;
   word = Pte::Leaf(pfn, granted).word();
@@ -38,7 +63,13 @@ void ExclusiveTable::Map(Gfn gfn, Pfn pfn, Access granted) {
 
 void ExclusiveTable::MapRange(GfnRange gfns, Pfn pfn, Access granted) {
   for (Gfn gfn = gfns.begin; gfn < gfns.end; gfn += kEntries) {
-    Node* node = TableOf(gfn);
+    Node* above = BlockTableOf(gfn);
+    uint64_t& word = above->words[IndexOf(gfn, 1)];
+    if (word == 0) {
+      word = WordOf(::new (Room()) Node(Node::Unwritten{}));
+      ++above->used;
+    }
+    Node* node = ChildOf(word);
     const Pfn first = pfn + (gfn - gfns.begin);
     for (unsigned i = 0; i < kEntries; ++i) {
       node->words[i] = Pte::Leaf(first + i, granted).word();
@@ -57,7 +88,7 @@ void ExclusiveTable::UnmapBelow(Node& node, unsigned level, GfnRange range) {
       Node* child = ChildOf(word);
       UnmapBelow(*child, level - 1, {gfn, next});
       if (child->used == 0) {
-        delete child;
+        Delete(child);
         word = 0;
         --node.used;
       }
@@ -70,7 +101,7 @@ void ExclusiveTable::UnmapBelow(Node& node, unsigned level, GfnRange range) {
 }
 
 Pte ExclusiveTable::Lookup(Gfn gfn) const {
-  const Node* node = root_.get();
+  const Node* node = root_;
   for (unsigned level = kLevels - 1; level > 0; --level) {
     const uint64_t word = node->words[IndexOf(gfn, level)];
     if (word == 0) return Pte();

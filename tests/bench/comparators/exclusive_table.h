@@ -8,24 +8,28 @@
 
 #include <array>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 
 #include "mmu/pte.h"
+#include "mmu/table.h"
 #include "mmu/types.h"
 
 namespace underfoot::bench {
 
 class ExclusiveTable {
  public:
-  ExclusiveTable();
+  // Where its tables lie: in memory of its own, or where stage-2's do.
+  enum class Memory : uint8_t { kOwn, kOfStage2 };
+
+  explicit ExclusiveTable(Memory memory = Memory::kOwn);
   ~ExclusiveTable();
   ExclusiveTable(const ExclusiveTable&) = delete;
   ExclusiveTable& operator=(const ExclusiveTable&) = delete;
 
   // A leaf of 4 KiB.
   void Map(Gfn gfn, Pfn pfn, Access granted);
-  // Whole tables of leaves, to consecutive frames: `gfns` begins and ends at a table's boundary.
+  // Whole tables of leaves, to consecutive frames: `gfns` begins and ends at a table's boundary. A
+  // table that is new is written once.
   void MapRange(GfnRange gfns, Pfn pfn, Access granted);
   void Unmap(GfnRange range);
   // The leaf's word; empty when there is none.
@@ -33,17 +37,29 @@ class ExclusiveTable {
 
  private:
   struct Node {
-    std::array<uint64_t, kEntries> words{};
+    // For one of which the caller writes every word.
+    struct Unwritten {};
+    Node() : words{} {}
+    explicit Node(Unwritten) {}
+
+    std::array<uint64_t, kEntries> words;
     uint32_t used = 0;
   };
+  static_assert(sizeof(Node) <= sizeof(Table) && alignof(Node) <= alignof(Table));
 
-  Node* TableOf(Gfn gfn);
+  void* Room() const;
+  Node* NewNode() const { return ::new (Room()) Node; }
+  void Delete(Node* node) const;
+  // The table that `gfn` is in at level 1, with the ones above it.
+  Node* BlockTableOf(Gfn gfn);
+  Node* ChildAt(Node& node, Gfn gfn, unsigned level);
   static Node* ChildOf(uint64_t word) { return std::bit_cast<Node*>(word); }
   static uint64_t WordOf(Node* node) { return std::bit_cast<uint64_t>(node); }
-  static void Free(Node* node, unsigned level);
-  static void UnmapBelow(Node& node, unsigned level, GfnRange range);
+  void Free(Node* node, unsigned level);
+  void UnmapBelow(Node& node, unsigned level, GfnRange range);
 
-  std::unique_ptr<Node> root_;
+  const Memory memory_;
+  Node* const root_;
 };
 
 // The same for several threads: one lock around it all.

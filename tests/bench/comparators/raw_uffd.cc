@@ -15,11 +15,6 @@
 #include "tests/bench/cpus.h"
 
 namespace underfoot::bench {
-namespace {
-
-alignas(kPageSize) const std::byte kZeroes[kPageSize] = {};
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<RawUffdMemory>> RawUffdMemory::Create(uint64_t pages,
                                                                      Events events) {
@@ -47,14 +42,17 @@ RawUffdMemory::~RawUffdMemory() {
   thread_.join();
 }
 
-void RawUffdMemory::CopyZeroesTo(Hva page) {
+bool RawUffdMemory::CopyZeroesTo(HvaRange pages) {
+  UNDERFOOT_CHECK(pages.size() <= zeroes_.range().size(), "more pages than a copy has zeroes for",
+                  pages.size(), kMostPages);
   uffdio_copy copy{};
-  copy.dst = page.value;
-  copy.src = HvaOf(kZeroes).value;
-  copy.len = kPageSize;
+  copy.dst = pages.begin.value;
+  copy.src = zeroes_.range().begin.value;
+  copy.len = pages.size();
   const int result = ioctl(fd_.get(), UFFDIO_COPY, &copy);
   UNDERFOOT_CHECK(result == 0 || errno == EEXIST || errno == EAGAIN, "UFFDIO_COPY failed",
-                  page.value, errno);
+                  pages.begin.value, errno);
+  return result == 0;
 }
 
 void RawUffdMemory::Serve(int cpu) {
@@ -70,7 +68,7 @@ void RawUffdMemory::Main(int cpu) {
     uffd_msg message{};
     if (read(fd_.get(), &message, sizeof(message)) != sizeof(message)) continue;
     if (message.event != UFFD_EVENT_PAGEFAULT) continue;
-    CopyZeroesTo(PageOf(Hva{message.arg.pagefault.address}));
+    CopyZeroesTo(PageRangeOf(PageOf(Hva{message.arg.pagefault.address})));
   }
 }
 

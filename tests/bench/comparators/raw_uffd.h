@@ -21,6 +21,7 @@ namespace underfoot::bench {
 class RawUffdMemory {
  public:
   enum class Events { kFaultsOnly, kRemovalsToo };
+  static constexpr uint64_t kMostPages = 64;  // in one copy
 
   // Registered for missing pages.
   static absl::StatusOr<std::unique_ptr<RawUffdMemory>> Create(uint64_t pages, Events events);
@@ -29,7 +30,10 @@ class RawUffdMemory {
   RawUffdMemory& operator=(const RawUffdMemory&) = delete;
 
   const AnonymousMemory& memory() const { return memory_; }
-  void CopyZeroes(uint64_t page) { CopyZeroesTo(memory_.Pages(page, 1).begin); }
+  // At most kMostPages. False: something is there already, or the mm is changing.
+  bool CopyZeroes(uint64_t first, uint64_t count = 1) {
+    return CopyZeroesTo(memory_.Pages(first, count));
+  }
 
   // A thread on `cpu` that polls, reads a message, copies zeroes to the page of a fault, and only
   // reads everything else.
@@ -38,10 +42,11 @@ class RawUffdMemory {
  private:
   RawUffdMemory(uint64_t pages, UniqueFd fd, UniqueFd stop)
       : memory_(pages), fd_(std::move(fd)), stop_(std::move(stop)) {}
-  void CopyZeroesTo(Hva page);
+  bool CopyZeroesTo(HvaRange pages);
   void Main(int cpu);
 
   AnonymousMemory memory_;
+  const AnonymousMemory zeroes_{kMostPages};
   UniqueFd fd_;
   UniqueFd stop_;
   std::thread thread_;

@@ -1,0 +1,121 @@
+#include "vmm/memory/fault_window.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace underfoot::testing {
+namespace {
+
+constexpr Hva kBase{uint64_t{1} << 40};
+
+class FaultWindowTest : public ::testing::Test {
+ protected:
+  static Hva PageAt(uint64_t i) { return kBase + i * kPageSize; }
+  static HvaRange Pages(uint64_t first, uint64_t end) { return {PageAt(first), PageAt(end)}; }
+  static constexpr HvaRange kEverywhere{{0}, {~uint64_t{0}}};
+  HvaRange Next(uint64_t page) { return window_.Next(PageAt(page), kEverywhere); }
+  // Faults as a thread takes them that touches every page in turn: `pages` of them, from `first` on
+  // or down. Returns the first page not brought in.
+  uint64_t Up(uint64_t first, unsigned faults) {
+    for (unsigned i = 0; i < faults; ++i) first = (Next(first).end - kBase) / kPageSize;
+    return first;
+  }
+  uint64_t Down(uint64_t last, unsigned faults) {
+    for (unsigned i = 0; i < faults; ++i) last = (Next(last).begin - kBase) / kPageSize - 1;
+    return last;
+  }
+
+  FaultWindow window_{64};
+};
+
+TEST_F(FaultWindowTest, FaultsThatFollowBringInTwiceAsMuchEachTimeUpToTheLimit) {
+  EXPECT_EQ(Next(0), Pages(0, 1));
+  EXPECT_EQ(Next(1), Pages(1, 2));
+  EXPECT_EQ(Next(2), Pages(2, 4));
+  EXPECT_EQ(Next(4), Pages(4, 8));
+  EXPECT_EQ(Next(8), Pages(8, 16));
+  EXPECT_EQ(Next(16), Pages(16, 32));
+  EXPECT_EQ(Next(32), Pages(32, 64));
+  EXPECT_EQ(Next(64), Pages(64, 128));
+  EXPECT_EQ(Next(128), Pages(128, 192));
+}
+
+TEST_F(FaultWindowTest, DownwardsAsUpwards) {
+  EXPECT_EQ(Next(255), Pages(255, 256));
+  EXPECT_EQ(Next(254), Pages(254, 255));
+  EXPECT_EQ(Next(253), Pages(252, 254));
+  EXPECT_EQ(Next(251), Pages(248, 252));
+  EXPECT_EQ(Next(247), Pages(240, 248));
+  Down(239, 3);
+  EXPECT_EQ(Next(127), Pages(64, 128));
+}
+
+TEST_F(FaultWindowTest, ScatteredFaultsBringInThemselves) {
+  for (uint64_t i = 0; i < 1000; ++i) {
+    const uint64_t page = i * 7919 % 100003 * 2;
+    ASSERT_EQ(Next(page), Pages(page, page + 1)) << i;
+  }
+}
+
+TEST_F(FaultWindowTest, ALimitOfOneIsOff) {
+  FaultWindow off(1);
+  for (uint64_t i = 0; i < 100; ++i) ASSERT_EQ(off.Next(PageAt(i), kEverywhere), Pages(i, i + 1));
+}
+
+TEST_F(FaultWindowTest, EveryWindowHasItsPageAndNoMoreThanTheLimit) {
+  FaultWindow small(8);
+  for (uint64_t page = 3; page < 1000;) {
+    const HvaRange window = small.Next(PageAt(page), kEverywhere);
+    ASSERT_TRUE(window.Contains(PageAt(page)));
+    ASSERT_LE(window.size(), 8 * kPageSize);
+    page = (window.end - kBase) / kPageSize;
+  }
+}
+
+TEST_F(FaultWindowTest, ALimitNeedBeNoPowerOfTwo) {
+  FaultWindow window(100);
+  uint64_t page = 0;
+  for (int i = 0; i < 10; ++i) {
+    const HvaRange range = window.Next(PageAt(page), kEverywhere);
+    ASSERT_EQ(range.begin, PageAt(page));
+    ASSERT_LE(range.size(), 100 * kPageSize);
+    page = (range.end - kBase) / kPageSize;
+  }
+  EXPECT_EQ(window.Next(PageAt(page), kEverywhere).size(), 100 * kPageSize);
+}
+
+// A window ends with its table or memslot; the stream does not.
+TEST_F(FaultWindowTest, AStreamGoesOnBehindABorder) {
+  const uint64_t page = Up(0, 8);
+  const HvaRange cut = window_.Next(PageAt(page), Pages(0, page + 10));
+  EXPECT_EQ(cut, Pages(page, page + 10));
+  EXPECT_EQ(Next(page + 10), Pages(page + 10, page + 64));
+  EXPECT_EQ(Next(page + 64), Pages(page + 64, page + 128));
+}
+
+TEST_F(FaultWindowTest, StreamsThatTakeTurnsAreFollowedEach) {
+  std::vector<uint64_t> next;
+  for (uint64_t i = 0; i < 8; ++i) next.push_back(i << 20);
+  for (int turn = 0; turn < 8; ++turn) {
+    for (uint64_t& page : next) page = Up(page, 1);
+  }
+  for (const uint64_t page : next) EXPECT_EQ(Next(page), Pages(page, page + 64));
+}
+
+TEST_F(FaultWindowTest, ScatteredFaultsPushOutNoStreamThatHasGrown) {
+  const uint64_t page = Up(0, 8);
+  for (uint64_t i = 1; i < 1000; ++i) static_cast<void>(Next(i * 7919));
+  EXPECT_EQ(Next(page), Pages(page, page + 64));
+}
+
+TEST_F(FaultWindowTest, FaultsInsideTheLastWindowKeepItFromGrowing) {
+  const uint64_t page = Up(0, 8);
+  EXPECT_EQ(Next(page - 40), Pages(page - 40, page - 39));
+  EXPECT_EQ(Next(page), Pages(page, page + 64));  // one: another thread was in the same window
+  for (const uint64_t back : {50, 40, 30, 20, 10, 5}) static_cast<void>(Next(page + 64 - back));
+  EXPECT_EQ(Next(page + 64).size(), 2 * kPageSize);
+}
+
+}  // namespace
+}  // namespace underfoot::testing
