@@ -12,7 +12,8 @@
 //   0x0000000  not used          0x0100000  stacks, kStackBytes for each vCPU
 //   0x0001000  BootInfo          0x0200000  the guest image
 //   0x0002000  Reports           0x0400000  the guest's own tables (heap)
-//   0x0020000  page tables       0x1000000  end: data ranges begin
+//   0x0020000  page tables       0x0a00000  visits, if they are kept; else more of the heap
+//                                0x1000000  end: data ranges begin
 //
 // Thread safety: each word has one writer, named at the field. Read and write them as single
 // 8-byte accesses (relaxed atomics): the other side looks on while the guest runs.
@@ -42,6 +43,8 @@ inline constexpr uint64_t kImageGpa = 0x200000;
 inline constexpr uint64_t kImageEnd = 0x400000;
 inline constexpr uint64_t kHeapGpa = 0x400000;
 inline constexpr uint64_t kSystemAreaBytes = 0x1000000;
+// Where the heap ends, and the visits begin, if BootInfo::keep_visits asks for them.
+inline constexpr uint64_t kVisitsGpa = 0xa00000;
 
 constexpr uint64_t StackTop(uint64_t vcpu) { return kStacksGpa + (vcpu + 1) * kStackBytes; }
 static_assert(StackTop(kMaxVcpus - 1) <= kImageGpa);
@@ -137,7 +140,9 @@ struct BootInfo {
   uint64_t final_pages;   // per vCPU, verify at most so many pages after `stop`; 0: all
   uint64_t memory_bytes;  // end of RAM as the page tables map it
   uint64_t range_count;
-  uint64_t reserved[6];
+  uint64_t keep_visits;  // 1: note each touch of a page of a precious or discardable range
+  uint64_t visit_epoch;  // written by the VMM at any time: what is noted, from 1 on
+  uint64_t reserved[4];
   DataRange ranges[kMaxRanges];
   uint64_t stop;   // VMM writes 1: finish the round, verify once more, report, end
   uint64_t abort;  // guest writes 1: a vCPU ended by an exception, nobody waits for it
@@ -176,10 +181,25 @@ struct Report {
   uint64_t exception_error;
   uint64_t exception_rip;
   uint64_t exception_cr2;
-  uint64_t visiting_gpa;  // the 64 pages that it writes just now; 0: none
-  uint64_t reserved[3];
+  uint64_t visiting_gpa;   // the 64 pages that it writes just now; 0: none
+  uint64_t visiting_page;  // the page that it touches just now, if visits are kept; 0: none
+  uint64_t reserved[2];
   Mismatch first[kMaxMismatches];
 };
+
+// One for each page from gpa kSystemAreaBytes on, at kVisitsGpa, if visits are kept: the epoch in
+// which the guest last read or wrote the page, and last wrote it; 0: never. Noted before the
+// access, by any vCPU. A page that is some vCPU's visiting_page when all stand still may be noted
+// and not touched yet, or touched and noted with the epoch before; all others are exact.
+struct Visit {
+  uint32_t touched;
+  uint32_t written;
+};
+inline constexpr uint64_t kMaxVisits = (kSystemAreaBytes - kVisitsGpa) / sizeof(Visit);
+
+constexpr uint64_t VisitGpa(uint64_t page_gpa) {
+  return kVisitsGpa + (page_gpa - kSystemAreaBytes) / 4096 * sizeof(Visit);
+}
 
 constexpr uint64_t ReportGpa(uint64_t vcpu) { return kReportsGpa + vcpu * sizeof(Report); }
 

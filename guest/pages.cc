@@ -3,8 +3,10 @@
 namespace underfoot::guest {
 namespace {
 
-constexpr uint64_t kHeapBytes = abi::kSystemAreaBytes - abi::kHeapGpa;
-constexpr uint64_t kMaxChunks = kHeapBytes / (kChunkPages * sizeof(uint32_t));
+uint64_t MaxChunks(const abi::BootInfo& boot) {
+  const uint64_t end = boot.keep_visits != 0 ? abi::kVisitsGpa : abi::kSystemAreaBytes;
+  return (end - abi::kHeapGpa) / (kChunkPages * sizeof(uint32_t));
+}
 
 uint64_t ChunksIn(uint64_t bytes) { return (bytes / kPageBytes + kChunkPages - 1) / kChunkPages; }
 
@@ -32,7 +34,10 @@ bool Pages::Init(const abi::BootInfo& boot) {
     total_ += ChunksIn(range.bytes);
     pages += range.bytes / kPageBytes;
   }
-  used_ = total_ < kMaxChunks ? total_ : kMaxChunks;
+  const uint64_t data_pages = (boot.memory_bytes - abi::kSystemAreaBytes) / kPageBytes;
+  if (boot.keep_visits != 0 && data_pages > abi::kMaxVisits) return false;
+  const uint64_t most = MaxChunks(boot);
+  used_ = total_ < most ? total_ : most;
   if (boot.max_pages != 0 && ChunksIn(boot.max_pages * kPageBytes) < used_) {
     used_ = ChunksIn(boot.max_pages * kPageBytes);
   }

@@ -1,6 +1,7 @@
 #include "guest/smp.h"
 
 #include "guest/barrier.h"
+#include "guest/visits.h"
 
 namespace underfoot::guest {
 namespace {
@@ -40,6 +41,8 @@ void VerifyWord(Context& context, const Chunk& chunk, uint64_t gpa, uint64_t vcp
 
 void VerifyPage(Context& context, const Chunk& chunk, uint64_t i, uint64_t round) {
   const uint64_t gpa = chunk.gpa + i * kPageBytes;
+  Visit(context, gpa);
+  NoteTouch(context, gpa, false);
   for (uint64_t vcpu = 0; vcpu < context.boot.vcpus; ++vcpu) {
     VerifyWord(context, chunk, gpa, vcpu, round);
   }
@@ -59,16 +62,20 @@ bool SmpRound(Context& context, uint64_t round, bool stop) {
   const uint64_t start = round % 2 == 0 ? 0 : context.vcpu;
   for (uint64_t i = 0; i < chunk.pages; ++i) {
     const uint64_t gpa = chunk.gpa + (start + i) % chunk.pages * kPageBytes;
+    Visit(context, gpa);
+    NoteTouch(context, gpa, true);
     // Mostly written at once: then it is a write fault that the vCPUs meet in.
     if (((choice >> 32) + i) % 4 == 0) VerifyWord(context, chunk, gpa, context.vcpu, last);
     Store(WordGpa(gpa, context.vcpu), Word(context, gpa / kPageBytes, context.vcpu, round));
     Add(context.report.pages_written, 1);
   }
+  Visit(context, 0);
   // Nobody stops here: what one wrote, the others check.
   static_cast<void>(barrier.Meet(context, false));
   for (uint64_t i = 0; i < chunk.pages; ++i) VerifyPage(context, chunk, i, round);
   // The others read it after the next barrier, and this vCPU gets there after this store.
   if (context.vcpu == 0) Poke(*chunk.notes, static_cast<uint32_t>(round));
+  Visit(context, 0);
   Poke(context.report.visiting_gpa, uint64_t{0});
   return false;
 }

@@ -1,5 +1,7 @@
 #include "guest/stamp.h"
 
+#include "guest/visits.h"
+
 namespace underfoot::guest {
 namespace {
 
@@ -60,6 +62,7 @@ void VerifyZeroes(Context& context, const Page& page) {
 
 void VerifyPage(Context& context, const Page& page) {
   Add(context.report.pages_checked, 1);
+  NoteTouch(context, page.gpa, false);
   const uint32_t note = *page.note;
   const uint64_t generation = note & kGeneration;
   if (generation == 0 || (note & kZeroSeen) != 0) return VerifyZeroes(context, page);
@@ -86,6 +89,7 @@ void VerifyPage(Context& context, const Page& page) {
 
 void WritePage(Context& context, const Page& page) {
   Add(context.report.pages_written, 1);
+  NoteTouch(context, page.gpa, true);
   const uint32_t generation = ((*page.note & kGeneration) + 1) & kGeneration;
   const uint64_t stamp = Stamp(context, page, generation);
   *page.note = generation;
@@ -122,9 +126,11 @@ void StampRound(Context& context) {
     more_chance >>= 1;
     if (index >= chunk.pages) continue;
     const Page page = PageOf(chunk, index);
+    Visit(context, page.gpa);
     if (!only_write) VerifyPage(context, page);
     if (!only_read) WritePage(context, page);
   }
+  Visit(context, 0);
   Poke(context.report.visiting_gpa, uint64_t{0});
 }
 
@@ -140,7 +146,9 @@ void VerifyStamps(Context& context) {
         Add(context.report.final_skipped, 1);
         continue;
       }
-      VerifyPage(context, PageOf(chunk, i));
+      const Page page = PageOf(chunk, i);
+      Visit(context, page.gpa);
+      VerifyPage(context, page);
       Add(context.report.final_checked, 1);
     }
   }

@@ -120,6 +120,12 @@ absl::Status CheckBootConfig(const BootConfig& config) {
         "workload %u: the guest knows 0 to %u", static_cast<uint64_t>(config.workload),
         static_cast<uint64_t>(abi::Workload::kMixed)));
   }
+  const uint64_t data_pages = (config.memory_bytes - abi::kSystemAreaBytes) / kPageSize;
+  if (config.keep_visits && data_pages > abi::kMaxVisits) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "guest memory of %u bytes: to note visits there is room for %u pages; take less memory",
+        config.memory_bytes, abi::kMaxVisits));
+  }
   if (config.ranges.size() > abi::kMaxRanges) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%u data ranges: at most %u", config.ranges.size(), abi::kMaxRanges));
@@ -149,6 +155,8 @@ absl::Status WriteBootData(const BootConfig& config, GuestWriter write) {
   info.max_pages = config.max_pages;
   info.final_pages = config.final_pages;
   info.memory_bytes = config.memory_bytes;
+  info.keep_visits = config.keep_visits ? 1 : 0;
+  info.visit_epoch = 1;
   info.range_count = config.ranges.size();
   std::copy(config.ranges.begin(), config.ranges.end(), info.ranges);
   return write({abi::kBootInfoGpa}, std::as_bytes(std::span(&info, 1)));

@@ -25,6 +25,7 @@ struct BootConfig {
   uint64_t max_rounds = 0;   // 0: until stop
   uint64_t max_pages = 0;    // 0: all
   uint64_t final_pages = 0;  // 0: all
+  bool keep_visits = false;  // the guest notes which pages it touches (abi::Visit)
   std::vector<abi::DataRange> ranges;
 };
 

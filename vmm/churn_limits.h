@@ -18,6 +18,15 @@ struct ChurnLimits {
   // Of kinds that the host does not offer: why not, and what to do.
   std::map<ChurnKind, std::string> unavailable = {};
 
+  // The kinds that would wipe out what a sampler of writes reads.
+  void SpareWriteProtection() {
+    for (const ChurnKind kind : {ChurnKind::kWp, ChurnKind::kSplit}) {
+      unavailable[kind] =
+          "write-protects pages, by which --working-set sees what is written in private memory; "
+          "leave one of the two out, or take --backing memfd";
+    }
+  }
+
   // Empty: the kind can be done; else why not, and what to do.
   [[nodiscard]] std::string WhyNot(ChurnKind kind) const {
     const ChurnKindInfo& info = InfoOf(kind);

@@ -42,7 +42,8 @@ absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const RunOptions& optio
   absl::StatusOr<Vm> vm = kvm->CreateVm();
   if (!vm.ok()) return std::move(vm).status();
   absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open(
-      {.events = options.removal_events ? UffdEvents::kAll : UffdEvents::kNoRemovals});
+      {.events = options.removal_events ? UffdEvents::kAll : UffdEvents::kNoRemovals,
+       .async_write_protect = options.async_write_protect});
   if (!uffd.ok()) return std::move(uffd).status();
   absl::StatusOr<Pagemap> pagemap = Pagemap::Open();
   if (!pagemap.ok()) return std::move(pagemap).status();
@@ -75,7 +76,7 @@ Machine::Machine(const RunOptions& options, Parts parts, SerialPort::Sink serial
       hooks_(mmu_.notifier(), uffd_, expected_, &events_),
       access_(mmu_, *memory_, pagemap_),
       monitor_(mmu_, uffd_, pagemap_, source_, expected_, settling_, &events_,
-               options.fault_around),
+               options.page_in_is_touch() ? 1 : options.fault_around),
       platform_(options.vcpus, std::move(serial_sink)),
       exits_(options.vcpus, mmu_, access_, hooks_, platform_),
       reports_(memory_->slots().front().hva, options.vcpus),
@@ -95,6 +96,7 @@ Machine::Machine(const RunOptions& options, Parts parts, SerialPort::Sink serial
 }
 
 Machine::~Machine() {
+  if (working_set_ != nullptr) working_set_->Stop();
   churn_.Stop();
   StopVcpus();
   ring_.Stop();
@@ -117,10 +119,18 @@ absl::Status Machine::Prepare() {
       !attached.ok()) {
     return attached;
   }
+  PrepareWorkingSet();
   if (absl::Status started = monitor_.Start(); !started.ok()) return started;
   if (absl::Status added = AddSlots(); !added.ok()) return added;
   if (absl::Status loaded = LoadGuest(); !loaded.ok()) return loaded;
   return CreateVcpus();
+}
+
+void Machine::PrepareWorkingSet() {
+  if (!options_.working_set_period.has_value()) return;
+  working_set_ = std::make_unique<WorkingSet>(*memory_, mmu_.notifier(), hooks_, pagemap_);
+  source_.TellTouches([this](Hva page) { working_set_->Touched(page); });
+  kernel_.SetYoungSink([this](Hva page) { working_set_->Touched(page); });
 }
 
 absl::Status Machine::AddSlots() {
@@ -152,6 +162,7 @@ absl::Status Machine::LoadGuest() {
   boot.vcpus = options_.vcpus;
   boot.workload = workload.value_or(abi::Workload::kMixed);
   boot.seed = options_.seed;
+  boot.keep_visits = options_.keep_visits;
   boot.ranges = memory_->DataRanges();
   return WriteBootData(boot, write);
 }
@@ -173,6 +184,9 @@ absl::Status Machine::Start() {
     if (absl::Status started = vcpu->Start(); !started.ok()) return started;
   }
   if (absl::Status started = StartKernelNotifier(); !started.ok()) return started;
+  if (working_set_ != nullptr && options_.working_set_period->count() > 0) {
+    working_set_->Start(absl::FromChrono(*options_.working_set_period));
+  }
   if (!options_.churn.off() || tape_.replays()) churn_.Run(options_.churn.rates, options_.seed);
   absl::MutexLock lock(&mutex_);
   state_ = VmState::kRunning;
@@ -250,6 +264,7 @@ absl::Status Machine::Finish() {
   ResumeForGood();
   reports_.RequestStop();
   const bool ended = exits_.WaitForAll(kVerdictTimeout);
+  if (working_set_ != nullptr) working_set_->Stop();
   churn_.Stop();
   StopVcpus();
   ring_.Stop();
@@ -334,6 +349,7 @@ Stats Machine::GetStats() const {
   stats.kernel = kernel_.Stats();
   stats.churn = churn_.Stats();
   stats.audit = auditor_.Stats();
+  if (working_set_ != nullptr) stats.working_set = working_set_->Stats();
   absl::MutexLock lock(&mutex_);
   stats.vm.state = state_;
   stats.guest.verdict = verdict_;

@@ -20,6 +20,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "mmu/mmu.h"
+#include "vmm/ageing/working_set.h"
 #include "vmm/churn/engine.h"
 #include "vmm/churn/operations.h"
 #include "vmm/coverage/coverage.h"
@@ -79,6 +80,8 @@ class Machine {
   ReplayStats replay() const { return tape_.Replay(); }
   const EventLog& events() const { return events_; }
   CoverageMatrix coverage() const { return coverage_.Matrix(); }
+  // Null: nothing is sampled.
+  WorkingSet* working_set() { return working_set_.get(); }
   KernelNotifier& kernel() { return kernel_; }
   const std::string& vendor() const { return vendor_; }
   bool real_pfns() const { return pagemap_.real_pfns(); }
@@ -95,6 +98,7 @@ class Machine {
 
   Machine(const RunOptions& options, Parts parts, SerialPort::Sink serial_sink);
   absl::Status Prepare();
+  void PrepareWorkingSet();
   absl::Status AddSlots();
   absl::Status LoadGuest();
   absl::Status CreateVcpus();
@@ -123,6 +127,7 @@ class Machine {
   Mmu mmu_;
   KernelNotifier kernel_;
   MmHooks hooks_;
+  std::unique_ptr<WorkingSet> working_set_;
   GuestAccess access_;
   UffdMonitor monitor_;
   Platform platform_;

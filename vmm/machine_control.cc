@@ -127,6 +127,14 @@ absl::Status MachineControl::Quit() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<WorkingSetInfo> MachineControl::GetWorkingSet(std::optional<absl::Duration> window) {
+  if (machine_.working_set() == nullptr) {
+    return absl::FailedPreconditionError(
+        "the working set of this machine is not sampled; start it with --working-set 1s");
+  }
+  return machine_.working_set()->Info(window);
+}
+
 absl::StatusOr<ChurnState> MachineControl::GetChurn() {
   const ChurnStats stats = machine_.churn().Stats();
   return ChurnState{.running = stats.running,

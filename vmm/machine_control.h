@@ -23,6 +23,7 @@ class MachineControl final : public ControlTarget {
   absl::Status Pause() override { return machine_.Pause(); }
   absl::Status Resume() override { return machine_.Resume(); }
   absl::Status Quit() override;
+  absl::StatusOr<WorkingSetInfo> GetWorkingSet(std::optional<absl::Duration> window) override;
   absl::StatusOr<CoverageMatrix> GetCoverage() override { return machine_.coverage(); }
   uint64_t EventsEnd() override { return machine_.events().end(); }
   std::vector<NumberedEvent> GetEvents(uint64_t first, size_t most) override {

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -44,6 +45,12 @@ struct RunOptions {
   ChurnSpec churn;             // resolved for `backing`: every kind is possible
   uint64_t retired_cap_bytes = uint64_t{4} << 20;  // table pages that may wait to be freed
   KernelEvents kernel_events = KernelEvents::kAuto;
+  // The kernel resolves write-protect faults itself and only notes them: Linux 6.7.
+  bool async_write_protect = false;
+  // Between two scans for touched pages; 0: by hand (Machine::working_set); absent: none are made.
+  // On private memory it needs async_write_protect.
+  std::optional<std::chrono::milliseconds> working_set_period = {};
+  bool keep_visits = false;  // the guest notes what it touches, for who checks the working set
   uint64_t seed = 1;
   std::chrono::milliseconds duration = std::chrono::seconds(10);  // 0: until quit
   std::string control_path;  // of the socket; the default of `name` unless it was given
@@ -57,6 +64,10 @@ struct RunOptions {
   std::map<ChurnKind, std::string> unavailable_churn = {};
 
   ChurnLimits ChurnLimitsOfHost() const { return {backing, unavailable_churn}; }
+  bool SamplesWrites() const { return working_set_period.has_value() && backing == Backing::kAnon; }
+  // Whatever brings pages in ahead of the guest (fault-around, read-ahead) has to be off then: a
+  // page that is there counts as touched.
+  bool page_in_is_touch() const { return working_set_period.has_value(); }
 };
 
 }  // namespace underfoot

@@ -92,6 +92,16 @@ struct AuditStats {
   uint64_t missed_by_kernel = 0;
 };
 
+// The sampler of the working set.
+struct WorkingSetStats {
+  bool enabled = false;
+  uint64_t period_us = 0;  // now; 0: off, or scanned by hand
+  uint64_t scans = 0;
+  uint64_t scan_us = 0;  // microseconds of the last one, now
+  uint64_t pages = 0;    // that are sampled, now
+  uint64_t touched = 0;  // by the last scan, now
+};
+
 struct Stats {
   VmStats vm;
   GuestStats guest;
@@ -104,6 +114,7 @@ struct Stats {
   KernelStats kernel;
   ChurnStats churn;
   AuditStats audit;
+  WorkingSetStats working_set;
 };
 
 // Operations of all kinds together.

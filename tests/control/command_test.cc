@@ -189,6 +189,44 @@ TEST_F(CommandTest, WatchTakesSecondsOrNothing) {
   }
 }
 
+TEST_F(CommandTest, TheWorkingSetIsSampledWhenAskedWithWhatTheBackingNeeds) {
+  EXPECT_FALSE(Run({}).working_set_period.has_value());
+  EXPECT_FALSE(Run({"--working-set", "0"}).working_set_period.has_value());
+  EXPECT_FALSE(Run({}).async_write_protect);
+  EXPECT_TRUE(Run({"--write-protect", "async"}).async_write_protect);
+  const RunOptions memfd = Run({"--working-set", "500ms", "--backing", "memfd"});
+  EXPECT_EQ(memfd.working_set_period, std::chrono::milliseconds(500));
+  EXPECT_FALSE(memfd.async_write_protect);
+  EXPECT_TRUE(memfd.page_in_is_touch());
+  EXPECT_FALSE(memfd.SamplesWrites());
+  const RunOptions anon = Run({"--working-set", "1s"});
+  EXPECT_TRUE(anon.async_write_protect);
+  EXPECT_TRUE(anon.SamplesWrites());
+  EXPECT_THAT(Error({"run", "--working-set", "1s", "--write-protect", "sync"}),
+              AllOf(HasSubstr("--working-set"), HasSubstr("--backing memfd")));
+  EXPECT_THAT(Error({"run", "--working-set", "often"}), HasSubstr("--working-set: 'often'"));
+  EXPECT_THAT(Error({"run", "--working-set", "2h"}), HasSubstr("must be from 10ms to 1h"));
+  EXPECT_THAT(Error({"run", "--working-set", "1ms"}), HasSubstr("must be from 10ms to 1h"));
+  EXPECT_THAT(Error({"run", "--write-protect", "never"}), HasSubstr("auto, sync or async"));
+}
+
+TEST_F(CommandTest, ASamplerOfWritesIsNotRunBesideWhatWipesThemOut) {
+  EXPECT_THAT(Error({"run", "--working-set", "1s", "--churn", "wp:5/s"}),
+              AllOf(HasSubstr("wp"), HasSubstr("--working-set")));
+  EXPECT_FALSE(
+      Run({"--working-set", "1s", "--churn", "mixed"}).churn.rates.contains(ChurnKind::kWp));
+  EXPECT_TRUE(Run({"--working-set", "1s", "--churn", "wp:5/s", "--backing", "memfd"})
+                  .churn.rates.contains(ChurnKind::kWp));
+}
+
+TEST_F(CommandTest, TheWorkingSetTakesSeconds) {
+  EXPECT_EQ(As<ClientCommand>({"working-set"}).seconds, "");
+  EXPECT_EQ(As<ClientCommand>({"working-set", "--seconds", "2.5"}).seconds, "2.5");
+  for (const char* bad : {"0", "-1", "x", "nan"}) {
+    EXPECT_THAT(Error({"working-set", std::string("--seconds=") + bad}), HasSubstr("--seconds"));
+  }
+}
+
 TEST_F(CommandTest, Stage2NeedsAFrameNumber) {
   EXPECT_EQ(As<ClientCommand>({"stage2", "0x100"}).gfn, Gfn{0x100});
   EXPECT_EQ(As<ClientCommand>({"stage2", "--watch", "1", "256"}).gfn, Gfn{256});

@@ -21,6 +21,7 @@ Stats SomeStats() {
   lag.Record(2);
   s.kernel = {true, "", 159, 160, 161, 162, 163, 164, 165, 166, lag.Snapshot()};
   s.audit = {155, 167, 168, 169, 170, 156, 171, 172, 173, 174, 175, 176, 177};
+  s.working_set = {true, 178, 179, 180, 181, 182};
   return s;
 }
 
@@ -43,6 +44,20 @@ CoverageMatrix SomeCoverage() {
   matrix.rows[1].operations = 6;
   matrix.rows[1].result = CoverageResult::kMissed;
   return matrix;
+}
+
+// The window asked for is what it covers; absent: a second.
+absl::StatusOr<WorkingSetInfo> FakeTarget::GetWorkingSet(std::optional<absl::Duration> window) {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  WorkingSetInfo info;
+  info.sees_reads = backing_ == Backing::kMemfd;
+  info.period_us = 500000;
+  info.scans = 2;
+  info.covered_us =
+      static_cast<uint64_t>(absl::ToInt64Microseconds(window.value_or(absl::Seconds(1))));
+  info.slots = {{0, {Gfn{0}, Gfn{0x100}}, std::nullopt}, {1, {Gfn{0x100}, Gfn{0x180}}, 32}};
+  return info;
 }
 
 absl::StatusOr<CoverageMatrix> FakeTarget::GetCoverage() {

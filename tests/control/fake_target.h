@@ -30,6 +30,7 @@ class FakeTarget : public ControlTarget {
   absl::Status Pause() override;
   absl::Status Resume() override;
   absl::Status Quit() override;
+  absl::StatusOr<WorkingSetInfo> GetWorkingSet(std::optional<absl::Duration> window) override;
   absl::StatusOr<CoverageMatrix> GetCoverage() override;
   uint64_t EventsEnd() override { return log_.end(); }
   std::vector<NumberedEvent> GetEvents(uint64_t first, size_t most) override {

@@ -44,7 +44,9 @@ constexpr char kStats[] = R"({
   "audit": {"checks": 155, "cache_checks": 167, "sweeps": 168, "sweep_us": 169, "in_flight": 170,
             "differences": 156, "explained_uffd": 171, "explained_kernel": 172,
             "unobserved": 173, "unexplained": 174, "missed_by_hooks": 175, "missed_by_uffd": 176,
-            "missed_by_kernel": 177}
+            "missed_by_kernel": 177},
+  "working_set": {"enabled": true, "period_us": 178, "scans": 179, "scan_us": 180, "pages": 181,
+                  "touched": 182}
 })";
 
 TEST(JsonTest, StatsHaveTheStableNamesAndNothingMixedUp) {

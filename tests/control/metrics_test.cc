@@ -91,8 +91,9 @@ TEST(MetricsTest, CountersAndOnlyCountersEndInTotal) {
 // Every number of /v1/stats must be somewhere in /metrics, under the name that follows from it.
 TEST(MetricsTest, EveryNumberOfTheStatsIsExportedUnderItsName) {
   const Exposition exposition = Parse(PrometheusText(SomeStats()));
-  const std::set<std::string> in_seconds = {"vm_uptime_us", "memslots_update_wait_us_max",
-                                            "rcu_oldest_us", "audit_sweep_us"};
+  const std::set<std::string> in_seconds = {"vm_uptime_us",          "memslots_update_wait_us_max",
+                                            "rcu_oldest_us",         "audit_sweep_us",
+                                            "working_set_period_us", "working_set_scan_us"};
   const Json stats = ToJson(SomeStats());
   for (const auto& [group, fields] : stats.items()) {
     for (const auto& [field, value] : fields.items()) {
@@ -118,7 +119,7 @@ TEST(MetricsTest, WhatIsNowIsAGauge) {
   for (const char* name :
        {"stage2_leaves_4k", "stage2_leaves_2m", "stage2_tables", "notifier_in_flight",
         "memslots_count", "memslots_generation", "rcu_pending_tables", "rcu_pending_bytes",
-        "rcu_peak_bytes", "stage2_leaves_1g", "pfn_caches_count"}) {
+        "rcu_peak_bytes", "working_set_touched", "stage2_leaves_1g", "pfn_caches_count"}) {
     EXPECT_EQ(exposition.types.at(std::string("underfoot_") + name), "gauge");
   }
 }

@@ -62,8 +62,8 @@ TEST_F(RoutesTest, TheIndexListsEveryRoute) {
     EXPECT_EQ(Ask("HEAD", paths.back() + query).status, 200) << paths.back();
   }
   EXPECT_THAT(paths, ::testing::ElementsAre("/v1", "/v1/vm", "/v1/stats", "/v1/caches",
-                                            "/v1/memslots", "/v1/stage2", "/v1/coverage",
-                                            "/v1/events", "/v1/churn", "/metrics"));
+                                            "/v1/memslots", "/v1/stage2", "/v1/working-set",
+                                            "/v1/coverage", "/v1/events", "/v1/churn", "/metrics"));
 }
 
 TEST_F(RoutesTest, CachesSayWhatTheyAreKeyedByAndWhatTheyHold) {
@@ -106,6 +106,21 @@ TEST_F(RoutesTest, Stage2RefusesWhatIsNoFrameNumber) {
         << bad;
   }
   EXPECT_THAT(Message(Ask("GET", "/v1/stage2?gpa=4096"), 400), HasSubstr("no parameter 'gpa'"));
+}
+
+TEST_F(RoutesTest, TheWorkingSetIsBySlotAndOfTheWindowThatIsAsked) {
+  EXPECT_EQ(Get("/v1/working-set?seconds=2.5"), Json::parse(R"({"sees": "accesses",
+    "period_us": 500000, "scans": 2, "covered_us": 2500000, "pages": 128, "touched": 32, "slots": [
+    {"id": 0, "gfn_begin": 0, "pages": 256, "touched": null},
+    {"id": 1, "gfn_begin": 256, "pages": 128, "touched": 32}]})"));
+  EXPECT_EQ(Get("/v1/working-set")["covered_us"], 1000000) << "the fake's own period";
+  target_.SetBacking(Backing::kAnon);
+  EXPECT_EQ(Get("/v1/working-set")["sees"], "writes");
+  for (const char* bad : {"", "0", "-1", "x", "nan", "inf", "1s", "1e7", "1 "}) {
+    EXPECT_THAT(Message(Ask("GET", std::string("/v1/working-set?seconds=") + bad), 400),
+                HasSubstr("must be a number above 0"))
+        << bad;
+  }
 }
 
 TEST_F(RoutesTest, CoverageIsARowAKindWithACellASource) {
@@ -278,7 +293,7 @@ TEST_F(RoutesTest, AnErrorOfTheMachineKeepsItsMessageAndGetsItsStatus) {
     target_.FailWith(status);
     const std::string message(status.message());
     for (const char* path : {"/v1/vm", "/v1/stats", "/v1/caches", "/v1/memslots",
-                             "/v1/stage2?gfn=1", "/v1/churn", "/metrics"}) {
+                             "/v1/stage2?gfn=1", "/v1/working-set", "/v1/churn", "/metrics"}) {
       EXPECT_EQ(Message(Ask("GET", path), http), message) << path;
     }
     EXPECT_EQ(Message(Ask("PUT", "/v1/vm", R"({"state": "quit"})"), http), message);

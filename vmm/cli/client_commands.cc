@@ -39,6 +39,9 @@ absl::StatusOr<Json> Ask(ControlClient& client, const ClientCommand& command) {
       return client.Get("/v1/memslots");
     case ClientVerb::kStage2:
       return client.Get(absl::StrFormat("/v1/stage2?gfn=%u", command.gfn.value));
+    case ClientVerb::kWorkingSet:
+      return client.Get(command.seconds.empty() ? "/v1/working-set"
+                                                : "/v1/working-set?seconds=" + command.seconds);
     case ClientVerb::kCoverage:
       return client.Get("/v1/coverage");
     case ClientVerb::kEvents:
@@ -66,6 +69,8 @@ std::string View(const ClientCommand& command, const Json& answer, const Json* b
       return MemslotsView(answer);
     case ClientVerb::kStage2:
       return Stage2View(answer);
+    case ClientVerb::kWorkingSet:
+      return WorkingSetView(answer);
     case ClientVerb::kCoverage:
       return CoverageView(answer);
     case ClientVerb::kEvents:

@@ -37,6 +37,7 @@ struct ClientArguments {
   std::string watch;
   std::string gfn;
   std::string from;
+  std::string seconds;
   std::string churn_spec;
   bool churn_start = false;
   bool churn_stop = false;
@@ -50,11 +51,13 @@ struct ClientVerbInfo {
   bool watch;
 };
 
-constexpr std::array<ClientVerbInfo, 10> kClientVerbs = {{
+constexpr std::array<ClientVerbInfo, 11> kClientVerbs = {{
     {ClientVerb::kStats, "stats", "Show every counter of a running machine", true},
     {ClientVerb::kCaches, "caches", "List its pfn caches", true},
     {ClientVerb::kMemslots, "memslots", "List its memslots", true},
     {ClientVerb::kStage2, "stage2", "Walk the stage-2 table for one guest frame", true},
+    {ClientVerb::kWorkingSet, "working-set", "Show how much of its memory was touched lately",
+     true},
     {ClientVerb::kCoverage, "coverage", "Show which source saw which kind of churn", true},
     {ClientVerb::kEvents, "events", "Follow what happens to its host memory", false},
     {ClientVerb::kChurn, "churn", "Show or change the churn of its memory", true},
@@ -125,6 +128,15 @@ void AddRun(CLI::App* app, RunArguments* run) {
                   "Listen to KVM's tracepoints: where possible, or else fail, or not at all")
       ->type_name("auto|on|off")
       ->capture_default_str();
+  sub->add_option("--write-protect", run->write_protect,
+                  "Who resolves write-protect faults: this program, or (async) the kernel; auto: "
+                  "async where --working-set needs it")
+      ->type_name("auto|sync|async")
+      ->capture_default_str();
+  sub->add_option("--working-set", run->working_set,
+                  "Sample which pages are touched, so often; see `underfoot working-set`")
+      ->type_name("TIME|off")
+      ->capture_default_str();
   sub->add_option("--seed", run->seed, "Of the churn; the same seed is the same schedule")
       ->type_name("N")
       ->capture_default_str();
@@ -167,6 +179,10 @@ void AddClient(CLI::App* app, const ClientVerbInfo& info, ClientArguments* clien
   if (info.verb == ClientVerb::kChurn) AddChurnOptions(sub, client);
   if (info.verb == ClientVerb::kEvents) {
     sub->add_option("--from", client->from, "Number of the first; 0: the oldest that is kept")
+        ->type_name("N");
+  }
+  if (info.verb == ClientVerb::kWorkingSet) {
+    sub->add_option("--seconds", client->seconds, "Touched in so many; without: by the last scan")
         ->type_name("N");
   }
   sub->add_option("--control", client->control, "Path of the control socket, or a machine's name")
@@ -234,6 +250,15 @@ absl::StatusOr<Command> CheckClient(const ClientVerbInfo& info, const ClientArgu
     const absl::StatusOr<uint64_t> from = ParseNumber(arguments.from);
     if (!from.ok()) return Bad("--from", from.status());
     command.from = *from;
+  }
+  if (info.verb == ClientVerb::kWorkingSet && sub.count("--seconds") > 0) {
+    double seconds = 0;
+    if (!CLI::detail::lexical_cast(arguments.seconds, seconds) || !(seconds > 0)) {
+      return Bad("--seconds", absl::InvalidArgumentError(
+                                  absl::StrFormat("'%s' must be a number above 0, like 10 or 0.5",
+                                                  arguments.seconds.substr(0, 80))));
+    }
+    command.seconds = arguments.seconds;
   }
   if (info.verb == ClientVerb::kChurn) {
     absl::StatusOr<ChurnEdit> edit = CheckChurnEdit(arguments, sub);

@@ -28,6 +28,7 @@ enum class ClientVerb : uint8_t {
   kCaches,
   kMemslots,
   kStage2,
+  kWorkingSet,
   kCoverage,
   kEvents,
   kChurn,
@@ -51,6 +52,7 @@ struct ClientCommand {
   std::optional<std::chrono::milliseconds> watch;
   Gfn gfn;                       // of kStage2
   std::optional<uint64_t> from;  // of kEvents: the number of the first; absent: from now on
+  std::string seconds;           // of kWorkingSet: a number above 0; empty: the last scan's
   ChurnEdit churn;               // of kChurn
 };
 

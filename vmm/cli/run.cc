@@ -135,8 +135,9 @@ absl::Status RestoreHost(Console& console) {
 // The options with the churn that this host can do; what a preset must go without is announced.
 absl::StatusOr<RunOptions> FitChurnToHost(RunOptions options, HostChanges* changes,
                                           Console& console) {
-  const ChurnLimits limits =
+  ChurnLimits limits =
       ProvideForChurn(options.backing, options.memory_bytes, options.churn.rates, changes);
+  if (options.SamplesWrites()) limits.SpareWriteProtection();
   for (const auto& [kind, why] : limits.unavailable) {
     if (options.churn.preset && options.churn.rates.count(kind) != 0) {
       console.Line(absl::StrFormat("churn: %s is skipped: %s", ChurnKindName(kind), why));

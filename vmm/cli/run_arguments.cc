@@ -82,11 +82,44 @@ absl::Status CheckBacking(const std::string& text, RunOptions* options) {
   return Bad("--backing", absl::StrFormat("'%s' must be anon or memfd", text.substr(0, 80)));
 }
 
+constexpr std::chrono::milliseconds kShortestPeriod(10);
+constexpr std::chrono::milliseconds kLongestPeriod(std::chrono::hours(1));
+
 // After the backing is known.
+absl::Status CheckWorkingSet(const RunArguments& arguments, RunOptions* options) {
+  const std::string& mode = arguments.write_protect;
+  if (mode != "auto" && mode != "sync" && mode != "async") {
+    return Bad("--write-protect",
+               absl::StrFormat("'%s' must be auto, sync or async", mode.substr(0, 80)));
+  }
+  options->async_write_protect = mode == "async";
+  const std::string& text = arguments.working_set;
+  if (text == "off") return absl::OkStatus();
+  const absl::StatusOr<std::chrono::milliseconds> period = ParseDuration(text);
+  if (!period.ok()) return Bad("--working-set", period.status());
+  if (period->count() == 0) return absl::OkStatus();
+  if (*period < kShortestPeriod || *period > kLongestPeriod) {
+    return Bad("--working-set",
+               absl::StrFormat("'%s' must be from 10ms to 1h, like 1s, or off", text));
+  }
+  options->working_set_period = *period;
+  if (options->backing != Backing::kAnon) return absl::OkStatus();
+  if (mode == "sync") {
+    return Bad("--working-set",
+               "private memory is sampled by what the kernel notes of writes, which 'sync' turns "
+               "off; leave --write-protect out, or take --backing memfd");
+  }
+  options->async_write_protect = true;
+  return absl::OkStatus();
+}
+
+// After the backing and the working set are known.
 absl::Status CheckChurn(const std::string& text, RunOptions* options) {
   absl::StatusOr<ChurnSpec> spec = ParseChurnSpec(text);
   if (!spec.ok()) return Bad("--churn", spec.status());
-  absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, {options->backing});
+  ChurnLimits limits{options->backing};
+  if (options->SamplesWrites()) limits.SpareWriteProtection();
+  absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, limits);
   if (!rates.ok()) return Bad("--churn", rates.status());
   options->churn = *std::move(spec);
   options->churn.rates = *std::move(rates);
@@ -171,7 +204,8 @@ absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
   for (const absl::Status& status :
        {CheckGuest(arguments.guest), CheckMemory(arguments.memory, &options),
         CheckVcpus(arguments.vcpus, &options), CheckBacking(arguments.backing, &options),
-        CheckChurn(arguments.churn, &options), CheckUffdEvents(arguments.uffd_events, &options),
+        CheckWorkingSet(arguments, &options), CheckChurn(arguments.churn, &options),
+        CheckUffdEvents(arguments.uffd_events, &options),
         CheckFaultAround(arguments.fault_around, &options),
         CheckRetiredCap(arguments.retired_cap, &options),
         CheckKernelEvents(arguments.kernel_events, &options),

@@ -23,6 +23,8 @@ struct RunArguments {
   std::string churn = "off";
   std::string retired_cap = "4M";
   std::string kernel_events = "auto";
+  std::string write_protect = "auto";
+  std::string working_set = "off";
   std::string seed = "1";
   std::string duration = "10s";
   std::string control;  // empty: the default of the name

@@ -16,12 +16,12 @@ constexpr Align kLeft = Align::kLeft;
 constexpr Align kRight = Align::kRight;
 
 // Fields that are "now" and not totals: what they gain per second says nothing.
-constexpr std::array<std::string_view, 21> kNotTotals = {
+constexpr std::array<std::string_view, 25> kNotTotals = {
     "vcpus",        "memory_bytes", "uptime_us",      "count",         "leaves_4k",
     "leaves_2m",    "tables",       "in_flight",      "generation",    "update_wait_us_max",
     "seed",         "oldest_us",    "pending_tables", "pending_bytes", "fault_us.p50",
     "fault_us.p99", "fault_us.max", "lag_us.p50",     "lag_us.p99",    "lag_us.max",
-    "sweep_us"};
+    "sweep_us",     "period_us",    "scan_us",        "pages",         "touched"};
 
 bool IsTotal(std::string_view field) {
   return std::find(kNotTotals.begin(), kNotTotals.end(), field) == kNotTotals.end();
@@ -169,6 +169,33 @@ std::string ChurnView(const Json& churn) {
   const bool running = churn.at("running").get<bool>();
   return absl::StrFormat("churn %s, seed %s\n", running ? "runs" : "is stopped",
                          Scalar("seed", churn.at("seed"))) +
+         table.Text();
+}
+
+std::string WorkingSetView(const Json& set) {
+  Table table({kRight, kRight, kRight, kRight, kRight});
+  table.AddRow({"ID", "GFN", "SIZE", "TOUCHED", "SHARE"});
+  const auto add = [&table](const std::string& id, const std::string& gfn, const Json& row) {
+    const auto pages = row.at("pages").get<uint64_t>();
+    if (row.at("touched").is_null()) {
+      table.AddRow({id, gfn, FormatBytes(pages << kPageShift), "-", "not sampled"});
+      return;
+    }
+    const auto touched = row.at("touched").get<uint64_t>();
+    const double share =
+        pages == 0 ? 0 : 100.0 * static_cast<double>(touched) / static_cast<double>(pages);
+    table.AddRow({id, gfn, FormatBytes(pages << kPageShift), FormatBytes(touched << kPageShift),
+                  absl::StrFormat("%.1f%%", share)});
+  };
+  for (const Json& slot : set.at("slots")) {
+    add(Scalar("id", slot.at("id")), FrameText(slot.at("gfn_begin")), slot);
+  }
+  add("all", "", set);
+  const bool reads = set.at("sees").get<std::string>() == "accesses";
+  return absl::StrFormat("touched in the last %s, by %s scans; seen: %s\n",
+                         FormatMicros(set.at("covered_us").get<uint64_t>()),
+                         FormatCount(set.at("scans").get<uint64_t>()),
+                         reads ? "accesses" : "writes, and pages that came in") +
          table.Text();
 }
 

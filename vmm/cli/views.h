@@ -19,6 +19,7 @@ std::string StatsView(const Json& now, const Json* before);
 std::string CachesView(const Json& answer);
 std::string MemslotsView(const Json& answer);
 std::string Stage2View(const Json& walk);
+std::string WorkingSetView(const Json& set);
 std::string CoverageView(const Json& coverage);
 // One event of /v1/events, without the end of the line.
 std::string EventLine(const Json& event);

@@ -137,6 +137,11 @@ Json ToJson(const AuditStats& audit) {
           {"missed_by_kernel", audit.missed_by_kernel}};
 }
 
+Json ToJson(const WorkingSetStats& set) {
+  return {{"enabled", set.enabled}, {"period_us", set.period_us}, {"scans", set.scans},
+          {"scan_us", set.scan_us}, {"pages", set.pages},         {"touched", set.touched}};
+}
+
 std::string_view Name(CacheState state) {
   switch (state) {
     case CacheState::kInactive:
@@ -221,7 +226,8 @@ Json ToJson(const Stats& stats) {
           {"uffd", ToJson(stats.uffd)},
           {"kernel", ToJson(stats.kernel)},
           {"churn", ToJson(stats.churn)},
-          {"audit", ToJson(stats.audit)}};
+          {"audit", ToJson(stats.audit)},
+          {"working_set", ToJson(stats.working_set)}};
 }
 
 Json ToJson(const std::vector<CacheInfo>& caches) {
@@ -245,6 +251,29 @@ Json ToJson(const Stage2Walk& walk) {
           {"steps", steps},
           {"leaf", walk.leaf.has_value() ? ToJson(*walk.leaf) : Json()},
           {"reason", walk.leaf.has_value() ? Json() : Json(walk.reason)}};
+}
+
+Json ToJson(const WorkingSetInfo& set) {
+  uint64_t pages = 0;
+  uint64_t touched = 0;
+  Json slots = Json::array();
+  for (const WorkingSetSlot& slot : set.slots) {
+    if (slot.touched.has_value()) {
+      pages += slot.range.size();
+      touched += *slot.touched;
+    }
+    slots.push_back({{"id", slot.id},
+                     {"gfn_begin", slot.range.begin.value},
+                     {"pages", slot.range.size()},
+                     {"touched", slot.touched.has_value() ? Json(*slot.touched) : Json()}});
+  }
+  return {{"sees", set.sees_reads ? "accesses" : "writes"},
+          {"period_us", set.period_us},
+          {"scans", set.scans},
+          {"covered_us", set.covered_us},
+          {"pages", pages},
+          {"touched", touched},
+          {"slots", slots}};
 }
 
 Json ToJson(const VmInfo& vm) {

@@ -26,6 +26,8 @@ Json ToJson(const std::vector<CacheInfo>& caches);      // {"caches": [...]}
 Json ToJson(const std::vector<MemslotInfo>& memslots);  // {"memslots": [...]}
 Json ToJson(const Stage2Walk& walk);
 Json ToJson(const VmInfo& vm);
+// {"sees": "accesses" or "writes", ..., "touched": pages, "slots": [...]}
+Json ToJson(const WorkingSetInfo& set);
 // {"sources": {...}, "kinds": [a row a kind], "others": {...}}
 Json ToJson(const CoverageMatrix& matrix);
 Json ToJson(const NumberedEvent& event);

@@ -91,6 +91,8 @@ std::vector<Sample> CountersOf(const Stats& s) {
        s.audit.missed_by_hooks},
       {"audit_missed_by_uffd_total", "Unexplained, and userfaultfd's to tell",
        s.audit.missed_by_uffd},
+      {"working_set_scans_total", "Scans of guest memory for what was touched",
+       s.working_set.scans},
       {"audit_missed_by_kernel_total", "Unexplained, and the kernel notifier's to tell",
        s.audit.missed_by_kernel},
   };
@@ -99,6 +101,8 @@ std::vector<Sample> CountersOf(const Stats& s) {
 std::vector<Sample> GaugesOf(const Stats& s) {
   return {
       {"vm_vcpus", "Virtual CPUs", s.vm.vcpus},
+      {"working_set_pages", "Pages that are sampled", s.working_set.pages},
+      {"working_set_touched", "Pages that the last scan found touched", s.working_set.touched},
       {"vm_memory_bytes", "Guest memory", s.vm.memory_bytes},
       {"pfn_caches_count", "Pfn caches listed", s.pfn_caches.count},
       {"stage2_leaves_4k", "4 KiB leaves mapped", s.stage2.leaves_4k},
@@ -205,6 +209,10 @@ std::string PrometheusText(const Stats& stats) {
                            static_cast<double>(stats.rcu.oldest_us) * kMicro));
   families.push_back(Gauge("audit_sweep_seconds", "How long the last audit of every page took",
                            static_cast<double>(stats.audit.sweep_us) * kMicro));
+  families.push_back(Gauge("working_set_period_seconds", "Between two scans",
+                           static_cast<double>(stats.working_set.period_us) * kMicro));
+  families.push_back(Gauge("working_set_scan_seconds", "How long the last scan took",
+                           static_cast<double>(stats.working_set.scan_us) * kMicro));
   for (const Sample& sample : GaugesOf(stats)) {
     families.push_back(Gauge(sample.name, sample.help, static_cast<double>(sample.value)));
   }

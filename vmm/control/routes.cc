@@ -2,12 +2,14 @@
 
 #include <array>
 #include <charconv>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <system_error>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/time.h"
 #include "vmm/control/event_stream.h"
 #include "vmm/control/json.h"
 #include "vmm/control/metrics.h"
@@ -130,6 +132,21 @@ HttpReply GetStage2(ControlTarget& target, const HttpRequest& request) {
   return ReplyOf(target.GetStage2(*gfn));
 }
 
+HttpReply GetWorkingSet(ControlTarget& target, const HttpRequest& request) {
+  if (request.query.empty()) return ReplyOf(target.GetWorkingSet(std::nullopt));
+  constexpr double kMost = 1e6;
+  const std::string& text = request.query.front().second;
+  double seconds = 0;
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+  if (error != std::errc() || stop != text.data() + text.size() || !(seconds > 0) ||
+      seconds > kMost) {
+    return ErrorReply(400, absl::StrFormat("seconds is '%s'; it must be a number above 0 and up to "
+                                           "%g, like 10 or 0.5",
+                                           text.substr(0, 40), kMost));
+  }
+  return ReplyOf(target.GetWorkingSet(absl::Seconds(seconds)));
+}
+
 HttpReply GetCoverage(ControlTarget& target, const HttpRequest&) {
   return ReplyOf(target.GetCoverage());
 }
@@ -164,7 +181,7 @@ HttpReply GetMetrics(ControlTarget& target, const HttpRequest&) {
   return {.content_type = std::string(kMetricsContentType), .body = PrometheusText(*stats)};
 }
 
-constexpr std::array<Route, 10> kRoutes = {{
+constexpr std::array<Route, 11> kRoutes = {{
     {"/v1", "", false, GetIndex, nullptr, "this list"},
     {"/v1/vm", "", false, GetVm, PutVm,
      R"(the machine; PUT {"state": "paused", "running" or "quit"})"},
@@ -173,6 +190,8 @@ constexpr std::array<Route, 10> kRoutes = {{
     {"/v1/memslots", "", false, GetMemslots, nullptr, "the memslots and their generation"},
     {"/v1/stage2", "gfn", true, GetStage2, nullptr,
      "the stage-2 walk of one guest frame, ?gfn=0x10"},
+    {"/v1/working-set", "seconds", false, GetWorkingSet, nullptr,
+     "pages touched in the last ?seconds=10, by memslot; without: by the last scan"},
     {"/v1/coverage", "", false, GetCoverage, nullptr,
      "which source saw which kind of churn, and how late"},
     {"/v1/events", "from", false, GetEvents, nullptr,

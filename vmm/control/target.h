@@ -19,7 +19,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "mmu/types.h"
+#include "vmm/ageing/working_set_info.h"
 #include "vmm/churn_kind.h"
 #include "vmm/churn_limits.h"
 #include "vmm/coverage/matrix.h"
@@ -118,6 +120,10 @@ class ControlTarget {
   virtual absl::Status Resume() = 0;
   // Asks the machine to end, and returns at once; the answer still goes out.
   virtual absl::Status Quit() = 0;
+
+  // Pages touched within `window`; absent: by the last scan. FailedPrecondition when nothing is
+  // sampled.
+  virtual absl::StatusOr<WorkingSetInfo> GetWorkingSet(std::optional<absl::Duration> window) = 0;
 
   virtual absl::StatusOr<CoverageMatrix> GetCoverage() = 0;
   // The number that the next event gets; at most `most` of those from `first` on.

@@ -232,6 +232,15 @@ int UffdWriteProtect(int uffd, void* start, size_t length, uint64_t mode) {
       [=](Bracket& bracket) { bracket.Add(range); }, raw);
 }
 
+int PagemapScan(int pagemap, newer::PagemapScan* scan) {
+  const auto raw = [=] { return RawIoctl(pagemap, newer::kPagemapScan, scan); };
+  const HvaRange range{{scan->start}, {scan->end}};
+  if (!MayTouch(range) || (scan->flags & newer::kPagemapScanProtect) == 0) return raw();
+  return Bracketed(
+      UNDERFOOT_WRITEPROTECT, UNDERFOOT_WRITES_GO, UFFDIO_WRITEPROTECT_MODE_WP,
+      [=](Bracket& bracket) { bracket.Add(range); }, raw);
+}
+
 ssize_t UffdMove(int uffd, void* to, void* from, size_t length, uint64_t mode) {
   newer::UffdioMove request{HvaOf(to).value, HvaOf(from).value, length, mode, 0};
   const auto raw = [&]() -> ssize_t {

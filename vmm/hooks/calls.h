@@ -15,6 +15,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "vmm/hooks/newer_kernels.h"
+
 namespace underfoot::hooks {
 
 int Madvise(void* start, size_t length, int advice);
@@ -27,6 +29,8 @@ void* Mmap(void* start, size_t length, int protection, int flags, int fd, off_t 
 int Fallocate(int fd, int mode, off_t offset, off_t length);
 int Ftruncate(int fd, off_t length);
 int UffdWriteProtect(int uffd, void* start, size_t length, uint64_t mode);
+// ioctl(pagemap, PAGEMAP_SCAN): a change where it write-protects.
+int PagemapScan(int pagemap, newer::PagemapScan* scan);
 ssize_t UffdMove(int uffd, void* to, void* from, size_t length, uint64_t mode);
 
 }  // namespace underfoot::hooks

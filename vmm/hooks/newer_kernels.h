@@ -35,6 +35,32 @@ struct UffdioMove {  // 6.8
 inline constexpr uint64_t kUffdioMoveAllowSrcHoles = uint64_t{1} << 1;  // 6.8
 inline constexpr unsigned long kUffdioMove = _IOWR(UFFDIO, 0x05, UffdioMove);
 
+// ioctl of /proc/PID/pagemap: 6.7
+struct PagemapScan {
+  uint64_t size;
+  uint64_t flags;
+  uint64_t start;
+  uint64_t end;
+  uint64_t walk_end;  // written by the kernel: where it stopped
+  uint64_t vec;       // of PagemapRegion
+  uint64_t vec_len;
+  uint64_t max_pages;
+  uint64_t category_inverted;
+  uint64_t category_mask;        // all of these
+  uint64_t category_anyof_mask;  // and one of these
+  uint64_t return_mask;
+};
+struct PagemapRegion {
+  uint64_t start;
+  uint64_t end;
+  uint64_t categories;
+};
+inline constexpr unsigned long kPagemapScan = _IOWR('f', 16, PagemapScan);
+inline constexpr uint64_t kPagemapScanProtect = uint64_t{1} << 0;  // write-protect what was found
+inline constexpr uint64_t kPageIsWritten = uint64_t{1} << 1;
+inline constexpr uint64_t kPageIsPresent = uint64_t{1} << 3;
+inline constexpr uint64_t kPageIsSwapped = uint64_t{1} << 4;
+
 }  // namespace underfoot::newer
 
 #endif  // UNDERFOOT_VMM_HOOKS_NEWER_KERNELS_H_

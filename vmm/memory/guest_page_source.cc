@@ -165,6 +165,8 @@ PageInResult GuestPageSource::PageIn(Hva page, Access access) {
               .pfn = entry.pfn,
               .granted = entry.uffd_wp ? Access::kRead : Access::kWrite};
     }
+    // Before it is there: whoever waits for it goes on at once, and a scan must not come between.
+    if (touch_sink_ && !UNDERFOOT_MUTANT("page-in-is-no-touch")) touch_sink_(page);
     switch (MakePresent(page, told ? ComesFromFile(PageRangeOf(page)) : HasFile())) {
       case UffdOutcome::kDone:
         continue;

@@ -8,7 +8,9 @@
 #define UNDERFOOT_VMM_MEMORY_GUEST_PAGE_SOURCE_H_
 
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <utility>
 
 #include "mmu/page_source.h"
 #include "mmu/stats.h"
@@ -30,6 +32,10 @@ class GuestPageSource final : public PageSource {
   // To lift a write protection changes no frame, yet the kernel tells of it: announced there, from
   // before the first page-in.
   void Announce(OwnChanges& changes) { announcements_ = &changes; }
+
+  // Told of each page that is about to be brought in: from before the first page-in. Any thread.
+  using TouchSink = std::function<void(Hva page)>;
+  void TellTouches(TouchSink sink) { touch_sink_ = std::move(sink); }
 
   PageInResult PageIn(Hva page, Access access) override;
   // Leaves alone what settles, what is away, what is in swap, and write protection.
@@ -81,6 +87,7 @@ class GuestPageSource final : public PageSource {
   SettlingRanges& settling_;
   const Backing backing_;
   OwnChanges* announcements_ = nullptr;
+  TouchSink touch_sink_;
   PageInGate gate_;
   Counter eagain_;
 };

@@ -209,6 +209,7 @@ void KernelNotifier::TakeUnmap(const KernelRecord& record, HvaRange pages) {
 void KernelNotifier::TakeAge(const KernelRecord& record, HvaRange pages) {
   ages_.Add();
   if (age_sink_) age_sink_(pages, record.time_ns);
+  if (record.kind == KernelRecord::Kind::kAge) MakeOld(pages);
   if (record.time_ns < next_age_report_ns_) return;
   next_age_report_ns_ = record.time_ns + kAgeReportNs;
   HostEvent event;
@@ -220,6 +221,16 @@ void KernelNotifier::TakeAge(const KernelRecord& record, HvaRange pages) {
   event.tid = record.tid;
   event.task = tasks_.Find(record.tid, event.taken_ns).name;
   log_.Report(event);
+}
+
+// What the kernel has made old is old to us too: young means since the last who asked.
+void KernelNotifier::MakeOld(HvaRange pages) {
+  if (UNDERFOOT_MUTANT("kernel-age-clears-nothing")) return;
+  if (!mmu_.notifier().TestClearYoung(pages, false)) return;
+  for (Hva page = pages.begin; page < pages.end; page += kPageSize) {
+    if (!mmu_.notifier().TestClearYoung(PageRangeOf(page), true)) continue;
+    if (young_sink_ && !UNDERFOOT_MUTANT("kernel-age-forgets-young")) young_sink_(page);
+  }
 }
 
 void KernelNotifier::Resynchronize() {

@@ -7,6 +7,7 @@
 //   record ──► announced by a hook of ours, or told by userfaultfd? ──► known: counted
 //                └─ no ──► Begin, End over its pages, now and once more after kChangeEnds
 //   record lost ──► Begin, End over all of guest RAM
+//   record of an age ──► our own accessed bits of its pages are cleared too
 //
 // Once more, because a record stands at the start of a change and none at its end: a translation
 // made in between may be of the old frame. The bound is a guess, no evidence; the auditor finds
@@ -49,13 +50,17 @@ class KernelNotifier final : public Subscriber {
   // Told of each record of an access, from the notifier's thread: which pages, and when.
   using AgeSink = std::function<void(HvaRange pages, int64_t time_ns)>;
 
+  // Told of each page that was young to us when the kernel aged it, from the notifier's thread.
+  using YoungSink = std::function<void(Hva page)>;
+
   // `ram` is whole pages. `open` is called by the notifier's thread.
   KernelNotifier(Mmu& mmu, EventLog& log, HvaRange ram, Open open);
   ~KernelNotifier() override;
   KernelNotifier(const KernelNotifier&) = delete;
   KernelNotifier& operator=(const KernelNotifier&) = delete;
 
-  void SetAgeSink(AgeSink sink) { age_sink_ = std::move(sink); }  // before Start
+  void SetAgeSink(AgeSink sink) { age_sink_ = std::move(sink); }        // before Start
+  void SetYoungSink(YoungSink sink) { young_sink_ = std::move(sink); }  // before Start
 
   [[nodiscard]] absl::Status Start() ABSL_LOCKS_EXCLUDED(mutex_);
   // Returns once the source is open, or cannot be: then why, with the remedy.
@@ -98,6 +103,7 @@ class KernelNotifier final : public Subscriber {
   void LearnRemovals();
   void TakeUnmap(const KernelRecord& record, HvaRange pages);
   void TakeAge(const KernelRecord& record, HvaRange pages);
+  void MakeOld(HvaRange pages);
   void Resynchronize();
   bool Known(const KernelRecord& record, HvaRange pages);
   bool Drop(HvaRange pages);
@@ -108,6 +114,7 @@ class KernelNotifier final : public Subscriber {
   const HvaRange ram_;
   const Open open_;
   AgeSink age_sink_;
+  YoungSink young_sink_;
   OwnChanges own_changes_;
   UniqueFd wake_;
   std::thread thread_;

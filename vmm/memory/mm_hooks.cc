@@ -308,6 +308,13 @@ absl::Status MmHooks::WriteProtect(HvaRange range, bool protect) {
   });
 }
 
+absl::StatusOr<std::vector<HvaRange>> MmHooks::TakeWritten(const Pagemap& pagemap, HvaRange range) {
+  return pagemap.Written(range, [](int fd, newer::PagemapScan* scan) {
+    scan->flags = newer::kPagemapScanProtect;
+    return hooks::PagemapScan(fd, scan);
+  });
+}
+
 absl::Status MmHooks::Move(const Userfaultfd& uffd, HvaRange from, Hva to) {
   uint64_t done = 0;
   return Outcome("UFFDIO_MOVE", from, [&] {

@@ -15,9 +15,11 @@
 #include <deque>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "mmu/notifier.h"
 #include "mmu/types.h"
@@ -26,6 +28,7 @@
 #include "vmm/memory/discard_bin.h"
 #include "vmm/memory/expected_events.h"
 #include "vmm/memory/host_event.h"
+#include "vmm/memory/pagemap.h"
 #include "vmm/memory/protected_ranges.h"
 #include "vmm/memory/userfaultfd.h"
 
@@ -69,6 +72,10 @@ class MmHooks {
 
   // UFFDIO_WRITEPROTECT: the next write to each page is a fault, or (false) is none any more.
   [[nodiscard]] absl::Status WriteProtect(HvaRange range, bool protect = true);
+  // Which pages were written (see Pagemap::Written), write-protected again by the same call: the
+  // next write to each is noted by the kernel. The userfaultfd's write protection is asynchronous.
+  [[nodiscard]] absl::StatusOr<std::vector<HvaRange>> TakeWritten(const Pagemap& pagemap,
+                                                                  HvaRange range);
   // UFFDIO_MOVE of anonymous pages; absent ones stay absent. `to` is registered with `uffd`.
   [[nodiscard]] absl::Status Move(const Userfaultfd& uffd, HvaRange from, Hva to);
 

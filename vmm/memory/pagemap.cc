@@ -1,6 +1,7 @@
 #include "vmm/memory/pagemap.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,7 +10,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
+#include "absl/strings/str_format.h"
 #include "mmu/check.h"
 
 namespace underfoot {
@@ -73,6 +76,39 @@ void Pagemap::Read(HvaRange range, std::span<PagemapEntry> entries) const {
       entries[first + i] = Parse(some[i], range.begin + (first + i) * kPageSize);
     }
   }
+}
+
+int Pagemap::Scan(int fd, newer::PagemapScan* scan) { return ioctl(fd, newer::kPagemapScan, scan); }
+
+absl::StatusOr<std::vector<HvaRange>> Pagemap::Written(HvaRange range, ScanCall call) const {
+  std::vector<HvaRange> written;
+  std::array<newer::PagemapRegion, 256> regions;
+  newer::PagemapScan scan{};
+  scan.size = sizeof(scan);
+  scan.end = range.end.value;
+  scan.vec = HvaOf(regions.data()).value;
+  scan.vec_len = regions.size();
+  // An absent page counts as written in some kernels, and is nothing to protect.
+  scan.category_mask = newer::kPageIsWritten;
+  scan.category_anyof_mask = newer::kPageIsPresent | newer::kPageIsSwapped;
+  scan.return_mask = newer::kPageIsWritten;
+  for (scan.start = range.begin.value; scan.start < scan.end; scan.start = scan.walk_end) {
+    const int found = call(fd_.get(), &scan);
+    if (found < 0 && errno == EINTR) {
+      scan.walk_end = scan.start;
+      continue;
+    }
+    if (found < 0) {
+      return absl::ErrnoToStatus(
+          errno, absl::StrFormat("PAGEMAP_SCAN of hva [0x%x, 0x%x); Linux 6.7 has it",
+                                 range.begin.value, range.end.value));
+    }
+    for (const newer::PagemapRegion& region :
+         std::span(regions).first(static_cast<size_t>(found))) {
+      written.push_back({{region.start}, {region.end}});
+    }
+  }
+  return written;
 }
 
 }  // namespace underfoot

@@ -12,10 +12,12 @@
 #include <cstdint>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "mmu/types.h"
+#include "vmm/hooks/newer_kernels.h"
 #include "vmm/unique_fd.h"
 
 namespace underfoot {
@@ -35,10 +37,16 @@ class Pagemap {
   // One entry for each page of `range`, which begins at a page: 32 ns a page where many are asked
   // for at once.
   void Read(HvaRange range, std::span<PagemapEntry> entries) const;
+  // Makes the call: the result of ioctl(2), with errno.
+  using ScanCall = int (*)(int fd, newer::PagemapScan* scan);
+  // The pages of `range` that were written since they came in or were write-protected, where the
+  // kernel resolves write-protect faults itself (UffdOptions::async_write_protect): Linux 6.7.
+  absl::StatusOr<std::vector<HvaRange>> Written(HvaRange range, ScanCall call = Scan) const;
   bool real_pfns() const { return real_pfns_; }
 
  private:
   explicit Pagemap(UniqueFd fd) : fd_(std::move(fd)) {}
+  static int Scan(int fd, newer::PagemapScan* scan);
   PagemapEntry Parse(uint64_t raw, Hva page) const;
 
   UniqueFd fd_;

@@ -1,0 +1,201 @@
+// What a scan finds out of pages that are touched in every way there is, without a guest.
+
+#include "vmm/ageing/working_set.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <optional>
+#include <set>
+
+#include "mmu/pfn_cache.h"
+#include "tests/memory/fake_records.h"
+#include "tests/memory/memory_test.h"
+
+namespace underfoot::testing {
+namespace {
+
+class WorkingSetTest : public MemoryTest {
+ protected:
+  using Pages = std::set<uint64_t>;
+  static constexpr uint64_t kPages = 16;
+
+  void SetUp() override {
+    absl::StatusOr<std::unique_ptr<MemorySide>> side =
+        MemorySide::Create(GetParam(), absl::Milliseconds(100), {.async_write_protect = !memfd()});
+    if (absl::IsPermissionDenied(side.status()) || absl::IsInvalidArgument(side.status())) {
+      UNDERFOOT_SKIP(std::string(side.status().message()));
+    }
+    ASSERT_TRUE(side.ok()) << side.status();
+    side_ = *std::move(side);
+    set_.emplace(*side_->memory, mmu().notifier(), side_->hooks, side_->pagemap);
+    side_->source.TellTouches([this](Hva page) { set_->Touched(page); });
+    StartMonitor();
+  }
+  void TearDown() override {
+    if (side_ != nullptr) side_->monitor.Stop();
+    set_.reset();
+    MemoryTest::TearDown();
+  }
+
+  // Pages 0 to kPages - 1 are there, written, and old.
+  void Warm() {
+    for (uint64_t i = 0; i < kPages; ++i) side().Store(i, 1);
+    Scan();
+    Scan();
+    ASSERT_EQ(Touched(), Pages());
+  }
+  Pages Touched() {
+    Pages touched;
+    for (uint64_t i = 0; i < kPages; ++i) {
+      if (set_->TouchedLately(side().PageAt(i))) touched.insert(i);
+    }
+    return touched;
+  }
+
+  // The monitor is done with the last fault: it may look at the page again after it was resolved.
+  void Scan() {
+    side().monitor.WaitForBatch();
+    set_->Scan();
+  }
+
+  // By the machine, through stage-2.
+  void Read(uint64_t i) {
+    Reader reader(mmu().readers());
+    TranslatedPage page = mmu().Translate(reader, side().GpaAt(i), Access::kRead);
+    while (!page) {
+      ASSERT_EQ(mmu().faults().FaultIn(reader, side().GfnAt(i), Access::kRead).outcome,
+                FaultOutcome::kMapped);
+      page = mmu().Translate(reader, side().GpaAt(i), Access::kRead);
+    }
+  }
+
+  std::optional<WorkingSet> set_;
+};
+
+TEST_P(WorkingSetTest, AnAccessIsSeenByTheNextScanAndByNoLaterOne) {
+  Warm();
+  side().Store(3, 5);
+  Scan();
+  EXPECT_EQ(Touched(), Pages({3}));
+  Scan();
+  EXPECT_EQ(Touched(), Pages());
+  EXPECT_EQ(side().Load(3), 5u);
+  Scan();
+  EXPECT_EQ(Touched(), memfd() ? Pages({3}) : Pages()) << "reads of private pages leave no trace";
+}
+
+TEST_P(WorkingSetTest, APageThatComesInIsTouchedThoughItGoesBeforeTheScan) {
+  Warm();
+  ASSERT_TRUE(side().hooks.Discard(side().Pages(4)).ok());
+  EXPECT_EQ(side().Load(4), 0u);
+  ASSERT_TRUE(side().hooks.Discard(side().Pages(4)).ok());
+  Scan();
+  EXPECT_EQ(Touched(), Pages({4}));
+}
+
+// The machine's own reads are seen where the host's answer knows nothing of them.
+TEST_P(WorkingSetTest, AnAccessThroughAPfnCacheCountsAsOneByTheGuest) {
+  if (memfd()) return;  // there the page is present, which says it all
+  Reader reader(mmu().readers());
+  PfnCache cache(mmu(), "test");
+  ASSERT_TRUE(cache.Activate(reader, side().GpaAt(5), 64, Access::kRead).ok());
+  Warm();
+  if (memfd()) {
+    ASSERT_EQ(cache.Refresh(reader), RefreshOutcome::kValid);
+  }
+  Scan();
+  Scan();
+  EXPECT_EQ(Touched(), Pages());
+  if (memfd()) {
+    ASSERT_EQ(cache.Refresh(reader), RefreshOutcome::kValid);
+  }
+  {
+    const CacheSection section = cache.Check(reader);
+    ASSERT_TRUE(section);
+  }
+  Scan();
+  EXPECT_EQ(Touched(), Pages({5}));
+  Scan();
+  EXPECT_EQ(Touched(), Pages());
+  cache.Deactivate();
+}
+
+TEST_P(WorkingSetTest, AnAccessThroughStage2CountsAsOneByTheGuest) {
+  Warm();
+  Read(6);
+  Scan();
+  EXPECT_EQ(Touched(), Pages({6}));
+}
+
+// A scan takes the right to write away: nobody may have kept a translation that grants it.
+TEST_P(WorkingSetTest, NoWritableTranslationOutlivesAScan) {
+  Warm();
+  FaultIn(7);
+  ASSERT_TRUE(side().LeafOf(7)->writable());
+  Scan();
+  const std::optional<Pte> leaf = side().LeafOf(7);
+  EXPECT_TRUE(!leaf.has_value() || !leaf->writable());
+  FaultIn(7);
+  side().Store(7, 9);
+  Scan();
+  EXPECT_EQ(Touched(), Pages({7}));
+}
+
+TEST_P(WorkingSetTest, WhatTheKernelMadeOldWasTouchedBefore) {
+  Warm();
+  EventLog log;
+  FakeRecords records;
+  KernelNotifier kernel(mmu(), log, side().memory->hvas(), records.Opener());
+  kernel.SetYoungSink([this](Hva page) { set_->Touched(page); });
+  ASSERT_TRUE(kernel.Start().ok());
+  ASSERT_TRUE(kernel.WaitUntilOpen().ok());
+  Read(8);
+  Scan();
+  Read(8);
+  ASSERT_TRUE(mmu().notifier().TestClearYoung(side().Pages(8), false));
+  records.Tell(side().Pages(7, 3), kForeignTid, MonotonicNs(), KernelRecord::Kind::kTestAge);
+  ASSERT_TRUE(kernel.Drain());
+  EXPECT_TRUE(mmu().notifier().TestClearYoung(side().Pages(8), false)) << "it only asked";
+  records.Tell(side().Pages(7, 3), kForeignTid, MonotonicNs(), KernelRecord::Kind::kAge);
+  ASSERT_TRUE(kernel.Drain());
+  EXPECT_FALSE(mmu().notifier().TestClearYoung(side().Pages(8), false));
+  Scan();
+  EXPECT_EQ(Touched(), Pages({8}));
+  kernel.Stop();
+}
+
+TEST_P(WorkingSetTest, TheAnswerIsBySlotAndLeavesTheSystemAreaOut) {
+  Warm();
+  side().Store(1, 2);
+  side().Store(2, 2);
+  Scan();
+  const WorkingSetInfo info = set_->Info(std::nullopt);
+  EXPECT_EQ(info.sees_reads, memfd());
+  EXPECT_EQ(info.scans, 1u);
+  ASSERT_EQ(info.slots.size(), side().memory->slots().size());
+  for (const WorkingSetSlot& slot : info.slots) {
+    EXPECT_EQ(slot.touched, slot.id == 0   ? std::nullopt
+                            : slot.id == 2 ? std::optional<uint64_t>(2)
+                                           : std::optional<uint64_t>(0))
+        << slot.id;
+  }
+  EXPECT_EQ(set_->Info(absl::Hours(1)).scans, 3u);
+  EXPECT_EQ(set_->Info(absl::Hours(1)).slots[2].touched, kPages);
+  const WorkingSetStats stats = set_->Stats();
+  EXPECT_TRUE(stats.enabled);
+  EXPECT_EQ(stats.scans, 3u);
+  EXPECT_EQ(stats.touched, 2u);
+  EXPECT_EQ(stats.pages, (MemorySide::kBytes - abi::kSystemAreaBytes) / kPageSize);
+}
+
+TEST_P(WorkingSetTest, AThreadScansByItself) {
+  set_->Start(absl::Milliseconds(1));
+  EXPECT_TRUE(WaitUntil([&] { return set_->Stats().scans > 3; }));
+  set_->Stop();
+}
+
+UNDERFOOT_FOR_BOTH_BACKINGS(WorkingSetTest);
+
+}  // namespace
+}  // namespace underfoot::testing

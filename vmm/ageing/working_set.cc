@@ -1,0 +1,172 @@
+#include "vmm/ageing/working_set.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <span>
+
+#include "absl/status/statusor.h"
+#include "mmu/mutant.h"
+#include "vmm/memory/host_event.h"
+#include "vmm/thread_priority.h"
+
+namespace underfoot {
+namespace {
+
+// One bracket: short enough that nobody waits long for its end.
+constexpr uint64_t kPagesPerChunk = 512;
+
+uint64_t Micros(int64_t ns) { return static_cast<uint64_t>(std::max<int64_t>(0, ns)) / 1000; }
+
+HvaRange HullOf(std::span<const HvaRange> ranges) {
+  return {ranges.front().begin, ranges.back().end};
+}
+
+}  // namespace
+
+WorkingSet::WorkingSet(const GuestMemory& memory, Notifier& notifier, MmHooks& hooks,
+                       const Pagemap& pagemap)
+    : memory_(memory),
+      notifier_(notifier),
+      hooks_(hooks),
+      pagemap_(pagemap),
+      data_{memory.slots().front().hvas().end, memory.hvas().end},
+      history_(data_.size() >> kPageShift, MonotonicNs()),
+      entries_(kPagesPerChunk) {}
+
+WorkingSet::~WorkingSet() { Stop(); }
+
+void WorkingSet::Start(absl::Duration period) {
+  period_ = period;
+  thread_ = std::thread([this] { Main(); });
+}
+
+void WorkingSet::Stop() {
+  if (!thread_.joinable()) return;
+  {
+    absl::MutexLock lock(&mutex_);
+    stop_ = true;
+  }
+  thread_.join();
+}
+
+void WorkingSet::Main() {
+  NameThisThread("working-set");
+  for (;;) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (mutex_.AwaitWithTimeout(absl::Condition(&stop_), period_)) return;
+    }
+    Scan();
+  }
+}
+
+void WorkingSet::Scan() {
+  absl::MutexLock lock(&scan_mutex_);
+  const int64_t began_ns = MonotonicNs();
+  for (Hva begin = data_.begin; begin < data_.end; begin += kPagesPerChunk * kPageSize) {
+    ScanChunk({begin, std::min(begin + kPagesPerChunk * kPageSize, data_.end)});
+  }
+  const int64_t ended_ns = MonotonicNs();
+  history_.Close(ended_ns);
+  touched_.store(history_.Touched(0, history_.pages(), history_.Latest()), kRelaxed);
+  scan_us_.store(Micros(ended_ns - began_ns), kRelaxed);
+}
+
+// Young first: the brackets drop what is young.
+void WorkingSet::ScanChunk(HvaRange chunk) {
+  TakeYoung(chunk);
+  switch (memory_.backing()) {
+    case Backing::kMemfd:
+      return TakePresent(chunk);
+    case Backing::kAnon:
+      return TakeWritten(chunk);
+  }
+}
+
+void WorkingSet::TakeYoung(HvaRange chunk) {
+  if (UNDERFOOT_MUTANT("working-set-asks-no-subscriber")) return;
+  if (!notifier_.TestClearYoung(chunk, false)) return;
+  const bool clear = !UNDERFOOT_MUTANT("working-set-leaves-young");
+  const bool zapped = memory_.backing() == Backing::kMemfd;
+  for (Hva page = chunk.begin; page < chunk.end; page += kPageSize) {
+    if (zapped && history_.TouchedNow(IndexOf(page))) continue;
+    if (notifier_.TestClearYoung(PageRangeOf(page), clear)) Touched(page);
+  }
+  // Of those that were passed over: whoever uses one from here on has it brought in.
+  if (zapped) static_cast<void>(notifier_.TestClearYoung(chunk, clear));
+}
+
+// The hull is zapped, absent pages and all: one call, one event. A page that comes in between the
+// look and the zap was noted when it came.
+void WorkingSet::TakePresent(HvaRange chunk) {
+  const uint64_t count = chunk.size() >> kPageShift;
+  pagemap_.Read(chunk, entries_);
+  HvaRange present{chunk.end, chunk.end};
+  for (uint64_t i = 0; i < count; ++i) {
+    if (!entries_[i].present) continue;
+    const Hva page = chunk.begin + i * kPageSize;
+    Touched(page);
+    present = {std::min(present.begin, page), page + kPageSize};
+  }
+  if (present.empty() || UNDERFOOT_MUTANT("scan-does-not-zap")) return;
+  // Where a mapping is away just now the rest is zapped all the same.
+  static_cast<void>(hooks_.Madvise(present, MADV_DONTNEED));
+}
+
+// Without a bracket it is looked whether there is anything to do; what is written after that look
+// is found by the second one, or by the next scan.
+void WorkingSet::TakeWritten(HvaRange chunk) {
+  const absl::StatusOr<std::vector<HvaRange>> some = pagemap_.Written(chunk);
+  if (!some.ok() || some->empty()) return;
+  const absl::StatusOr<std::vector<HvaRange>> written =
+      UNDERFOOT_MUTANT("scan-protects-nothing") ? pagemap_.Written(HullOf(*some))
+                                                : hooks_.TakeWritten(pagemap_, HullOf(*some));
+  if (!written.ok()) return;
+  for (const HvaRange range : *written) {
+    for (Hva page = range.begin; page < range.end; page += kPageSize) Touched(page);
+  }
+}
+
+void WorkingSet::Touched(Hva page) {
+  if (data_.Contains(page)) history_.Touch(IndexOf(page));
+}
+
+WorkingSetInfo WorkingSet::Info(std::optional<absl::Duration> window) const {
+  const int64_t now_ns = MonotonicNs();
+  const TouchHistory::Window periods =
+      window.has_value() ? history_.Since(now_ns - absl::ToInt64Nanoseconds(*window))
+                         : history_.Latest();
+  WorkingSetInfo info;
+  info.sees_reads = memory_.backing() == Backing::kMemfd;
+  info.period_us = static_cast<uint64_t>(absl::ToInt64Microseconds(period_));
+  info.scans = periods.scans;
+  info.covered_us = Micros(now_ns - periods.begin_ns);
+  for (const RamSlot& slot : memory_.slots()) {
+    const uint64_t pages = slot.bytes >> kPageShift;
+    const Gfn gfn = GfnOf(slot.gpa);
+    WorkingSetSlot& answer = info.slots.emplace_back();
+    answer.id = slot.id;
+    answer.range = {gfn, gfn + pages};
+    if (slot.hva < data_.begin) continue;
+    answer.touched = history_.Touched(IndexOf(slot.hva), pages, periods);
+  }
+  return info;
+}
+
+bool WorkingSet::TouchedLately(Hva page) const {
+  return data_.Contains(page) && history_.TouchedIn(IndexOf(page), history_.Latest());
+}
+
+WorkingSetStats WorkingSet::Stats() const {
+  WorkingSetStats stats;
+  stats.enabled = true;
+  stats.period_us = static_cast<uint64_t>(absl::ToInt64Microseconds(period_));
+  stats.scans = history_.scans();
+  stats.scan_us = scan_us_.load(kRelaxed);
+  stats.pages = history_.pages();
+  stats.touched = touched_.load(kRelaxed);
+  return stats;
+}
+
+}  // namespace underfoot
