@@ -101,7 +101,7 @@ TEST_F(ProgramTest, EveryQuestionHasATableAndJson) {
   const auto server = Serve("vm-1");
   for (const auto& [arguments, text] :
        std::vector<std::pair<std::vector<std::string>, std::string>>{
-           {{"stats"}, "pfn_caches  count"},
+           {{"stats"}, "pfn_caches   count"},
            {{"caches"}, "vring   gpa"},
            {{"memslots"}, "log_dirty_pages,readonly"},
            {{"stage2", "0x10"}, "mapped to pfn 0x4d"},
