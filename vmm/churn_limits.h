@@ -18,6 +18,11 @@ struct ChurnLimits {
   // Of kinds that the host does not offer: why not, and what to do.
   std::map<ChurnKind, std::string> unavailable = {};
 
+  // Without removal events nobody sees what this kind does.
+  void SpareRemovalEvents() {
+    unavailable[ChurnKind::kForeign] =
+        "is seen by nobody with --uffd-events off; leave one of the two out";
+  }
   // The kinds that would wipe out what a sampler of writes reads.
   void SpareWriteProtection() {
     for (const ChurnKind kind : {ChurnKind::kWp, ChurnKind::kSplit}) {

@@ -63,6 +63,11 @@ struct RunOptions {
   // Kinds of churn that the host does not offer: why not.
   std::map<ChurnKind, std::string> unavailable_churn = {};
 
+  // What these options leave no room for.
+  void Limit(ChurnLimits& limits) const {
+    if (SamplesWrites()) limits.SpareWriteProtection();
+    if (!removal_events) limits.SpareRemovalEvents();
+  }
   ChurnLimits ChurnLimitsOfHost() const { return {backing, unavailable_churn}; }
   bool SamplesWrites() const { return working_set_period.has_value() && backing == Backing::kAnon; }
   // Whatever brings pages in ahead of the guest (fault-around, read-ahead) has to be off then: a

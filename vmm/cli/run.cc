@@ -137,9 +137,12 @@ absl::StatusOr<RunOptions> FitChurnToHost(RunOptions options, HostChanges* chang
                                           Console& console) {
   ChurnLimits limits =
       ProvideForChurn(options.backing, options.memory_bytes, options.churn.rates, changes);
-  if (options.SamplesWrites()) limits.SpareWriteProtection();
+  ChurnLimits chosen{options.backing};  // what the other options cost has left the rates already
+  options.Limit(chosen);
+  options.Limit(limits);
+  const bool some = options.churn.preset && !options.churn.rates.empty();
   for (const auto& [kind, why] : limits.unavailable) {
-    if (options.churn.preset && options.churn.rates.count(kind) != 0) {
+    if (some && options.churn.rates.count(kind) + chosen.unavailable.count(kind) != 0) {
       console.Line(absl::StrFormat("churn: %s is skipped: %s", ChurnKindName(kind), why));
     }
   }

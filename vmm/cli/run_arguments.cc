@@ -113,12 +113,12 @@ absl::Status CheckWorkingSet(const RunArguments& arguments, RunOptions* options)
   return absl::OkStatus();
 }
 
-// After the backing and the working set are known.
+// After the backing, the working set and the events are known.
 absl::Status CheckChurn(const std::string& text, RunOptions* options) {
   absl::StatusOr<ChurnSpec> spec = ParseChurnSpec(text);
   if (!spec.ok()) return Bad("--churn", spec.status());
   ChurnLimits limits{options->backing};
-  if (options->SamplesWrites()) limits.SpareWriteProtection();
+  options->Limit(limits);
   absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, limits);
   if (!rates.ok()) return Bad("--churn", rates.status());
   options->churn = *std::move(spec);
@@ -137,18 +137,12 @@ absl::Status CheckFaultAround(const std::string& text, RunOptions* options) {
   return absl::OkStatus();
 }
 
-// After the churn is known.
 absl::Status CheckUffdEvents(const std::string& text, RunOptions* options) {
   if (text != "on" && text != "off") {
     return Bad("--uffd-events", absl::StrFormat("'%s' must be on or off", text.substr(0, 80)));
   }
   options->removal_events = text == "on";
-  if (options->removal_events || !options->churn.rates.contains(ChurnKind::kForeign)) {
-    return absl::OkStatus();
-  }
-  return Bad("--uffd-events",
-             "with 'off' nobody tells what the churn kind 'foreign' discards; leave that kind out, "
-             "or the events on");
+  return absl::OkStatus();
 }
 
 absl::Status CheckRetiredCap(const std::string& text, RunOptions* options) {
@@ -204,9 +198,8 @@ absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
   for (const absl::Status& status :
        {CheckGuest(arguments.guest), CheckMemory(arguments.memory, &options),
         CheckVcpus(arguments.vcpus, &options), CheckBacking(arguments.backing, &options),
-        CheckWorkingSet(arguments, &options), CheckChurn(arguments.churn, &options),
-        CheckUffdEvents(arguments.uffd_events, &options),
-        CheckFaultAround(arguments.fault_around, &options),
+        CheckWorkingSet(arguments, &options), CheckUffdEvents(arguments.uffd_events, &options),
+        CheckChurn(arguments.churn, &options), CheckFaultAround(arguments.fault_around, &options),
         CheckRetiredCap(arguments.retired_cap, &options),
         CheckKernelEvents(arguments.kernel_events, &options),
         CheckSeedAndDuration(arguments, &options),
