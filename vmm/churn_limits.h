@@ -25,9 +25,9 @@ struct ChurnLimits {
   }
   // The kinds that would wipe out what a sampler of writes reads.
   void SpareWriteProtection() {
-    for (const ChurnKind kind : {ChurnKind::kWp, ChurnKind::kSplit}) {
+    for (const ChurnKind kind : {ChurnKind::kWp, ChurnKind::kSplit, ChurnKind::kCollapse}) {
       unavailable[kind] =
-          "write-protects pages, by which --working-set sees what is written in private memory; "
+          "changes the protection by which --working-set sees what is written in private memory; "
           "leave one of the two out, or take --backing memfd";
     }
   }
