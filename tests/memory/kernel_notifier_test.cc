@@ -102,11 +102,27 @@ TEST_P(KernelNotifierTest, WhatAHookDidIsKnownAndInvalidatedOnce) {
   EXPECT_TRUE(LastEvent().known);
 }
 
+// Says when a bracket was between its Begin and its End. Subscribers are called in their order.
+class Witness final : public Subscriber {
+ public:
+  bool Invalidate(const Invalidation&) override {
+    inside_ns_ = MonotonicNs();
+    return false;
+  }
+  bool TestClearYoung(HvaRange, bool) override { return false; }
+  int64_t inside_ns() const { return inside_ns_; }
+
+ private:
+  int64_t inside_ns_ = 0;
+};
+
 TEST_P(KernelNotifierTest, ARealHookIsAnnouncedFromItsBeginToItsEnd) {
-  const int64_t before = MonotonicNs();
+  Witness witness;
+  mmu().notifier().Register(witness);
   ASSERT_TRUE(side().hooks.Madvise(side().Pages(3), MADV_DONTNEED).ok());
   const int64_t after = MonotonicNs();
-  EXPECT_TRUE(kernel_->own_changes().Made(gettid(), side().Pages(3), (before + after) / 2));
+  mmu().notifier().Unregister(witness);
+  EXPECT_TRUE(kernel_->own_changes().Made(gettid(), side().Pages(3), witness.inside_ns()));
   EXPECT_FALSE(kernel_->own_changes().Made(gettid(), side().Pages(3), after + 1'000'000));
 }
 
