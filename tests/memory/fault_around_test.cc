@@ -56,7 +56,7 @@ TEST_P(FaultAroundSideTest, PagesThatAreNowhereAreZeroes) {
 
 // Present, with content that the mapping lost, and nowhere, in turns.
 TEST_P(FaultAroundSideTest, WhatIsThereStaysAndWhatTheFileHasComesBack) {
-  for (const uint64_t i : {1, 2, 6, 9, 15}) {
+  for (const uint64_t i : {1U, 2U, 6U, 9U, 15U}) {
     FaultIn(i);
     side().Store(i, i + 100);
   }

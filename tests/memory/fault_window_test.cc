@@ -137,7 +137,8 @@ TEST_F(FaultWindowTest, FaultsInsideTheLastWindowKeepItFromGrowing) {
   const uint64_t page = Up(0, 8);
   EXPECT_EQ(Next(page - 40), Pages(page - 40, page - 39));
   EXPECT_EQ(Next(page), Pages(page, page + 64));  // one: another thread was in the same window
-  for (const uint64_t back : {50, 40, 30, 20, 10, 5}) static_cast<void>(Next(page + 64 - back));
+  for (const uint64_t back : {50U, 40U, 30U, 20U, 10U, 5U})
+    static_cast<void>(Next(page + 64 - back));
   EXPECT_EQ(Next(page + 64).size(), 2 * kPageSize);
 }
 
