@@ -18,9 +18,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "mmu/pfn_cache.h"
+#include "tests/memory/host_witness.h"
 #include "tests/memory/memory_test.h"
 #include "tests/stress/squad.h"
 #include "tests/support/seed.h"
@@ -53,6 +55,7 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
     ASSERT_TRUE(side.ok()) << side.status();
     side_ = *std::move(side);
     ASSERT_TRUE(side_->monitor.Start().ok());
+    witness_ = HostWitness::Start(*side_);
     const char* events = std::getenv("UNDERFOOT_EVENTS");
     if (events != nullptr) events_ = std::strtoull(events, nullptr, 10);
   }
@@ -112,12 +115,18 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
     });
   }
 
-  // I1 and I2 as the kernel sees them.
-  void CheckWithKernel(uint64_t page, const std::byte* data, Access access) {
+  // I1 and I2 as the kernel sees them, inside a section.
+  bool AgreesWithKernel(const std::byte* data, Access access, std::optional<Pfn> pfn = {}) {
     const PagemapEntry entry = side_->pagemap.Read(HvaOf(data));
     strict_checks_.Add();
-    if (entry.present && (access == Access::kRead || !entry.uffd_wp)) return;
-    Breach("page " + std::to_string(page) + " went while a section was open on it");
+    return entry.present && (access == Access::kRead || !entry.uffd_wp) &&
+           entry.pfn == pfn.value_or(entry.pfn);
+  }
+  // After it: only who is not of this process may take a page from it.
+  void Went(uint64_t page) {
+    if (witness_ != nullptr && witness_->Took(side_->Pages(page))) return taken_.Add();
+    Breach("page " + std::to_string(page) + " went while a section was open on it" +
+           (witness_ == nullptr ? "; whether the host took it, no kernel source tells here" : ""));
   }
 
   void AddStrictReader() {
@@ -126,14 +135,13 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
       while (!squad_.Stopped()) {
         const uint64_t i = random.Below(kHookedPages);
         const Access access = random.Chance(1, 2) ? Access::kRead : Access::kWrite;
+        bool agrees = true;
         if (const TranslatedPage page = mmu().Translate(reader, side_->GpaAt(i), access)) {
-          CheckWithKernel(i, page.data(), access);
-          if (side_->pagemap.Read(page.hva()).pfn != page.pfn()) {
-            Breach("page " + std::to_string(i) + " has another frame than its leaf");
-          }
+          agrees = AgreesWithKernel(page.data(), access, page.pfn());
         } else {
           static_cast<void>(mmu().faults().FaultIn(reader, side_->GfnAt(i), access));
         }
+        if (!agrees) Went(i);
         std::this_thread::yield();
       }
     });
@@ -143,11 +151,13 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
     squad_.Add([this, &cache](Random&) {
       Reader reader(mmu().readers());
       while (!squad_.Stopped()) {
+        bool agrees = true;
         if (const CacheSection section = cache.Check(reader)) {
-          CheckWithKernel(kCachedPage, section.data(), Access::kWrite);
+          agrees = AgreesWithKernel(section.data(), Access::kWrite);
         } else if (cache.Refresh(reader) == RefreshOutcome::kFailed) {
           Breach("the cached page cannot be brought in");
         }
+        if (!agrees) Went(kCachedPage);
         std::this_thread::yield();
       }
     });
@@ -215,6 +225,8 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
     Auditor auditor(mmu(), side_->pagemap,
                     {.settling = side_->settling,
                      .monitor = side_->monitor,
+                     .kernel = witness_ == nullptr ? nullptr : &witness_->notifier(),
+                     .log = &side_->events,
                      .backing = side_->memory->backing()},
                     {side_->GfnAt(0), side_->GfnAt(kPages)}, Seed());
     auditor.Sweep();
@@ -223,10 +235,10 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
     std::printf(
         "%lu events: %lu checks, 0 expected wrong, %lu strict checks, %lu times zeroes, %lu hooked "
         "and %lu foreign moves, %lu faults, reordered %lu, lost copies repaired %lu, EAGAIN %lu, "
-        "audited %lu\n",
+        "audited %lu, taken by the host %lu\n",
         uffd.removes, checks_.Get(), strict_checks_.Get(), zeroes_.Get(), moves_.Get(),
         foreign_moves_.Get(), TotalFaults(uffd), uffd.reordered, uffd.lost_copies_repaired,
-        uffd.eagain, auditor.Stats().checks);
+        uffd.eagain, auditor.Stats().checks, taken_.Get());
     const absl::MutexLock lock(&mutex_);
     EXPECT_EQ(breach_, "");
     EXPECT_EQ(auditor.Stats().unexplained, 0u);
@@ -238,6 +250,7 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
   static constexpr uint64_t kCachedPage = 1;
 
   std::unique_ptr<MemorySide> side_;
+  std::unique_ptr<HostWitness> witness_;
   Squad squad_;
   uint64_t events_ = 0;
   Counter checks_;
@@ -245,6 +258,7 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
   Counter zeroes_;
   Counter moves_;
   Counter foreign_moves_;
+  Counter taken_;
   absl::Mutex mutex_;
   std::string breach_ ABSL_GUARDED_BY(mutex_);
 };
