@@ -127,6 +127,8 @@ def judge(row, build):
 def judge_orders(places, pool):
     """The weakened orders: each is checked once, however many places of the code it stands for."""
     weakened = sorted({(place.model, place.order) for place in places if place.model})
+    # First: the orders of one model wait for one compiler.
+    list(pool.map(orders.build, sorted({model for model, _ in weakened})))
     caught = dict(zip(weakened, pool.map(lambda pair: orders.judge(*pair), weakened)))
     for place in places:
         if place.model:
@@ -191,8 +193,11 @@ def main():
     print_unjudged(places)
     for complaint in complaints:
         print(complaint)
-    killed = sum(verdict.killed for verdict in verdicts)
-    failures = len(verdicts) - killed + len(complaints)
+    survivors = [verdict for verdict in verdicts if not verdict.killed]
+    for verdict in survivors:
+        print(f"SURVIVED: {verdict.mutant}: {verdict.how}")
+    failures = len(survivors) + len(complaints)
+    killed = len(verdicts) - len(survivors)
     print(f"{killed} of {len(verdicts)} rows killed, {len(complaints)} complaints")
     sys.exit(1 if failures else 0)
 

@@ -86,6 +86,10 @@ def weakening(place):
     return "?"
 
 
+def build(model):
+    models.PROGRAMS.path(model)
+
+
 def judge(model, order):
     """Whether the model catches the weakened order, and what it says."""
     row = models.Row(0, "relacy", model, (order,), "caught", "-", "full")
