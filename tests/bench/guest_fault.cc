@@ -31,8 +31,8 @@
 namespace underfoot::bench {
 namespace {
 
-constexpr uint64_t kRamBytes = uint64_t{48} << 20;
-constexpr uint64_t kPages = 1024;
+constexpr uint64_t kRamBytes = uint64_t{64} << 20;
+constexpr uint64_t kPages = 4096;
 
 // What a memfd still has of pages that are not mapped.
 enum class Left : uint8_t { kNothing, kContent };

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 namespace underfoot::testing {
@@ -15,6 +16,16 @@ class FaultWindowTest : public ::testing::Test {
   static HvaRange Pages(uint64_t first, uint64_t end) { return {PageAt(first), PageAt(end)}; }
   static constexpr HvaRange kEverywhere{{0}, {~uint64_t{0}}};
   HvaRange Next(uint64_t page) { return window_.Next(PageAt(page), kEverywhere); }
+  // All that comes in behind `window`, wherever it is cut.
+  HvaRange Further(HvaRange window) {
+    HvaRange all = Pages(0, 0);
+    for (HvaRange last = window; !(last = window_.Further(last, kEverywhere)).empty();) {
+      EXPECT_LE(last.size(), 64 * kPageSize);
+      all = all.empty() ? last
+                        : HvaRange{std::min(all.begin, last.begin), std::max(all.end, last.end)};
+    }
+    return all;
+  }
   // Faults as a thread takes them that touches every page in turn: `pages` of them, from `first` on
   // or down. Returns the first page not brought in.
   uint64_t Up(uint64_t first, unsigned faults) {
@@ -29,50 +40,56 @@ class FaultWindowTest : public ::testing::Test {
   FaultWindow window_{64};
 };
 
-TEST_F(FaultWindowTest, FaultsThatFollowBringInTwiceAsMuchEachTimeUpToTheLimit) {
+TEST_F(FaultWindowTest, FaultsThatFollowBringInFourTimesAsMuchEachTimeUpToTheLimit) {
   EXPECT_EQ(Next(0), Pages(0, 1));
-  EXPECT_EQ(Next(1), Pages(1, 2));
-  EXPECT_EQ(Next(2), Pages(2, 4));
-  EXPECT_EQ(Next(4), Pages(4, 8));
-  EXPECT_EQ(Next(8), Pages(8, 16));
-  EXPECT_EQ(Next(16), Pages(16, 32));
-  EXPECT_EQ(Next(32), Pages(32, 64));
+  EXPECT_EQ(Next(1), Pages(1, 4));
+  EXPECT_EQ(Next(4), Pages(4, 16));
+  EXPECT_EQ(Next(16), Pages(16, 64));
   EXPECT_EQ(Next(64), Pages(64, 128));
   EXPECT_EQ(Next(128), Pages(128, 192));
 }
 
-TEST_F(FaultWindowTest, FromTheFourthFaultOnAStreamGoesOneWindowFurther) {
-  for (uint64_t page = 0; page < 4;) {
-    const HvaRange window = Next(page);
-    EXPECT_TRUE(window_.Further(window, kEverywhere).empty());
-    page = (window.end - kBase) / kPageSize;
-  }
-  EXPECT_EQ(window_.Further(Next(4), kEverywhere), Pages(8, 16));
-  EXPECT_EQ(Next(16), Pages(16, 32));
-  EXPECT_EQ(window_.Further(Pages(16, 32), kEverywhere), Pages(32, 64));
-  EXPECT_EQ(Next(64), Pages(64, 128));
-  EXPECT_EQ(window_.Further(Pages(64, 128), kEverywhere), Pages(128, 192));
-  EXPECT_TRUE(window_.Further(Pages(64, 128), kEverywhere).empty());
-  EXPECT_EQ(Next(192), Pages(192, 256));  // the stream goes on behind both
-  EXPECT_TRUE(window_.Further(Pages(192, 256), Pages(0, 256)).empty());
+TEST_F(FaultWindowTest, DownwardsAsUpwards) {
+  EXPECT_EQ(Next(255), Pages(255, 256));
+  EXPECT_EQ(Next(254), Pages(252, 255));
+  EXPECT_EQ(Next(251), Pages(240, 252));
+  EXPECT_EQ(Next(239), Pages(192, 240));
+  EXPECT_EQ(Next(191), Pages(128, 192));
+}
+
+TEST_F(FaultWindowTest, FromTheThirdFaultOnAStreamGoesFurtherTwiceAsFarEachTime) {
+  EXPECT_EQ(Further(Next(0)), Pages(0, 0));
+  EXPECT_EQ(Further(Next(1)), Pages(0, 0));
+  EXPECT_EQ(Further(Next(4)), Pages(16, 48));
+  EXPECT_EQ(Further(Next(48)), Pages(64, 192));
+  EXPECT_EQ(Further(Next(192)), Pages(256, 512));
+  EXPECT_EQ(Further(Next(512)), Pages(576, 1088));
+  EXPECT_EQ(Further(Next(1088)), Pages(1152, 1664)) << "8 limits at most";
 }
 
 TEST_F(FaultWindowTest, DownwardsItGoesFurtherDown) {
-  Down(1023, 6);
-  const HvaRange whole = Next(991);
-  EXPECT_EQ(whole, Pages(960, 992));
-  EXPECT_EQ(window_.Further(whole, kEverywhere), Pages(896, 960));
-  EXPECT_EQ(Next(895), Pages(832, 896));
+  EXPECT_EQ(Further(Next(1023)), Pages(0, 0));
+  EXPECT_EQ(Further(Next(1022)), Pages(0, 0));
+  EXPECT_EQ(Further(Next(1019)), Pages(976, 1008));
+  EXPECT_EQ(Further(Next(975)), Pages(832, 960));
 }
 
-TEST_F(FaultWindowTest, DownwardsAsUpwards) {
-  EXPECT_EQ(Next(255), Pages(255, 256));
-  EXPECT_EQ(Next(254), Pages(254, 255));
-  EXPECT_EQ(Next(253), Pages(252, 254));
-  EXPECT_EQ(Next(251), Pages(248, 252));
-  EXPECT_EQ(Next(247), Pages(240, 248));
-  Down(239, 3);
-  EXPECT_EQ(Next(127), Pages(64, 128));
+TEST_F(FaultWindowTest, FurtherEndsAtABorderAndTheStreamGoesOnBehindIt) {
+  Up(0, 2);
+  const HvaRange window = Next(4);
+  EXPECT_EQ(window_.Further(window, Pages(0, 20)), Pages(16, 20));
+  EXPECT_TRUE(window_.Further(Pages(16, 20), Pages(0, 20)).empty());
+  EXPECT_EQ(Next(20), Pages(20, 64));
+}
+
+// It has caught up with what is brought in further: no reason to bring in less.
+TEST_F(FaultWindowTest, AStreamThatIsFasterThanItsFurtherPagesGoesOnWhereTheyEnd) {
+  Up(0, 2);
+  static_cast<void>(Further(Next(4)));
+  const HvaRange window = Next(48);
+  EXPECT_EQ(window_.Further(window, kEverywhere), Pages(64, 128));
+  EXPECT_EQ(Next(128), Pages(128, 192));
+  EXPECT_EQ(Further(Pages(128, 192)), Pages(192, 448));
 }
 
 TEST_F(FaultWindowTest, ScatteredFaultsBringInThemselves) {
@@ -137,9 +154,10 @@ TEST_F(FaultWindowTest, FaultsInsideTheLastWindowKeepItFromGrowing) {
   const uint64_t page = Up(0, 8);
   EXPECT_EQ(Next(page - 40), Pages(page - 40, page - 39));
   EXPECT_EQ(Next(page), Pages(page, page + 64));  // one: another thread was in the same window
-  for (const uint64_t back : {50U, 40U, 30U, 20U, 10U, 5U})
+  for (const uint64_t back : {50U, 40U, 30U, 20U, 10U, 5U}) {
     static_cast<void>(Next(page + 64 - back));
-  EXPECT_EQ(Next(page + 64).size(), 2 * kPageSize);
+  }
+  EXPECT_EQ(Next(page + 64).size(), 4 * kPageSize);
 }
 
 }  // namespace

@@ -5,8 +5,9 @@
 namespace underfoot {
 namespace {
 
-// The size that a stream has at its fourth fault.
-constexpr uint64_t kCertain = 8;
+constexpr uint64_t kGrowth = 4;
+// The fault at which two before it were foretold.
+constexpr unsigned kCertain = 3;
 
 // From the page to the end of its aligned block, in the direction of the stream.
 HvaRange Ahead(Hva page, uint64_t pages, bool up) {
@@ -27,27 +28,41 @@ HvaRange FaultWindow::Next(Hva page, HvaRange within) {
     const bool above = page == stream.window.end && (stream.up || !grown);
     const bool below = alone.end == stream.window.begin && (!stream.up || !grown);
     if (above || below) {
-      const uint64_t pages = std::min(stream.pages * 2, limit_);
-      stream = {Ahead(page, pages, above).Intersect(within), pages, above, now_};
+      stream.pages = std::min(stream.pages * kGrowth, limit_);
+      stream.up = above;
+      stream.used = now_;
+      if (++stream.faults >= kCertain) {
+        stream.further = std::max(stream.further, stream.pages) * 2;
+        stream.further = std::min(stream.further, kMostFurther * limit_);
+      }
+      stream.left = stream.further;
+      stream.window = Ahead(page, stream.pages, above).Intersect(within);
+      stream.last = stream.window;
       return stream.window;
     }
   }
   for (Stream& stream : streams_) {
-    if (stream.window.Contains(page)) stream.pages = std::max<uint64_t>(stream.pages / 2, 1);
+    if (!stream.window.Contains(page)) continue;
+    stream.pages = std::max<uint64_t>(stream.pages / 2, 1);
+    stream.further /= 2;
   }
-  Victim() = {alone, 1, true, now_};
+  Victim() = {.window = alone, .used = now_};
   return alone;
 }
 
-HvaRange FaultWindow::Further(HvaRange window, HvaRange within) {
+HvaRange FaultWindow::Further(HvaRange last, HvaRange within) {
   for (Stream& stream : streams_) {
-    if (stream.window != window || stream.pages < kCertain) continue;
+    if (stream.last != last || stream.left == 0) continue;
+    const HvaRange window = stream.window;
     const Hva next = stream.up ? window.end : window.begin - kPageSize;
     if (!within.Contains(next)) return {};
-    stream.pages = std::min(stream.pages * 2, limit_);
-    const HvaRange further = Ahead(next, stream.pages, stream.up).Intersect(within);
-    stream.window = {std::min(window.begin, further.begin), std::max(window.end, further.end)};
-    return further;
+    stream.pages = std::min(stream.pages * kGrowth, limit_);
+    const uint64_t pages = std::min(stream.pages, stream.left);
+    stream.last = Ahead(next, pages, stream.up).Intersect(within);
+    stream.left -= stream.last.size() >> kPageShift;
+    stream.window = {std::min(window.begin, stream.last.begin),
+                     std::max(window.end, stream.last.end)};
+    return stream.last;
   }
   return {};
 }

@@ -1,12 +1,13 @@
-// How many pages to bring in with a fault: one, until faults follow one another; then twice as many
-// each time, ahead of the fault in its direction, up to a limit. Whatever does not follow is one
-// page: pages that nobody touches cost memory, and a scattered pattern gains nothing.
+// How many pages to bring in with a fault: one, until faults follow one another; then four times as
+// many each time, ahead of the fault in its direction, up to a limit. Whatever does not follow is
+// one page: pages that nobody touches cost memory, and a scattered pattern gains nothing.
 //
-//   faults of a stream:  0   1   2      4              8  ...
-//   brought in:         [0) [1) [2 3)  [4 5 6 7)      [8 .. 15)
+//   faults of a stream:  0   1        4                       48                 128  ...
+//   brought in:         [0) [1 2 3)  [4 .. 15)               [48 .. 63)
+//   once nobody waits:                        [16 .. 47)               [64 .. 127)
 //
-// From its fourth fault on, the window behind is brought in too, once nobody waits (Further), and
-// counts as one that was faulted on.
+// From its third fault on, a stream is brought in further once nobody waits, window by window
+// (Further): each time twice as far, since all before has been touched, up to kMostFurther limits.
 //
 // A window ends at a multiple of its size, so a long stream gets whole aligned windows. A stream
 // that goes on is known by the page that it must fault on next. Several are followed at once, one
@@ -30,6 +31,7 @@ namespace underfoot {
 class FaultWindow {
  public:
   static constexpr unsigned kStreams = 16;
+  static constexpr uint64_t kMostFurther = 8;
 
   // `limit`: 1 is off.
   explicit FaultWindow(uint64_t limit) : limit_(limit) {}
@@ -37,16 +39,20 @@ class FaultWindow {
   // The pages to bring in for a fault on `page`, which is one of them. All are of `within`, where
   // a stream goes on in another range as if there were no border.
   HvaRange Next(Hva page, HvaRange within);
-  // Once the pages of Next are there: those behind them, as if the stream had faulted on the first,
-  // if that is its fourth fault at least. Empty: to bring in more is not worth while.
-  HvaRange Further(HvaRange window, HvaRange within);
+  // Once the pages of Next, or of this, are there: the next window of the stream. Empty: it is far
+  // enough ahead, or at the border of `within`.
+  HvaRange Further(HvaRange last, HvaRange within);
 
  private:
   struct Stream {
-    HvaRange window = {};  // the last one; empty: the place is free
+    HvaRange window = {};  // of the last fault, and what came in further; empty: the place is free
     uint64_t pages = 1;    // 1: has not grown, and has no direction
     bool up = true;
-    uint64_t used = 0;  // when
+    unsigned faults = 1;   // foretold ones, and the first
+    uint64_t used = 0;     // when
+    uint64_t further = 0;  // how many pages, after the last fault
+    uint64_t left = 0;     // of them
+    HvaRange last = {};    // brought in
   };
 
   Stream& Victim();

@@ -7,8 +7,6 @@
 
 #include <array>
 #include <cerrno>
-#include <cstdint>
-#include <optional>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -83,7 +81,8 @@ void UffdMonitor::Main() {
   Reader reader(mmu_.readers());
   while (!stop_.load(kAcquire)) {
     std::array<pollfd, 2> fds{{{uffd_.fd(), POLLIN, 0}, {wake_.get(), POLLIN, 0}}};
-    static_cast<void>(poll(fds.data(), fds.size(), deferred_.empty() ? -1 : kRetryMs));
+    const int timeout = !further_.last.empty() ? 0 : deferred_.empty() ? -1 : kRetryMs;
+    static_cast<void>(poll(fds.data(), fds.size(), timeout));
     eventfd_t ignored = 0;
     if (fds[1].revents != 0) static_cast<void>(eventfd_read(wake_.get(), &ignored));
     // In turns: a queue that never runs empty must not starve those that were put off.
@@ -284,13 +283,13 @@ FaultResult UffdMonitor::HandleFault(const Reader& reader, const Target& target,
 }
 
 // Whoever made the stream runs on its window meanwhile; nobody waits for these pages, so whatever
-// stands in their way is left to the fault on them.
+// stands in their way is left to the fault on them. A window at a time: faults come first.
 void UffdMonitor::GoFurther(const Reader& reader) {
-  const Further last = std::exchange(further_, {});
-  const HvaRange pages = window_.Further(last.window, last.within);
+  const HvaRange pages = window_.Further(further_.last, further_.within);
+  further_.last = pages;
   const std::optional<Target> target = pages.empty() ? std::nullopt : TargetOf(pages.begin);
   if (!target.has_value()) return;
-  const GuestPageSource::Fault told(pages.begin, last.kind);
+  const GuestPageSource::Fault told(pages.begin, further_.kind);
   const GfnRange window{target->gfn, target->gfn + (pages.size() >> kPageShift)};
   around_.Add(mmu_.faults_around().BringIn(reader, window));
 }

@@ -101,7 +101,7 @@ class UffdMonitor final : public Subscriber {
   };
   // What a stream will fault on next, brought in when no fault waits.
   struct Further {
-    HvaRange window = {};  // empty: nothing
+    HvaRange last = {};  // brought in; empty: nothing to do
     HvaRange within = {};
     GuestPageSource::Fault::Kind kind = GuestPageSource::Fault::Kind::kUnknown;
   };
