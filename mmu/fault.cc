@@ -81,7 +81,11 @@ FaultResult FaultHandler::FinishClaim(const Reader& reader, Gfn gfn, Access acce
     case PageInOutcome::kSettling:
       return give_back({FaultOutcome::kSettling, Pte(), {}});
     case PageInOutcome::kFailed:
-      return give_back({FaultOutcome::kFailed, Pte(), {}});
+      // A mapping may be away under a bracket that has begun since: then it has the claim.
+      if (!stage2_.Abandon(gfn, reader.tag()) && !UNDERFOOT_MUTANT("fault-fails-under-a-bracket")) {
+        return Stolen();
+      }
+      return {FaultOutcome::kFailed, Pte(), {}};
     case PageInOutcome::kPresent:
       break;
   }

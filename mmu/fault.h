@@ -35,7 +35,7 @@ enum class [[nodiscard]] FaultOutcome{
     kSettling,   // use the page by hva, keep no translation
     kNoMemslot,  // the gfn lies in no memslot
     kReadOnly,   // a write to a read-only memslot
-    kFailed,     // the page source cannot bring it in
+    kFailed,     // the page source cannot bring it in, and no bracket that began since explains it
 };
 
 struct FaultResult {

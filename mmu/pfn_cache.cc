@@ -97,7 +97,12 @@ RefreshOutcome PfnCache::RefreshLocked(const Reader& reader) {
     if (late) mmu_.caches().ListPending(*this, target.range, key | kPending);
     UNDERFOOT_SYNC_POINT("refresh-looked-up");
     if (looked_up != RefreshOutcome::kValid) {
-      state_.exchange(0, kStoreLoad);
+      const bool untouched = state_.exchange(0, kStoreLoad) == (key | kPending);
+      // A mapping may be away under a bracket that has begun since.
+      if (looked_up == RefreshOutcome::kFailed && !untouched &&
+          !UNDERFOOT_MUTANT("refresh-fails-under-a-bracket")) {
+        continue;
+      }
       return looked_up;
     }
     // The generation is compared after the listing: an update that publishes later drops PENDING.

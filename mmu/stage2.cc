@@ -164,21 +164,23 @@ bool Stage2::PublishTable(Gfn gfn, OwnerTag tag, PrivateTable table) {
   return true;
 }
 
-void Stage2::Abandon(Gfn gfn, OwnerTag tag) {
+bool Stage2::Abandon(Gfn gfn, OwnerTag tag) {
   RetiredBatch batch;
+  bool given_back = false;
   {
     rcu::ReadScope rcu;
     const Place place = FindEntry(gfn);
     Pte pte = place.pte;
-    while (pte.tag() == tag && pte.is_leaf()) {
-      if (place.entry.CompareExchange(pte, pte.WithTag(0)))
-        break;  // may only have become old meanwhile
+    while (pte.tag() == tag && pte.is_leaf() && !given_back) {
+      given_back = place.entry.CompareExchange(pte, pte.WithTag(0));  // it may have become old
     }
-    if (pte == Pte::Claim(tag) && place.entry.Replace(pte, Pte()) && place.table.Unref()) {
-      Prune(root_, gfn, batch);
+    if (pte == Pte::Claim(tag) && place.entry.Replace(pte, Pte())) {
+      given_back = true;
+      if (place.table.Unref()) Prune(root_, gfn, batch);
     }
   }
   PayFor(batch);
+  return given_back;
 }
 
 // Unlinks the empty tables on the way to `gfn`, from the lowest up.

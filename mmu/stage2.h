@@ -85,8 +85,8 @@ class Stage2 {
   // is that of the first page that the entry covers.
   [[nodiscard]] bool Publish(Gfn gfn, OwnerTag tag, Pte leaf);
 
-  // Gives the claim back, if it was not stolen.
-  void Abandon(Gfn gfn, OwnerTag tag);
+  // Gives the claim back. False: it was stolen.
+  bool Abandon(Gfn gfn, OwnerTag tag);
 
   // Turns the caller's claim of a block into a table of smaller leaves, filled in private. False:
   // it was stolen, and the table is freed.

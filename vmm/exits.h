@@ -54,8 +54,8 @@ class ExitHandler {
   virtual ExitOutcome OnPortIo(unsigned vcpu, const PortIo& io) = 0;
 
   // An access to a gpa that no memslot holds just now. `data` holds what the guest wrote, or is to
-  // be filled with what it reads. At most 8 bytes, and may not be aligned.
-  virtual ExitOutcome OnMmio(unsigned vcpu, Gpa gpa, std::span<std::byte> data, bool write) = 0;
+  // be filled with what it reads. At most 8 bytes, and may not be aligned. An error ends the vCPU.
+  virtual absl::Status OnMmio(unsigned vcpu, Gpa gpa, std::span<std::byte> data, bool write) = 0;
 
   virtual ExitOutcome OnHalt(unsigned vcpu) = 0;
 

@@ -12,11 +12,9 @@ ExitOutcome GuestExits::OnPortIo(unsigned vcpu, const PortIo& io) {
   return platform_.OnPortIo(vcpu, io);
 }
 
-ExitOutcome GuestExits::OnMmio(unsigned vcpu, Gpa gpa, std::span<std::byte> data, bool write) {
+absl::Status GuestExits::OnMmio(unsigned vcpu, Gpa gpa, std::span<std::byte> data, bool write) {
   Reader& reader = vcpus_[vcpu]->reader;
-  const absl::Status done =
-      write ? access_.Write(reader, gpa, data) : access_.Read(reader, gpa, data);
-  return done.ok() ? ExitOutcome::kContinue : ExitOutcome::kFail;
+  return write ? access_.Write(reader, gpa, data) : access_.Read(reader, gpa, data);
 }
 
 ExitOutcome GuestExits::OnHalt(unsigned) {

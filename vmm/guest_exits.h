@@ -27,7 +27,7 @@ class GuestExits final : public ExitHandler {
   GuestExits(unsigned vcpus, Mmu& mmu, GuestAccess& access, MmHooks& hooks, Platform& platform);
 
   ExitOutcome OnPortIo(unsigned vcpu, const PortIo& io) override;
-  ExitOutcome OnMmio(unsigned vcpu, Gpa gpa, std::span<std::byte> data, bool write) override;
+  absl::Status OnMmio(unsigned vcpu, Gpa gpa, std::span<std::byte> data, bool write) override;
   ExitOutcome OnHalt(unsigned vcpu) override;
   MemoryFaultOutcome OnMemoryFault(unsigned vcpu, const MemoryFault& fault) override;
   void OnFatal(unsigned vcpu, const absl::Status& error) override ABSL_LOCKS_EXCLUDED(mutex_);

@@ -234,13 +234,12 @@ ExitOutcome VcpuThread::DispatchMmio(absl::Status& error) {
   const size_t size = mmio.len < sizeof(mmio.data) ? mmio.len : sizeof(mmio.data);
   std::byte* data = static_cast<std::byte*>(static_cast<void*>(mmio.data));
   const bool write = mmio.is_write != 0;
-  const ExitOutcome outcome = handler_.OnMmio(index(), gpa, {data, size}, write);
-  if (outcome == ExitOutcome::kFail) {
-    error =
-        absl::InternalError(absl::StrFormat("vCPU %u: nobody answers gpa %#x (%s of %u bytes)",
-                                            index(), gpa.value, write ? "write" : "read", size));
-  }
-  return outcome;
+  const absl::Status done = handler_.OnMmio(index(), gpa, {data, size}, write);
+  if (done.ok()) return ExitOutcome::kContinue;
+  error = absl::Status(
+      done.code(), absl::StrFormat("vCPU %u: nobody answers gpa %#x (%s of %u bytes): %s", index(),
+                                   gpa.value, write ? "write" : "read", size, done.message()));
+  return ExitOutcome::kFail;
 }
 
 ExitOutcome VcpuThread::DispatchMemoryFault(const MemoryFault& fault, absl::Status& error) {

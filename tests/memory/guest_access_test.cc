@@ -7,11 +7,13 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <fstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/memory/memory_test.h"
@@ -145,6 +147,61 @@ TEST_P(GuestAccessTest, AnAccessByHvaWaitsForTheBracketInItsWay) {
   }
   writer.join();
   EXPECT_EQ(side().Load(0), 6u);
+}
+
+// As mremap churn does it, with the slot away as well.
+TEST_P(GuestAccessTest, AnAccessByHvaWaitsForAMappingThatIsAway) {
+  ASSERT_TRUE(WriteWord(side().GpaAt(0), 5).ok());
+  DeleteSlot();
+  const Hva home = side().PageAt(0);
+  void* const elsewhere = mmap(nullptr, kPageSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(elsewhere, MAP_FAILED);
+  std::atomic<bool> done{false};
+  std::atomic<pid_t> writer_id{0};
+  std::thread writer;
+  {
+    const MmHooks::Absence away(side().hooks, side().Pages(0));
+    ASSERT_TRUE(side().hooks.Mremap(side().Pages(0), HvaOf(elsewhere)).ok());
+    writer = std::thread([&] {
+      writer_id = gettid();
+      const absl::Status written = WriteWord(side().GpaAt(0), 6);
+      EXPECT_TRUE(written.ok()) << written;
+      done = true;
+    });
+    EXPECT_TRUE(WaitUntil([&] { return done || (writer_id != 0 && Sleeps(writer_id)); }));
+    EXPECT_FALSE(done);
+    ASSERT_TRUE(side().hooks.Mremap(PageRangeOf(HvaOf(elsewhere)), home).ok());
+  }
+  writer.join();
+  EXPECT_EQ(side().Load(0), 6u);
+}
+
+// Fails once, after a bracket that came and went.
+class PassingFailure final : public PageSource {
+ public:
+  explicit PassingFailure(PageSource& source) : source_(source) {}
+
+  PageInResult PageIn(Hva page, Access access) override {
+    if (std::exchange(failed_, true)) return source_.PageIn(page, access);
+    InvalidationScope bracket(*notifier, {PageRangeOf(page)});
+    return {};
+  }
+  Notifier* notifier = nullptr;
+
+ private:
+  PageSource& source_;
+  bool failed_ = false;
+};
+
+TEST_P(GuestAccessTest, AFailureThatABracketExplainsIsTriedAgain) {
+  PassingFailure source(side().source);
+  Mmu without_slots(source);
+  source.notifier = &without_slots.notifier();
+  GuestAccess access(without_slots, *side().memory, side().pagemap);
+  Reader reader(without_slots.readers());
+  std::array<std::byte, 8> word{};
+  const absl::Status read = access.Read(reader, side().GpaAt(0), word);
+  EXPECT_TRUE(read.ok()) << read;
 }
 
 TEST_P(GuestAccessTest, AnAccessThatIsNotInRamIsOutOfRangeAndSaysWhere) {

@@ -61,6 +61,24 @@ TEST_F(InstallRaceTest, AWholeBracketAfterThePageInIsNotMissed) {
   EXPECT_EQ(LeafOf(5)->pfn(), PfnNow(5));
 }
 
+//   installer                       invalidation
+//   claim, no bracket in flight
+//                                   Begin: steals the claim; the mapping goes
+//   page-in: fails; not its claim
+//                                   the mapping comes back, End
+TEST_F(InstallRaceTest, APageInThatFailsUnderABracketIsTriedAgain) {
+  host_.SetAnswer([](Hva, Access) { return PageInResult{}; });
+  Gate gate("fault-before-page-in");
+  Installer installer(*this, 5);
+  ASSERT_TRUE(StopsAt(gate, installer.task()));
+  OpenBracket away = Begin(5);
+  gate.Open();
+  EXPECT_EQ(installer.Result().outcome, FaultOutcome::kAgain);
+  host_.SetAnswer({});
+  away.End();
+  FaultIn(5);
+}
+
 TEST_F(InstallRaceTest, AClaimWhileTheRangeIsInFlightIsGivenBack) {
   OpenBracket held = Begin(5);
   {

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "mmu/pfn_cache.h"
 #include "tests/race/race_test.h"
@@ -54,6 +56,28 @@ TEST_F(PfnCacheRaceTest, AWholeBracketInsideALookUpIsNotMissed) {
   EXPECT_TRUE(Valid());
   EXPECT_EQ(cache_.Describe().pfn, PfnNow(kInNoSlot));
   EXPECT_EQ(Retries(), 1u);
+}
+
+//   refresh                         invalidation
+//   listed PENDING
+//                                   Begin: takes PENDING away; the mapping goes
+//   looks up: fails; PENDING has gone: again
+TEST_F(PfnCacheRaceTest, ALookUpThatFailsUnderABracketIsTriedAgain) {
+  ActivateAt(host_.PageAt(5));
+  MovePage(5);
+  bool away = true;
+  Gate gate("page-source");
+  host_.SetAnswer([&](Hva, Access) -> std::optional<PageInResult> {
+    if (!std::exchange(away, false)) return std::nullopt;
+    PassSyncPoint("page-source");
+    return PageInResult{};
+  });
+  auto refresh = Refresh();
+  ASSERT_TRUE(StopsAt(gate, *refresh));
+  MovePage(5);
+  gate.Open();
+  refresh->Join();
+  EXPECT_TRUE(Valid());
 }
 
 TEST_F(PfnCacheRaceTest, ABracketAfterTheLookUpIsNotMissed) {

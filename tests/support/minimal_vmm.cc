@@ -168,10 +168,10 @@ ExitOutcome MinimalVmm::OnPortIo(unsigned vcpu, const PortIo& io) {
 
 // The guest's accesses to data memory are aligned words (guest/abi.h): one atomic access each, so
 // that what it does here orders with what the others do on the mapping.
-ExitOutcome MinimalVmm::OnMmio(unsigned, Gpa gpa, std::span<std::byte> data, bool write) {
+absl::Status MinimalVmm::OnMmio(unsigned, Gpa gpa, std::span<std::byte> data, bool write) {
   if (gpa.value < abi::kSystemAreaBytes || gpa.value >= options_.memory_bytes ||
       gpa.value % sizeof(uint64_t) != 0 || data.size() != sizeof(uint64_t)) {
-    return ExitOutcome::kFail;
+    return absl::OutOfRangeError("no aligned word of RAM");
   }
   const std::atomic_ref<uint64_t> word = WordAt(HvaOfGpa(gpa));
   uint64_t value = 0;
@@ -182,7 +182,7 @@ ExitOutcome MinimalVmm::OnMmio(unsigned, Gpa gpa, std::span<std::byte> data, boo
     value = word.load(kAcquire);
     std::memcpy(data.data(), &value, sizeof(value));
   }
-  return ExitOutcome::kContinue;
+  return absl::OkStatus();
 }
 
 ExitOutcome MinimalVmm::OnHalt(unsigned) { return ExitOutcome::kStop; }

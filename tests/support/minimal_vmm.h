@@ -85,7 +85,7 @@ class MinimalVmm : public ExitHandler {
   uint64_t mmio_exits() const;
 
   ExitOutcome OnPortIo(unsigned vcpu, const PortIo& io) override;
-  ExitOutcome OnMmio(unsigned vcpu, Gpa gpa, std::span<std::byte> data, bool write) override;
+  absl::Status OnMmio(unsigned vcpu, Gpa gpa, std::span<std::byte> data, bool write) override;
   ExitOutcome OnHalt(unsigned vcpu) override;
   MemoryFaultOutcome OnMemoryFault(unsigned vcpu, const MemoryFault& fault) override;
   void OnFatal(unsigned vcpu, const absl::Status& error) override;

@@ -102,7 +102,17 @@ template <class Copy>
 absl::Status GuestAccess::ByHva(Reader& reader, Hva hva, Access access, const Copy& copy) {
   const HvaRange page = PageRangeOf(hva);
   for (;;) {
+    const uint64_t begins = mmu_.notifier().Stats().begins;
+    if (const auto away = mmu_.in_flight().FindOverlap(page);
+        away.has_value() && !UNDERFOOT_MUTANT("access-fails-under-a-bracket")) {
+      mmu_.in_flight().WaitForEnd(*away);
+      continue;
+    }
     const PageInOutcome in = mmu_.page_source().PageIn(page.begin, access).outcome;
+    if (in == PageInOutcome::kFailed && mmu_.notifier().Stats().begins != begins &&
+        !UNDERFOOT_MUTANT("access-fails-after-a-bracket")) {
+      continue;  // its mapping may have been away
+    }
     if (in == PageInOutcome::kFailed) {
       return absl::UnavailableError(
           absl::StrFormat("the page at hva 0x%x cannot be brought in", page.begin.value));
