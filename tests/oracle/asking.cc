@@ -41,14 +41,15 @@ Outcome FaultToQuestion(State& state, uint8_t view_index, uint8_t cell, Access a
 Outcome FaultFromAnswer(State& state) {
   const AskingState& asking = state.asking;
   View& view = state.views[asking.view];
-  if (asking.answer.mood != Mood::kUsual) Abandon(view, asking.cell, kFaulter);
+  const bool given_back =
+      asking.answer.mood != Mood::kUsual && Abandon(view, asking.cell, kFaulter);
   switch (asking.answer.mood) {
     case Mood::kAgainOnce:
       return {Result::kAgain};
     case Mood::kSettling:
       return {Result::kSettling};
     case Mood::kFailed:
-      return {Result::kFailed};
+      return {given_back ? Result::kFailed : Result::kAgain};
     case Mood::kUsual:
       break;
   }
@@ -260,6 +261,8 @@ Outcome Answered(State& state) {
             : asking.answer.mood == Mood::kFailed  ? Result::kFailed
                                                    : Result::kSettling};
   }
+  const bool pending = state.caches[asking.cache].validity == CacheState::Validity::kPending;
+  if (page.result == Result::kFailed && !pending) return StartRefresh(state);
   if (page.result == Result::kSettling || page.result == Result::kFailed) {
     return FinishRefresh(state, page.result);
   }

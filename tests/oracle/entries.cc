@@ -43,11 +43,12 @@ bool Publish(View& view, uint8_t cell, Owner owner, EntryState leaf, Tally& tall
   return true;
 }
 
-void Abandon(View& view, uint8_t cell, Owner owner) {
+bool Abandon(View& view, uint8_t cell, Owner owner) {
   EntryState& entry = view.Deciding(cell);
-  if (entry.owner != owner) return;
+  if (entry.owner != owner) return false;
   entry.owner = kUnowned;
   if (!entry.is_leaf()) entry = {};
+  return true;
 }
 
 void MarkUsed(EntryState& leaf, Access access) {

@@ -18,7 +18,7 @@ Result TryClaim(View& view, uint8_t cell, bool block, Access access, Owner owner
 
 // False: the claim was stolen.
 bool Publish(View& view, uint8_t cell, Owner owner, EntryState leaf, Tally& tally);
-void Abandon(View& view, uint8_t cell, Owner owner);
+bool Abandon(View& view, uint8_t cell, Owner owner);
 
 // As the hardware marks what it uses.
 void MarkUsed(EntryState& leaf, Access access);
