@@ -43,10 +43,12 @@ BracketToken Notifier::Begin(Invalidation invalidation, ReaderWait wait) {
   UNDERFOOT_CHECK(!rcu::InReadSection(), "Begin inside an RCU read section",
                   invalidation.range.begin.value, 0);
   invalidation.range = RoundOutToPages(invalidation.range);
-  begins_.Add();
   bool held = UNDERFOOT_MUTANT("begin-walks-first") && TellSubscribers(invalidation);
   UNDERFOOT_SYNC_POINT("begin-not-in-flight");
   BracketToken token(in_flight_.Add(invalidation.range), invalidation.range);
+  // After it is in the set and before the host changes: whoever counts, and then finds none in its
+  // way, sees a later one by the count.
+  begins_.Add();
   UNDERFOOT_SYNC_POINT("begin-in-flight");
   if (!UNDERFOOT_MUTANT("begin-walks-first")) held = TellSubscribers(invalidation);
   token.found_ = held;
