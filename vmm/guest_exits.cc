@@ -29,7 +29,7 @@ MemoryFaultOutcome GuestExits::OnMemoryFault(unsigned vcpu, const MemoryFault& f
   // was here last, explains the fault; without one it would come again for ever.
   const uint32_t epoch = hooks_.protection_epoch();
   if (epoch == vcpus_[vcpu]->protection_epoch_seen) return MemoryFaultOutcome::kFail;
-  hooks_.WaitForNoProtection();
+  hooks_.WaitForProtectionChange();
   vcpus_[vcpu]->protection_epoch_seen = epoch;
   return MemoryFaultOutcome::kRetry;
 }

@@ -141,7 +141,7 @@ TEST_P(MmHooksMappingTest, WhatIsLiftedInPartStaysProtectedElsewhere) {
   EXPECT_EQ(side().Fault(7, Access::kRead).outcome, FaultOutcome::kBlocked);
   EXPECT_EQ(mmu().in_flight().count(), 2u);
   ASSERT_TRUE(hooks().Mprotect(side().Pages(4, 4), PROT_READ | PROT_WRITE).ok());
-  hooks().WaitForNoProtection();
+  hooks().WaitForProtectionChange();
   FaultIn(4);
   FaultIn(7);
 }
@@ -149,7 +149,7 @@ TEST_P(MmHooksMappingTest, WhatIsLiftedInPartStaysProtectedElsewhere) {
 TEST_P(MmHooksMappingTest, AnAbortedProtectionLeavesNothingProtected) {
   const Hva unaligned = side().PageAt(4) + 8;
   EXPECT_FALSE(hooks().Mprotect({unaligned, unaligned + kPageSize}, PROT_READ).ok());
-  hooks().WaitForNoProtection();
+  hooks().WaitForProtectionChange();
   FaultIn(4);
 }
 

@@ -177,7 +177,7 @@ TEST_P(MmHooksModelTest, RandomCallsKeepContentAndTranslationsAsTheModelSays) {
     ASSERT_TRUE(side().hooks.Mprotect(side().Pages(i), PROT_READ | PROT_WRITE).ok());
     EXPECT_EQ(side().Load(i), model_[i].word) << i;
   }
-  side().hooks.WaitForNoProtection();
+  side().hooks.WaitForProtectionChange();
 }
 
 UNDERFOOT_FOR_BOTH_BACKINGS(MmHooksModelTest);

@@ -115,8 +115,8 @@ class MmHooks {
 
   // Counts protections taken and lifted, to be compared with what one saw last.
   uint32_t protection_epoch() const { return protected_.epoch(); }
-  // Returns when no protection is in force.
-  void WaitForNoProtection() const { protected_.WaitForNone(); }
+  // Returns when no protection is in force, or one was lifted.
+  void WaitForProtectionChange() const { protected_.WaitForChange(); }
 
  private:
   // An attached range; `hooks` comes back in the callbacks.

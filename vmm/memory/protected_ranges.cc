@@ -29,8 +29,9 @@ void ProtectedRanges::Withdraw(BracketToken token) {
 }
 
 void ProtectedRanges::Gone() {
+  count_.fetch_sub(1, kAcqRel);
   epoch_.fetch_add(1, kAcqRel);
-  if (count_.fetch_sub(1, kAcqRel) == 1) count_.notify_all();
+  epoch_.notify_all();
 }
 
 std::vector<BracketToken> ProtectedRanges::TakeOverlapping(HvaRange range) {
@@ -60,10 +61,9 @@ void ProtectedRanges::Lift(HvaRange range) {
   }
 }
 
-void ProtectedRanges::WaitForNone() const {
-  for (uint32_t n = count_.load(kAcquire); n != 0; n = count_.load(kAcquire)) {
-    count_.wait(n, kAcquire);
-  }
+void ProtectedRanges::WaitForChange() const {
+  const uint32_t epoch = epoch_.load(kAcquire);
+  if (count_.load(kAcquire) != 0) epoch_.wait(epoch, kAcquire);
 }
 
 }  // namespace underfoot

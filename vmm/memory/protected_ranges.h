@@ -38,8 +38,9 @@ class ProtectedRanges {
 
   // Counts protections announced and lifted, to be compared with what one saw last.
   uint32_t epoch() const { return epoch_.load(kAcquire); }
-  // Returns when no protection is announced or held.
-  void WaitForNone() const;
+  // Returns when one was lifted since the call, or there is none. Not when there is none at last:
+  // those of several threads overlap for as long as they please.
+  void WaitForChange() const;
 
  private:
   std::vector<BracketToken> TakeOverlapping(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -50,7 +51,7 @@ class ProtectedRanges {
   absl::Mutex mutex_;
   std::vector<BracketToken> held_ ABSL_GUARDED_BY(mutex_);
   // Announced or held.
-  // Pairs with: each other's loads in WaitForNone and epoch. Without it: a vCPU that ran into a
+  // Pairs with: each other's loads in WaitForChange and epoch. Without it: a vCPU that ran into a
   // protection finds neither it nor its end, and takes the EFAULT for a real one.
   std::atomic<uint32_t> count_{0};
   std::atomic<uint32_t> epoch_{0};
