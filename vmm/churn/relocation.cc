@@ -66,6 +66,7 @@ bool Relocation::IsIn(Hva room_page) const {
 
 // A page that is pinned, or shared with a child just now, stays where it is; so does a hole.
 bool Relocation::MoveOut(Hva from, Room& room, Hva to) {
+  if (IsIn(to)) return false;  // of a move that failed
   static_cast<void>(hooks_.Move(room.uffd, PageRangeOf(from), to));
   return IsIn(to);
 }
@@ -93,10 +94,11 @@ absl::StatusOr<ChurnOutcome> Relocation::Move(HvaRange range) {
   for (uint64_t at = 0; at < range.size(); at += kPageSize) {
     if (MoveOut(range.begin + at, **room, base + at)) gone |= uint64_t{1} << (at / kPageSize);
   }
+  absl::Status back;
   for (uint64_t at = 0; at < range.size(); at += kPageSize) {
-    if ((gone >> (at / kPageSize) & 1) == 0) continue;
-    if (absl::Status back = MoveBack(base + at, range.begin + at); !back.ok()) return back;
+    if ((gone >> (at / kPageSize) & 1) != 0) back.Update(MoveBack(base + at, range.begin + at));
   }
+  if (!back.ok()) return back;  // what did not come back stays in the room, and is not overwritten
   if (madvise(PointerOf(base), range.size(), MADV_DONTNEED) != 0) {
     return absl::ErrnoToStatus(errno, "emptying the room for pages that are away");
   }

@@ -32,7 +32,6 @@ struct UffdioMove {  // 6.8
   uint64_t mode;
   int64_t move;  // written by the kernel: bytes moved, or a negative errno
 };
-inline constexpr uint64_t kUffdioMoveAllowSrcHoles = uint64_t{1} << 1;  // 6.8
 inline constexpr unsigned long kUffdioMove = _IOWR(UFFDIO, 0x05, UffdioMove);
 
 // ioctl of /proc/PID/pagemap: 6.7

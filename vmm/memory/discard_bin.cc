@@ -6,7 +6,7 @@
 
 #include "mmu/check.h"
 #include "vmm/hooks/calls.h"
-#include "vmm/hooks/newer_kernels.h"
+#include "vmm/memory/page_move.h"
 
 namespace underfoot {
 
@@ -48,11 +48,10 @@ std::optional<Hva> DiscardBin::Reserve(uint64_t bytes) {
 bool DiscardBin::Take(HvaRange range) {
   const std::optional<Hva> place = Reserve(range.size());
   if (!place.has_value()) return false;
-  const ssize_t moved = hooks::UffdMove(uffd_.fd(), PointerOf(*place), PointerOf(range.begin),
-                                        range.size(), newer::kUffdioMoveAllowSrcHoles);
+  const int error = MovePages(uffd_, range, *place);
   absl::MutexLock lock(&mutex_);
   --movers_;
-  return moved == static_cast<ssize_t>(range.size());
+  return error == 0;
 }
 
 void DiscardBin::Drain() {

@@ -19,6 +19,7 @@
 #include "vmm/hooks/advice.h"
 #include "vmm/hooks/attachments.h"
 #include "vmm/hooks/calls.h"
+#include "vmm/memory/page_move.h"
 #include "vmm/unique_fd.h"
 
 namespace underfoot {
@@ -316,16 +317,9 @@ absl::StatusOr<std::vector<HvaRange>> MmHooks::TakeWritten(const Pagemap& pagema
 }
 
 absl::Status MmHooks::Move(const Userfaultfd& uffd, HvaRange from, Hva to) {
-  uint64_t done = 0;
   return Outcome("UFFDIO_MOVE", from, [&] {
-    while (done < from.size()) {
-      const ssize_t moved =
-          hooks::UffdMove(uffd.fd(), PointerOf(to + done), PointerOf(from.begin + done),
-                          from.size() - done, newer::kUffdioMoveAllowSrcHoles);
-      if (moved < 0) return false;
-      done += static_cast<uint64_t>(moved);
-    }
-    return true;
+    errno = MovePages(uffd, from, to);
+    return errno == 0;
   });
 }
 
