@@ -30,6 +30,10 @@ struct Request {
 [[noreturn]] void Live(pid_t victim, int socket) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   prctl(PR_SET_NAME, "uf-adversary");
+  // Its copies of a machine's descriptors would keep the machine's userfaultfd alive.
+  const auto mine = static_cast<unsigned>(socket);
+  if (mine > 0) syscall(SYS_close_range, 0, mine - 1, 0);
+  syscall(SYS_close_range, mine + 1, ~0U, 0);
   const auto pidfd = static_cast<int>(syscall(SYS_pidfd_open, victim, 0));
   Request request{};
   while (recv(socket, &request, sizeof(request), 0) == ssize_t{sizeof(request)}) {
@@ -53,10 +57,7 @@ absl::StatusOr<Adversary> Adversary::Start() {
   const pid_t victim = getpid();
   const pid_t pid = _Fork();  // without the handlers of others: the child calls nobody
   if (pid < 0) return absl::ErrnoToStatus(errno, "fork of the adversary");
-  if (pid == 0) {
-    close(ours.get());  // else its own copy would keep it alive
-    Live(victim, its.get());
-  }
+  if (pid == 0) Live(victim, its.get());
   return Adversary(pid, std::move(ours));
 }
 

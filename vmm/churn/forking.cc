@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,6 +20,7 @@ absl::StatusOr<ChurnOutcome> ForkWith(MmHooks& hooks, HvaRange range, absl::Dura
   const pid_t child = _Fork();  // without the handlers of others: the child calls nobody
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    syscall(SYS_close_range, 0, ~0U, 0);  // a userfaultfd ends when its last descriptor is closed
     nanosleep(&rest, nullptr);
     _exit(0);
   }
