@@ -50,28 +50,18 @@ TEST(ExpectedEventsTest, TwoCallsOnOneRangeExplainTwoEvents) {
   EXPECT_FALSE(expected.Consume(Pages(0, 1)));
 }
 
-TEST(ExpectedEventsTest, ACallThatHasReturnedIsForgottenAfterAReadThatFoundNothing) {
+TEST(ExpectedEventsTest, ACallThatHasReturnedIsForgotten) {
   ExpectedEvents expected;
   const uint64_t id = expected.Expect(Pages(0, 1));
   expected.Returned(id);
-  expected.ForgetReturned(expected.Mark());
+  expected.ForgetReturned();
   EXPECT_FALSE(expected.Consume(Pages(0, 1)));
 }
 
 TEST(ExpectedEventsTest, ACallUnderWayIsNotForgotten) {
   ExpectedEvents expected;
   expected.Expect(Pages(0, 1));
-  expected.ForgetReturned(expected.Mark());
-  EXPECT_TRUE(expected.Consume(Pages(0, 1)));
-}
-
-// Its event may have been queued after the read looked.
-TEST(ExpectedEventsTest, ACallThatReturnedAfterTheMarkIsNotForgotten) {
-  ExpectedEvents expected;
-  const uint64_t id = expected.Expect(Pages(0, 1));
-  const uint64_t mark = expected.Mark();
-  expected.Returned(id);
-  expected.ForgetReturned(mark);
+  expected.ForgetReturned();
   EXPECT_TRUE(expected.Consume(Pages(0, 1)));
 }
 
@@ -80,7 +70,7 @@ TEST(ExpectedEventsTest, TheReturnOfACallWhoseEventsWereAllTakenIsHarmless) {
   const uint64_t id = expected.Expect(Pages(0, 1));
   EXPECT_TRUE(expected.Consume(Pages(0, 1)));
   expected.Returned(id);
-  expected.ForgetReturned(expected.Mark());
+  expected.ForgetReturned();
   EXPECT_FALSE(expected.Consume(Pages(0, 1)));
 }
 

@@ -56,6 +56,15 @@ int DiscardAndExit(void* range) {
   return static_cast<int>(syscall(SYS_madvise, pages->iov_base, pages->iov_len, MADV_DONTNEED));
 }
 
+// The failed call had announced events that never came: they are not the foreigner's.
+TEST_P(UffdEventsTest, AForeignRemovalAfterAHookedCallThatFailedIsForeign) {
+  StartMonitor();
+  ASSERT_FALSE(side().hooks.MapOver(side().Pages(5), PROT_READ, MAP_SHARED, -1, 0).ok());
+  FaultIn(5);
+  ASSERT_EQ(ForeignMadvise(side().Pages(5), MADV_DONTNEED), 0);
+  EXPECT_TRUE(WaitUntil([&] { return !side().LeafOf(5).has_value(); }, kPatience));
+}
+
 TEST_P(UffdEventsTest, WhatAnotherProcessDiscardsIsToldAndNoWrongPageIsUsed) {
   StartMonitor();
   constexpr uint64_t kStackBytes = 64 * kPageSize;

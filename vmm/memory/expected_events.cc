@@ -2,14 +2,16 @@
 
 #include <algorithm>
 
+#include "mmu/mutant.h"
+
 namespace underfoot {
 
 uint64_t ExpectedEvents::Expect(HvaRange range, uint64_t times) {
   absl::MutexLock lock(&mutex_);
   // A call that failed, or met nothing registered, has no event. What has returned long ago has
   // been read long ago.
-  if (entries_.size() > kKept && entries_.front().returned != 0) entries_.erase(entries_.begin());
-  entries_.push_back({++last_id_, range, range.size() * times, 0});
+  if (entries_.size() > kKept && entries_.front().returned) entries_.erase(entries_.begin());
+  entries_.push_back({++last_id_, range, range.size() * times, false});
   return last_id_;
 }
 
@@ -17,7 +19,7 @@ void ExpectedEvents::Returned(uint64_t id) {
   absl::MutexLock lock(&mutex_);
   const auto entry =
       std::find_if(entries_.begin(), entries_.end(), [id](const Entry& e) { return e.id == id; });
-  if (entry != entries_.end()) entry->returned = ++returns_;
+  if (entry != entries_.end()) entry->returned = true;
 }
 
 bool ExpectedEvents::Consume(HvaRange range) {
@@ -31,14 +33,10 @@ bool ExpectedEvents::Consume(HvaRange range) {
   return true;
 }
 
-uint64_t ExpectedEvents::Mark() const {
+void ExpectedEvents::ForgetReturned() {
+  if (UNDERFOOT_MUTANT("expectation-outlives-its-call")) return;
   absl::MutexLock lock(&mutex_);
-  return returns_;
-}
-
-void ExpectedEvents::ForgetReturned(uint64_t mark) {
-  absl::MutexLock lock(&mutex_);
-  std::erase_if(entries_, [mark](const Entry& e) { return e.returned != 0 && e.returned <= mark; });
+  std::erase_if(entries_, [](const Entry& entry) { return entry.returned; });
 }
 
 }  // namespace underfoot

@@ -1,8 +1,10 @@
 // The userfaultfd events that our own hooks are about to cause, so that the monitor tells them from
 // those of others: the hook has bracketed the change already, nothing is left to do.
 //
-// An event is read before the call that caused it returns, but may be looked at later; so an
-// expectation outlives the call, until the monitor has found the queue empty after it.
+// The kernel holds the call up until its event has been read (userfaultfd_event_wait_completion),
+// but the monitor may look at it later: so an expectation outlives the call, until the monitor is
+// about to read again. No longer: a call that failed had no event, and what it would leave would
+// pass for the explanation of somebody else's.
 //
 // Thread safety: any thread.
 
@@ -30,10 +32,8 @@ class ExpectedEvents {
   // The monitor: whether an event of this range was expected; each byte as often as said.
   bool Consume(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // The monitor: `mark = Mark()`, then a read that empties the queue, its messages taken, then
-  // ForgetReturned(mark).
-  uint64_t Mark() const ABSL_LOCKS_EXCLUDED(mutex_);
-  void ForgetReturned(uint64_t mark) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The monitor, when it has taken all that it has read.
+  void ForgetReturned() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   static constexpr size_t kKept = 64;
@@ -42,14 +42,13 @@ class ExpectedEvents {
     uint64_t id;
     HvaRange range;
     uint64_t bytes_left;
-    uint64_t returned;  // position in the order of returns; 0: not yet
+    bool returned;
   };
 
   // Guards: all below. Order: innermost; held across a few comparisons.
-  mutable absl::Mutex mutex_;
+  absl::Mutex mutex_;
   std::vector<Entry> entries_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t returns_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace underfoot

@@ -106,7 +106,7 @@ void UffdMonitor::WaitForBatch() const {
 }
 
 bool UffdMonitor::ReadBatch(const Reader& reader) {
-  const uint64_t mark = expected_.Mark();
+  expected_.ForgetReturned();
   std::array<uffd_msg, kMessagesPerRead> buffer;
   const absl::StatusOr<size_t> n = uffd_.Read(buffer);
   UNDERFOOT_CHECK(n.ok(), "userfaultfd cannot be read", uffd_.fd(), n.status().raw_code());
@@ -120,9 +120,7 @@ bool UffdMonitor::ReadBatch(const Reader& reader) {
   for (const uffd_msg& message : messages) {
     if (message.event == UFFD_EVENT_PAGEFAULT) TakeFault(reader, message);
   }
-  const bool emptied = *n < buffer.size();
-  if (emptied) expected_.ForgetReturned(mark);
-  return !emptied;
+  return *n == buffer.size();
 }
 
 void UffdMonitor::CountReordered(std::span<const uffd_msg> messages) {
