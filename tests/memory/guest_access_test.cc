@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -202,6 +203,46 @@ TEST_P(GuestAccessTest, AFailureThatABracketExplainsIsTriedAgain) {
   std::array<std::byte, 8> word{};
   const absl::Status read = access.Read(reader, side().GpaAt(0), word);
   EXPECT_TRUE(read.ok()) << read;
+}
+
+// Brings the page in, and has a bracket over it begin before anybody can use it.
+class OvertakenPageIn final : public PageSource {
+ public:
+  explicit OvertakenPageIn(PageSource& source) : source_(source) {}
+
+  PageInResult PageIn(Hva page, Access access) override {
+    const PageInResult in = source_.PageIn(page, access);
+    if (!token.has_value()) token = notifier->Begin({PageRangeOf(page)});
+    return in;
+  }
+  Notifier* notifier = nullptr;
+  std::optional<BracketToken> token;
+
+ private:
+  PageSource& source_;
+};
+
+TEST_P(GuestAccessTest, AnAccessByHvaWaitsForABracketThatBeganAfterThePageIn) {
+  OvertakenPageIn source(side().source);
+  Mmu without_slots(source);
+  source.notifier = &without_slots.notifier();
+  GuestAccess access(without_slots, *side().memory, side().pagemap);
+  std::atomic<bool> done{false};
+  std::atomic<pid_t> writer_id{0};
+  std::thread writer([&] {
+    Reader reader(without_slots.readers());
+    std::array<std::byte, 8> word{};
+    writer_id = gettid();
+    EXPECT_TRUE(access.Write(reader, side().GpaAt(0), word).ok());
+    done = true;
+  });
+  EXPECT_TRUE(WaitUntil([&] {
+    const bool overtaken = without_slots.in_flight().count() == 1;
+    return done || (overtaken && Sleeps(writer_id));
+  }));
+  EXPECT_FALSE(done);
+  without_slots.notifier().End(*source.token);
+  writer.join();
 }
 
 TEST_P(GuestAccessTest, AnAccessThatIsNotInRamIsOutOfRangeAndSaysWhere) {

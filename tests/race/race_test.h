@@ -115,7 +115,7 @@ class RaceTest : public ::testing::Test {
   void LetWaitForHolder(Gate& holder, const Update& change) {
     Gate waits("slot-waits-for-walks");
     Task update("update", change);
-    if (!StopsAt(waits, update)) return;
+    if (!StopsAt(waits, update)) return update.Join();  // before its end, which opens all gates
     waits.Open();
     // Time for an update that does not wait; one that waits is not hurried.
     static_cast<void>(WaitUntil([&] { return update.done(); }, std::chrono::milliseconds(100)));
