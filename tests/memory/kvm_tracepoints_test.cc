@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/bench/cpus.h"
 #include "tests/memory/memory_test.h"
 #include "vmm/kvm.h"
 #include "vmm/memory/kernel_notifier.h"
@@ -118,25 +119,8 @@ TEST_F(KvmTracepointsTest, RecordsOfAllThreadsAndCpusAreInTheOrderOfTheirTimes) 
 }
 
 // A CPU says with its next record what was lost in its ring: on one CPU, all of it is said.
-class OnOneCpu {
- public:
-  OnOneCpu() {
-    EXPECT_EQ(sched_getaffinity(0, sizeof(before_), &before_), 0);
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(static_cast<size_t>(sched_getcpu()), &one);
-    EXPECT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
-  }
-  ~OnOneCpu() { EXPECT_EQ(sched_setaffinity(0, sizeof(before_), &before_), 0); }
-  OnOneCpu(const OnOneCpu&) = delete;
-  OnOneCpu& operator=(const OnOneCpu&) = delete;
-
- private:
-  cpu_set_t before_ = {};
-};
-
 TEST_F(KvmTracepointsTest, AFullRingIsNoticedAndTheLossIsCounted) {
-  const OnOneCpu pinned;
+  const bench::Pinned pinned(sched_getcpu());
   Open({.unmap_pages = 1, .age_pages = 1, .watermark_bytes = 4096});
   constexpr uint64_t kMany = 2000;
   for (uint64_t i = 0; i < kMany; ++i) Discard(Pages(i % kPages));
