@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <optional>
 #include <string>
 #include <thread>
@@ -177,27 +178,27 @@ TEST_P(GuestAccessTest, AnAccessByHvaWaitsForAMappingThatIsAway) {
   EXPECT_EQ(side().Load(0), 6u);
 }
 
-// Fails once, after a bracket that came and went.
-class PassingFailure final : public PageSource {
+// What a test does in the middle of a page-in.
+class StagedPageIns final : public PageSource {
  public:
-  explicit PassingFailure(PageSource& source) : source_(source) {}
+  using Stage = std::function<PageInResult(Hva page, Access access)>;
 
-  PageInResult PageIn(Hva page, Access access) override {
-    if (std::exchange(failed_, true)) return source_.PageIn(page, access);
-    InvalidationScope bracket(*notifier, {PageRangeOf(page)});
-    return {};
-  }
-  Notifier* notifier = nullptr;
+  void Set(Stage stage) { stage_ = std::move(stage); }
+  PageInResult PageIn(Hva page, Access access) override { return stage_(page, access); }
 
  private:
-  PageSource& source_;
-  bool failed_ = false;
+  Stage stage_;
 };
 
 TEST_P(GuestAccessTest, AFailureThatABracketExplainsIsTriedAgain) {
-  PassingFailure source(side().source);
+  StagedPageIns source;
   Mmu without_slots(source);
-  source.notifier = &without_slots.notifier();
+  bool failed = false;
+  source.Set([&](Hva page, Access wanted) {
+    if (std::exchange(failed, true)) return side().source.PageIn(page, wanted);
+    InvalidationScope came_and_went(without_slots.notifier(), {PageRangeOf(page)});
+    return PageInResult{};
+  });
   GuestAccess access(without_slots, *side().memory, side().pagemap);
   Reader reader(without_slots.readers());
   std::array<std::byte, 8> word{};
@@ -205,27 +206,15 @@ TEST_P(GuestAccessTest, AFailureThatABracketExplainsIsTriedAgain) {
   EXPECT_TRUE(read.ok()) << read;
 }
 
-// Brings the page in, and has a bracket over it begin before anybody can use it.
-class OvertakenPageIn final : public PageSource {
- public:
-  explicit OvertakenPageIn(PageSource& source) : source_(source) {}
-
-  PageInResult PageIn(Hva page, Access access) override {
-    const PageInResult in = source_.PageIn(page, access);
-    if (!token.has_value()) token = notifier->Begin({PageRangeOf(page)});
-    return in;
-  }
-  Notifier* notifier = nullptr;
-  std::optional<BracketToken> token;
-
- private:
-  PageSource& source_;
-};
-
 TEST_P(GuestAccessTest, AnAccessByHvaWaitsForABracketThatBeganAfterThePageIn) {
-  OvertakenPageIn source(side().source);
+  StagedPageIns source;
   Mmu without_slots(source);
-  source.notifier = &without_slots.notifier();
+  std::optional<BracketToken> overtaking;  // begins before anybody can use the page
+  source.Set([&](Hva page, Access wanted) {
+    const PageInResult in = side().source.PageIn(page, wanted);
+    if (!overtaking.has_value()) overtaking = without_slots.notifier().Begin({PageRangeOf(page)});
+    return in;
+  });
   GuestAccess access(without_slots, *side().memory, side().pagemap);
   std::atomic<bool> done{false};
   std::atomic<pid_t> writer_id{0};
@@ -241,7 +230,7 @@ TEST_P(GuestAccessTest, AnAccessByHvaWaitsForABracketThatBeganAfterThePageIn) {
     return done || (overtaken && Sleeps(writer_id));
   }));
   EXPECT_FALSE(done);
-  without_slots.notifier().End(*source.token);
+  without_slots.notifier().End(*overtaking);
   writer.join();
 }
 
