@@ -61,6 +61,18 @@ class ProgramTest : public ::testing::Test {
     return result;
   }
 
+  // Until the machine has nothing more to tell, and ends.
+  Result Follow(const std::vector<std::string>& arguments) {
+    auto server = Serve("vm-1");
+    const uint64_t asked = target_.events_asked();
+    Result result;
+    std::thread follower([&] { result = Run(arguments); });
+    EXPECT_TRUE(WaitUntil([&] { return target_.events_asked() >= asked + 2; }));
+    server.reset();
+    follower.join();
+    return result;
+  }
+
   Scratch scratch_;
   SocketEnvironment environment_;
   FakeTarget target_;
@@ -120,16 +132,9 @@ TEST_F(ProgramTest, EveryQuestionHasATableAndJson) {
 }
 
 TEST_F(ProgramTest, EventsAreFollowedUntilTheMachineEnds) {
-  auto server = Serve("vm-1");
   target_.HappenTo(1, 2);
-  Result lines;
-  Result json;
-  std::thread follower([&] { lines = Run({"events", "--from", "0"}); });
-  std::thread json_follower([&] { json = Run({"events", "--from", "1", "--json"}); });
-  EXPECT_TRUE(WaitUntil([&] { return target_.events_asked() >= 4; }));  // each twice
-  server.reset();
-  follower.join();
-  json_follower.join();
+  const Result lines = Follow({"events", "--from", "0"});
+  const Result json = Follow({"events", "--from", "1", "--json"});
   EXPECT_EQ(lines.exit, 0) << lines.err;
   EXPECT_EQ(std::count(lines.out.begin(), lines.out.end(), '\n'), 2) << lines.out;
   EXPECT_THAT(lines.out, HasSubstr("kernel unmap"));

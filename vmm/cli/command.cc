@@ -96,6 +96,7 @@ Exit code 0 only if the guest's verdict is good, the audit is clean and nothing 
 
 void AddRun(CLI::App* app, RunArguments* run) {
   CLI::App* const sub = app->add_subcommand("run", "Run a guest while its memory is moved");
+  sub->option_defaults()->take_last();  // so that a script's defaults can be overridden
   sub->add_option("--guest", run->guest,
                   "hello, stamp, smp, shared, mixed (all of them), or the path of an ELF file")
       ->type_name("NAME|ELF")
