@@ -6,6 +6,8 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#include <atomic>
+#include <functional>
 #include <thread>
 
 #include "tests/memory/memory_test.h"
@@ -37,6 +39,19 @@ class ChurnKindsTest : public MemoryTest {
 
   void ExpectContentKept(uint64_t first = 0) {
     for (uint64_t i = first; i < kPages; ++i) EXPECT_EQ(side().Load(i), 1000 + i) << i;
+  }
+  void ExpectNoReaderSees(const std::function<void()>& change) {
+    std::atomic<bool> stop{false};
+    std::atomic<uint64_t> wrong{0};
+    std::thread reader([&] {
+      while (!stop.load(kRelaxed)) {
+        for (uint64_t i = 0; i < kPages; ++i) wrong.fetch_add(side().Load(i) != 1000 + i, kRelaxed);
+      }
+    });
+    for (int round = 0; round < 200; ++round) change();
+    stop.store(true, kRelaxed);
+    reader.join();
+    EXPECT_EQ(wrong.load(), 0u);
   }
   // A translation that is there is the right one.
   void ExpectNothingStale(uint64_t first = 0, uint64_t count = kPages) {
@@ -107,19 +122,13 @@ TEST_P(MovingPagesTest, TheyComeBack) {
 
 TEST_P(MovingPagesTest, ARunningReaderSeesNothingOfIt) {
   Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source);
-  std::atomic<bool> stop{false};
-  std::atomic<uint64_t> wrong{0};
-  std::thread reader([&] {
-    while (!stop.load(kRelaxed)) {
-      for (uint64_t i = 0; i < kPages; ++i) wrong.fetch_add(side().Load(i) != 1000 + i, kRelaxed);
-    }
-  });
-  for (int round = 0; round < 200; ++round) {
-    EXPECT_TRUE(churn.Move(side().Pages(0, kPages)).ok());
-  }
-  stop.store(true, kRelaxed);
-  reader.join();
-  EXPECT_EQ(wrong.load(), 0u);
+  ExpectNoReaderSees([&] { EXPECT_TRUE(churn.Move(side().Pages(0, kPages)).ok()); });
+}
+
+// Nor does it meet a hole: another thread's mapping could come there.
+TEST_P(ChurnKindsTest, ARunningReaderSeesNothingOfAMappingThatIsAway) {
+  Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source);
+  ExpectNoReaderSees([&] { EXPECT_TRUE(churn.Remap(side().Pages(0, kPages)).ok()); });
 }
 
 TEST_P(ChurnKindsTest, NothingIsBroughtInWhereTheGateIsShut) {

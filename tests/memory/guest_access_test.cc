@@ -10,7 +10,6 @@
 #include <array>
 #include <atomic>
 #include <cstring>
-#include <fstream>
 #include <functional>
 #include <optional>
 #include <string>
@@ -22,14 +21,6 @@
 
 namespace underfoot::testing {
 namespace {
-
-// Whether a thread of this process waits for something.
-bool Sleeps(pid_t thread) {
-  std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/stat");
-  std::string number, name, state;
-  file >> number >> name >> state;
-  return state == "S";
-}
 
 class GuestAccessTest : public MemoryTest {
  protected:

@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <functional>
 #include <optional>
 #include <thread>
@@ -186,6 +188,37 @@ TEST_P(MmHooksTest, AProtectionHoldsItsBracketOpen) {
   side().hooks.WaitForProtectionChange();
   side().Store(5, 9);
   EXPECT_EQ(side().Load(5), 9u);
+}
+
+// What is held agrees with the call that the kernel made last.
+TEST_P(MmHooksTest, CallsThatChangePermissionsAreNotedInTheOrderInWhichTheyWereMade) {
+  struct Stage final : HostEventSink {
+    void Report(const HostEvent&) override {
+      if (!stops.exchange(false)) return;
+      EXPECT_TRUE(WaitUntil([this] { return goes_on.load(); }));
+    }
+    std::atomic<bool> stops{true};
+    std::atomic<bool> goes_on{false};
+  } stage;
+  const HvaRange range = side().Pages(0, 4);
+  MmHooks hooks(mmu().notifier(), side().uffd, side().expected, &stage);
+  ASSERT_TRUE(hooks.Attach(range, GetParam()).ok());
+  std::thread first([&] { EXPECT_TRUE(hooks.Mprotect(range, PROT_READ | PROT_WRITE).ok()); });
+  ASSERT_TRUE(WaitUntil([&] { return !stage.stops; }));  // it is done and not noted
+  std::atomic<bool> done{false};
+  std::atomic<pid_t> second_id{0};
+  std::thread second([&] {
+    second_id = gettid();
+    EXPECT_TRUE(hooks.Mprotect(range, PROT_READ).ok());
+    done = true;
+  });
+  EXPECT_TRUE(WaitUntil([&] { return done || (second_id != 0 && Sleeps(second_id)); }));
+  stage.goes_on = true;
+  first.join();
+  second.join();
+  EXPECT_TRUE(mmu().in_flight().FindOverlap(range).has_value()) << "read-only and not in flight";
+  EXPECT_TRUE(hooks.Mprotect(range, PROT_READ | PROT_WRITE).ok());
+  EXPECT_FALSE(mmu().in_flight().FindOverlap(range).has_value());
 }
 
 // Protections of several threads overlap for as long as they please: one end is enough to look.

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "mmu/mutant.h"
 
 namespace underfoot {
 namespace {
@@ -32,7 +33,10 @@ absl::StatusOr<ChurnOutcome> Relocation::Remap(HvaRange range) {
   const absl::StatusOr<Hva> room = Reserve(range.size(), PROT_NONE);
   if (!room.ok()) return room.status();
   const MmHooks::Absence absence(hooks_, range);
-  if (absl::Status gone = hooks_.Mremap(range, *room); !gone.ok()) return gone;
+  const PageInGate::Shut shut(source_.gate(), range);
+  // An empty mapping stays: into a hole another thread's mmap could come.
+  const int stays = UNDERFOOT_MUTANT("remap-leaves-a-hole") ? 0 : MREMAP_DONTUNMAP;
+  if (absl::Status gone = hooks_.Mremap(range, *room, stays); !gone.ok()) return gone;
   absl::SleepFor(kStaysAway);
   if (absl::Status back = hooks_.Mremap({*room, *room + range.size()}, range.begin); !back.ok()) {
     return back;

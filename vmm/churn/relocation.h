@@ -27,7 +27,7 @@ class Relocation {
   Relocation(const Relocation&) = delete;
   Relocation& operator=(const Relocation&) = delete;
 
-  // The mapping goes away and comes back, with its content. A vCPU that runs into the hole waits.
+  // The mapping goes away and comes back, with its content. A vCPU that needs a page of it waits.
   absl::StatusOr<ChurnOutcome> Remap(HvaRange range);
   // The pages go away and come back, with their content. One that cannot be moved stays. A vCPU
   // that runs into the hole waits. Declined when none could be moved, or by a kernel before 6.8. An

@@ -71,7 +71,7 @@ uint64_t EventsOf(const underfoot_change& change, UffdEvents told) {
     case UNDERFOOT_MMAP:
       return 1;
     case UNDERFOOT_MREMAP:
-      return 2;  // REMAP and UNMAP
+      return (change.argument & MREMAP_DONTUNMAP) != 0 ? 1 : 2;  // REMAP and UNMAP
     case UNDERFOOT_MPROTECT:
     case UNDERFOOT_FALLOCATE:
     case UNDERFOOT_FTRUNCATE:
@@ -90,6 +90,29 @@ InvalidationKind KindOf(const underfoot_change& change) {
 }
 
 bool Narrows(const underfoot_change& change) { return change.effect != UNDERFOOT_NOTHING_GOES; }
+
+bool ChangesMapping(const underfoot_change& change) {
+  return change.call == UNDERFOOT_MPROTECT || change.call == UNDERFOOT_MUNMAP ||
+         change.call == UNDERFOOT_MREMAP || change.call == UNDERFOOT_MMAP;
+}
+
+// Calls that change mappings take turns, each from before the call until ProtectedRanges knows of
+// it: two at once could be noted in another order than the kernel has made them. One lock, since
+// there is one mm. The first of a call's pieces takes it, for all of them.
+// Order: outside of every other lock; held over the call and over Begin of a call's later pieces,
+// so no reader in a section may wait for it.
+absl::Mutex g_mapping_turn(absl::kConstInit);
+thread_local unsigned t_pieces_in_turn = 0;
+
+void TakeMappingTurn() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  if (UNDERFOOT_MUTANT("mappings-change-at-once")) return;
+  if (t_pieces_in_turn++ == 0) g_mapping_turn.Lock();
+}
+
+void LeaveMappingTurn() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  if (UNDERFOOT_MUTANT("mappings-change-at-once")) return;
+  if (--t_pieces_in_turn == 0) g_mapping_turn.Unlock();
+}
 
 // A system call's outcome as errno; EINTR and EAGAIN are handled here, once.
 template <class Call>
@@ -166,6 +189,7 @@ void MmHooks::OnBegin(underfoot_change& change) {
   if (const uint64_t events = EventsOf(change, uffd_.events()); events != 0) {
     pending->expectation = expected_.Expect(RangeOf(change), events);
   }
+  if (ChangesMapping(change)) TakeMappingTurn();
   if (sink_ != nullptr) pending->began_ns = MonotonicNs();
 }
 
@@ -198,6 +222,7 @@ void MmHooks::OnEnd(const Ram& ram, underfoot_change& change) {
     if (gone && change.error == 0) protected_.Lift(range);
     notifier_.End(pending->token);
   }
+  if (ChangesMapping(change)) LeaveMappingTurn();
   pending->~Pending();
 }
 
