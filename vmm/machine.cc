@@ -120,6 +120,10 @@ absl::Status Machine::Prepare() {
     return attached;
   }
   PrepareWorkingSet();
+  // Of a memfd the content may go after the zap, by MADV_REMOVE, which holds no mmap_lock.
+  if (options_.backing == Backing::kAnon && mmap_barrier_.valid()) {
+    kernel_.SetEvidence({&settling_, [this] { mmap_barrier_.Wait(); }});
+  }
   if (absl::Status started = monitor_.Start(); !started.ok()) return started;
   if (absl::Status added = AddSlots(); !added.ok()) return added;
   if (absl::Status loaded = LoadGuest(); !loaded.ok()) return loaded;

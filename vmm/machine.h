@@ -37,6 +37,7 @@
 #include "vmm/memory/guest_page_source.h"
 #include "vmm/memory/kernel_notifier.h"
 #include "vmm/memory/mm_hooks.h"
+#include "vmm/memory/mmap_barrier.h"
 #include "vmm/memory/pagemap.h"
 #include "vmm/memory/settling.h"
 #include "vmm/memory/uffd_monitor.h"
@@ -122,6 +123,7 @@ class Machine {
   Coverage coverage_;
   EventLog events_;
   SettlingRanges settling_;
+  MmapBarrier mmap_barrier_;
   ExpectedEvents expected_;
   GuestPageSource source_;
   Mmu mmu_;

@@ -45,6 +45,33 @@ TEST(SettlingRangesTest, ALaterRemovalSettlesAnew) {
   EXPECT_FALSE(settling.Settling({kPages.begin, kPageWithin.begin}));
 }
 
+TEST(SettlingRangesTest, ARemovalThatHasPassedSettlesNoMoreAndIsStillAnExplanation) {
+  SettlingRanges settling(absl::Hours(1));
+  settling.Add(kPages, 1);
+  settling.Add(kPages, 2);
+  settling.Passed(kPages, 3);
+  settling.Passed(kPageWithin, 1);
+  EXPECT_EQ(settling.passed(), 0u);
+  settling.Passed(kPages, 1);
+  EXPECT_TRUE(settling.Settling(kPageWithin)) << "the second has not passed";
+  settling.Passed(kPages, 2);
+  EXPECT_FALSE(settling.Settling(kPageWithin));
+  EXPECT_TRUE(settling.Explains(kPageWithin));
+  EXPECT_EQ(settling.passed(), 2u);
+}
+
+TEST(SettlingRangesTest, WhereRecordsAreExpectedTheBoundCountsOnceTheyAreLost) {
+  SettlingRanges settling(absl::ZeroDuration());
+  settling.ExpectRecords(true);
+  settling.Add(kPages);
+  EXPECT_TRUE(settling.Settling(kPages));
+  settling.RecordsLost();
+  EXPECT_FALSE(settling.Settling(kPages));
+  settling.ExpectRecords(false);
+  settling.Add(kPages);
+  EXPECT_FALSE(settling.Settling(kPages));
+}
+
 TEST(SettlingRangesTest, OneOfManyIsFound) {
   SettlingRanges settling(absl::Hours(1));
   for (uint64_t i = 0; i < 1000; ++i) settling.Add(PageRangeOf(Hva{i * 2 * kPageSize}));

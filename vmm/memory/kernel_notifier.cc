@@ -26,6 +26,12 @@ constexpr size_t kEventsPerLook = 4096;
 // A DAMON thread ages pages without end; the log is for everybody.
 constexpr int64_t kAgeReportNs = 10'000'000;
 
+// What a thread of the kernel's own does is no removal.
+bool MadeByCall(const TaskNames::Task& task) {
+  return task.cause == HostCause::kThisProcess || task.cause == HostCause::kOtherTask ||
+         task.cause == HostCause::kUnknown;
+}
+
 HvaRange ClippedTo(HvaRange ram, HvaRange told) { return RoundOutToPages(told).Intersect(ram); }
 
 }  // namespace
@@ -103,7 +109,9 @@ void KernelNotifier::Main() {
     absl::MutexLock lock(&mutex_);
     state_ = State::kOpen;
   }
+  if (evidence_.settling != nullptr) evidence_.settling->ExpectRecords(true);
   Serve(**source);
+  if (evidence_.settling != nullptr) evidence_.settling->ExpectRecords(false);
   mmu_.notifier().Unregister(*this);
 }
 
@@ -135,6 +143,7 @@ void KernelNotifier::TakeAll(KernelRecordSource& source) {
   const bool lost = batch.lost != 0 || batch.overrun;
   lost_.Add(batch.lost);
   if (lost && !UNDERFOOT_MUTANT("lost-record-without-resync")) Resynchronize();
+  if (lost && evidence_.settling != nullptr) evidence_.settling->RecordsLost();
   for (const KernelRecord& record : batch.records) {
     const HvaRange pages = ClippedTo(ram_, record.range);
     if (pages.empty()) continue;
@@ -145,7 +154,18 @@ void KernelNotifier::TakeAll(KernelRecordSource& source) {
       TakeAge(record, pages);
     }
   }
+  TellPassed();
   DropAgain(MonotonicNs());
+}
+
+// The record stands at the start of the zap, under mmap_lock.
+void KernelNotifier::TellPassed() {
+  if (passed_.empty()) return;
+  if (!UNDERFOOT_MUTANT("passed-without-mmap-lock")) evidence_.wait();
+  for (const Removal& removal : passed_) {
+    evidence_.settling->Passed(removal.range, removal.happened_ns);
+  }
+  passed_.clear();
 }
 
 // Not those that a hook of ours caused: they are recognized by its announcement.
@@ -169,12 +189,24 @@ void KernelNotifier::LearnRemovals() {
 bool KernelNotifier::Known(const KernelRecord& record, HvaRange pages) {
   const bool in_flight = mmu_.in_flight().FindOverlap(pages).has_value();
   if (own_changes_.Made(record.tid, pages, record.time_ns, in_flight)) return true;
-  if (UNDERFOOT_MUTANT("kernel-recognizes-nothing")) return false;
-  const auto removal = std::find_if(removals_.begin(), removals_.end(), [&](const Removal& r) {
+  return !UNDERFOOT_MUTANT("kernel-recognizes-nothing") && OfRemoval(record, pages);
+}
+
+bool KernelNotifier::OfRemoval(const KernelRecord& record, HvaRange pages) {
+  const auto explains = [&](const Removal& r) {
     return r.range.Contains(pages) && r.bytes_left >= pages.size() &&
            r.happened_ns >= record.time_ns - kRemovalNs;
-  });
-  if (removal == removals_.end()) return false;
+  };
+  const auto is_it = [&](const Removal& r) {
+    return explains(r) && ClippedTo(ram_, r.range) == pages && r.happened_ns <= record.time_ns;
+  };
+  auto removal = std::find_if(removals_.begin(), removals_.end(), is_it);
+  if (removal == removals_.end()) {
+    removal = std::find_if(removals_.begin(), removals_.end(), explains);
+    if (removal == removals_.end()) return false;
+  } else if (evidence_.settling != nullptr && MadeByCall(tasks_.Find(record.tid, MonotonicNs()))) {
+    passed_.push_back(*removal);
+  }
   if (!UNDERFOOT_MUTANT("kernel-removal-explains-twice")) removal->bytes_left -= pages.size();
   return true;
 }

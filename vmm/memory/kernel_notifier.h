@@ -13,6 +13,10 @@
 // made in between may be of the old frame. The bound is a guess, no evidence; the auditor finds
 // what outlasts it.
 //
+// A record of exactly the range that userfaultfd told of, by no thread of the kernel's own, is that
+// removal's: when mmap_lock has been free after it, the zap is over, and its pages have settled.
+// Another change of just those pages at that moment would be mistaken for it.
+//
 // A thread of its own opens the source, which may take long, and reads it at least every kPeriod.
 // It may wait for readers, holds nothing meanwhile, and nobody waits for it but Drain.
 //
@@ -27,6 +31,7 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -38,6 +43,7 @@
 #include "vmm/memory/event_log.h"
 #include "vmm/memory/kernel_records.h"
 #include "vmm/memory/own_changes.h"
+#include "vmm/memory/settling.h"
 #include "vmm/memory/task_names.h"
 #include "vmm/stats.h"
 #include "vmm/unique_fd.h"
@@ -53,14 +59,21 @@ class KernelNotifier final : public Subscriber {
   // Told of each page that was young to us when the kernel aged it, from the notifier's thread.
   using YoungSink = std::function<void(Hva page)>;
 
+  // What the kernel's record of a removal is evidence for.
+  struct Evidence {
+    SettlingRanges* settling = nullptr;  // told that the removal's zap is over; nullptr: nobody
+    std::function<void()> wait;          // for whoever holds mmap_lock (MmapBarrier)
+  };
+
   // `ram` is whole pages. `open` is called by the notifier's thread.
   KernelNotifier(Mmu& mmu, EventLog& log, HvaRange ram, Open open);
   ~KernelNotifier() override;
   KernelNotifier(const KernelNotifier&) = delete;
   KernelNotifier& operator=(const KernelNotifier&) = delete;
 
-  void SetAgeSink(AgeSink sink) { age_sink_ = std::move(sink); }        // before Start
-  void SetYoungSink(YoungSink sink) { young_sink_ = std::move(sink); }  // before Start
+  void SetAgeSink(AgeSink sink) { age_sink_ = std::move(sink); }            // before Start
+  void SetYoungSink(YoungSink sink) { young_sink_ = std::move(sink); }      // before Start
+  void SetEvidence(Evidence evidence) { evidence_ = std::move(evidence); }  // before Start
 
   [[nodiscard]] absl::Status Start() ABSL_LOCKS_EXCLUDED(mutex_);
   // Returns once the source is open, or cannot be: then why, with the remedy.
@@ -106,6 +119,8 @@ class KernelNotifier final : public Subscriber {
   void MakeOld(HvaRange pages);
   void Resynchronize();
   bool Known(const KernelRecord& record, HvaRange pages);
+  bool OfRemoval(const KernelRecord& record, HvaRange pages);
+  void TellPassed();
   bool Drop(HvaRange pages);
   void DropAgain(int64_t now_ns);
 
@@ -115,6 +130,7 @@ class KernelNotifier final : public Subscriber {
   const Open open_;
   AgeSink age_sink_;
   YoungSink young_sink_;
+  Evidence evidence_;
   OwnChanges own_changes_;
   UniqueFd wake_;
   std::thread thread_;
@@ -123,7 +139,8 @@ class KernelNotifier final : public Subscriber {
   TaskNames tasks_;
   std::deque<Removal> removals_;  // by userfaultfd, the latest last
   std::deque<SecondPass> again_;
-  uint64_t next_event_ = 0;  // of the log
+  std::vector<Removal> passed_;  // whose records are in this batch
+  uint64_t next_event_ = 0;      // of the log
   int64_t next_age_report_ns_ = 0;
 
   // Guards: the state and who waits for what. Order: innermost, after what Drain's caller holds.

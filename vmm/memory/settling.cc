@@ -1,5 +1,6 @@
 #include "vmm/memory/settling.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -16,27 +17,60 @@ bool SettlingRanges::Entry::SettlesOn(HvaRange pages) const {
   return false;
 }
 
-// Called for every page that comes in: thousands of entries are remembered under heavy churn, and
-// only those within `age` are looked at.
-template <class Take>
-void SettlingRanges::ForEach(HvaRange range, absl::Duration age, const Take& take) {
-  const absl::Time now = absl::Now();
+void SettlingRanges::Trim(absl::Time now) {
   while (!entries_.empty() && entries_.front().added + kMemory <= now) entries_.pop_front();
   count_.exchange(entries_.size(), kStoreLoad);
-  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
-    if (entry->added + age <= now) return;
-    if (entry->range.Overlaps(range) && !take(*entry)) return;
+}
+
+// Called for every page that comes in: thousands of entries are remembered under heavy churn, and
+// only those since the first that is open are looked at.
+template <class Take>
+void SettlingRanges::ForEachOpen(HvaRange range, const Take& take) {
+  const absl::Time now = absl::Now();
+  Trim(now);
+  if (entries_.empty()) return;
+  first_open_ = std::max(first_open_, entries_.front().number);
+  const auto at = [this](uint64_t number) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) -> Entry& {
+    return entries_[number - entries_.front().number];
+  };
+  while (first_open_ <= last_ && at(first_open_).until <= now) ++first_open_;
+  for (uint64_t number = last_; number >= first_open_; --number) {
+    Entry& entry = at(number);
+    if (entry.until > now && entry.range.Overlaps(range) && !take(entry)) return;
   }
 }
 
-uint64_t SettlingRanges::Add(HvaRange range) {
+uint64_t SettlingRanges::Add(HvaRange range, int64_t told_ns) {
   absl::MutexLock lock(&mutex_);
   Entry& entry = entries_.emplace_back();
   entry.number = ++last_;
   entry.range = range;
+  entry.told_ns = told_ns;
   entry.added = absl::Now();
+  entry.until = entry.added + (expects_records_ ? std::max(bound_, kWithoutRecord) : bound_);
   count_.exchange(entries_.size(), kStoreLoad);
   return last_;
+}
+
+void SettlingRanges::ExpectRecords(bool expect) {
+  absl::MutexLock lock(&mutex_);
+  expects_records_ = expect;
+}
+
+void SettlingRanges::Passed(HvaRange range, int64_t told_ns) {
+  absl::MutexLock lock(&mutex_);
+  ForEachOpen(range, [&](Entry& entry) {
+    if (entry.told_ns != told_ns || !(RoundOutToPages(entry.range) == range)) return true;
+    entry.until = absl::InfinitePast();
+    passed_.fetch_add(1, kRelaxed);
+    return false;
+  });
+}
+
+void SettlingRanges::RecordsLost() {
+  absl::MutexLock lock(&mutex_);
+  const absl::Time until = absl::Now() + bound_;
+  for (Entry& entry : entries_) entry.until = std::min(entry.until, until);
 }
 
 void SettlingRanges::Witness(uint64_t removal, std::vector<bool> there) {
@@ -52,7 +86,7 @@ void SettlingRanges::Witness(uint64_t removal, std::vector<bool> there) {
 void SettlingRanges::Spoil(HvaRange range) {
   if (Nothing() || UNDERFOOT_MUTANT("own-bracket-is-evidence")) return;
   absl::MutexLock lock(&mutex_);
-  ForEach(range, bound_, [](Entry& entry) {
+  ForEachOpen(range, [](Entry& entry) {
     entry.spoiled = true;
     entry.witnessed = 0;
     return true;
@@ -64,7 +98,7 @@ void SettlingRanges::SawAbsent(Hva page, uint64_t before) {
   absl::MutexLock lock(&mutex_);
   Entry* only = nullptr;
   unsigned found = 0;
-  ForEach(PageRangeOf(page), bound_, [&](Entry& entry) {
+  ForEachOpen(PageRangeOf(page), [&](Entry& entry) {
     only = &entry;
     ++found;
     return true;
@@ -80,7 +114,7 @@ bool SettlingRanges::Settling(HvaRange range) {
   if (Nothing()) return false;
   absl::MutexLock lock(&mutex_);
   bool settling = false;
-  ForEach(range, bound_, [&](const Entry& entry) {
+  ForEachOpen(range, [&](const Entry& entry) {
     settling = entry.SettlesOn(range);
     return !settling;
   });
@@ -90,12 +124,9 @@ bool SettlingRanges::Settling(HvaRange range) {
 bool SettlingRanges::Explains(HvaRange range) {
   if (Nothing()) return false;
   absl::MutexLock lock(&mutex_);
-  bool explains = false;
-  ForEach(range, kMemory, [&](const Entry&) {
-    explains = true;
-    return false;
-  });
-  return explains;
+  Trim(absl::Now());
+  return std::any_of(entries_.rbegin(), entries_.rend(),
+                     [range](const Entry& entry) { return entry.range.Overlaps(range); });
 }
 
 }  // namespace underfoot

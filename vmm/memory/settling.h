@@ -3,12 +3,15 @@
 // the guest runs on the page and no translation of it is kept.
 //
 // A page has settled when one of these is so:
+//   a record   the kernel told of this removal's zap, and then mmap_lock was free of whoever held
+//              it: the zap is over. Where records are expected (ExpectRecords).
 //   evidence   it was there after the removal had been read (a leaf said so), and has since been
 //              seen absent, with no bracket of our own over it: the zap has passed. A removal goes
 //              over a page once. Two removals that settle on the same page give no evidence.
 //   a bound    in time, for pages that were not there: a madvising thread may sleep longer between
 //              the event and its zap. What is lost then is found by the next fault on the page and
-//              repaired (M7).
+//              repaired (M7). Where records are expected it is long, since not every removal has
+//              one: its mapping may be gone, or the record lost.
 //
 // Thread safety: any thread.
 
@@ -32,8 +35,16 @@ class SettlingRanges {
  public:
   explicit SettlingRanges(absl::Duration bound = absl::Milliseconds(100)) : bound_(bound) {}
 
-  // A removal of the range was read. The number names it.
-  uint64_t Add(HvaRange range) ABSL_LOCKS_EXCLUDED(mutex_);
+  // A removal of the range was read. The number names it, and so do the range and `told_ns`, the
+  // time of that read.
+  uint64_t Add(HvaRange range, int64_t told_ns = 0) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Whether Passed will be called for the removals that are added from now on.
+  void ExpectRecords(bool expect) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The zap of the removal is over.
+  void Passed(HvaRange range, int64_t told_ns) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Those that were added so far are bounded as if no record were expected, from now on.
+  void RecordsLost() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Which pages of it were there after Add, in their order.
   void Witness(uint64_t removal, std::vector<bool> there) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -53,14 +64,19 @@ class SettlingRanges {
 
   // Pages that settled by evidence.
   uint64_t settled() const { return settled_.load(kRelaxed); }
+  // Removals that settled by the kernel's record.
+  uint64_t passed() const { return passed_.load(kRelaxed); }
 
  private:
   static constexpr absl::Duration kMemory = absl::Seconds(5);
+  static constexpr absl::Duration kWithoutRecord = absl::Seconds(2);
 
   struct Entry {
     uint64_t number = 0;
     HvaRange range;
+    int64_t told_ns = 0;
     absl::Time added;
+    absl::Time until;  // the bound; in the past once the removal has passed
     bool spoiled = false;
     uint64_t witnessed = 0;  // 0: not, or not any more
     std::vector<bool> there;
@@ -70,11 +86,12 @@ class SettlingRanges {
     bool SettlesOn(HvaRange pages) const;
   };
 
-  // Calls `take` for the entries of the last `age` that overlap, the latest first, until it says
+  // Forgets the old ones.
+  void Trim(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Calls `take` for the entries that overlap and have not settled, the latest first, until it says
   // false.
   template <class Take>
-  void ForEach(HvaRange range, absl::Duration age, const Take& take)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ForEachOpen(HvaRange range, const Take& take) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const absl::Duration bound_;
   // Lets the common case, nothing settling, take no lock.
@@ -86,11 +103,15 @@ class SettlingRanges {
   // before the removal is evidence of it.
   std::atomic<uint64_t> witnesses_{0};
   std::atomic<uint64_t> settled_{0};
+  std::atomic<uint64_t> passed_{0};
   // Guards: the entries. Order: innermost; nothing is called with it held.
   absl::Mutex mutex_;
-  // In the order of their times, so that a look at the last ones is enough.
+  // In the order of their numbers. Those before `first_open_` have settled: a look at the last ones
+  // is enough.
   std::deque<Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  uint64_t first_open_ ABSL_GUARDED_BY(mutex_) = 1;
   uint64_t last_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool expects_records_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace underfoot

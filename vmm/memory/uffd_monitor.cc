@@ -108,12 +108,12 @@ void UffdMonitor::WaitForBatch() const {
 bool UffdMonitor::ReadBatch(const Reader& reader) {
   expected_.ForgetReturned();
   std::array<uffd_msg, kMessagesPerRead> buffer;
+  const int64_t read_ns = sink_ == nullptr ? 0 : MonotonicNs();
   const absl::StatusOr<size_t> n = uffd_.Read(buffer);
   UNDERFOOT_CHECK(n.ok(), "userfaultfd cannot be read", uffd_.fd(), n.status().raw_code());
   const std::span<const uffd_msg> messages(buffer.data(), *n);
   // The kernel hands out faults before events, whichever came first: events are taken first here.
   CountReordered(messages);
-  const int64_t read_ns = sink_ == nullptr ? 0 : MonotonicNs();
   for (const uffd_msg& message : messages) {
     if (message.event != UFFD_EVENT_PAGEFAULT) TakeEvent(message, read_ns);
   }
@@ -138,7 +138,8 @@ void UffdMonitor::CountReordered(std::span<const uffd_msg> messages) {
   }
 }
 
-// When it happened is not told: the time of the read stands for it, a lag is not known.
+// When it happened is not told: the time before the read stands for it, since what the read lets go
+// on comes later. A lag is not known.
 void UffdMonitor::TakeEvent(const uffd_msg& message, int64_t read_ns) {
   HostEvent event;
   event.source = EventSource::kUffd;
@@ -180,7 +181,7 @@ void UffdMonitor::TakeRemoval(HostEvent& event) {
   event.known = expected_.Consume(event.range);
   if (event.known) return;
   if (!UNDERFOOT_MUTANT("removal-does-not-settle")) {
-    const uint64_t removal = settling_.Add(event.range);
+    const uint64_t removal = settling_.Add(event.range, event.happened_ns);
     settling_.Witness(removal, Translated(event.range));
   }
   event.invalidated = Invalidated(event.range);
