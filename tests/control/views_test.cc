@@ -184,6 +184,19 @@ TEST(SummaryTest, SaysWhatCameOutAndHowToLook) {
               AllOf(HasSubstr("FAILED:\n  it leaks\n"), Not(HasSubstr("PASSED"))));
 }
 
+TEST(SummaryTest, AReplaySaysHowMuchOfItWasDoneAndWhatDifferedFirst) {
+  RunSummary summary{.stats = GoodStats(), .problems = {}};
+  summary.replay = ReplayStats{.recorded = 5000, .repeated = 1200, .differences = 2, .first = "x"};
+  EXPECT_THAT(SummaryText(summary),
+              AllOf(HasSubstr("replay: 1,200 of 5,000 operations repeated, 2 differ\n"),
+                    HasSubstr("a longer --duration"), HasSubstr("  the first: x\n")));
+  const Json json = Json::parse(SummaryJson(summary));
+  EXPECT_EQ(json["replay"]["recorded"], 5000);
+  EXPECT_EQ(json["replay"]["repeated"], 1200);
+  summary.replay->repeated = 5000;
+  EXPECT_THAT(SummaryText(summary), Not(HasSubstr("a longer --duration")));
+}
+
 TEST(SummaryTest, TheJsonHoldsTheStatsUnderTheirStableNames) {
   const RunSummary summary{.stats = GoodStats(), .problems = {"a"}, .control_path = ""};
   const Json json = Json::parse(SummaryJson(summary));

@@ -3,12 +3,22 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cinttypes>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <iterator>
+#include <set>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "tests/memory/memory_test.h"
 #include "vmm/churn/adversary.h"
@@ -16,6 +26,7 @@
 #include "vmm/churn/host_needs.h"
 #include "vmm/churn/huge_pages.h"
 #include "vmm/churn/relocation.h"
+#include "vmm/hooks/newer_kernels.h"
 
 namespace underfoot::testing {
 namespace {
@@ -129,6 +140,97 @@ TEST_P(MovingPagesTest, ARunningReaderSeesNothingOfIt) {
 TEST_P(ChurnKindsTest, ARunningReaderSeesNothingOfAMappingThatIsAway) {
   Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source);
   ExpectNoReaderSees([&] { EXPECT_TRUE(churn.Remap(side().Pages(0, kPages)).ok()); });
+}
+
+// The room that a relocation has for pages: what this process maps more than before, registered
+// with one userfaultfd more than before.
+class RoomFinder {
+ public:
+  RoomFinder() : mappings_(Mappings()), uffds_(Uffds()) {}
+
+  Hva Place() const { return New(mappings_, Mappings()); }
+  int Uffd() const { return New(uffds_, Uffds()); }
+
+ private:
+  template <class T>
+  static T New(const std::set<T>& before, const std::set<T>& now) {
+    std::vector<T> more;
+    std::ranges::set_difference(now, before, std::back_inserter(more));
+    EXPECT_EQ(more.size(), 1u);
+    return more.empty() ? T{} : more[0];
+  }
+  // Where those begin that are registered with a userfaultfd for missing pages.
+  static std::set<Hva> Mappings() {
+    std::set<Hva> found;
+    std::ifstream mappings("/proc/self/smaps");
+    uint64_t begin = 0;
+    for (std::string line; std::getline(mappings, line);) {
+      uint64_t from = 0;
+      uint64_t to = 0;
+      if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " ", &from, &to) == 2) begin = from;
+      if (line.starts_with("VmFlags:") && line.find(" um") != line.npos) found.insert(Hva{begin});
+    }
+    return found;
+  }
+  static std::set<int> Uffds() {
+    std::set<int> found;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      std::error_code gone;
+      if (std::filesystem::read_symlink(entry, gone) != "anon_inode:[userfaultfd]") continue;
+      found.insert(std::stoi(entry.path().filename()));
+    }
+    return found;
+  }
+
+  const std::set<Hva> mappings_;
+  const std::set<int> uffds_;
+};
+
+// Moves a page itself just before the `nth` move of it, which the kernel then answers with EEXIST.
+class EarlierMover final : public Subscriber {
+ public:
+  EarlierMover(MemorySide& side, uint64_t page, int nth) : side_(side), page_(page), nth_(nth) {
+    side_.mmu.notifier().Register(*this);
+  }
+  ~EarlierMover() override { side_.mmu.notifier().Unregister(*this); }
+
+  bool Invalidate(const Invalidation& invalidation) override {
+    if (invalidation.range != side_.Pages(page_)) return false;
+    if (brackets_++ != nth_) return false;  // the first is that of the whole relocation
+    const Hva room = room_.Place();
+    const Hva page = side_.PageAt(page_);
+    newer::UffdioMove out{room.value, page.value, kPageSize, 0, 0};
+    newer::UffdioMove back{page.value, room.value, kPageSize, 0, 0};
+    moved = nth_ == 1 ? ioctl(room_.Uffd(), newer::kUffdioMove, &out) == 0
+                      : ioctl(side_.uffd.fd(), newer::kUffdioMove, &back) == 0;
+    return false;
+  }
+  bool TestClearYoung(HvaRange, bool) override { return false; }
+
+  bool moved = false;
+
+ private:
+  MemorySide& side_;
+  const uint64_t page_;
+  const int nth_;
+  const RoomFinder room_;
+  int brackets_ = 0;
+};
+
+TEST_P(MovingPagesTest, APageThatHasMovedThoughTheAnswerSaysNotComesBack) {
+  for (const int nth : {1, 2}) {
+    EarlierMover mover(side(), 0, nth);
+    Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source);
+    const absl::StatusOr<ChurnOutcome> outcome = churn.Move(side().Pages(0));
+    ASSERT_TRUE(outcome.ok()) << outcome.status();
+    if (nth == 1 && *outcome == ChurnOutcome::kDeclined && !mover.moved) {
+      UNDERFOOT_SKIP("this kernel moves no pages (6.8 does)");
+    }
+    EXPECT_TRUE(mover.moved);
+    EXPECT_EQ(*outcome, ChurnOutcome::kDone);
+    ExpectContentKept();
+    ExpectNothingStale();
+  }
 }
 
 TEST_P(ChurnKindsTest, NothingIsBroughtInWhereTheGateIsShut) {

@@ -30,6 +30,10 @@ class ChurnScriptTest : public ::testing::Test {
     for (const ScriptedOperation& operation : operations) tape.Done(operation, std::nullopt);
     ASSERT_TRUE(tape.Finish().ok());
   }
+  std::string Content() const {
+    std::ifstream file(path_);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
   std::string ErrorOf(const std::string& content) {
     std::ofstream(path_) << content;
     return std::string(Script::Read(path_).status().message());
@@ -67,11 +71,51 @@ TEST_F(ChurnScriptTest, ARepetitionTellsTheFirstDifference) {
   tape.Done(Discard(2, ChurnOutcome::kDeclined), 1);
   tape.Done(Discard(4), 2);
   const ReplayStats replay = tape.Replay();
+  EXPECT_EQ(replay.recorded, 3u);
   EXPECT_EQ(replay.repeated, 3u);
   EXPECT_EQ(replay.differences, 2u);
-  EXPECT_THAT(replay.first, HasSubstr("operation 2 of its lane"));
+  EXPECT_THAT(replay.first, HasSubstr("line 3, at 500us: "));
   EXPECT_THAT(replay.first, HasSubstr("discard of gpa [0x2000, 0x3000): done; this time discard of "
                                       "gpa [0x2000, 0x3000): declined"));
+}
+
+TEST_F(ChurnScriptTest, ARepetitionThatIsCutShortKnowsHowMuchThereWas) {
+  ScriptedOperation slow = Discard(9);
+  slow.lane = ChurnLane::kSlow;
+  Record({Discard(1), slow, Discard(2)});
+  ChurnTape tape;
+  ASSERT_TRUE(tape.Open("", path_, kMachine).ok());
+  tape.Done(Discard(1), 0);
+  EXPECT_EQ(tape.Replay().recorded, 3u);
+  EXPECT_EQ(tape.Replay().repeated, 1u);
+}
+
+// Nobody finishes the tape of a run that is killed.
+TEST_F(ChurnScriptTest, WhatWasDoneIsInTheFileAtOnce) {
+  ChurnTape tape;
+  ASSERT_TRUE(tape.Open(path_, "", kMachine).ok());
+  for (uint64_t done = 1; done <= 3; ++done) {
+    tape.Done(Discard(done), std::nullopt);
+    const absl::StatusOr<Script> script = Script::Read(path_);
+    ASSERT_TRUE(script.ok()) << script.status();
+    ASSERT_EQ(script->operations.size(), done);
+    EXPECT_EQ(script->operations.back().result, Discard(done).result);
+  }
+}
+
+TEST_F(ChurnScriptTest, ATornLastLineIsLeftOutAndATornLineBeforeOthersIsNamed) {
+  Record({Discard(1), Discard(2), Discard(3)});
+  const std::string whole = Content();
+  const size_t last = whole.rfind('\n', whole.size() - 2) + 1;
+  for (size_t bytes = last; bytes < whole.size(); ++bytes) {
+    std::ofstream(path_, std::ios::trunc) << whole.substr(0, bytes);
+    const absl::StatusOr<Script> script = Script::Read(path_);
+    ASSERT_TRUE(script.ok()) << bytes << ": " << script.status();
+    EXPECT_EQ(script->operations.size(), 2u) << bytes;
+  }
+  const size_t middle = whole.find("bytes", whole.find('\n'));
+  EXPECT_EQ(ErrorOf(whole.substr(0, middle) + "\n" + whole.substr(last)),
+            path_ + ", line 2: no record of churn; give a file that --record has written");
 }
 
 TEST_F(ChurnScriptTest, AScriptOfAnotherMachineIsRefused) {
@@ -83,14 +127,16 @@ TEST_F(ChurnScriptTest, AScriptOfAnotherMachineIsRefused) {
 
 TEST_F(ChurnScriptTest, AFileThatIsNoScriptIsNamedWithItsLine) {
   constexpr char kHead[] = R"({"underfoot_churn": 1, "memory_bytes": 4096, "backing": "anon"})";
-  EXPECT_THAT(ErrorOf(""), HasSubstr("line 1: the file is empty"));
+  EXPECT_THAT(ErrorOf(""), HasSubstr("line 1: no line is whole"));
+  EXPECT_THAT(ErrorOf(kHead), HasSubstr("line 1: no line is whole"));
   EXPECT_THAT(ErrorOf("hello\n"), HasSubstr("line 1: no record of churn"));
   EXPECT_THAT(ErrorOf(std::string(kHead) + "\n{}\n"), HasSubstr("line 2: no record of churn"));
   EXPECT_THAT(
       ErrorOf(std::string(kHead) + "\n" +
-              R"({"at_us":1,"lane":9,"kind":"wp","random":1,"gpa":0,"bytes":1,"outcome":"done"})"),
+              R"({"at_us":1,"lane":9,"kind":"wp","random":1,"gpa":0,"bytes":1,"outcome":"done"})" +
+              "\n"),
       HasSubstr("line 2: an unknown kind, lane or outcome"));
-  EXPECT_THAT(ErrorOf(R"({"underfoot_churn": 2, "memory_bytes": 1, "backing": "anon"})"),
+  EXPECT_THAT(ErrorOf("{\"underfoot_churn\": 2, \"memory_bytes\": 1, \"backing\": \"anon\"}\n"),
               HasSubstr("another version"));
   EXPECT_THAT(std::string(Script::Read(scratch_ / "none").status().message()),
               HasSubstr("cannot be read"));

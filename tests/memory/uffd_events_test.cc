@@ -163,6 +163,27 @@ TEST_P(UffdEventsTest, WhenARemovalHasSettledTranslationsComeBack) {
   EXPECT_EQ(side().LeafOf(5)->pfn(), side().EntryOf(5).pfn);
 }
 
+// How many faults had been taken when an invalidation was told.
+class FaultsAtInvalidation final : public Subscriber {
+ public:
+  explicit FaultsAtInvalidation(MemorySide& side) : side_(side) {
+    side_.mmu.notifier().Register(*this);
+  }
+  ~FaultsAtInvalidation() override { side_.mmu.notifier().Unregister(*this); }
+  bool Invalidate(const Invalidation&) override {
+    invalidations.Add();
+    faults.Add(side_.monitor.Stats().missing);
+    return false;
+  }
+  bool TestClearYoung(HvaRange, bool) override { return false; }
+
+  Counter invalidations;
+  Counter faults;
+
+ private:
+  MemorySide& side_;
+};
+
 // First the madvise and then the fault: the kernel hands them out the other way round.
 TEST_P(UffdEventsTest, AFaultReadBeforeTheRemovalThatPrecededItComesAfterIt) {
   FaultIn(5);
@@ -171,9 +192,12 @@ TEST_P(UffdEventsTest, AFaultReadBeforeTheRemovalThatPrecededItComesAfterIt) {
   ASSERT_TRUE(foreign.pending());
   std::thread toucher([&] { EXPECT_EQ(side().Load(6), 0u); });
   ASSERT_TRUE(WaitUntil([&] { return PendingFaults(side().uffd) == 1; }));
+  FaultsAtInvalidation seen(side());
   StartMonitor();
   toucher.join();
   foreign.Join();
+  EXPECT_EQ(seen.invalidations.Get(), 1u);
+  EXPECT_EQ(seen.faults.Get(), 0u);
   EXPECT_EQ(Stats().reordered, 1u);
   EXPECT_EQ(Stats().removes, 1u);
   EXPECT_FALSE(side().LeafOf(5).has_value());
@@ -206,7 +230,7 @@ TEST_P(UffdEventsTest, AForeignUnmapDropsWhatLayThere) {
   StartMonitor();
   const HvaRange range = side().MapMore();
   ASSERT_EQ(munmap(PointerOf(range.begin), kPageSize), 0);
-  ASSERT_TRUE(WaitUntil([&] { return mmu().Stats().notifier.ends == 1; }));
+  side().monitor.WaitForBatch();  // the call returned when its event was read
   EXPECT_EQ(Stats().unmaps, 1u);
   EXPECT_FALSE(Translates(MemorySide::kMore));
   EXPECT_TRUE(Translates(MemorySide::kMore + 1));
@@ -221,10 +245,10 @@ TEST_P(UffdEventsTest, AForeignMoveDropsWhatLayThere) {
   ASSERT_EQ(mremap(PointerOf(range.begin), range.size(), range.size(),
                    MREMAP_MAYMOVE | MREMAP_FIXED, target),
             target);
-  // The walk of the bracket clears one leaf after the other.
-  EXPECT_TRUE(WaitUntil([&] { return !Translates(MemorySide::kMore); }));
-  EXPECT_TRUE(WaitUntil([&] { return !Translates(MemorySide::kMore + 3); }));
+  side().monitor.WaitForBatch();
   EXPECT_EQ(Stats().remaps, 1u);
+  EXPECT_FALSE(Translates(MemorySide::kMore));
+  EXPECT_FALSE(Translates(MemorySide::kMore + 3));
   ASSERT_EQ(munmap(target, range.size()), 0);
 }
 

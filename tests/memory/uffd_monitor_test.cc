@@ -2,10 +2,13 @@
 
 #include "vmm/memory/uffd_monitor.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
@@ -22,6 +25,24 @@
 namespace underfoot::testing {
 namespace {
 
+// A frame that nobody else gets meanwhile: a pipe has it.
+class KeptFrame {
+ public:
+  explicit KeptFrame(Hva page) {
+    EXPECT_EQ(pipe2(ends_.data(), O_CLOEXEC), 0);
+    const iovec whole{PointerOf(page), kPageSize};
+    EXPECT_EQ(vmsplice(ends_[1], &whole, 1, 0), static_cast<ssize_t>(kPageSize));
+  }
+  ~KeptFrame() {
+    for (const int end : ends_) close(end);
+  }
+  KeptFrame(const KeptFrame&) = delete;
+  KeptFrame& operator=(const KeptFrame&) = delete;
+
+ private:
+  std::array<int, 2> ends_{-1, -1};
+};
+
 class UffdMonitorTest : public MemoryTest {
  protected:
   UffdStats Stats() { return side().monitor.Stats(); }
@@ -34,6 +55,31 @@ class UffdMonitorTest : public MemoryTest {
     ASSERT_TRUE(WaitUntil([&] { return Stats().removes == removes + 1; }));
     ASSERT_FALSE(side().EntryOf(i).present);
     ASSERT_TRUE(side().LeafOf(i).has_value());
+  }
+
+  // The page goes while no monitor runs, and nobody is told.
+  void TakePageUntold(uint64_t i) {
+    if (memfd()) {
+      const auto offset = static_cast<off_t>(side().GpaAt(i).value);
+      ASSERT_EQ(fallocate(side().memory->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+                          kPageSize),
+                0);
+      return;
+    }
+    PendingMadvise foreign(side().uffd, side().Pages(i), MADV_DONTNEED);
+    ASSERT_TRUE(foreign.pending());
+    ASSERT_TRUE(ReadOneEvent(side().uffd));
+  }
+
+  // As by somebody who tells nobody.
+  void CopyZeroesWithoutWake(uint64_t i) {
+    static std::array<std::byte, kPageSize> zeroes;
+    uffdio_copy copy{};
+    copy.dst = side().PageAt(i).value;
+    copy.src = HvaOf(zeroes.data()).value;
+    copy.len = kPageSize;
+    copy.mode = UFFDIO_COPY_MODE_DONTWAKE;
+    ASSERT_EQ(ioctl(side().uffd.fd(), UFFDIO_COPY, &copy), 0);
   }
 
   // A leaf that says what the kernel says.
@@ -56,13 +102,7 @@ TEST_P(UffdMonitorTest, AFaultOnAPageThatHasComeInMeanwhileIsWoken) {
     read.store(true, kRelease);
   });
   ASSERT_TRUE(WaitUntil([&] { return PendingFaults(side().uffd) == 1; }));
-  static std::array<std::byte, 2 * kPageSize> zeroes;
-  uffdio_copy copy{};
-  copy.dst = side().PageAt(3).value;
-  copy.src = HvaOf(zeroes.data()).value;
-  copy.len = kPageSize;
-  copy.mode = UFFDIO_COPY_MODE_DONTWAKE;
-  ASSERT_EQ(ioctl(side().uffd.fd(), UFFDIO_COPY, &copy), 0);
+  CopyZeroesWithoutWake(3);
   EXPECT_EQ(PendingFaults(side().uffd), 1u);
   StartMonitor();
   EXPECT_TRUE(WaitUntil([&] { return read.load(kAcquire); }));
@@ -189,6 +229,25 @@ TEST_P(UffdMonitorTest, ALostCopyIsInvalidatedBeforeItsPageComesBack) {
   EXPECT_EQ(presence.present.Get(), 0u);
 }
 
+// Between the fault and the look at it somebody else brought in another frame.
+TEST_P(UffdMonitorTest, APageThatCameBackInAnotherFrameThanItsLeafSaysWasLost) {
+  if (!side().pagemap.real_pfns()) UNDERFOOT_SKIP("frame numbers need CAP_SYS_ADMIN");
+  FaultIn(3);
+  const Pfn frame = side().LeafOf(3)->pfn();
+  const KeptFrame kept(side().PageAt(3));
+  TakePageUntold(3);
+  ASSERT_FALSE(side().EntryOf(3).present);
+  std::thread guest([&] { EXPECT_EQ(side().Load(3), 0u); });
+  ASSERT_TRUE(WaitUntil([&] { return PendingFaults(side().uffd) == 1; }));
+  CopyZeroesWithoutWake(3);
+  ASSERT_NE(side().EntryOf(3).pfn, frame);
+  StartMonitor();
+  guest.join();
+  EXPECT_TRUE(WaitUntil([&] { return Stats().fault_us.count == 1; }));
+  EXPECT_EQ(Stats().lost_copies_repaired, 1u);
+  EXPECT_FALSE(side().LeafOf(3).has_value());
+}
+
 TEST_P(UffdMonitorTest, AReaderThatLostItsPageInsideASectionGetsItBackAndTheLeafGoes) {
   StartMonitor();
   FaultIn(0);
@@ -234,11 +293,17 @@ TEST_P(UffdMonitorTest, FaultsThatMeetAnUnreadEventAreTriedAgainBehindIt) {
   PendingMadvise foreign(side().uffd, side().Pages(100), MADV_DONTNEED);
   ASSERT_TRUE(foreign.pending());
   std::vector<std::thread> touchers;
+  Counter stored;
   for (uint64_t i = 0; i < kFaults; ++i) {
-    touchers.emplace_back([&, i] { side().Store(i, i + 1); });
+    touchers.emplace_back([&, i] {
+      side().Store(i, i + 1);
+      stored.Add();
+    });
   }
   ASSERT_TRUE(WaitUntil([&] { return PendingFaults(side().uffd) == kFaults; }));
   StartMonitor();
+  EXPECT_TRUE(WaitUntil([&] { return stored.Get() == kFaults; }, kPatience));
+  side().uffd.Wake(side().Pages(0, kFaults));
   for (std::thread& toucher : touchers) toucher.join();
   foreign.Join();
   EXPECT_GE(Stats().eagain, kFaults);

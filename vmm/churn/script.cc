@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "absl/strings/str_format.h"
+#include "mmu/mutant.h"
 
 namespace underfoot {
 namespace {
@@ -63,6 +64,7 @@ absl::StatusOr<Script> Script::Read(const std::string& path) {
   Script script;
   std::string line;
   for (size_t number = 1; std::getline(file, line); ++number) {
+    if (file.eof() && !UNDERFOOT_MUTANT("script-trusts-a-torn-line")) break;
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     try {
       if (number == 1) {
@@ -71,14 +73,15 @@ absl::StatusOr<Script> Script::Read(const std::string& path) {
         script.machine = *machine;
         continue;
       }
-      const std::optional<ScriptedOperation> operation = OperationOf(json);
+      std::optional<ScriptedOperation> operation = OperationOf(json);
       if (!operation.has_value()) return BadLine(path, number, "an unknown kind, lane or outcome");
+      operation->line = number;
       script.operations.push_back(*operation);
     } catch (const Json::exception&) {
       return BadLine(path, number, "no record of churn");
     }
   }
-  if (script.machine.memory_bytes == 0) return BadLine(path, 1, "the file is empty");
+  if (script.machine.memory_bytes == 0) return BadLine(path, 1, "no line is whole");
   return script;
 }
 
@@ -104,6 +107,8 @@ void ScriptWriter::Add(const ScriptedOperation& operation) {
                          {"outcome", kOutcomes[static_cast<size_t>(operation.result.outcome)]}})
                .dump()
         << "\n";
+  // A write of its own, of one microsecond: the run that is killed is the one to repeat.
+  if (!UNDERFOOT_MUTANT("record-stays-in-its-buffer")) file_.flush();
 }
 
 absl::Status ScriptWriter::Finish() {

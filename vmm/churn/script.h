@@ -6,6 +6,10 @@
 //   "outcome": "done"}
 //   ...
 //
+// Each line is written when its operation is done: what kills the run costs the operations under
+// way. A last line without its end is what a kill or a full disk left of one; it is read as if it
+// were not there.
+//
 // Thread safety: ScriptWriter: any thread. Script: a value.
 
 #ifndef UNDERFOOT_VMM_CHURN_SCRIPT_H_
@@ -30,6 +34,7 @@ struct ScriptedOperation {
   ChurnLane lane = ChurnLane::kPages;
   ChurnSchedule::Step step;  // due: when it was done
   ChurnResult result;
+  size_t line = 0;  // of the file that it was read from, from 1
 
   // "discard of gpa [0x1000, 0x3000): done"
   [[nodiscard]] std::string Text() const;
@@ -45,7 +50,7 @@ struct Script {
   ScriptMachine machine;
   std::vector<ScriptedOperation> operations;
 
-  // The error names the file, the line and what is wrong with it.
+  // The error names the file, the line, what is wrong with it, and the remedy.
   static absl::StatusOr<Script> Read(const std::string& path);
 };
 
@@ -54,6 +59,7 @@ class ScriptWriter {
   // Makes the file or empties it.
   static absl::StatusOr<ScriptWriter> Create(const std::string& path, const ScriptMachine& machine);
 
+  // What cannot be written is told by Finish.
   void Add(const ScriptedOperation& operation);
   // Whether all of it could be written.
   [[nodiscard]] absl::Status Finish();

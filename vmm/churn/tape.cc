@@ -22,6 +22,8 @@ absl::Status ChurnTape::Open(const std::string& record_path, const std::string& 
       lanes_[static_cast<size_t>(operation.lane)].push_back(std::move(operation));
     }
     replays_ = true;
+    absl::MutexLock lock(&mutex_);
+    replay_.recorded = script->operations.size();
   }
   if (record_path.empty()) return absl::OkStatus();
   absl::StatusOr<ScriptWriter> writer = ScriptWriter::Create(record_path, machine);
@@ -40,7 +42,7 @@ void ChurnTape::Done(const ScriptedOperation& operation, std::optional<size_t> n
   if (before.result == operation.result || UNDERFOOT_MUTANT("replay-compares-nothing")) return;
   if (replay_.differences++ == 0) {
     replay_.first =
-        absl::StrFormat("operation %u of its lane, at %s: %s; this time %s", *number + 1,
+        absl::StrFormat("line %u, at %s: %s; this time %s", before.line,
                         absl::FormatDuration(before.step.due), before.Text(), operation.Text());
   }
 }

@@ -20,9 +20,10 @@
 namespace underfoot {
 
 struct ReplayStats {
-  uint64_t repeated = 0;
+  uint64_t recorded = 0;  // in the script
+  uint64_t repeated = 0;  // of them; the rest was not due before the end
   uint64_t differences = 0;
-  std::string first;  // "operation 17: discard of ...: done, this time: ..."
+  std::string first;  // "line 17, at 5ms: discard of ...: done; this time discard of ...: declined"
 };
 
 class ChurnTape {
@@ -48,7 +49,7 @@ class ChurnTape {
  private:
   bool replays_ = false;
   std::array<std::vector<ScriptedOperation>, kChurnLanes> lanes_;
-  // Guards: the file and the comparison. Order: innermost; held across a buffered write.
+  // Guards: the file and the comparison. Order: innermost; held across a write.
   mutable absl::Mutex mutex_;
   std::optional<ScriptWriter> writer_ ABSL_GUARDED_BY(mutex_);
   ReplayStats replay_ ABSL_GUARDED_BY(mutex_);

@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "mmu/rcu.h"
 #include "vmm/churn/host_needs.h"
+#include "vmm/churn/script.h"
 #include "vmm/cli/census.h"
 #include "vmm/cli/command.h"
 #include "vmm/cli/console.h"
@@ -132,16 +133,31 @@ absl::Status RestoreHost(Console& console) {
   return absl::OkStatus();
 }
 
+// What the host is asked for: the kinds of the churn, or of what is repeated in its place.
+absl::StatusOr<ChurnRates> KindsWanted(const RunOptions& options) {
+  if (options.replay_path.empty()) return options.churn.rates;
+  const absl::StatusOr<Script> script = Script::Read(options.replay_path);
+  if (!script.ok()) return script.status();
+  ChurnRates kinds;
+  for (const ScriptedOperation& operation : script->operations) kinds[operation.step.kind] = 1;
+  return kinds;
+}
+
 // The options with the churn that this host can do; what a preset must go without is announced.
 absl::StatusOr<RunOptions> FitChurnToHost(RunOptions options, HostChanges* changes,
                                           Console& console) {
-  ChurnLimits limits =
-      ProvideForChurn(options.backing, options.memory_bytes, options.churn.rates, changes);
+  const absl::StatusOr<ChurnRates> wanted = KindsWanted(options);
+  if (!wanted.ok()) return wanted.status();
+  ChurnLimits limits = ProvideForChurn(options.backing, options.memory_bytes, *wanted, changes);
   ChurnLimits chosen{options.backing};  // what the other options cost has left the rates already
   options.Limit(chosen);
   options.Limit(limits);
   const bool some = options.churn.preset && !options.churn.rates.empty();
   for (const auto& [kind, why] : limits.unavailable) {
+    if (!options.replay_path.empty() && wanted->count(kind) != 0) {
+      console.Line(
+          absl::StrFormat("replay: %s may come out differently: %s", ChurnKindName(kind), why));
+    }
     if (some && options.churn.rates.count(kind) + chosen.unavailable.count(kind) != 0) {
       console.Line(absl::StrFormat("churn: %s is skipped: %s", ChurnKindName(kind), why));
     }

@@ -10,8 +10,10 @@ namespace underfoot {
 namespace {
 
 Json ToJson(const ReplayStats& replay) {
-  return {
-      {"repeated", replay.repeated}, {"differences", replay.differences}, {"first", replay.first}};
+  return {{"recorded", replay.recorded},
+          {"repeated", replay.repeated},
+          {"differences", replay.differences},
+          {"first", replay.first}};
 }
 
 std::string GuestText(const Stats& s) {
@@ -130,8 +132,12 @@ std::string MissedBy(const CoverageRow& row, const CoverageMatrix& coverage) {
 
 // A difference is no failure: a host declines by its own lights.
 std::string ReplayText(const ReplayStats& replay) {
-  std::string text = absl::StrFormat("replay: %s operations repeated, %s differ\n",
-                                     FormatCount(replay.repeated), FormatCount(replay.differences));
+  std::string text = absl::StrFormat("replay: %s of %s operations repeated, %s differ\n",
+                                     FormatCount(replay.repeated), FormatCount(replay.recorded),
+                                     FormatCount(replay.differences));
+  if (replay.repeated < replay.recorded) {
+    text += "  the rest was not due yet; a longer --duration repeats it\n";
+  }
   if (!replay.first.empty()) text += "  the first: " + replay.first + "\n";
   return text;
 }

@@ -259,6 +259,7 @@ void Auditor::Judge(const Wrong& wrong) {
 }
 
 void Auditor::Repair(HvaRange range) {
+  if (UNDERFOOT_MUTANT("audit-repairs-nothing")) return;
   BracketToken token = mmu_.notifier().Begin({range, InvalidationKind::kUnmap});
   mmu_.notifier().End(token);
 }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "mmu/mutant.h"
 
 namespace underfoot {
 namespace {
@@ -155,7 +156,7 @@ void KvmTracepoints::Add(const PerfSample& sample, KernelBatch& batch) const {
 
 void KvmTracepoints::Read(KernelBatch& batch) {
   const auto drain = [&](PerfRing& ring, bool matters) {
-    const bool nearly_full = ring.NearlyFull();
+    const bool nearly_full = ring.NearlyFull() && !UNDERFOOT_MUTANT("full-ring-is-trusted");
     const bool sane = ring.Drain([&](uint32_t type, std::span<const std::byte> body) {
       if (type == PERF_RECORD_SAMPLE) {
         const std::optional<PerfSample> sample = ParsePerfSample(body);

@@ -114,12 +114,13 @@ bool UffdMonitor::ReadBatch(const Reader& reader) {
   const std::span<const uffd_msg> messages(buffer.data(), *n);
   // The kernel hands out faults before events, whichever came first: events are taken first here.
   CountReordered(messages);
-  for (const uffd_msg& message : messages) {
-    if (message.event != UFFD_EVENT_PAGEFAULT) TakeEvent(message, read_ns);
-  }
-  for (const uffd_msg& message : messages) {
-    if (message.event == UFFD_EVENT_PAGEFAULT) TakeFault(reader, message);
-  }
+  const auto take = [&](const uffd_msg& message, bool faults) {
+    if ((message.event == UFFD_EVENT_PAGEFAULT) != faults) return;
+    faults ? TakeFault(reader, message) : TakeEvent(message, read_ns);
+  };
+  const bool faults_first = UNDERFOOT_MUTANT("faults-come-first");
+  for (const uffd_msg& message : messages) take(message, faults_first);
+  for (const uffd_msg& message : messages) take(message, !faults_first);
   return *n == buffer.size();
 }
 
@@ -205,7 +206,8 @@ std::vector<bool> UffdMonitor::Translated(HvaRange range) {
 // It is over when it is told, so nothing settles.
 void UffdMonitor::TakeChange(HostEvent& event) {
   event.known = expected_.Consume(event.range);
-  if (!event.known) event.invalidated = Invalidated(event.range);
+  if (event.known || UNDERFOOT_MUTANT("foreign-unmap-drops-nothing")) return;
+  event.invalidated = Invalidated(event.range);
 }
 
 // Somebody else's change: the translations go, and the bracket ends at once, since no end will be
@@ -242,11 +244,11 @@ void UffdMonitor::TakeFault(const Reader& reader, const uffd_msg& message) {
   fault.alone = fault.write_protected;
   fault.read_at = absl::Now();
   (fault.write_protected ? wp_ : fault.minor ? minor_ : missing_).Add();
-  if (TryResolve(reader, fault) == Attempt::kDeferred) {
-    fault.alone = true;  // what stood in its way would stand in the others'
-    deferred_.push_back(fault);
-    deferred_count_.store(deferred_.size(), kRelaxed);
-  }
+  if (TryResolve(reader, fault) == Attempt::kResolved) return;
+  if (UNDERFOOT_MUTANT("deferred-fault-is-forgotten")) return;
+  fault.alone = true;  // what stood in its way would stand in the others'
+  deferred_.push_back(fault);
+  deferred_count_.store(deferred_.size(), kRelaxed);
 }
 
 void UffdMonitor::RetryDeferred(const Reader& reader) {
@@ -348,9 +350,8 @@ UffdMonitor::Attempt UffdMonitor::ResolveWithoutLeaf(const Fault& fault) {
 UffdMonitor::Attempt UffdMonitor::ResolveUnderLeaf(const Fault& fault, Pte leaf) {
   const PageInResult in = source_.PageIn(fault.page, fault.access);
   if (in.outcome == PageInOutcome::kAgain) return Attempt::kDeferred;
-  if (in.outcome == PageInOutcome::kPresent && in.pfn != leaf.pfn()) {
-    LostCopy(PageRangeOf(fault.page));
-  }
+  const bool other = in.outcome == PageInOutcome::kPresent && in.pfn != leaf.pfn();
+  if (other && !UNDERFOOT_MUTANT("another-frame-is-no-loss")) LostCopy(PageRangeOf(fault.page));
   return Attempt::kResolved;
 }
 
