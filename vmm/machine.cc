@@ -67,6 +67,7 @@ Machine::Machine(const RunOptions& options, Parts parts, SerialPort::Sink serial
       memory_(std::move(parts.memory)),
       uffd_(std::move(parts.uffd)),
       pagemap_(std::move(parts.pagemap)),
+      lazy_(options.backing == Backing::kAnon ? memory_->hvas() : HvaRange()),
       source_(uffd_, pagemap_, settling_, options.backing),
       mmu_(source_, {.retired_cap_bytes = options.retired_cap_bytes}),
       kernel_(mmu_, events_, memory_->hvas(),
@@ -90,8 +91,11 @@ Machine::Machine(const RunOptions& options, Parts parts, SerialPort::Sink serial
                 .monitor = monitor_,
                 .kernel = &kernel_,
                 .log = &events_,
-                .backing = options.backing},
+                .backing = options.backing,
+                .lazy = &lazy_},
                {GfnOf({abi::kSystemAreaBytes}), GfnOf({options.memory_bytes})}, options.seed) {
+  hooks_.NoteLazyFrees(lazy_);
+  monitor_.NoteLazyFrees(lazy_);
   if (options.kernel_events != KernelEvents::kOff) source_.Announce(kernel_.own_changes());
 }
 

@@ -36,6 +36,7 @@
 #include "vmm/memory/guest_memory.h"
 #include "vmm/memory/guest_page_source.h"
 #include "vmm/memory/kernel_notifier.h"
+#include "vmm/memory/lazy_frees.h"
 #include "vmm/memory/mm_hooks.h"
 #include "vmm/memory/mmap_barrier.h"
 #include "vmm/memory/pagemap.h"
@@ -124,6 +125,7 @@ class Machine {
   EventLog events_;
   SettlingRanges settling_;
   MmapBarrier mmap_barrier_;
+  LazyFrees lazy_;
   ExpectedEvents expected_;
   GuestPageSource source_;
   Mmu mmu_;

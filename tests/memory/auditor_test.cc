@@ -40,7 +40,8 @@ class AuditorTest : public MemoryTest {
                                                           .monitor = side().monitor,
                                                           .kernel = kernel,
                                                           .log = &log_,
-                                                          .backing = GetParam()},
+                                                          .backing = GetParam(),
+                                                          .lazy = &side().lazy},
                                          GfnRange{side().GfnAt(0), side().GfnAt(kLeaves)}, 1);
   }
   // From here on the kernel's source is on; it tells what the test tells.
@@ -57,6 +58,12 @@ class AuditorTest : public MemoryTest {
     side().expected.Expect(side().Pages(i));
     ASSERT_EQ(ForeignMadvise(side().Pages(i), MADV_DONTNEED), 0);
     ASSERT_TRUE(side().LeafOf(i).has_value());
+  }
+  // Freed and there again: the kernel has kept the page, until it needs it.
+  void FreeLazily(uint64_t i) {
+    ASSERT_TRUE(side().hooks.Madvise(side().Pages(i), MADV_FREE).ok());
+    ASSERT_TRUE(side().EntryOf(i).present);
+    FaultIn(i);
   }
   // As by a migration: another frame in its place, and no event. False when it is the same again.
   bool ChangeFrame(uint64_t i) {
@@ -89,8 +96,8 @@ TEST_P(AuditorTest, OverAQuietMemoryItAgreesWithEveryLeaf) {
   ExpectAudit(kLeaves + kLeaves - 10, 0);
 }
 
-// Of anonymous memory userfaultfd tells everything that can take a page; a memfd's pages can be
-// punched out through the file without a word.
+// Of anonymous memory userfaultfd tells everything that can take a page, but of one that MADV_FREE
+// has left; a memfd's pages can be punched out through the file without a word.
 TEST_P(AuditorTest, APageThatWentBehindEverybodysBackIsUserfaultfdsToTell) {
   LosePage(7);
   auditor_->Sweep();
@@ -100,6 +107,69 @@ TEST_P(AuditorTest, APageThatWentBehindEverybodysBackIsUserfaultfdsToTell) {
   EXPECT_EQ(auditor_->Stats().differences, 1u);
   EXPECT_EQ(side().LeafOf(7).has_value(), !memfd()) << "repaired only where nobody is to blame";
   EXPECT_EQ(side().monitor.Stats().lost_copies_repaired, 0u);
+}
+
+// Not as a copy that was lost, nor as one that userfaultfd should have told of.
+TEST_P(AuditorTest, APageThatMadvFreeLeftGoesUnobservedWithoutTheKernelsSource) {
+  if (memfd()) return;  // nothing is freed lazily
+  FreeLazily(7);
+  LosePage(7);
+  auditor_->Sweep();
+  ExpectAudit(kLeaves, 0);
+  EXPECT_EQ(auditor_->Stats().unobserved, 1u);
+  EXPECT_EQ(side().monitor.Stats().lost_copies_repaired, 0u);
+  EXPECT_FALSE(side().LeafOf(7).has_value());
+  LosePage(8);
+  auditor_->Sweep();
+  EXPECT_EQ(auditor_->Stats().missed_by_uffd, 1u) << "its neighbour was not freed";
+}
+
+TEST_P(AuditorTest, APageThatTheKernelReallyTookAfterMadvFreeIsUnobservedToo) {
+  if (memfd()) return;
+  FreeLazily(7);
+  const auto gone = [&] {
+    EXPECT_EQ(ForeignMadvise(side().Pages(7), MADV_PAGEOUT), 0);
+    return !side().EntryOf(7).present;
+  };
+  ASSERT_TRUE(WaitUntil(gone));
+  ASSERT_FALSE(side().EntryOf(7).swapped) << "freed, not kept";
+  auditor_->Sweep();
+  ExpectAudit(kLeaves, 0);
+  EXPECT_EQ(auditor_->Stats().unobserved, 1u);
+  EXPECT_EQ(side().Load(7), 0u);
+}
+
+TEST_P(AuditorTest, APageThatMadvFreeLeftIsTheKernelsToTellWhereItsSourceIsOn) {
+  if (memfd()) return;
+  ListenToTheKernel();
+  FreeLazily(7);
+  LosePage(7);
+  auditor_->Sweep();
+  EXPECT_EQ(auditor_->Stats().missed_by_kernel, 1u);
+  EXPECT_EQ(auditor_->Stats().unobserved, 0u);
+}
+
+// What was told of it has run out when the kernel takes the page.
+TEST_P(AuditorTest, AForeignRemovalMayHaveBeenAMadvFree) {
+  if (memfd()) return;
+  ASSERT_EQ(ForeignMadvise(side().Pages(7), MADV_FREE), 0);
+  EXPECT_TRUE(WaitUntil([&] { return side().lazy.MayGo(side().Pages(7)); }));
+  EXPECT_FALSE(side().lazy.MayGo(side().Pages(8)));
+}
+
+TEST_P(AuditorTest, APageThatCameInAfterOurDiscardIsLazyNoMore) {
+  if (memfd()) return;
+  for (const uint64_t i : {7, 8}) {
+    FreeLazily(i);
+    ASSERT_TRUE((i == 7 ? side().hooks.Discard(side().Pages(i))
+                        : side().hooks.Madvise(side().Pages(i), MADV_DONTNEED))
+                    .ok());
+    FaultIn(i);
+    LosePage(i);
+  }
+  auditor_->Sweep();
+  EXPECT_EQ(auditor_->Stats().missed_by_uffd, 2u);
+  EXPECT_EQ(auditor_->Stats().unobserved, 0u);
 }
 
 TEST_P(AuditorTest, AFrameThatChangedIsUnobservedWithoutTheKernelsSource) {

@@ -54,11 +54,15 @@ MemorySide::MemorySide(std::unique_ptr<GuestMemory> ram, Userfaultfd userfaultfd
       uffd(std::move(userfaultfd)),
       pagemap(std::move(map)),
       settling(settle),
+      lazy(memory->backing() == Backing::kAnon ? memory->hvas() : HvaRange()),
       source(uffd, pagemap, settling, memory->backing()),
       mmu(source),
       hooks(mmu.notifier(), uffd, expected, &events),
       access(mmu, *memory, pagemap),
-      monitor(mmu, uffd, pagemap, source, expected, settling, &events, fault_around) {}
+      monitor(mmu, uffd, pagemap, source, expected, settling, &events, fault_around) {
+  hooks.NoteLazyFrees(lazy);
+  monitor.NoteLazyFrees(lazy);
+}
 
 std::optional<Pte> MemorySide::LeafOf(uint64_t i) {
   rcu::ReadScope rcu;

@@ -19,6 +19,7 @@
 #include "vmm/memory/guest_access.h"
 #include "vmm/memory/guest_memory.h"
 #include "vmm/memory/guest_page_source.h"
+#include "vmm/memory/lazy_frees.h"
 #include "vmm/memory/mm_hooks.h"
 #include "vmm/memory/pagemap.h"
 #include "vmm/memory/settling.h"
@@ -65,6 +66,7 @@ class MemorySide {
   Userfaultfd uffd;
   Pagemap pagemap;
   SettlingRanges settling;
+  LazyFrees lazy;
   ExpectedEvents expected;
   GuestPageSource source;
   Mmu mmu;

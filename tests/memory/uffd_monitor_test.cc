@@ -248,6 +248,20 @@ TEST_P(UffdMonitorTest, APageThatCameBackInAnotherFrameThanItsLeafSaysWasLost) {
   EXPECT_FALSE(side().LeafOf(3).has_value());
 }
 
+TEST_P(UffdMonitorTest, APageThatMadvFreeLeftIsNoLostCopyWhenItIsGone) {
+  if (memfd()) return;  // nothing is freed lazily
+  StartMonitor();
+  FaultIn(0);
+  side().Store(0, 7);
+  ASSERT_TRUE(side().hooks.Madvise(side().Pages(0), MADV_FREE).ok());
+  FaultIn(0);
+  LosePage(0);
+  EXPECT_EQ(side().Load(0), 0u);
+  EXPECT_EQ(Stats().freed_lazily, 1u);
+  EXPECT_EQ(Stats().lost_copies_repaired, 0u);
+  ExpectTrueLeaf(0);
+}
+
 TEST_P(UffdMonitorTest, AReaderThatLostItsPageInsideASectionGetsItBackAndTheLeafGoes) {
   StartMonitor();
   FaultIn(0);

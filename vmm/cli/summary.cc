@@ -109,11 +109,11 @@ std::string TableText(const Stats& s) {
   table.AddRow(
       {"events",
        absl::StrFormat("%s removes, %s unmaps, %s remaps, %s forks; %s reordered, "
-                       "%s lost copies repaired, %s times EAGAIN",
+                       "%s lost copies repaired, %s freed lazily, %s times EAGAIN",
                        FormatCount(s.uffd.removes), FormatCount(s.uffd.unmaps),
                        FormatCount(s.uffd.remaps), FormatCount(s.uffd.forks),
                        FormatCount(s.uffd.reordered), FormatCount(s.uffd.lost_copies_repaired),
-                       FormatCount(s.uffd.eagain))});
+                       FormatCount(s.uffd.freed_lazily), FormatCount(s.uffd.eagain))});
   table.AddRow({"kernel", KernelText(s.kernel)});
   table.AddRow({"audit", AuditText(s.audit)});
   return table.Text();

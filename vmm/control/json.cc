@@ -99,6 +99,7 @@ Json ToJson(const UffdStats& uffd) {
           {"eagain", uffd.eagain},
           {"reordered", uffd.reordered},
           {"lost_copies_repaired", uffd.lost_copies_repaired},
+          {"freed_lazily", uffd.freed_lazily},
           {"fault_us", ToJson(uffd.fault_us)}};
 }
 

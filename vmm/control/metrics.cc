@@ -64,6 +64,8 @@ std::vector<Sample> CountersOf(const Stats& s) {
       {"uffd_reordered_total", "Faults read before the removal they followed", s.uffd.reordered},
       {"uffd_lost_copies_repaired_total", "Copied pages that were zapped again, and repaired",
        s.uffd.lost_copies_repaired},
+      {"uffd_freed_lazily_total", "Pages of MADV_FREE found gone by a fault, and repaired",
+       s.uffd.freed_lazily},
       {"audit_checks_total", "Translations compared with the kernel's answer", s.audit.checks},
       {"kernel_records_total", "What the kernel's notifier told of guest memory", s.kernel.records},
       {"kernel_unmaps_total", "Ranges that lost their translations", s.kernel.unmaps},

@@ -237,6 +237,12 @@ void Auditor::Vanished(const Wrong& wrong) {
   }
 }
 
+// Without a word by userfaultfd: a file's pages do by the file, private ones after MADV_FREE.
+bool Auditor::MayGoUntold(HvaRange range) const {
+  return sources_.backing == Backing::kMemfd ||
+         (sources_.lazy != nullptr && sources_.lazy->MayGo(range));
+}
+
 void Auditor::Judge(const Wrong& wrong) {
   if (wrong.only_protection) {
     missed_by_hooks_.Add();  // nobody else has the userfaultfd
@@ -247,7 +253,7 @@ void Auditor::Judge(const Wrong& wrong) {
   } else if (ToldByKernel(wrong.range) || UNDERFOOT_MUTANT("audit-explains-everything")) {
     explained_kernel_.Add();
     Repair(wrong.range);
-  } else if (wrong.gone && sources_.backing == Backing::kAnon) {
+  } else if (wrong.gone && !MayGoUntold(wrong.range)) {
     missed_by_uffd_.Add();
   } else if (sources_.kernel != nullptr && sources_.kernel->enabled() &&
              !UNDERFOOT_MUTANT("audit-calls-it-unobserved")) {

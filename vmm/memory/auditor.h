@@ -6,7 +6,8 @@
 // time. What lasts is
 //   explained   a late source told of the page: a removal by userfaultfd, a change by the kernel.
 //               The translation came back while the change was still under way; it is repaired
-//   unobserved  only the kernel's notifier could have told, and it is off. Repaired
+//   unobserved  only the kernel's notifier could have told, and it is off: a frame that changed, a
+//               memfd's page that went, one that MADV_FREE had left to go. Repaired
 //   unexplained a source should have told and did not, or told too late. Left as it is
 //
 // Thread safety: Start, Stop and Sweep by the owner; Stats from any thread.
@@ -26,6 +27,7 @@
 #include "vmm/backing.h"
 #include "vmm/memory/event_log.h"
 #include "vmm/memory/kernel_notifier.h"
+#include "vmm/memory/lazy_frees.h"
 #include "vmm/memory/pagemap.h"
 #include "vmm/memory/settling.h"
 #include "vmm/memory/uffd_monitor.h"
@@ -43,6 +45,7 @@ class Auditor {
     KernelNotifier* kernel = nullptr;
     const EventLog* log = nullptr;
     Backing backing = Backing::kAnon;
+    const LazyFrees* lazy = nullptr;
   };
 
   Auditor(Mmu& mmu, const Pagemap& pagemap, const Sources& sources, GfnRange gfns, uint64_t seed);
@@ -83,6 +86,7 @@ class Auditor {
   void Vanished(const Wrong& wrong);
   void Judge(const Wrong& wrong);
   bool ToldByKernel(HvaRange range) const;
+  bool MayGoUntold(HvaRange range) const;
   void Repair(HvaRange range);
   bool SleepUnlessStopped() ABSL_LOCKS_EXCLUDED(mutex_);
 

@@ -37,14 +37,15 @@ enum class HostChange : uint8_t {
   kAge,           // kvm_age_hva, kvm_test_age_hva
   kLostRecords,   // the source lost records: everything was resynchronized
   kLostCopy,      // a page was found gone that nobody had told of, and repaired
+  kFreed,         // likewise, of a page that MADV_FREE had left for the kernel to take
 };
-inline constexpr size_t kHostChanges = 13;
+inline constexpr size_t kHostChanges = 14;
 
 inline constexpr std::array<std::string_view, kEventSources> kEventSourceNames = {"hook", "uffd",
                                                                                   "kernel"};
 inline constexpr std::array<std::string_view, kHostChanges> kHostChangeNames = {
-    "discard", "punch", "advise", "protect", "write-protect", "move",     "unmap",
-    "remap",   "map",   "fork",   "age",     "lost-records",  "lost-copy"};
+    "discard", "punch", "advise", "protect", "write-protect", "move",      "unmap",
+    "remap",   "map",   "fork",   "age",     "lost-records",  "lost-copy", "freed"};
 
 // Why, as far as the name of the thread tells. Only the kernel's source asks.
 enum class HostCause : uint8_t {

@@ -30,6 +30,7 @@ struct Pending {
   BracketToken token;
   uint64_t expectation = 0;  // 0: none
   int64_t began_ns = 0;
+  bool was_lazy = false;  // some page that may go lazily was in the range
 };
 static_assert(sizeof(Pending) <= sizeof(underfoot_change::scratch));
 
@@ -87,6 +88,25 @@ InvalidationKind KindOf(const underfoot_change& change) {
   return change.effect == UNDERFOOT_WRITES_GO && change.call != UNDERFOOT_MPROTECT
              ? InvalidationKind::kProtect
              : InvalidationKind::kUnmap;
+}
+
+// What is there afterwards is not what was there before.
+bool Renews(const underfoot_change& change) {
+  switch (change.call) {
+    case UNDERFOOT_MADVISE:
+      return hooks::Discards(change.argument) && change.argument != MADV_FREE;
+    case UNDERFOOT_MUNMAP:
+    case UNDERFOOT_MMAP:
+    case UNDERFOOT_MOVE:
+      return true;
+    case UNDERFOOT_MREMAP:
+    case UNDERFOOT_MPROTECT:
+    case UNDERFOOT_FALLOCATE:
+    case UNDERFOOT_FTRUNCATE:
+    case UNDERFOOT_WRITEPROTECT:
+      return false;
+  }
+  return false;
 }
 
 bool Narrows(const underfoot_change& change) { return change.effect != UNDERFOOT_NOTHING_GOES; }
@@ -186,6 +206,7 @@ void MmHooks::OnBegin(underfoot_change& change) {
   auto* const pending = new (change.scratch) Pending;
   if (change.call == UNDERFOOT_MPROTECT && Narrows(change)) protected_.Announce();
   if (Narrows(change)) pending->token = notifier_.Begin({RangeOf(change), KindOf(change)});
+  if (lazy_ != nullptr && Renews(change)) pending->was_lazy = lazy_->Take(RangeOf(change));
   if (const uint64_t events = EventsOf(change, uffd_.events()); events != 0) {
     pending->expectation = expected_.Expect(RangeOf(change), events);
   }
@@ -203,6 +224,7 @@ void MmHooks::OnEnd(const Ram& ram, underfoot_change& change) {
   if (replaced && change.error == 0 && !UNDERFOOT_MUTANT("remap-back-is-not-registered")) {
     static_cast<void>(uffd_.Register(range, ram.backing));
   }
+  NoteWhatIsLazy(change, pending->was_lazy);
   // After ENOMEM a part of the range had no mapping, and the rest may be done.
   if (sink_ != nullptr && (change.error == 0 || change.error == ENOMEM)) {
     HostEvent event;
@@ -224,6 +246,16 @@ void MmHooks::OnEnd(const Ram& ram, underfoot_change& change) {
   }
   if (ChangesMapping(change)) LeaveMappingTurn();
   pending->~Pending();
+}
+
+// Also after an error: the first of several mappings may be done.
+void MmHooks::NoteWhatIsLazy(const underfoot_change& change, bool was_lazy) {
+  if (lazy_ == nullptr) return;
+  if (change.call == UNDERFOOT_MADVISE && change.argument == MADV_FREE) {
+    lazy_->Add(RangeOf(change));
+  } else if (was_lazy) {
+    lazy_->Return(RangeOf(change));
+  }
 }
 
 void MmHooks::OnProtected(underfoot_change& change, BracketToken token) {

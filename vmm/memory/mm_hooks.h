@@ -28,6 +28,7 @@
 #include "vmm/memory/discard_bin.h"
 #include "vmm/memory/expected_events.h"
 #include "vmm/memory/host_event.h"
+#include "vmm/memory/lazy_frees.h"
 #include "vmm/memory/pagemap.h"
 #include "vmm/memory/protected_ranges.h"
 #include "vmm/memory/userfaultfd.h"
@@ -43,6 +44,9 @@ class MmHooks {
   ~MmHooks();
   MmHooks(const MmHooks&) = delete;
   MmHooks& operator=(const MmHooks&) = delete;
+
+  // Which pages MADV_FREE has left where they are is noted there: before the first call.
+  void NoteLazyFrees(LazyFrees& lazy) { lazy_ = &lazy; }
 
   // Guest RAM at `range`, registered with the userfaultfd; of a memfd, from `offset` on.
   [[nodiscard]] absl::Status Attach(HvaRange range, Backing backing, int fd = -1,
@@ -131,6 +135,7 @@ class MmHooks {
 
   void OnBegin(underfoot_change& change);
   void OnEnd(const Ram& ram, underfoot_change& change);
+  void NoteWhatIsLazy(const underfoot_change& change, bool was_lazy);
   void OnProtected(underfoot_change& change, BracketToken token);
   const Ram* Find(HvaRange range) const ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -138,6 +143,7 @@ class MmHooks {
   Userfaultfd& uffd_;
   ExpectedEvents& expected_;
   HostEventSink* const sink_;
+  LazyFrees* lazy_ = nullptr;
   ProtectedRanges protected_;
   // Null where the kernel cannot move pages.
   std::unique_ptr<DiscardBin> bin_;

@@ -181,6 +181,7 @@ void UffdMonitor::TakeEvent(const uffd_msg& message, int64_t read_ns) {
 void UffdMonitor::TakeRemoval(HostEvent& event) {
   event.known = expected_.Consume(event.range);
   if (event.known) return;
+  if (lazy_ != nullptr) lazy_->Add(event.range);
   if (!UNDERFOOT_MUTANT("removal-does-not-settle")) {
     const uint64_t removal = settling_.Add(event.range, event.happened_ns);
     settling_.Witness(removal, Translated(event.range));
@@ -220,14 +221,15 @@ bool UffdMonitor::Invalidated(HvaRange range) {
   return found;
 }
 
-void UffdMonitor::LostCopy(HvaRange page) {
-  lost_copies_.Add();
-  HostEvent event;
-  event.source = EventSource::kUffd;
-  event.change = HostChange::kLostCopy;
-  event.range = page;
-  event.happened_ns = MonotonicNs();
-  event.invalidated = Invalidated(page);
+// A removal of the last seconds comes first: of an older one only a MADV_FREE can be at work.
+void UffdMonitor::FoundGone(HvaRange page) {
+  const bool freed = lazy_ != nullptr && lazy_->MayGo(page) && !settling_.Explains(page);
+  (freed ? freed_lazily_ : lost_copies_).Add();
+  HostEvent event{.source = EventSource::kUffd,
+                  .change = freed ? HostChange::kFreed : HostChange::kLostCopy,
+                  .range = page,
+                  .happened_ns = MonotonicNs(),
+                  .invalidated = Invalidated(page)};
   if (sink_ == nullptr) return;
   event.taken_ns = MonotonicNs();
   sink_->Report(event);
@@ -351,7 +353,7 @@ UffdMonitor::Attempt UffdMonitor::ResolveUnderLeaf(const Fault& fault, Pte leaf)
   const PageInResult in = source_.PageIn(fault.page, fault.access);
   if (in.outcome == PageInOutcome::kAgain) return Attempt::kDeferred;
   const bool other = in.outcome == PageInOutcome::kPresent && in.pfn != leaf.pfn();
-  if (other && !UNDERFOOT_MUTANT("another-frame-is-no-loss")) LostCopy(PageRangeOf(fault.page));
+  if (other && !UNDERFOOT_MUTANT("another-frame-is-no-loss")) FoundGone(PageRangeOf(fault.page));
   return Attempt::kResolved;
 }
 
@@ -373,7 +375,7 @@ void UffdMonitor::RepairLostCopy(Gfn gfn, const Fault& fault) {
       UNDERFOOT_MUTANT("lost-copy-unnoticed")) {
     return;
   }
-  LostCopy(page);
+  FoundGone(page);
 }
 
 void UffdMonitor::Resolved(const Fault& fault, bool woken) {
@@ -393,6 +395,7 @@ UffdStats UffdMonitor::Stats() const {
           .eagain = source_.eagain(),
           .reordered = reordered_.Get(),
           .lost_copies_repaired = lost_copies_.Get(),
+          .freed_lazily = freed_lazily_.Get(),
           .fault_us = fault_us_.Snapshot()};
 }
 

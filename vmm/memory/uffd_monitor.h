@@ -37,6 +37,7 @@
 #include "vmm/memory/fault_window.h"
 #include "vmm/memory/guest_page_source.h"
 #include "vmm/memory/host_event.h"
+#include "vmm/memory/lazy_frees.h"
 #include "vmm/memory/settling.h"
 #include "vmm/memory/userfaultfd.h"
 #include "vmm/stats.h"
@@ -54,6 +55,10 @@ class UffdMonitor final : public Subscriber {
   ~UffdMonitor() override;
   UffdMonitor(const UffdMonitor&) = delete;
   UffdMonitor& operator=(const UffdMonitor&) = delete;
+
+  // A page of these that is found gone is no lost copy; a foreign removal may have been a
+  // MADV_FREE. Before Start.
+  void NoteLazyFrees(LazyFrees& lazy) { lazy_ = &lazy; }
 
   [[nodiscard]] absl::Status Start();
   // Nobody may fault on guest RAM, nor change it, from here on.
@@ -93,7 +98,7 @@ class UffdMonitor final : public Subscriber {
   void TakeChange(HostEvent& event);
   bool Invalidated(HvaRange range);
   std::vector<bool> Translated(HvaRange range);
-  void LostCopy(HvaRange page);
+  void FoundGone(HvaRange page);
   void RetryDeferred(const Reader& reader);
   struct Target {
     Gfn gfn;
@@ -122,6 +127,7 @@ class UffdMonitor final : public Subscriber {
   ExpectedEvents& expected_;
   SettlingRanges& settling_;
   HostEventSink* const sink_;
+  LazyFrees* lazy_ = nullptr;
   UniqueFd wake_;
   std::thread thread_;
   std::vector<Fault> deferred_;  // of the monitor's thread, as the next
@@ -145,6 +151,7 @@ class UffdMonitor final : public Subscriber {
   Counter forks_;
   Counter reordered_;
   Counter lost_copies_;
+  Counter freed_lazily_;
   LatencyHistogram fault_us_;
 };
 
