@@ -51,8 +51,9 @@ struct UffdStats {
   uint64_t eagain = 0;     // resolutions put behind a pending event
   uint64_t reordered = 0;  // faults read before the removal that preceded them
   uint64_t lost_copies_repaired = 0;
-  uint64_t freed_lazily = 0;  // pages of MADV_FREE that a fault found gone, and repaired
-  LatencySnapshot fault_us;   // microseconds from the read of a fault to its resolution
+  uint64_t freed_lazily = 0;       // pages of MADV_FREE that a fault found gone, and repaired
+  uint64_t settled_by_record = 0;  // removals that the kernel's record ended
+  LatencySnapshot fault_us;        // microseconds from the read of a fault to its resolution
 };
 
 // What the kernel's own notifier told of guest RAM.

@@ -15,7 +15,7 @@ Stats SomeStats() {
   s.rcu = {136, 137, 138, 139, 140, 157};
   LatencyHistogram latency;
   for (const unsigned us : {1U, 3U, 3U, 100U}) latency.Record(us);
-  s.uffd = {141, 142, 143, 178, 144, 145, 146, 147, 148, 149, 150, 183, latency.Snapshot()};
+  s.uffd = {141, 142, 143, 178, 144, 145, 146, 147, 148, 149, 150, 183, 190, latency.Snapshot()};
   s.churn = {151, true, {{ChurnKind::kDiscard, 153}, {ChurnKind::kForeign, 154}}};
   LatencyHistogram lag;
   lag.Record(2);

@@ -27,7 +27,7 @@ constexpr char kStats[] = R"({
           "oldest_us": 140, "peak_bytes": 157},
   "uffd": {"missing": 141, "wp": 142, "minor": 143, "around": 178, "removes": 144, "unmaps": 145,
            "remaps": 146, "forks": 147, "eagain": 148, "reordered": 149, "lost_copies_repaired": 150,
-           "freed_lazily": 183,
+           "freed_lazily": 183, "settled_by_record": 190,
            "fault_us": {"p50": 4, "p99": 100, "max": 100, "count": 4, "sum_us": 107,
                         "buckets": [{"le_us": 1, "count": 1}, {"le_us": 2, "count": 0},
                                     {"le_us": 4, "count": 2}, {"le_us": 8, "count": 0},

@@ -100,6 +100,7 @@ Json ToJson(const UffdStats& uffd) {
           {"reordered", uffd.reordered},
           {"lost_copies_repaired", uffd.lost_copies_repaired},
           {"freed_lazily", uffd.freed_lazily},
+          {"settled_by_record", uffd.settled_by_record},
           {"fault_us", ToJson(uffd.fault_us)}};
 }
 

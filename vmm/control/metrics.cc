@@ -66,6 +66,8 @@ std::vector<Sample> CountersOf(const Stats& s) {
        s.uffd.lost_copies_repaired},
       {"uffd_freed_lazily_total", "Pages of MADV_FREE found gone by a fault, and repaired",
        s.uffd.freed_lazily},
+      {"uffd_settled_by_record_total", "Foreign removals that the kernel's record of them ended",
+       s.uffd.settled_by_record},
       {"audit_checks_total", "Translations compared with the kernel's answer", s.audit.checks},
       {"kernel_records_total", "What the kernel's notifier told of guest memory", s.kernel.records},
       {"kernel_unmaps_total", "Ranges that lost their translations", s.kernel.unmaps},

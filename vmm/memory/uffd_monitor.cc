@@ -21,15 +21,9 @@ namespace {
 
 constexpr size_t kMessagesPerRead = 16;
 constexpr int kRetryMs = 1;
-// Of longer removals no page is looked at: the reader of userfaultfd has others to serve.
-constexpr uint64_t kMostWitnessed = 1024;
 
 // Whether this thread is a monitor's: its own brackets take no page.
 thread_local bool t_is_monitor = false;
-
-HvaRange RemovedRange(const uffd_msg& message) {
-  return {{message.arg.remove.start}, {message.arg.remove.end}};
-}
 
 Hva FaultingPage(const uffd_msg& message) { return PageOf(Hva{message.arg.pagefault.address}); }
 
@@ -44,7 +38,7 @@ UffdMonitor::UffdMonitor(Mmu& mmu, Userfaultfd& uffd, const Pagemap& pagemap,
       source_(source),
       expected_(expected),
       settling_(settling),
-      sink_(sink),
+      events_(mmu, expected, settling, sink),
       window_(fault_around) {}
 
 UffdMonitor::~UffdMonitor() { Stop(); }
@@ -108,7 +102,7 @@ void UffdMonitor::WaitForBatch() const {
 bool UffdMonitor::ReadBatch(const Reader& reader) {
   expected_.ForgetReturned();
   std::array<uffd_msg, kMessagesPerRead> buffer;
-  const int64_t read_ns = sink_ == nullptr ? 0 : MonotonicNs();
+  const int64_t read_ns = events_.tells() ? MonotonicNs() : 0;
   const absl::StatusOr<size_t> n = uffd_.Read(buffer);
   UNDERFOOT_CHECK(n.ok(), "userfaultfd cannot be read", uffd_.fd(), n.status().raw_code());
   const std::span<const uffd_msg> messages(buffer.data(), *n);
@@ -116,7 +110,7 @@ bool UffdMonitor::ReadBatch(const Reader& reader) {
   CountReordered(messages);
   const auto take = [&](const uffd_msg& message, bool faults) {
     if ((message.event == UFFD_EVENT_PAGEFAULT) != faults) return;
-    faults ? TakeFault(reader, message) : TakeEvent(message, read_ns);
+    faults ? TakeFault(reader, message) : events_.Take(message, read_ns);
   };
   const bool faults_first = UNDERFOOT_MUTANT("faults-come-first");
   for (const uffd_msg& message : messages) take(message, faults_first);
@@ -127,7 +121,7 @@ bool UffdMonitor::ReadBatch(const Reader& reader) {
 void UffdMonitor::CountReordered(std::span<const uffd_msg> messages) {
   for (size_t i = 0; i < messages.size(); ++i) {
     if (messages[i].event != UFFD_EVENT_REMOVE) continue;
-    const HvaRange range = RemovedRange(messages[i]);
+    const HvaRange range = UffdEventHandler::RemovedRange(messages[i]);
     for (const uffd_msg& earlier : messages.first(i)) {
       if (earlier.event == UFFD_EVENT_PAGEFAULT && range.Contains(FaultingPage(earlier))) {
         reordered_.Add();
@@ -137,102 +131,6 @@ void UffdMonitor::CountReordered(std::span<const uffd_msg> messages) {
       if (range.Contains(fault.page)) reordered_.Add();
     }
   }
-}
-
-// When it happened is not told: the time before the read stands for it, since what the read lets go
-// on comes later. A lag is not known.
-void UffdMonitor::TakeEvent(const uffd_msg& message, int64_t read_ns) {
-  HostEvent event;
-  event.source = EventSource::kUffd;
-  event.happened_ns = read_ns;
-  switch (message.event) {
-    case UFFD_EVENT_REMOVE:
-      removes_.Add();
-      event.change = HostChange::kDiscard;
-      event.range = RemovedRange(message);
-      TakeRemoval(event);
-      break;
-    case UFFD_EVENT_UNMAP:
-      unmaps_.Add();
-      event.change = HostChange::kUnmap;
-      event.range = RemovedRange(message);
-      TakeChange(event);
-      break;
-    case UFFD_EVENT_REMAP:
-      remaps_.Add();
-      event.change = HostChange::kRemap;
-      event.range = {{message.arg.remap.from}, {message.arg.remap.from + message.arg.remap.len}};
-      TakeChange(event);
-      break;
-    case UFFD_EVENT_FORK:
-      forks_.Add();
-      event.change = HostChange::kFork;
-      // The child's own userfaultfd: nobody serves a child, so its faults are the kernel's.
-      static_cast<void>(close(static_cast<int>(message.arg.fork.ufd)));
-      break;
-    default:
-      UNDERFOOT_CHECK(false, "an unknown userfaultfd event", message.event, 0);
-  }
-  if (sink_ == nullptr) return;
-  event.taken_ns = MonotonicNs();
-  sink_->Report(event);
-}
-
-void UffdMonitor::TakeRemoval(HostEvent& event) {
-  event.known = expected_.Consume(event.range);
-  if (event.known) return;
-  if (lazy_ != nullptr) lazy_->Add(event.range);
-  if (!UNDERFOOT_MUTANT("removal-does-not-settle")) {
-    const uint64_t removal = settling_.Add(event.range, event.happened_ns);
-    settling_.Witness(removal, Translated(event.range));
-  }
-  event.invalidated = Invalidated(event.range);
-}
-
-// A page with a leaf is there: whatever else takes pages drops their leaves first.
-std::vector<bool> UffdMonitor::Translated(HvaRange range) {
-  const HvaRange pages = RoundOutToPages(range);
-  std::vector<bool> translated(pages.size() >> kPageShift);
-  if (translated.size() > kMostWitnessed) return {};
-  rcu::ReadScope rcu;
-  for (uint64_t i = 0; i < translated.size(); ++i) {
-    const Hva page = pages.begin + i * kPageSize;
-    const Memslot* const slot = mmu_.memslots().Current().Find(page);
-    translated[i] =
-        slot != nullptr && mmu_.stage2().Lookup(slot->GfnsOf(PageRangeOf(page)).begin).has_value();
-  }
-  return translated;
-}
-
-// It is over when it is told, so nothing settles.
-void UffdMonitor::TakeChange(HostEvent& event) {
-  event.known = expected_.Consume(event.range);
-  if (event.known || UNDERFOOT_MUTANT("foreign-unmap-drops-nothing")) return;
-  event.invalidated = Invalidated(event.range);
-}
-
-// Somebody else's change: the translations go, and the bracket ends at once, since no end will be
-// told.
-bool UffdMonitor::Invalidated(HvaRange range) {
-  BracketToken token =
-      mmu_.notifier().Begin({range, InvalidationKind::kUnmap}, ReaderWait::kNoWait);
-  const bool found = token.found();
-  mmu_.notifier().End(token);
-  return found;
-}
-
-// A removal of the last seconds comes first: of an older one only a MADV_FREE can be at work.
-void UffdMonitor::FoundGone(HvaRange page) {
-  const bool freed = lazy_ != nullptr && lazy_->MayGo(page) && !settling_.Explains(page);
-  (freed ? freed_lazily_ : lost_copies_).Add();
-  HostEvent event{.source = EventSource::kUffd,
-                  .change = freed ? HostChange::kFreed : HostChange::kLostCopy,
-                  .range = page,
-                  .happened_ns = MonotonicNs(),
-                  .invalidated = Invalidated(page)};
-  if (sink_ == nullptr) return;
-  event.taken_ns = MonotonicNs();
-  sink_->Report(event);
 }
 
 void UffdMonitor::TakeFault(const Reader& reader, const uffd_msg& message) {
@@ -353,7 +251,8 @@ UffdMonitor::Attempt UffdMonitor::ResolveUnderLeaf(const Fault& fault, Pte leaf)
   const PageInResult in = source_.PageIn(fault.page, fault.access);
   if (in.outcome == PageInOutcome::kAgain) return Attempt::kDeferred;
   const bool other = in.outcome == PageInOutcome::kPresent && in.pfn != leaf.pfn();
-  if (other && !UNDERFOOT_MUTANT("another-frame-is-no-loss")) FoundGone(PageRangeOf(fault.page));
+  if (other && !UNDERFOOT_MUTANT("another-frame-is-no-loss"))
+    events_.FoundGone(PageRangeOf(fault.page));
   return Attempt::kResolved;
 }
 
@@ -375,7 +274,7 @@ void UffdMonitor::RepairLostCopy(Gfn gfn, const Fault& fault) {
       UNDERFOOT_MUTANT("lost-copy-unnoticed")) {
     return;
   }
-  FoundGone(page);
+  events_.FoundGone(page);
 }
 
 void UffdMonitor::Resolved(const Fault& fault, bool woken) {
@@ -384,19 +283,15 @@ void UffdMonitor::Resolved(const Fault& fault, bool woken) {
 }
 
 UffdStats UffdMonitor::Stats() const {
-  return {.missing = missing_.Get(),
-          .wp = wp_.Get(),
-          .minor = minor_.Get(),
-          .around = around_.Get(),
-          .removes = removes_.Get(),
-          .unmaps = unmaps_.Get(),
-          .remaps = remaps_.Get(),
-          .forks = forks_.Get(),
-          .eagain = source_.eagain(),
-          .reordered = reordered_.Get(),
-          .lost_copies_repaired = lost_copies_.Get(),
-          .freed_lazily = freed_lazily_.Get(),
-          .fault_us = fault_us_.Snapshot()};
+  UffdStats stats{.missing = missing_.Get(),
+                  .wp = wp_.Get(),
+                  .minor = minor_.Get(),
+                  .around = around_.Get(),
+                  .eagain = source_.eagain(),
+                  .reordered = reordered_.Get(),
+                  .fault_us = fault_us_.Snapshot()};
+  events_.AddTo(stats);
+  return stats;
 }
 
 }  // namespace underfoot

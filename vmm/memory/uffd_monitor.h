@@ -39,6 +39,7 @@
 #include "vmm/memory/host_event.h"
 #include "vmm/memory/lazy_frees.h"
 #include "vmm/memory/settling.h"
+#include "vmm/memory/uffd_event_handler.h"
 #include "vmm/memory/userfaultfd.h"
 #include "vmm/stats.h"
 #include "vmm/unique_fd.h"
@@ -58,14 +59,14 @@ class UffdMonitor final : public Subscriber {
 
   // A page of these that is found gone is no lost copy; a foreign removal may have been a
   // MADV_FREE. Before Start.
-  void NoteLazyFrees(LazyFrees& lazy) { lazy_ = &lazy; }
+  void NoteLazyFrees(LazyFrees& lazy) { events_.NoteLazyFrees(lazy); }
 
   [[nodiscard]] absl::Status Start();
   // Nobody may fault on guest RAM, nor change it, from here on.
   void Stop();
 
   UffdStats Stats() const;
-  void CountLostCopy() { lost_copies_.Add(); }
+  void CountLostCopy() { events_.CountLostCopy(); }
 
   // Returns when what was read before the call has been dealt with. Whoever sees a page gone that
   // an event explains: the event was read before the page went, but may not have been taken yet.
@@ -91,14 +92,8 @@ class UffdMonitor final : public Subscriber {
   void Main();
   bool ReadAll(const Reader& reader);
   bool ReadBatch(const Reader& reader);
-  void TakeEvent(const uffd_msg& message, int64_t read_ns);
   void TakeFault(const Reader& reader, const uffd_msg& message);
   void CountReordered(std::span<const uffd_msg> messages);
-  void TakeRemoval(HostEvent& event);
-  void TakeChange(HostEvent& event);
-  bool Invalidated(HvaRange range);
-  std::vector<bool> Translated(HvaRange range);
-  void FoundGone(HvaRange page);
   void RetryDeferred(const Reader& reader);
   struct Target {
     Gfn gfn;
@@ -126,8 +121,7 @@ class UffdMonitor final : public Subscriber {
   GuestPageSource& source_;
   ExpectedEvents& expected_;
   SettlingRanges& settling_;
-  HostEventSink* const sink_;
-  LazyFrees* lazy_ = nullptr;
+  UffdEventHandler events_;
   UniqueFd wake_;
   std::thread thread_;
   std::vector<Fault> deferred_;  // of the monitor's thread, as the next
@@ -145,13 +139,7 @@ class UffdMonitor final : public Subscriber {
   Counter wp_;
   Counter minor_;
   Counter around_;
-  Counter removes_;
-  Counter unmaps_;
-  Counter remaps_;
-  Counter forks_;
   Counter reordered_;
-  Counter lost_copies_;
-  Counter freed_lazily_;
   LatencyHistogram fault_us_;
 };
 
