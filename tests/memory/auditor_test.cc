@@ -251,6 +251,29 @@ TEST_P(AuditorTest, ACacheWithAnotherFrameIsFoundToo) {
   cache.Deactivate();
 }
 
+// Beyond the leaves that the auditor looks at: only the cache is audited.
+TEST_P(AuditorTest, ACacheOfSeveralPagesIsFoundWrongInAnyOfThem) {
+  constexpr uint64_t kFirst = kLeaves + 1;
+  PfnCache cache(mmu(), "audited");
+  Reader reader(mmu().readers());
+  ASSERT_TRUE(
+      cache.Activate(reader, side().GpaAt(kFirst) + 8, 3 * kPageSize - 8, Access::kWrite).ok());
+  ASSERT_EQ(cache.Refresh(reader), RefreshOutcome::kValid);
+  const std::vector<Pfn> pfns = cache.Describe().pfns;
+  ASSERT_EQ(pfns.size(), 3u);
+  for (uint64_t i = 0; i < 3; ++i) EXPECT_EQ(pfns[i], side().EntryOf(kFirst + i).pfn);
+  auditor_->Sweep();
+  EXPECT_EQ(auditor_->Stats().cache_checks, 1u);
+  EXPECT_EQ(auditor_->Stats().differences, 0u);
+  LosePage(kFirst + 1);
+  auditor_->Sweep();
+  EXPECT_EQ(auditor_->Stats().cache_checks, 2u);
+  EXPECT_EQ(auditor_->Stats().differences, 1u);
+  EXPECT_EQ(auditor_->Stats().missed_by_uffd, memfd() ? 0u : 1u);
+  EXPECT_EQ(cache.Describe().valid, !memfd()) << "repaired only where nobody is to blame";
+  cache.Deactivate();
+}
+
 TEST_P(AuditorTest, AWriteProtectionBehindEverybodysBackIsADifference) {
   ASSERT_EQ(side().uffd.WriteProtect(side().Pages(7), true), UffdOutcome::kDone);
   auditor_->Sweep();
