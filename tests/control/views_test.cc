@@ -214,6 +214,14 @@ TEST(SummaryTest, TheJsonHoldsTheStatsUnderTheirStableNames) {
   EXPECT_EQ(json["passed"], false);
   EXPECT_EQ(json["problems"], Json::array({"a"}));
   EXPECT_EQ(json["stats"], ToJson(GoodStats()));
+  EXPECT_EQ(json["skipped"], Json::object());
+}
+
+TEST(SummaryTest, TheJsonSaysWhichKindsOfChurnWereLeftOutAndWhy) {
+  RunSummary summary;
+  summary.skipped = {{ChurnKind::kMerge, "no KSM"}, {ChurnKind::kMigrate, "one node"}};
+  EXPECT_EQ(Json::parse(SummaryJson(summary))["skipped"],
+            Json::parse(R"({"merge": "no KSM", "migrate": "one node"})"));
 }
 
 }  // namespace

@@ -232,9 +232,12 @@ std::string SummaryText(const RunSummary& summary) {
 }
 
 std::string SummaryJson(const RunSummary& summary) {
+  Json skipped = Json::object();
+  for (const auto& [kind, why] : summary.skipped) skipped[std::string(ChurnKindName(kind))] = why;
   return Pretty(Json::object(
              {{"passed", summary.passed()},
               {"problems", summary.problems},
+              {"skipped", skipped},
               {"stats", ToJson(summary.stats)},
               {"coverage", ToJson(summary.coverage)},
               {"replay", summary.replay.has_value() ? ToJson(*summary.replay) : Json()}})) +
