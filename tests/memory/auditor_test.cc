@@ -96,6 +96,19 @@ TEST_P(AuditorTest, OverAQuietMemoryItAgreesWithEveryLeaf) {
   ExpectAudit(kLeaves + kLeaves - 10, 0);
 }
 
+TEST_P(AuditorTest, HolesBetweenLeavesAreReadOverAndAreNoDifferences) {
+  for (uint64_t i = 1; i < kLeaves; i += 2) {
+    ASSERT_TRUE(side().hooks.Madvise(side().Pages(i), MADV_DONTNEED).ok());
+  }
+  auditor_->Sweep();
+  ExpectAudit(kLeaves / 2, 0);
+  EXPECT_EQ(auditor_->Stats().differences, 0u);
+  LosePage(20);
+  auditor_->Sweep();
+  EXPECT_EQ(auditor_->Stats().checks, kLeaves);
+  EXPECT_EQ(auditor_->Stats().differences, 1u);
+}
+
 // Of anonymous memory userfaultfd tells everything that can take a page, but of one that MADV_FREE
 // has left; a memfd's pages can be punched out through the file without a word.
 TEST_P(AuditorTest, APageThatWentBehindEverybodysBackIsUserfaultfdsToTell) {
