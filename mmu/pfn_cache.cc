@@ -150,7 +150,7 @@ RefreshOutcome PfnCache::LookUpLocked(const Reader& reader, const Target& target
       }
       if (in.outcome == PageInOutcome::kSettling) return RefreshOutcome::kSettling;
       if (in.outcome == PageInOutcome::kFailed) return RefreshOutcome::kFailed;
-      pfns_[i] = in.pfn;
+      described_pfns_[i].store(in.pfn.value, kRelaxed);
       continue;
     }
     const FaultResult fault =
@@ -158,7 +158,7 @@ RefreshOutcome PfnCache::LookUpLocked(const Reader& reader, const Target& target
     switch (fault.outcome) {
       case FaultOutcome::kMapped:
       case FaultOutcome::kPresent:
-        pfns_[i] = fault.pte.pfn();
+        described_pfns_[i].store(fault.pte.pfn().value, kRelaxed);
         break;
       case FaultOutcome::kSettling:
         return RefreshOutcome::kSettling;
@@ -175,7 +175,6 @@ RefreshOutcome PfnCache::LookUpLocked(const Reader& reader, const Target& target
   log_page_.store(target.log_page, kRelaxed);
   log_pages_.store(PagesLocked(), kRelaxed);
   log_.store(target.log, kRelease);
-  described_pfn_.store(pfns_[0].value, kRelaxed);
   const uint64_t offset = std::visit([](auto key) { return OffsetInPage(key); }, key_);
   data_.store(static_cast<std::byte*>(PointerOf(target.range.begin + offset)), kRelaxed);
   return RefreshOutcome::kValid;
@@ -231,8 +230,13 @@ PfnCache::Description PfnCache::Describe() const {
   description.writable = writable_.load(kRelaxed);
   description.pending = (state & kPending) != 0;
   description.valid = (state & kValid) != 0;
-  description.hva = {ReaderKey::Packed::BeginPage(state >> ReaderKey::kNonceBits) << kPageShift};
-  description.pfn = {described_pfn_.load(kRelaxed)};
+  using Packed = ReaderKey::Packed;
+  const uint64_t range = state >> ReaderKey::kNonceBits;
+  description.hva = {Packed::BeginPage(range) << kPageShift};
+  const uint64_t pages = description.valid ? Packed::EndPage(range) - Packed::BeginPage(range) : 0;
+  for (uint64_t i = 0; i < pages; ++i) {
+    description.pfns.push_back({described_pfns_[i].load(kRelaxed)});
+  }
   description.refreshes = refreshes_.Get();
   description.invalidations = invalidations_.Get();
   return description;

@@ -28,6 +28,7 @@
 #include <string>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -127,8 +128,9 @@ class PfnCache {
     bool writable = false;
     bool pending = false;
     bool valid = false;
-    Hva hva;  // of the first page when pending or valid
-    Pfn pfn;  // of the first page when valid
+    Hva hva;                // of the first page when pending or valid
+    std::vector<Pfn> pfns;  // of each page when valid
+    Pfn pfn() const { return pfns.empty() ? Pfn{} : pfns.front(); }
     uint64_t refreshes = 0;
     uint64_t invalidations = 0;
   };
@@ -185,7 +187,6 @@ class PfnCache {
   Key key_ ABSL_GUARDED_BY(refresh_mutex_);
   uint64_t bytes_ ABSL_GUARDED_BY(refresh_mutex_) = 0;
   Access access_ ABSL_GUARDED_BY(refresh_mutex_) = Access::kRead;
-  std::array<Pfn, kMaxPages> pfns_ ABSL_GUARDED_BY(refresh_mutex_){};
   HvaRange announced_ ABSL_GUARDED_BY(refresh_mutex_);  // what readers may be using
   // Copies for the index and for Describe. Relaxed: written under refresh_mutex_ before the cache
   // is listed.
@@ -193,7 +194,7 @@ class PfnCache {
   std::atomic<bool> writable_{false};
   std::atomic<uint64_t> described_address_{0};
   std::atomic<uint64_t> described_bytes_{0};
-  std::atomic<uint64_t> described_pfn_{0};
+  std::array<std::atomic<uint64_t>, kMaxPages> described_pfns_{};
   HvaRange listed_;  // guarded by PfnCacheIndex::mutex_
   Counter refreshes_;
   Counter invalidations_;

@@ -24,7 +24,7 @@ CacheInfo InfoOf(const PfnCache& cache) {
                : description.pending ? CacheState::kPending
                                      : CacheState::kInvalid;
   if (description.valid || description.pending) info.hva = description.hva;
-  if (description.valid) info.pfn = description.pfn;
+  if (description.valid) info.pfn = description.pfn();
   info.refreshes = description.refreshes;
   info.invalidations = description.invalidations;
   return info;

@@ -6,6 +6,7 @@
 #ifndef UNDERFOOT_VMM_STATS_H_
 #define UNDERFOOT_VMM_STATS_H_
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -13,6 +14,7 @@
 #include "mmu/stats.h"
 #include "vmm/churn_kind.h"
 #include "vmm/histogram.h"
+#include "vmm/memory/host_event.h"
 
 namespace underfoot {
 
@@ -68,7 +70,8 @@ struct KernelStats {
   uint64_t invalidated = 0;  // times that a translation was dropped because of it
   uint64_t lost = 0;         // records that the kernel had no room for
   uint64_t resyncs = 0;      // times that all of guest RAM was invalidated because of that
-  LatencySnapshot lag_us;    // microseconds from a change's start until it was acted upon
+  std::array<uint64_t, kHostCauses> causes{};  // of the foreign ones, by HostCause
+  LatencySnapshot lag_us;  // microseconds from a change's start until it was acted upon
 };
 
 struct ChurnStats {

@@ -19,7 +19,18 @@ Stats SomeStats() {
   s.churn = {151, true, {{ChurnKind::kDiscard, 153}, {ChurnKind::kForeign, 154}}};
   LatencyHistogram lag;
   lag.Record(2);
-  s.kernel = {true, "", 159, 160, 161, 162, 163, 164, 165, 166, lag.Snapshot()};
+  s.kernel = {true,
+              "",
+              159,
+              160,
+              161,
+              162,
+              163,
+              164,
+              165,
+              166,
+              {184, 185, 186, 187, 188, 189, 190, 191},
+              lag.Snapshot()};
   s.audit = {155, 167, 168, 169, 170, 156, 171, 172, 173, 174, 175, 176, 177};
   s.working_set = {true, 178, 179, 180, 181, 182};
   return s;
@@ -75,6 +86,7 @@ void FakeTarget::HappenTo(uint64_t page, size_t times) {
   event.taken_ns = 1'024'000;
   event.tid = 17;
   event.task = {'k', 's', 'm', 'd'};
+  event.cause = HostCause::kKsm;
   event.invalidated = true;
   for (; times > 0; --times) log_.Report(event);
 }

@@ -35,6 +35,8 @@ constexpr char kStats[] = R"({
                                     {"le_us": 64, "count": 0}, {"le_us": 128, "count": 1}]}},
   "kernel": {"enabled": true, "why_not": "", "records": 159, "unmaps": 160, "ages": 161,
              "known": 162, "foreign": 163, "invalidated": 164, "lost": 165, "resyncs": 166,
+             "causes": {"unknown": 184, "this-process": 185, "ksm": 186, "collapse": 187,
+                        "compaction": 188, "swap-out": 189, "other-task": 190, "huge-page": 191},
              "lag_us": {"p50": 2, "p99": 2, "max": 2, "count": 1, "sum_us": 2,
                         "buckets": [{"le_us": 1, "count": 0}, {"le_us": 2, "count": 1}]}},
   "churn": {"seed": 151, "running": true,
@@ -56,6 +58,15 @@ TEST(JsonTest, StatsHaveTheStableNamesAndNothingMixedUp) {
 
 TEST(JsonTest, StatsKeepTheOrderOfTheirStructs) {
   EXPECT_EQ(Dump(ToJson(SomeStats())), Dump(Json::parse(kStats)));
+}
+
+TEST(JsonTest, AnEventSaysWhoDidItAndWhy) {
+  FakeTarget target;
+  target.HappenTo(0x7f0000001);
+  const Json event = ToJson(target.GetEvents(0, 1).front());
+  EXPECT_EQ(event["task"], "ksmd");
+  EXPECT_EQ(event["cause"], "ksm");
+  EXPECT_EQ(event["pages"], 1);
 }
 
 TEST(JsonTest, EveryStateAndVerdictHasAName) {

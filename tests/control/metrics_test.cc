@@ -133,6 +133,15 @@ TEST(MetricsTest, ChurnOperationsAreLabelledByKind) {
   }
 }
 
+TEST(MetricsTest, WhatOnlyTheKernelToldIsLabelledByCause) {
+  const Exposition exposition = Parse(PrometheusText(SomeStats()));
+  for (size_t i = 0; i < kHostCauses; ++i) {
+    const std::string name =
+        "underfoot_kernel_causes_total{cause=\"" + std::string(kHostCauseNames[i]) + "\"}";
+    EXPECT_EQ(exposition.samples.at(name), 184 + static_cast<double>(i));
+  }
+}
+
 TEST(MetricsTest, TheFaultHistogramIsCumulativeAndInSeconds) {
   const Exposition exposition = Parse(PrometheusText(SomeStats()));
   EXPECT_EQ(exposition.types.at("underfoot_uffd_fault_seconds"), "histogram");

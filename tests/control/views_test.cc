@@ -37,10 +37,10 @@ TEST(TableTest, NoControlCharacterReachesTheTerminal) {
 TEST(ViewsTest, StatsShowEveryFieldOnceUnderItsGroup) {
   const std::string text = StatsView(ToJson(SomeStats()), nullptr);
   EXPECT_THAT(text, AllOf(HasSubstr("\nguest        workload"), HasSubstr("oldest_us"),
-                          HasSubstr("operations.discard"), HasSubstr("fault_us.p99"),
-                          HasSubstr("105 us"), Not(HasSubstr("/s"))));
+                          HasSubstr("operations.discard"), HasSubstr("causes.ksm"),
+                          HasSubstr("fault_us.p99"), HasSubstr("105 us"), Not(HasSubstr("/s"))));
   EXPECT_EQ(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')),
-            6 + 4 + 10 + 8 + 5 + 4 + 6 + 16 + 15 + (2 + kChurnKinds.size()) + 13 + 6);
+            6 + 4 + 10 + 8 + 5 + 4 + 6 + 17 + 23 + (2 + kChurnKinds.size()) + 13 + 6);
 }
 
 TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {
@@ -66,7 +66,7 @@ TEST(ViewsTest, AnEventIsALine) {
   FakeTarget target;
   target.HappenTo(0x7f0000001);
   EXPECT_EQ(EventLine(ToJson(target.GetEvents(0, 1).front())),
-            "      0.001000  kernel unmap         0x7f0000001000  1 pages, lag 24 us, ksmd, "
+            "      0.001000  kernel unmap         0x7f0000001000  1 pages, lag 24 us, ksmd (ksm), "
             "invalidated");
   EXPECT_EQ(EventLine(Json::parse(R"({"lost": 1234})")), "... 1,234 events are missing here");
 }
@@ -197,12 +197,31 @@ TEST(SummaryTest, AReplaySaysHowMuchOfItWasDoneAndWhatDifferedFirst) {
   EXPECT_THAT(SummaryText(summary), Not(HasSubstr("a longer --duration")));
 }
 
+TEST(SummaryTest, NamesTheCausesOfWhatOnlyTheKernelTold) {
+  Stats stats = GoodStats();
+  stats.kernel.causes = {};
+  EXPECT_THAT(SummaryText({.stats = stats, .problems = {}, .control_path = ""}),
+              HasSubstr("163 foreign, 161 ages"));
+  stats.kernel.causes[static_cast<size_t>(HostCause::kKsm)] = 3;
+  stats.kernel.causes[static_cast<size_t>(HostCause::kHugePage)] = 1160;
+  EXPECT_THAT(SummaryText({.stats = stats, .problems = {}, .control_path = ""}),
+              HasSubstr("163 foreign (1,160 huge-page, 3 ksm), 161 ages"));
+}
+
 TEST(SummaryTest, TheJsonHoldsTheStatsUnderTheirStableNames) {
   const RunSummary summary{.stats = GoodStats(), .problems = {"a"}, .control_path = ""};
   const Json json = Json::parse(SummaryJson(summary));
   EXPECT_EQ(json["passed"], false);
   EXPECT_EQ(json["problems"], Json::array({"a"}));
   EXPECT_EQ(json["stats"], ToJson(GoodStats()));
+  EXPECT_EQ(json["skipped"], Json::object());
+}
+
+TEST(SummaryTest, TheJsonSaysWhichKindsOfChurnWereLeftOutAndWhy) {
+  RunSummary summary;
+  summary.skipped = {{ChurnKind::kMerge, "no KSM"}, {ChurnKind::kMigrate, "one node"}};
+  EXPECT_EQ(Json::parse(SummaryJson(summary))["skipped"],
+            Json::parse(R"({"merge": "no KSM", "migrate": "one node"})"));
 }
 
 }  // namespace

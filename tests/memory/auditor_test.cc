@@ -96,6 +96,19 @@ TEST_P(AuditorTest, OverAQuietMemoryItAgreesWithEveryLeaf) {
   ExpectAudit(kLeaves + kLeaves - 10, 0);
 }
 
+TEST_P(AuditorTest, HolesBetweenLeavesAreReadOverAndAreNoDifferences) {
+  for (uint64_t i = 1; i < kLeaves; i += 2) {
+    ASSERT_TRUE(side().hooks.Madvise(side().Pages(i), MADV_DONTNEED).ok());
+  }
+  auditor_->Sweep();
+  ExpectAudit(kLeaves / 2, 0);
+  EXPECT_EQ(auditor_->Stats().differences, 0u);
+  LosePage(20);
+  auditor_->Sweep();
+  EXPECT_EQ(auditor_->Stats().checks, kLeaves);
+  EXPECT_EQ(auditor_->Stats().differences, 1u);
+}
+
 // Of anonymous memory userfaultfd tells everything that can take a page, but of one that MADV_FREE
 // has left; a memfd's pages can be punched out through the file without a word.
 TEST_P(AuditorTest, APageThatWentBehindEverybodysBackIsUserfaultfdsToTell) {
@@ -248,6 +261,29 @@ TEST_P(AuditorTest, ACacheWithAnotherFrameIsFoundToo) {
   auditor_->Sweep();
   EXPECT_EQ(auditor_->Stats().cache_checks, memfd() ? 1u : 2u) << "repaired with its leaf";
   EXPECT_EQ(auditor_->Stats().unexplained, memfd() ? 0u : 2u);
+  cache.Deactivate();
+}
+
+// Beyond the leaves that the auditor looks at: only the cache is audited.
+TEST_P(AuditorTest, ACacheOfSeveralPagesIsFoundWrongInAnyOfThem) {
+  constexpr uint64_t kFirst = kLeaves + 1;
+  PfnCache cache(mmu(), "audited");
+  Reader reader(mmu().readers());
+  ASSERT_TRUE(
+      cache.Activate(reader, side().GpaAt(kFirst) + 8, 3 * kPageSize - 8, Access::kWrite).ok());
+  ASSERT_EQ(cache.Refresh(reader), RefreshOutcome::kValid);
+  const std::vector<Pfn> pfns = cache.Describe().pfns;
+  ASSERT_EQ(pfns.size(), 3u);
+  for (uint64_t i = 0; i < 3; ++i) EXPECT_EQ(pfns[i], side().EntryOf(kFirst + i).pfn);
+  auditor_->Sweep();
+  EXPECT_EQ(auditor_->Stats().cache_checks, 1u);
+  EXPECT_EQ(auditor_->Stats().differences, 0u);
+  LosePage(kFirst + 1);
+  auditor_->Sweep();
+  EXPECT_EQ(auditor_->Stats().cache_checks, 2u);
+  EXPECT_EQ(auditor_->Stats().differences, 1u);
+  EXPECT_EQ(auditor_->Stats().missed_by_uffd, memfd() ? 0u : 1u);
+  EXPECT_EQ(cache.Describe().valid, !memfd()) << "repaired only where nobody is to blame";
   cache.Deactivate();
 }
 

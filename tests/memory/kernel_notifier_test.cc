@@ -277,6 +277,28 @@ TEST_P(KernelNotifierTest, BesideHooksAndFaultsEveryDrainEnds) {
   EXPECT_EQ(kernel_->Stats().foreign, 300u);
 }
 
+TEST_P(KernelNotifierTest, WhatOnlyTheKernelToldIsCountedByItsCause) {
+  const Hva block{(side().PageAt(0).value + (uint64_t{2} << 20)) & ~((uint64_t{2} << 20) - 1)};
+  records_.Tell(side().Pages(3), gettid(), MonotonicNs());
+  records_.Tell(PageRangeOf(block, 512), gettid(), MonotonicNs());
+  records_.Tell(PageRangeOf(block, 512), kForeignTid, MonotonicNs());
+  records_.Tell(side().Pages(4), kForeignTid, MonotonicNs());
+  int64_t inside = 0;
+  {
+    InvalidationScope hook(mmu().notifier(), {side().Pages(5), InvalidationKind::kUnmap});
+    inside = MonotonicNs();
+  }
+  records_.Tell(side().Pages(5), gettid(), inside);
+  Drain();
+  const KernelStats stats = kernel_->Stats();
+  const auto of = [&](HostCause cause) { return stats.causes[static_cast<size_t>(cause)]; };
+  EXPECT_EQ(of(HostCause::kThisProcess), 1u) << "not what a hook had told";
+  EXPECT_EQ(of(HostCause::kHugePage), 2u);
+  EXPECT_EQ(of(HostCause::kUnknown), 1u);
+  EXPECT_EQ(stats.foreign, 4u);
+  EXPECT_EQ(LastEvent().cause, HostCause::kThisProcess);
+}
+
 UNDERFOOT_FOR_BOTH_BACKINGS(KernelNotifierTest);
 
 TEST(HostCauseTest, IsByTheNameOfTheThread) {
@@ -287,6 +309,21 @@ TEST(HostCauseTest, IsByTheNameOfTheThread) {
   EXPECT_EQ(CauseOf("bash", false), HostCause::kOtherTask);
   EXPECT_EQ(CauseOf("ksmd", true), HostCause::kThisProcess);
   EXPECT_EQ(CauseOf("", false), HostCause::kUnknown);
+}
+
+TEST(HostCauseTest, OfABlockIsAHugePageUnlessTheThreadSaysMore) {
+  const HvaRange block = PageRangeOf(Hva{0x7f0000200000}, 512);
+  for (const HostCause task :
+       {HostCause::kUnknown, HostCause::kThisProcess, HostCause::kOtherTask}) {
+    EXPECT_EQ(CauseOf(task, block), HostCause::kHugePage);
+    EXPECT_EQ(CauseOf(task, PageRangeOf(block.begin)), task);
+    EXPECT_EQ(CauseOf(task, PageRangeOf(block.begin, 1024)), task) << "a call, or a fork";
+    EXPECT_EQ(CauseOf(task, PageRangeOf(block.begin + kPageSize, 512)), task);
+  }
+  for (const HostCause task :
+       {HostCause::kKsm, HostCause::kCollapse, HostCause::kCompaction, HostCause::kSwapOut}) {
+    EXPECT_EQ(CauseOf(task, block), task);
+  }
 }
 
 TEST(TaskNamesTest, KnowsItsOwnThreadsAndNotOneThatIsNot) {

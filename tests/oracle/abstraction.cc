@@ -86,8 +86,9 @@ class IslandAbstraction {
       return absl::StrFormat("cache %u: hva 0x%x, expected 0x%x", index, real.hva.value, hva.value);
     }
     const Pfn pfn = world_.PfnAt(island_, model.cells.begin, model.frame);
-    if (real.valid && real.pfn != pfn) {
-      return absl::StrFormat("cache %u: pfn 0x%x, expected 0x%x", index, real.pfn.value, pfn.value);
+    if (real.valid && real.pfn() != pfn) {
+      return absl::StrFormat("cache %u: pfn 0x%x, expected 0x%x", index, real.pfn().value,
+                             pfn.value);
     }
     return {};
   }

@@ -54,7 +54,7 @@ TEST_F(PfnCacheRaceTest, AWholeBracketInsideALookUpIsNotMissed) {
   gate.Open();
   refresh->Join();
   EXPECT_TRUE(Valid());
-  EXPECT_EQ(cache_.Describe().pfn, PfnNow(kInNoSlot));
+  EXPECT_EQ(cache_.Describe().pfn(), PfnNow(kInNoSlot));
   EXPECT_EQ(Retries(), 1u);
 }
 
@@ -89,7 +89,7 @@ TEST_F(PfnCacheRaceTest, ABracketAfterTheLookUpIsNotMissed) {
   MovePage(5);
   gate.Open();
   refresh->Join();
-  EXPECT_EQ(cache_.Describe().pfn, PfnNow(5));
+  EXPECT_EQ(cache_.Describe().pfn(), PfnNow(5));
 }
 
 TEST_F(PfnCacheRaceTest, ABeginBetweenListingAndCheckIsSeen) {
@@ -108,7 +108,7 @@ TEST_F(PfnCacheRaceTest, ABeginBetweenListingAndCheckIsSeen) {
   waits.Open();
   refresh->Join();
   EXPECT_TRUE(Valid());
-  EXPECT_EQ(cache_.Describe().pfn, PfnNow(5));
+  EXPECT_EQ(cache_.Describe().pfn(), PfnNow(5));
 }
 
 TEST_F(PfnCacheRaceTest, ARefreshWaitsForTheBracketInFlight) {

@@ -45,7 +45,7 @@ TEST_F(PfnCacheTest, AGpaKeyFaultsThePageInAndFindsItsBytes) {
   EXPECT_EQ(description.bytes, 64u);
   EXPECT_TRUE(description.valid);
   EXPECT_EQ(description.hva, host_.PageAt(5));
-  EXPECT_EQ(description.pfn, PfnNow(5));
+  EXPECT_EQ(description.pfn(), PfnNow(5));
 }
 
 TEST_F(PfnCacheTest, AnHvaKeyNeedsNoMemslot) {
@@ -132,7 +132,7 @@ TEST_F(PfnCacheTest, AnInvalidationDropsAndARefreshBringsBack) {
   EXPECT_FALSE(Valid());
   EXPECT_EQ(cache_.Refresh(reader_), RefreshOutcome::kValid);
   EXPECT_TRUE(Valid());
-  EXPECT_EQ(cache_.Describe().pfn, PfnNow(5));
+  EXPECT_EQ(cache_.Describe().pfn(), PfnNow(5));
   EXPECT_EQ(cache_.Describe().invalidations, 1u);
 }
 

@@ -1,5 +1,9 @@
 #include "vmm/cli/summary.h"
 
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 #include "absl/strings/str_format.h"
 #include "vmm/cli/table.h"
 #include "vmm/cli/units.h"
@@ -58,15 +62,32 @@ std::string FaultsText(const Stats& s) {
   return text;
 }
 
+// " (3 ksm, 1 collapse)", the most frequent first; empty where nothing is to be told.
+std::string CausesText(const KernelStats& kernel) {
+  std::vector<std::pair<uint64_t, std::string_view>> causes;
+  for (size_t i = 0; i < kHostCauses; ++i) {
+    if (kernel.causes[i] != 0) causes.emplace_back(kernel.causes[i], kHostCauseNames[i]);
+  }
+  std::stable_sort(causes.begin(), causes.end(),
+                   [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::string text;
+  for (const auto& [count, name] : causes) {
+    absl::StrAppendFormat(&text, "%s%s %s", text.empty() ? " (" : ", ", FormatCount(count),
+                          std::string(name));
+  }
+  return text.empty() ? text : text + ")";
+}
+
 std::string KernelText(const KernelStats& kernel) {
   if (!kernel.enabled) {
     return "not listened to: " + kernel.why_not +
            "; what only it tells (swap, migration, KSM) is unobserved";
   }
-  std::string text = absl::StrFormat(
-      "%s records: %s known, %s foreign, %s ages; %s lost, %s resyncs", FormatCount(kernel.records),
-      FormatCount(kernel.known), FormatCount(kernel.foreign), FormatCount(kernel.ages),
-      FormatCount(kernel.lost), FormatCount(kernel.resyncs));
+  std::string text =
+      absl::StrFormat("%s records: %s known, %s foreign%s, %s ages; %s lost, %s resyncs",
+                      FormatCount(kernel.records), FormatCount(kernel.known),
+                      FormatCount(kernel.foreign), CausesText(kernel), FormatCount(kernel.ages),
+                      FormatCount(kernel.lost), FormatCount(kernel.resyncs));
   if (kernel.lag_us.count != 0) {
     absl::StrAppendFormat(&text, "; half within %s, 99%% within %s",
                           FormatMicros(kernel.lag_us.p50), FormatMicros(kernel.lag_us.p99));
@@ -211,9 +232,12 @@ std::string SummaryText(const RunSummary& summary) {
 }
 
 std::string SummaryJson(const RunSummary& summary) {
+  Json skipped = Json::object();
+  for (const auto& [kind, why] : summary.skipped) skipped[std::string(ChurnKindName(kind))] = why;
   return Pretty(Json::object(
              {{"passed", summary.passed()},
               {"problems", summary.problems},
+              {"skipped", skipped},
               {"stats", ToJson(summary.stats)},
               {"coverage", ToJson(summary.coverage)},
               {"replay", summary.replay.has_value() ? ToJson(*summary.replay) : Json()}})) +

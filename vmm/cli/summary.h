@@ -35,7 +35,8 @@ std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& co
 
 // A table, the verdict, and how to look for oneself.
 std::string SummaryText(const RunSummary& summary);
-// {"passed": bool, "problems": [...], "stats": {as in /v1/stats}, "coverage": {as in /v1/coverage}}
+// {"passed": bool, "problems": [...], "skipped": {kind of churn: why}, "stats": {as in /v1/stats},
+//  "coverage": {as in /v1/coverage}, "replay": what differed, or null}
 std::string SummaryJson(const RunSummary& summary);
 
 }  // namespace underfoot

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "vmm/cli/table.h"
 #include "vmm/cli/units.h"
+#include "vmm/memory/host_event.h"
 
 namespace underfoot {
 namespace {
@@ -238,6 +239,9 @@ std::string EventLine(const Json& event) {
       FormatCount(event.at("pages").get<uint64_t>()),
       FormatMicros(event.at("lag_us").get<uint64_t>()));
   if (const auto task = event.at("task").get<std::string>(); !task.empty()) line += ", " + task;
+  // An older machine tells none.
+  const auto cause = event.value("cause", "unknown");
+  if (cause != HostCauseName(HostCause::kUnknown)) line += " (" + cause + ")";
   if (event.at("known").get<bool>()) line += ", known";
   if (event.at("invalidated").get<bool>()) line += ", invalidated";
   return line;

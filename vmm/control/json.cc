@@ -105,17 +105,16 @@ Json ToJson(const UffdStats& uffd) {
 }
 
 Json ToJson(const KernelStats& kernel) {
-  return {{"enabled", kernel.enabled},
-          {"why_not", kernel.why_not},
-          {"records", kernel.records},
-          {"unmaps", kernel.unmaps},
-          {"ages", kernel.ages},
-          {"known", kernel.known},
-          {"foreign", kernel.foreign},
-          {"invalidated", kernel.invalidated},
-          {"lost", kernel.lost},
-          {"resyncs", kernel.resyncs},
-          {"lag_us", ToJson(kernel.lag_us)}};
+  Json causes = Json::object();
+  for (size_t i = 0; i < kHostCauses; ++i) {
+    causes[std::string(kHostCauseNames[i])] = kernel.causes[i];
+  }
+  return {{"enabled", kernel.enabled}, {"why_not", kernel.why_not},
+          {"records", kernel.records}, {"unmaps", kernel.unmaps},
+          {"ages", kernel.ages},       {"known", kernel.known},
+          {"foreign", kernel.foreign}, {"invalidated", kernel.invalidated},
+          {"lost", kernel.lost},       {"resyncs", kernel.resyncs},
+          {"causes", causes},          {"lag_us", ToJson(kernel.lag_us)}};
 }
 
 Json ToJson(const ChurnStats& churn) {
@@ -333,6 +332,7 @@ Json ToJson(const NumberedEvent& numbered) {
           {"lag_us", (event.taken_ns - event.happened_ns) / 1000},
           {"tid", event.tid},
           {"task", std::string(event.task.data(), strnlen(event.task.data(), event.task.size()))},
+          {"cause", HostCauseName(event.cause)},
           {"known", event.known},
           {"invalidated", event.invalidated}};
 }

@@ -177,6 +177,18 @@ MetricFamily ChurnFamily(const ChurnCounts& operations) {
   return family;
 }
 
+MetricFamily CauseFamily(const KernelStats& kernel) {
+  MetricFamily family = Family(
+      "kernel_causes_total", "Unmaps that only the kernel told of, by cause", MetricType::Counter);
+  for (size_t i = 0; i < kHostCauses; ++i) {
+    ClientMetric metric;
+    metric.label = {{"cause", std::string(kHostCauseNames[i])}};
+    metric.counter.value = static_cast<double>(kernel.causes[i]);
+    family.metric.push_back(std::move(metric));
+  }
+  return family;
+}
+
 MetricFamily Histogram(std::string_view name, std::string_view help,
                        const LatencySnapshot& latency) {
   MetricFamily family = Family(name, help, MetricType::Histogram);
@@ -228,6 +240,7 @@ std::string PrometheusText(const Stats& stats) {
     families.push_back(std::move(family));
   }
   families.push_back(ChurnFamily(stats.churn.operations));
+  families.push_back(CauseFamily(stats.kernel));
   families.push_back(Histogram("uffd_fault_seconds", "From the read of a fault to its resolution",
                                stats.uffd.fault_us));
   families.push_back(Histogram("kernel_lag_seconds",

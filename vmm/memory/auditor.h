@@ -24,6 +24,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "mmu/mmu.h"
+#include "mmu/pfn_cache.h"
 #include "vmm/backing.h"
 #include "vmm/memory/event_log.h"
 #include "vmm/memory/kernel_notifier.h"
@@ -80,6 +81,7 @@ class Auditor {
   void SweepChunk(GfnRange gfns);
   void AuditPage(Gfn gfn);
   void AuditCaches();
+  std::optional<Wrong> FirstWrongPage(const PfnCache::Description& cache) const;
   std::optional<Leaf> LeafOf(Gfn gfn) const;
   Finding Compare(Gfn gfn, Wrong& wrong) const;
   void AwaitSources() const;

@@ -47,7 +47,7 @@ inline constexpr std::array<std::string_view, kHostChanges> kHostChangeNames = {
     "discard", "punch", "advise", "protect", "write-protect", "move",      "unmap",
     "remap",   "map",   "fork",   "age",     "lost-records",  "lost-copy", "freed"};
 
-// Why, as far as the name of the thread tells. Only the kernel's source asks.
+// Why, as far as the name of the thread and the size of the record tell.
 enum class HostCause : uint8_t {
   kUnknown,
   kThisProcess,  // a raw call of ours, or a write that broke a copy-on-write page
@@ -56,10 +56,13 @@ enum class HostCause : uint8_t {
   kCompaction,  // or another migration by the kernel's own thread
   kSwapOut,
   kOtherTask,  // a call of its own, or reclaim and compaction on its behalf
+  // Just one block of 2 MiB, by whoever: a huge page collapsed or split, or a call over no more.
+  kHugePage,
 };
-inline constexpr size_t kHostCauses = 7;
+inline constexpr size_t kHostCauses = 8;
 inline constexpr std::array<std::string_view, kHostCauses> kHostCauseNames = {
-    "unknown", "this-process", "ksm", "collapse", "compaction", "swap-out", "other-task"};
+    "unknown",    "this-process", "ksm",        "collapse",
+    "compaction", "swap-out",     "other-task", "huge-page"};
 constexpr std::string_view HostCauseName(HostCause cause) {
   return kHostCauseNames[static_cast<size_t>(cause)];
 }

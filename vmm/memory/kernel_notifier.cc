@@ -232,7 +232,9 @@ void KernelNotifier::TakeUnmap(const KernelRecord& record, HvaRange pages) {
   event.taken_ns = MonotonicNs();
   const TaskNames::Task task = tasks_.Find(record.tid, event.taken_ns);
   event.task = task.name;
-  event.cause = task.cause;
+  event.cause = CauseOf(task.cause, record.range);
+  if (!event.known || UNDERFOOT_MUTANT("kernel-counts-known-causes"))
+    causes_[static_cast<size_t>(event.cause)].Add();
   const int64_t lag_ns = std::max<int64_t>(0, event.taken_ns - record.time_ns);
   lag_us_.Record(static_cast<uint64_t>(lag_ns) / 1000);
   log_.Report(event);
@@ -312,6 +314,7 @@ KernelStats KernelNotifier::Stats() const {
   stats.invalidated = invalidated_.Get();
   stats.lost = lost_.Get();
   stats.resyncs = resyncs_.Get();
+  for (size_t i = 0; i < kHostCauses; ++i) stats.causes[i] = causes_[i].Get();
   stats.lag_us = lag_us_.Snapshot();
   return stats;
 }

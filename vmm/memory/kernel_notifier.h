@@ -25,6 +25,7 @@
 #ifndef UNDERFOOT_VMM_MEMORY_KERNEL_NOTIFIER_H_
 #define UNDERFOOT_VMM_MEMORY_KERNEL_NOTIFIER_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <deque>
@@ -159,6 +160,7 @@ class KernelNotifier final : public Subscriber {
   Counter invalidated_;
   Counter lost_;
   Counter resyncs_;
+  std::array<Counter, kHostCauses> causes_;
   LatencyHistogram lag_us_;
 };
 

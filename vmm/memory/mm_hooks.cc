@@ -234,6 +234,7 @@ void MmHooks::OnEnd(const Ram& ram, underfoot_change& change) {
     event.happened_ns = pending->began_ns;
     event.taken_ns = pending->began_ns;
     event.tid = ThisThread();
+    event.cause = HostCause::kThisProcess;
     event.invalidated = Narrows(change) && pending->token.found();
     sink_->Report(event);
   }

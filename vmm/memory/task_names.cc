@@ -28,6 +28,14 @@ HostCause CauseOf(std::string_view name, bool ours) {
   return name.empty() ? HostCause::kUnknown : HostCause::kOtherTask;
 }
 
+HostCause CauseOf(HostCause task, HvaRange told) {
+  constexpr uint64_t kBlock = uint64_t{2} << 20;
+  const bool names_itself = task != HostCause::kUnknown && task != HostCause::kThisProcess &&
+                            task != HostCause::kOtherTask;
+  const bool block = told.size() == kBlock && told.begin.value % kBlock == 0;
+  return block && !names_itself ? HostCause::kHugePage : task;
+}
+
 TaskNames::Task TaskNames::Read(int32_t tid) const {
   const std::string number = std::to_string(tid);
   std::string name;
