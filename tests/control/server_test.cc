@@ -370,8 +370,8 @@ TEST_F(ServerTest, TwoHundredStartsAndStopsLeaveNothingBehind) {
     ASSERT_EQ(ProbeSocket(path), SocketProbe::kAbsent);
   }
   EXPECT_EQ(OpenDescriptors(), descriptors);
-  // A thread that has been joined may be seen for a moment longer.
-  EXPECT_TRUE(WaitUntil([&] { return Threads() == threads; }));
+  // A thread that has been joined may be seen for a moment longer, in the first count as well.
+  EXPECT_TRUE(WaitUntil([&] { return Threads() <= threads; }));
 }
 
 TEST_F(ServerTest, AStartOnABusyPathFailsAndTheFirstGoesOn) {
