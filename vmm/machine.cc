@@ -197,7 +197,7 @@ absl::Status Machine::Start() {
   }
   if (!options_.churn.off() || tape_.replays()) churn_.Run(options_.churn.rates, options_.seed);
   absl::MutexLock lock(&mutex_);
-  state_ = VmState::kRunning;
+  state_.store(VmState::kRunning, kRelease);
   return absl::OkStatus();
 }
 
@@ -217,26 +217,26 @@ absl::Status Machine::StartKernelNotifier() {
 
 absl::Status Machine::Pause() {
   absl::MutexLock lock(&mutex_);
-  if (state_ == VmState::kPaused) return absl::OkStatus();
-  if (state_ != VmState::kRunning || ending_) {
+  if (state() == VmState::kPaused) return absl::OkStatus();
+  if (state() != VmState::kRunning || ending_) {
     return absl::FailedPreconditionError(
         absl::StrFormat("the machine is %s and cannot be paused",
-                        state_ == VmState::kRunning ? "ending" : VmStateName(state_)));
+                        state() == VmState::kRunning ? "ending" : VmStateName(state())));
   }
   for (const auto& vcpu : vcpus_) vcpu->Pause();
-  state_ = VmState::kPaused;
+  state_.store(VmState::kPaused, kRelease);
   return absl::OkStatus();
 }
 
 absl::Status Machine::Resume() {
   absl::MutexLock lock(&mutex_);
-  if (state_ == VmState::kRunning) return absl::OkStatus();
-  if (state_ != VmState::kPaused) {
+  if (state() == VmState::kRunning) return absl::OkStatus();
+  if (state() != VmState::kPaused) {
     return absl::FailedPreconditionError(
-        absl::StrFormat("the machine is %s and cannot be resumed", VmStateName(state_)));
+        absl::StrFormat("the machine is %s and cannot be resumed", VmStateName(state())));
   }
   for (const auto& vcpu : vcpus_) vcpu->Resume();
-  state_ = VmState::kRunning;
+  state_.store(VmState::kRunning, kRelease);
   return absl::OkStatus();
 }
 
@@ -245,7 +245,7 @@ absl::Status Machine::Resume() {
 // for each other's time slices, for seconds; a vCPU that stands still is in nobody's way.
 absl::Status Machine::WithVcpusOut(const std::function<absl::Status()>& change) {
   absl::MutexLock lock(&mutex_);
-  if (state_ == VmState::kPaused) return change();
+  if (state() == VmState::kPaused) return change();
   for (const auto& vcpu : vcpus_) vcpu->Pause();
   absl::Status changed = change();
   for (const auto& vcpu : vcpus_) vcpu->Resume();
@@ -256,9 +256,9 @@ absl::Status Machine::WithVcpusOut(const std::function<absl::Status()>& change) 
 void Machine::ResumeForGood() {
   absl::MutexLock lock(&mutex_);
   ending_ = true;
-  if (state_ != VmState::kPaused) return;
+  if (state() != VmState::kPaused) return;
   for (const auto& vcpu : vcpus_) vcpu->Resume();
-  state_ = VmState::kRunning;
+  state_.store(VmState::kRunning, kRelease);
 }
 
 void Machine::StopVcpus() {
@@ -288,8 +288,8 @@ absl::Status Machine::Finish() {
   verdict.Update(CheckNothingLeft());
   verdict.Update(tape_.Finish());
   absl::MutexLock lock(&mutex_);
-  state_ = VmState::kStopped;
-  verdict_ = verdict.ok() ? GuestVerdict::kGood : GuestVerdict::kBad;
+  verdict_.store(verdict.ok() ? GuestVerdict::kGood : GuestVerdict::kBad, kRelease);
+  state_.store(VmState::kStopped, kRelease);  // last: who sees it stopped sees its verdict
   return verdict;
 }
 
@@ -331,11 +331,6 @@ absl::Status Machine::CheckNothingLeft() const {
       stats.notifier.stray_ends));
 }
 
-VmState Machine::state() const {
-  absl::MutexLock lock(&mutex_);
-  return state_;
-}
-
 Stats Machine::GetStats() const {
   const MmuStats mmu = mmu_.Stats();
   const abi::Report total = reports_.Total();
@@ -358,9 +353,8 @@ Stats Machine::GetStats() const {
   stats.churn = churn_.Stats();
   stats.audit = auditor_.Stats();
   if (working_set_ != nullptr) stats.working_set = working_set_->Stats();
-  absl::MutexLock lock(&mutex_);
-  stats.vm.state = state_;
-  stats.guest.verdict = verdict_;
+  stats.vm.state = state();
+  stats.guest.verdict = verdict_.load(kAcquire);
   return stats;
 }
 

@@ -9,6 +9,7 @@
 #ifndef UNDERFOOT_VMM_MACHINE_H_
 #define UNDERFOOT_VMM_MACHINE_H_
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -20,6 +21,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "mmu/mmu.h"
+#include "mmu/ordering.h"
 #include "vmm/ageing/working_set.h"
 #include "vmm/churn/engine.h"
 #include "vmm/churn/operations.h"
@@ -73,8 +75,8 @@ class Machine {
   // when the verdict is good and nothing is left over; else says what is wrong.
   [[nodiscard]] absl::Status Finish() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  Stats GetStats() const ABSL_LOCKS_EXCLUDED(mutex_);
-  VmState state() const ABSL_LOCKS_EXCLUDED(mutex_);
+  Stats GetStats() const;
+  VmState state() const { return state_.load(kAcquire); }
   const RunOptions& options() const { return options_; }
   Mmu& mmu() { return mmu_; }
   const GuestMemory& memory() const { return *memory_; }
@@ -147,10 +149,13 @@ class Machine {
 
   // Guards: the state. Order: outermost of vmm/. Held across pausing and resuming of vCPUs, and
   // across a change of KVM's memslots while they stand.
-  mutable absl::Mutex mutex_;
-  VmState state_ ABSL_GUARDED_BY(mutex_) = VmState::kStarting;
+  absl::Mutex mutex_;
+  // Written with mutex_ held; read without, since a memslot change may hold it for seconds, and a
+  // client that asks waits for nobody. Pairs with: state, GetStats. Without it: who sees the
+  // machine stopped does not see its verdict.
+  std::atomic<VmState> state_{VmState::kStarting};
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
-  GuestVerdict verdict_ ABSL_GUARDED_BY(mutex_) = GuestVerdict::kPending;
+  std::atomic<GuestVerdict> verdict_{GuestVerdict::kPending};
 };
 
 }  // namespace underfoot

@@ -144,6 +144,11 @@ absl::StatusOr<ChurnState> MachineControl::GetChurn() {
 }
 
 absl::StatusOr<ChurnState> MachineControl::PutChurn(const ChurnRequest& request) {
+  // Its start would set the churn of its options over this one.
+  if (machine_.state() == VmState::kStarting) {
+    return absl::FailedPreconditionError(
+        "the machine is starting; set its churn once it runs, or with --churn");
+  }
   if (machine_.state() == VmState::kStopped) {
     return absl::FailedPreconditionError("the machine has stopped; there is nothing to churn");
   }

@@ -16,6 +16,7 @@
 #include "tests/support/skip.h"
 #include "tests/support/wait_until.h"
 #include "vmm/churn/host_needs.h"
+#include "vmm/machine_control.h"
 
 namespace underfoot::testing {
 namespace {
@@ -80,6 +81,24 @@ class MachineTest : public ::testing::Test {
   std::unique_ptr<Machine> machine_;
   std::atomic<int> lines_{0};
 };
+
+// The socket answers before the machine runs: what is ordered then would be lost.
+TEST_F(MachineTest, BeforeItsStartItsChurnIsNotForAClientToSet) {
+  const RunOptions options = Options("mixed", Backing::kAnon, 1, "mixed");
+  absl::StatusOr<std::unique_ptr<Machine>> machine =
+      Machine::Create(options, [](unsigned, std::string_view) {});
+  if (absl::IsPermissionDenied(machine.status())) {
+    UNDERFOOT_SKIP(std::string(machine.status().message()));
+  }
+  ASSERT_TRUE(machine.ok()) << machine.status();
+  MachineControl control(**machine);
+  const ChurnRequest stop{.running = false, .seed = {}, .rates = {}};
+  EXPECT_TRUE(absl::IsFailedPrecondition(control.PutChurn(stop).status()));
+  ASSERT_TRUE((*machine)->Start().ok());
+  const absl::StatusOr<ChurnState> stopped = control.PutChurn(stop);
+  ASSERT_TRUE(stopped.ok()) << stopped.status();
+  EXPECT_FALSE(stopped->running);
+}
 
 // Each workload on each kind of memory, alone and with others.
 class EveryMachine
@@ -181,7 +200,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, EachKindOfChurn, ::testing::ValuesIn(kKindsAlone
 TEST_F(MachineTest, AGuestThatEndsByItselfEndsTheWait) {
   ASSERT_NO_FATAL_FAILURE(Start(Options("hello", Backing::kAnon, 2, "off")));
   if (machine_ == nullptr) return;
-  EXPECT_TRUE(machine_->WaitForEnd(absl::Seconds(20)));
+  EXPECT_TRUE(machine_->WaitForEnd(absl::FromChrono(3 * kDeadline)));
   EXPECT_TRUE(machine_->Finish().ok());
   EXPECT_GT(lines_, 0);
 }

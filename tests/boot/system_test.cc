@@ -70,7 +70,7 @@ std::string StandingStill(const Json& stats) {
 TEST_F(RunningTest, AMixedRunMovesEveryCounterAndPasses) {
   const auto machine = StartMachine({"--json", "--churn", "mixed:4000/s", "--seed", "5"});
   EXPECT_TRUE(WaitUntil([&] { return StandingStill(Stats()).empty(); }, 3 * kDeadline));
-  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectObeyed(Client({"quit"}));
   const std::optional<Ended> run = machine->Wait();
   ASSERT_TRUE(run.has_value());
   ASSERT_EQ(run->exit, 0) << run->out << run->err;
@@ -100,7 +100,7 @@ TEST_F(RunningTest, AnInterruptEndsItWithVerdictAndSummary) {
 
 TEST_F(RunningTest, AClientEndsIt) {
   const auto machine = StartMachine({"--churn", "mixed"});
-  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectObeyed(Client({"quit"}));
   ExpectPassed(*machine);
   EXPECT_EQ(Client({"stats"}).exit, 1);
 }
@@ -116,23 +116,23 @@ TEST_F(RunningTest, AKilledMachineStopsNoOther) {
     EXPECT_EQ(Client({"stats"}).exit, 1);
   }
   const auto machine = StartMachine({"--name", "phoenix"});
-  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectObeyed(Client({"quit"}));
   ExpectPassed(*machine);
 }
 
 TEST_F(RunningTest, APauseStopsTheGuestAndAResumeLetsItGoOn) {
   const auto machine = StartMachine({"--churn", "mixed"});
   EXPECT_TRUE(WaitUntil([&] { return PagesChecked() > 0; }));
-  ASSERT_EQ(Client({"pause"}).exit, 0);
+  ExpectObeyed(Client({"pause"}));
   const uint64_t pages = PagesChecked();
   const uint64_t moved = Stats()["notifier"]["ends"].get<uint64_t>();
   EXPECT_TRUE(WaitUntil([&] { return Stats()["notifier"]["ends"].get<uint64_t>() > moved + 100; }));
   EXPECT_EQ(PagesChecked(), pages);
   EXPECT_EQ(Stats()["vm"]["state"], "paused");
-  ASSERT_EQ(Client({"resume"}).exit, 0);
+  ExpectObeyed(Client({"resume"}));
   EXPECT_TRUE(WaitUntil([&] { return PagesChecked() > pages; }));
-  ASSERT_EQ(Client({"pause"}).exit, 0);
-  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectObeyed(Client({"pause"}));
+  ExpectObeyed(Client({"quit"}));
   ExpectPassed(*machine);
 }
 
@@ -145,20 +145,20 @@ TEST_F(RunningTest, CurlAsksTheSocket) {
   const Json stats = Json::parse(curl.out, nullptr, false);
   EXPECT_EQ(stats["vm"]["state"], "running") << curl.out;
   EXPECT_EQ(stats["guest"]["workload"], "mixed");
-  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectObeyed(Client({"quit"}));
   ExpectPassed(*machine);
 }
 
 TEST_F(RunningTest, TheChurnIsStoppedAndSetByAClient) {
   const auto machine = StartMachine({"--churn", "mixed"});
-  ASSERT_EQ(Client({"churn", "--stop"}).exit, 0);
+  ExpectObeyed(Client({"churn", "--stop"}));
   EXPECT_EQ(Stats()["churn"]["running"], false);
-  ASSERT_EQ(Client({"churn", "--set", "wp:500/s", "--start", "--seed", "9"}).exit, 0);
+  ExpectObeyed(Client({"churn", "--set", "wp:500/s", "--start", "--seed", "9"}));
   const auto wp = [&] { return Stats()["churn"]["operations"].value("wp", 0); };
   const int before = wp();
   EXPECT_TRUE(WaitUntil([&] { return wp() > before + 20; }));
   EXPECT_EQ(Stats()["churn"]["seed"], 9);
-  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectObeyed(Client({"quit"}));
   ExpectPassed(*machine);
 }
 
@@ -168,7 +168,7 @@ TEST_F(RunningTest, GarbageOnTheSocketDisturbsNobody) {
   for (int i = 0; i < 100; ++i) ASSERT_NO_FATAL_FAILURE(SendGarbage(random));
   const uint64_t pages = PagesChecked();
   EXPECT_TRUE(WaitUntil([&] { return PagesChecked() > pages; }));
-  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectObeyed(Client({"quit"}));
   ExpectPassed(*machine);
 }
 
@@ -179,7 +179,7 @@ TEST_F(RunningTest, TwoMachinesRunBesideEachOther) {
                                 "--churn", "mixed", "--duration", "1s", "--name", "two"});
   ExpectPassed(two);
   EXPECT_EQ(Stats()["vm"]["name"], "one");
-  EXPECT_EQ(Client({"quit"}).exit, 0);
+  ExpectObeyed(Client({"quit"}));
   ExpectPassed(*one);
 }
 

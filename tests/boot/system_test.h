@@ -42,17 +42,21 @@ class SystemTest : public ::testing::Test {
     command.insert(command.end(), more.begin(), more.end());
     return command;
   }
-  // A machine until it is told to end. Ready when its socket answers.
+  // A machine until it is told to end. Its socket answers while it is still starting.
   std::unique_ptr<Process> StartMachine(const Arguments& more) {
     Arguments command = RunCommand(more);
     command.insert(command.end(), {"--duration", "0"});
     auto machine = std::make_unique<Process>(scratch_.path(), command);
-    EXPECT_TRUE(WaitUntil([&] { return Client({"stats"}).exit == 0; })) << "no machine answers";
+    EXPECT_TRUE(WaitUntil([&] { return IsRunning(); })) << "no machine answers that it runs";
     return machine;
   }
   Ended Client(Arguments arguments) {
     arguments.insert(arguments.end(), {"--control", control_});
     return Underfoot(std::move(arguments));
+  }
+  bool IsRunning() {
+    const Ended asked = Client({"stats", "--json"});
+    return asked.exit == 0 && Json::parse(asked.out)["vm"]["state"] == "running";
   }
   Json Stats() {
     const Ended asked = Client({"stats", "--json"});
@@ -60,6 +64,7 @@ class SystemTest : public ::testing::Test {
     return Json::parse(asked.out, nullptr, false);
   }
 
+  static void ExpectObeyed(const Ended& client) { EXPECT_EQ(client.exit, 0) << client.err; }
   void ExpectPassed(Process& machine) {
     const std::optional<Ended> ended = machine.Wait();
     ASSERT_TRUE(ended.has_value()) << "the machine does not end";

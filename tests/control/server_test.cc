@@ -29,7 +29,8 @@ using ::testing::StartsWith;
 
 constexpr char kGetVm[] = "GET /v1/vm HTTP/1.1\r\nHost: x\r\n\r\n";
 constexpr char kGetVmAndClose[] = "GET /v1/vm HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-constexpr std::chrono::milliseconds kShort{100};
+constexpr std::chrono::milliseconds kShort{100};   // for who is to be cut
+constexpr std::chrono::milliseconds kAmple{2000};  // for who sends and is to be heard
 constexpr std::chrono::milliseconds kNever{600000};
 
 class ServerTest : public ::testing::Test {
@@ -52,6 +53,11 @@ class ServerTest : public ::testing::Test {
     std::string reply = client.ReadToEnd();
     EXPECT_TRUE(client.ended()) << "the server did not hang up; so far: " << reply;
     return reply;
+  }
+
+  // It may cut a client that is not given a CPU in time; not each.
+  void ExpectAnswers() {
+    EXPECT_TRUE(WaitUntil([&] { return StatusIn(Ask(kGetVmAndClose)) == 200; }));
   }
 
   int StatusOf(const std::string& method, const std::string& path, const std::string& body = "") {
@@ -97,8 +103,8 @@ TEST_F(ServerTest, AStreamTellsWhatHappensAsItHappens) {
 
 TEST_F(ServerTest, AStreamWithoutEventsOutlivesTheTimeoutsOfRequests) {
   Start([](auto* options) {
-    options->idle_timeout = kShort;
-    options->request_timeout = kShort;
+    options->idle_timeout = kAmple;
+    options->request_timeout = kAmple;
   });
   RawClient client(server_->path());
   ASSERT_TRUE(client.Send(kGetEvents));
@@ -203,7 +209,7 @@ TEST_F(ServerTest, GarbageEndsItsConnectionAndNothingElse) {
     const std::string reply = client.ReadToEnd();
     EXPECT_TRUE(client.ended()) << garbage.substr(0, 40);
     EXPECT_NE(StatusIn(reply), 200) << garbage.substr(0, 40);
-    EXPECT_EQ(StatusIn(Ask(kGetVmAndClose)), 200);
+    ExpectAnswers();
   }
 }
 
@@ -237,11 +243,11 @@ TEST_F(ServerTest, AClientThatDoesNotReadIsCut) {
   int sent = 0;
   while (sent < 1000000 && client.Send(kGetVm)) ++sent;
   EXPECT_LT(sent, 1000000);
-  EXPECT_EQ(StatusIn(Ask(kGetVmAndClose)), 200);
+  ExpectAnswers();
 }
 
 TEST_F(ServerTest, AnIdleConnectionIsCutAfterItsAnswerButABusyOneIsKept) {
-  Start([](auto* options) { options->idle_timeout = kShort; });
+  Start([](auto* options) { options->idle_timeout = kAmple; });
   RawClient client(server_->path());
   client.Send(kGetVm);
   EXPECT_EQ(StatusIn(client.ReadToEnd()), 200);
@@ -370,8 +376,8 @@ TEST_F(ServerTest, TwoHundredStartsAndStopsLeaveNothingBehind) {
     ASSERT_EQ(ProbeSocket(path), SocketProbe::kAbsent);
   }
   EXPECT_EQ(OpenDescriptors(), descriptors);
-  // A thread that has been joined may be seen for a moment longer.
-  EXPECT_TRUE(WaitUntil([&] { return Threads() == threads; }));
+  // A thread that has been joined may be seen for a moment longer, in the first count as well.
+  EXPECT_TRUE(WaitUntil([&] { return Threads() <= threads; }));
 }
 
 TEST_F(ServerTest, AStartOnABusyPathFailsAndTheFirstGoesOn) {

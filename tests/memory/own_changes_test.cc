@@ -17,7 +17,7 @@ namespace {
 constexpr HvaRange Pages(uint64_t first, uint64_t count = 1) {
   return PageRangeOf(Hva{(1000 + first) << kPageShift}, count);
 }
-constexpr int64_t kLong = 1'000'000'000;
+constexpr int64_t kLong = 3'600'000'000'000;  // an hour
 
 TEST(OwnChangesTest, AChangeIsOursBetweenAnnouncementAndDone) {
   OwnChanges changes;

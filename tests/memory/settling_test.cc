@@ -36,10 +36,18 @@ TEST(SettlingRangesTest, SettlingEndsByItself) {
   EXPECT_TRUE(WaitUntil([&] { return !settling.Settling(kPages); }));
 }
 
+// Time that passes when the test says so.
+absl::Time g_now;
+
 TEST(SettlingRangesTest, ALaterRemovalSettlesAnew) {
-  SettlingRanges settling(absl::Milliseconds(20));
+  constexpr absl::Duration kBound = absl::Milliseconds(20);
+  g_now = absl::UnixEpoch();
+  SettlingRanges settling(kBound, [] { return g_now; });
   settling.Add(kPages);
-  EXPECT_TRUE(WaitUntil([&] { return !settling.Settling(kPages); }));
+  g_now += kBound - absl::Nanoseconds(1);
+  EXPECT_TRUE(settling.Settling(kPages));
+  g_now += absl::Nanoseconds(1);
+  EXPECT_FALSE(settling.Settling(kPages));
   settling.Add(kPageWithin);
   EXPECT_TRUE(settling.Settling(kPages));
   EXPECT_FALSE(settling.Settling({kPages.begin, kPageWithin.begin}));

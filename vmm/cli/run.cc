@@ -13,9 +13,9 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mmu/rcu.h"
+#include "vmm/census.h"
 #include "vmm/churn/host_needs.h"
 #include "vmm/churn/script.h"
-#include "vmm/cli/census.h"
 #include "vmm/cli/command.h"
 #include "vmm/cli/console.h"
 #include "vmm/cli/status_line.h"
@@ -198,7 +198,7 @@ int RunMachine(const RunOptions& options) {
     std::cerr << "underfoot run: " << std::string(summary.status().message()) << "\n";
     return kExitFailure;
   }
-  for (std::string& line : LeftBehind(before, Census::Take())) {
+  for (std::string& line : LeftBehind(before)) {
     summary->problems.push_back(std::move(line));
   }
   std::cout << (options.json ? SummaryJson(*summary) : SummaryText(*summary)) << std::flush;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "mmu/mutant.h"
 
 namespace underfoot {
@@ -26,7 +25,7 @@ void SettlingRanges::Trim(absl::Time now) {
 // only those since the first that is open are looked at.
 template <class Take>
 void SettlingRanges::ForEachOpen(HvaRange range, const Take& take) {
-  const absl::Time now = absl::Now();
+  const absl::Time now = now_();
   Trim(now);
   if (entries_.empty()) return;
   first_open_ = std::max(first_open_, entries_.front().number);
@@ -46,7 +45,7 @@ uint64_t SettlingRanges::Add(HvaRange range, int64_t told_ns) {
   entry.number = ++last_;
   entry.range = range;
   entry.told_ns = told_ns;
-  entry.added = absl::Now();
+  entry.added = now_();
   entry.until = entry.added + (expects_records_ ? std::max(bound_, kWithoutRecord) : bound_);
   count_.exchange(entries_.size(), kStoreLoad);
   return last_;
@@ -69,7 +68,7 @@ void SettlingRanges::Passed(HvaRange range, int64_t told_ns) {
 
 void SettlingRanges::RecordsLost() {
   absl::MutexLock lock(&mutex_);
-  const absl::Time until = absl::Now() + bound_;
+  const absl::Time until = now_() + bound_;
   for (Entry& entry : entries_) entry.until = std::min(entry.until, until);
 }
 
@@ -124,7 +123,7 @@ bool SettlingRanges::Settling(HvaRange range) {
 bool SettlingRanges::Explains(HvaRange range) {
   if (Nothing()) return false;
   absl::MutexLock lock(&mutex_);
-  Trim(absl::Now());
+  Trim(now_());
   return std::any_of(entries_.rbegin(), entries_.rend(),
                      [range](const Entry& entry) { return entry.range.Overlaps(range); });
 }

@@ -25,6 +25,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mmu/ordering.h"
 #include "mmu/types.h"
@@ -33,7 +34,10 @@ namespace underfoot {
 
 class SettlingRanges {
  public:
-  explicit SettlingRanges(absl::Duration bound = absl::Milliseconds(100)) : bound_(bound) {}
+  using Clock = absl::Time (*)();
+
+  explicit SettlingRanges(absl::Duration bound = absl::Milliseconds(100), Clock now = &absl::Now)
+      : bound_(bound), now_(now) {}
 
   // A removal of the range was read. The number names it, and so do the range and `told_ns`, the
   // time of that read.
@@ -94,6 +98,7 @@ class SettlingRanges {
   void ForEachOpen(HvaRange range, const Take& take) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const absl::Duration bound_;
+  const Clock now_;
   // Lets the common case, nothing settling, take no lock.
   // Pairs with: each other. A bracket drops leaves and then looks here; a removal is added here and
   // then looks for leaves. Without it: both miss each other, and a page that the bracket took is

@@ -1,13 +1,16 @@
-#include "vmm/cli/census.h"
+#include "vmm/census.h"
 
 #include <filesystem>
 #include <iterator>
 #include <system_error>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 
 namespace underfoot {
 namespace {
+
+constexpr absl::Duration kPause = absl::Milliseconds(1);
 
 uint64_t EntriesOf(const char* directory) {
   std::error_code error;
@@ -22,7 +25,16 @@ Census Census::Take() {
   return {.descriptors = EntriesOf("/proc/self/fd"), .threads = EntriesOf("/proc/self/task")};
 }
 
-std::vector<std::string> LeftBehind(const Census& before, const Census& after) {
+std::vector<std::string> LeftBehind(const Census& before, absl::Duration patience) {
+  const auto more = [&before](const Census& now) {
+    return now.descriptors > before.descriptors || now.threads > before.threads;
+  };
+  const absl::Time end = absl::Now() + patience;
+  Census after = Census::Take();
+  while (more(after) && absl::Now() < end) {
+    absl::SleepFor(kPause);
+    after = Census::Take();
+  }
   std::vector<std::string> lines;
   if (after.descriptors > before.descriptors) {
     lines.push_back(absl::StrFormat("%d file descriptors were left open",
