@@ -100,6 +100,20 @@ TEST_F(HostChangesTest, WhatAKilledRunLeftIsRestoredOnce) {
   EXPECT_THAT(HostJournal::Leftovers(places_), IsEmpty());
 }
 
+// An init of a container may never ask.
+TEST_F(HostChangesTest, AKilledRunThatNobodyHasWaitedForIsALeftover) {
+  const pid_t child = fork();
+  if (child == 0) {
+    auto* changes = new HostChanges([](std::string_view) {}, places_);
+    static_cast<void>(changes->SetKnob(knob_, "7"));
+    kill(getpid(), SIGKILL);
+  }
+  siginfo_t info{};
+  ASSERT_EQ(waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
+  EXPECT_THAT(HostJournal::Leftovers(places_), ElementsAre(knob_ + " was 0"));
+  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+}
+
 TEST_F(HostChangesTest, ALivingRunIsNoLeftover) {
   HostChanges changes(Announce(), places_);
   ASSERT_TRUE(changes.SetKnob(knob_, "1").ok());

@@ -37,7 +37,7 @@ struct Record {
 };
 
 // When a process started, in clock ticks since boot: its number may be in use again. 0: there is
-// none.
+// none, or what is left of it is the entry that its parent has not asked for yet.
 uint64_t StartOf(pid_t pid) {
   std::ifstream file(absl::StrFormat("/proc/%d/stat", pid));
   std::string line;
@@ -46,8 +46,10 @@ uint64_t StartOf(pid_t pid) {
   if (name_end == std::string::npos) return 0;
   std::istringstream fields(line.substr(name_end + 1));
   std::string field;
-  constexpr int kStartTime = 20;  // fields after the name
-  for (int i = 0; i < kStartTime; ++i) fields >> field;
+  constexpr int kStartTime = 20;  // fields after the name; the first of them is the state
+  fields >> field;
+  if ((field == "Z" || field == "X") && !UNDERFOOT_MUTANT("zombie-lives")) return 0;
+  for (int i = 1; i < kStartTime; ++i) fields >> field;
   uint64_t started = 0;
   return fields.fail() || !absl::SimpleAtoi(field, &started) ? 0 : started;
 }
