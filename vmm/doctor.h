@@ -39,7 +39,7 @@ struct DoctorPaths {
   std::string dev_userfaultfd = "/dev/userfaultfd";
   std::string sys_module = "/sys/module";
   std::string proc = "/proc";
-  std::string host_changes = HostJournal::kDefaultDirectory;
+  HostPlaces host_changes = {};
   std::vector<std::string> tracefs = {"/sys/kernel/tracing", "/sys/kernel/debug/tracing"};
 };
 

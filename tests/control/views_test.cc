@@ -40,7 +40,7 @@ TEST(ViewsTest, StatsShowEveryFieldOnceUnderItsGroup) {
                           HasSubstr("operations.discard"), HasSubstr("causes.ksm"),
                           HasSubstr("fault_us.p99"), HasSubstr("105 us"), Not(HasSubstr("/s"))));
   EXPECT_EQ(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')),
-            6 + 4 + 10 + 8 + 5 + 4 + 6 + 17 + 23 + (2 + kChurnKinds.size()) + 13 + 6);
+            6 + 4 + 10 + 8 + 5 + 4 + 6 + 18 + 23 + (2 + kChurnKinds.size()) + 13 + 6);
 }
 
 TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {

@@ -11,12 +11,15 @@ namespace {
 
 int Doctor(const DoctorCommand& command, const Output& output) {
   if (command.restore) {
-    const absl::StatusOr<std::vector<std::string>> restored = HostJournal::RestoreLeftovers();
+    const absl::StatusOr<RestoredHost> restored = HostJournal::RestoreLeftovers();
     if (!restored.ok()) {
       output.err << "underfoot doctor: " << std::string(restored.status().message()) << "\n";
       return kExitFailure;
     }
-    for (const std::string& line : *restored) output.err << "put back: " << line << "\n";
+    for (const std::string& line : restored->put_back) output.err << "put back: " << line << "\n";
+    for (const std::string& line : restored->left_alone) {
+      output.err << "left alone: " << line << "\n";
+    }
   }
   const DoctorReport report = RunDoctor();
   output.out << (command.json ? DoctorJson(report) : DoctorText(report)) << std::flush;

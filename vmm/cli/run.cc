@@ -119,7 +119,7 @@ absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignal
 
 // What a run that was killed has changed is put back before this one looks at the host.
 absl::Status RestoreHost(Console& console) {
-  const absl::StatusOr<std::vector<std::string>> restored = HostJournal::RestoreLeftovers();
+  const absl::StatusOr<RestoredHost> restored = HostJournal::RestoreLeftovers();
   if (!restored.ok()) {
     return absl::FailedPreconditionError(
         absl::StrFormat("an earlier run has changed this host, and it cannot be put back: %s; try "
@@ -127,9 +127,10 @@ absl::Status RestoreHost(Console& console) {
                         "--restore` as root",
                         std::string(restored.status().message())));
   }
-  for (const std::string& line : *restored) {
+  for (const std::string& line : restored->put_back) {
     console.Line("host: put back what a killed run had left: " + line);
   }
+  for (const std::string& line : restored->left_alone) console.Line("host: left alone: " + line);
   return absl::OkStatus();
 }
 

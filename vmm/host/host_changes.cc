@@ -13,13 +13,13 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "mmu/mutant.h"
 #include "vmm/host/knob.h"
+#include "vmm/host/swap_file.h"
 #include "vmm/unique_fd.h"
 
 namespace underfoot {
 namespace {
-
-constexpr char kZramHotAdd[] = "/sys/class/zram-control/hot_add";
 
 // What mkswap(8) writes: one page, include/linux/swap.h, union swap_header.
 absl::Status WriteSwapHeader(const std::string& path, uint64_t bytes) {
@@ -84,26 +84,33 @@ absl::Status HostChanges::MountTracefs(const std::string& path) {
 }
 
 absl::StatusOr<std::string> HostChanges::MakeZram(uint64_t bytes) {
-  absl::StatusOr<std::string> number = ReadKnob(kZramHotAdd);  // the read makes the device
-  if (!number.ok()) return number;
-  if (absl::Status written = journal_.Write({HostChangeKind::kZram, *number, ""}); !written.ok()) {
-    static_cast<void>(WriteKnob("/sys/class/zram-control/hot_remove", *number));
-    return written;
+  if (!zram_.supported()) return absl::UnimplementedError("this kernel makes no zram devices");
+  if (!UNDERFOOT_MUTANT("zram-before-journal")) {
+    absl::Status noted = journal_.Write({HostChangeKind::kZramToBe, zram_.Next(), Zram::Now()});
+    if (!noted.ok()) return noted;
   }
-  absl::Status sized =
-      WriteKnob(absl::StrFormat("/sys/block/zram%s/disksize", *number), std::to_string(bytes));
-  if (!sized.ok()) return sized;
-  return "/dev/zram" + *number;
+  absl::StatusOr<std::string> number = zram_.Make();
+  if (!number.ok()) {
+    absl::Status withdrawn = journal_.Withdraw();
+    return withdrawn.ok() ? number.status() : withdrawn;
+  }
+  if (absl::Status named = journal_.Amend({HostChangeKind::kZram, *number, ""}); !named.ok()) {
+    static_cast<void>(zram_.Remove(*number));
+    return named;
+  }
+  if (absl::Status sized = zram_.SetSize(*number, bytes); !sized.ok()) return sized;
+  return zram_.PathOf(*number);
 }
 
 absl::StatusOr<std::string> HostChanges::MakeSwapFile(uint64_t bytes) {
-  const std::string path = absl::StrFormat("/var/tmp/underfoot-swap-%d", getpid());
+  std::string path = SwapFile::PathOf(places_);
   if (absl::Status written = journal_.Write({HostChangeKind::kFile, path, ""}); !written.ok()) {
     return written;
   }
-  const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-  if (fd.valid() && fallocate(fd.get(), 0, 0, static_cast<off_t>(bytes)) == 0) return path;
-  return absl::ErrnoToStatus(errno, absl::StrFormat("making a swap file of %u bytes", bytes));
+  absl::StatusOr<UniqueFd> file = SwapFile::Make(places_, bytes);
+  if (!file.ok()) return std::move(file).status();
+  swap_file_ = *std::move(file);
+  return path;
 }
 
 absl::Status HostChanges::AddSwap(uint64_t bytes) {

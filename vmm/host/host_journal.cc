@@ -18,6 +18,8 @@
 #include "absl/strings/str_format.h"
 #include "mmu/mutant.h"
 #include "vmm/host/knob.h"
+#include "vmm/host/swap_file.h"
+#include "vmm/host/zram.h"
 
 namespace underfoot {
 namespace {
@@ -25,7 +27,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
-constexpr std::array<std::string_view, 5> kKindNames = {"knob", "mount", "zram", "file", "swap"};
+constexpr std::array<std::string_view, 6> kKindNames = {"knob", "mount", "zram",
+                                                        "file", "swap",  "zram-to-be"};
 
 struct Record {
   pid_t pid = 0;
@@ -34,7 +37,7 @@ struct Record {
 };
 
 // When a process started, in clock ticks since boot: its number may be in use again. 0: there is
-// none.
+// none, or what is left of it is the entry that its parent has not asked for yet.
 uint64_t StartOf(pid_t pid) {
   std::ifstream file(absl::StrFormat("/proc/%d/stat", pid));
   std::string line;
@@ -43,8 +46,10 @@ uint64_t StartOf(pid_t pid) {
   if (name_end == std::string::npos) return 0;
   std::istringstream fields(line.substr(name_end + 1));
   std::string field;
-  constexpr int kStartTime = 20;  // fields after the name
-  for (int i = 0; i < kStartTime; ++i) fields >> field;
+  constexpr int kStartTime = 20;  // fields after the name; the first of them is the state
+  fields >> field;
+  if ((field == "Z" || field == "X") && !UNDERFOOT_MUTANT("zombie-lives")) return 0;
+  for (int i = 1; i < kStartTime; ++i) fields >> field;
   uint64_t started = 0;
   return fields.fail() || !absl::SimpleAtoi(field, &started) ? 0 : started;
 }
@@ -92,16 +97,24 @@ bool Lives(const Record& record) {
   return record.started != 0 && StartOf(record.pid) == record.started;
 }
 
-// Whether a run other than `self` that lives holds this knob.
-bool HeldByAnother(const std::string& directory, const std::string& knob, pid_t self) {
+// Whether a run other than `self` that lives has changed this too.
+bool HeldByAnother(const std::string& directory, HostChangeKind kind, const std::string& path,
+                   pid_t self) {
   bool held = false;
   ForEachRecord(directory, [&](const fs::path&, const Record& record) {
     if (record.pid == self || !Lives(record)) return;
     for (const HostModification& change : record.changes) {
-      held = held || (change.kind == HostChangeKind::kKnob && change.path == knob);
+      held = held || (change.kind == kind && change.path == path);
     }
   });
   return held;
+}
+
+ZramOrigin OriginOf(const HostPlaces& places, const HostModification& to_be, pid_t self) {
+  for (const HostChangeKind kind : {HostChangeKind::kZram, HostChangeKind::kZramToBe}) {
+    if (HeldByAnother(places.journal, kind, to_be.path, self)) return ZramOrigin::kNone;
+  }
+  return Zram(places).OriginOf(to_be.path, to_be.before);
 }
 
 absl::Status ErrnoUnless(bool fine, const HostModification& change) {
@@ -110,18 +123,20 @@ absl::Status ErrnoUnless(bool fine, const HostModification& change) {
 }
 
 // Done already is done.
-absl::Status Undo(const std::string& directory, const HostModification& change, pid_t self) {
+absl::Status Undo(const HostPlaces& places, const HostModification& change, pid_t self) {
   switch (change.kind) {
     case HostChangeKind::kKnob:
-      if (HeldByAnother(directory, change.path, self)) return absl::OkStatus();
+      if (HeldByAnother(places.journal, change.kind, change.path, self)) return absl::OkStatus();
       return WriteKnob(change.path, change.before);
     case HostChangeKind::kMount:
       return ErrnoUnless(
           umount2(change.path.c_str(), MNT_DETACH) == 0 || errno == EINVAL || errno == ENOENT,
           change);
     case HostChangeKind::kZram:
-      if (!fs::exists("/sys/block/zram" + change.path)) return absl::OkStatus();
-      return WriteKnob("/sys/class/zram-control/hot_remove", change.path);
+      return Zram(places).Remove(change.path);
+    case HostChangeKind::kZramToBe:
+      if (OriginOf(places, change, self) != ZramOrigin::kOurs) return absl::OkStatus();
+      return Zram(places).Remove(change.path);
     case HostChangeKind::kFile:
       return ErrnoUnless(unlink(change.path.c_str()) == 0 || errno == ENOENT, change);
     case HostChangeKind::kSwap:
@@ -132,18 +147,47 @@ absl::Status Undo(const std::string& directory, const HostModification& change, 
 }
 
 // What could not be undone stays in `changes`.
-absl::Status UndoAll(const std::string& directory, std::vector<HostModification>& changes,
-                     pid_t self) {
+absl::Status UndoAll(const HostPlaces& places, std::vector<HostModification>& changes, pid_t self) {
   absl::Status first;
   std::vector<HostModification> left;
   for (auto change = changes.rbegin(); change != changes.rend(); ++change) {
     if (UNDERFOOT_MUTANT("host-changes-stay")) continue;
-    absl::Status undone = Undo(directory, *change, self);
+    absl::Status undone = Undo(places, *change, self);
     if (!undone.ok()) left.insert(left.begin(), *change);
     first.Update(std::move(undone));
   }
   changes = std::move(left);
   return first;
+}
+
+// What comes of undoing `change`, which the process of `record` left.
+void Tell(const HostPlaces& places, const Record& record, const HostModification& change,
+          RestoredHost& told) {
+  const bool to_be = change.kind == HostChangeKind::kZramToBe;
+  switch (to_be ? OriginOf(places, change, record.pid) : ZramOrigin::kOurs) {
+    case ZramOrigin::kNone:
+      return;
+    case ZramOrigin::kOurs:
+      told.put_back.push_back(to_be ? "device /dev/zram" + change.path : Describe(change));
+      return;
+    case ZramOrigin::kUnknown:
+      told.left_alone.push_back(
+          absl::StrFormat("device /dev/zram%s may be of a killed run or of somebody else; if "
+                          "nobody needs it: echo %s > %s/hot_remove",
+                          change.path, change.path, places.zram_control));
+      return;
+  }
+}
+
+// Swap files that no process holds and no journal names, as after a reboot.
+std::vector<std::string> OrphansOf(const HostPlaces& places) {
+  std::vector<std::string> orphans = SwapFile::Orphans(places);
+  ForEachRecord(places.journal, [&](const fs::path&, const Record& record) {
+    for (const HostModification& change : record.changes) {
+      if (change.kind == HostChangeKind::kFile) std::erase(orphans, change.path);
+    }
+  });
+  return orphans;
 }
 
 absl::Status WriteRecord(const std::string& path, const Record& record) {
@@ -182,25 +226,38 @@ std::string Describe(const HostModification& change) {
       return "file " + change.path;
     case HostChangeKind::kSwap:
       return "swap on " + change.path;
+    case HostChangeKind::kZramToBe:
+      return absl::StrFormat("device /dev/zram%s, if it was made", change.path);
   }
   return "";
 }
 
-HostJournal::HostJournal(std::string directory)
-    : directory_(std::move(directory)),
-      path_(absl::StrFormat("%s/%d.json", directory_, getpid())) {}
+HostJournal::HostJournal(HostPlaces places)
+    : places_(std::move(places)), path_(absl::StrFormat("%s/%d.json", places_.journal, getpid())) {}
 
 absl::Status HostJournal::Write(HostModification change) {
   std::error_code error;
-  fs::create_directories(directory_, error);
+  fs::create_directories(places_.journal, error);
   if (error) {
     return absl::UnavailableError(absl::StrFormat(
-        "cannot make %s: %s; changes of the host need root", directory_, error.message()));
+        "cannot make %s: %s; changes of the host need root", places_.journal, error.message()));
   }
   changes_.push_back(std::move(change));
   absl::Status saved = Save();
   if (!saved.ok()) changes_.pop_back();
   return saved;
+}
+
+absl::Status HostJournal::Amend(HostModification change) {
+  const HostModification before = std::exchange(changes_.back(), std::move(change));
+  absl::Status saved = Save();
+  if (!saved.ok()) changes_.back() = before;
+  return saved;
+}
+
+absl::Status HostJournal::Withdraw() {
+  changes_.pop_back();
+  return Save();
 }
 
 absl::Status HostJournal::Save() const {
@@ -211,14 +268,14 @@ absl::Status HostJournal::Save() const {
 
 absl::Status HostJournal::PutBack() {
   if (changes_.empty()) return absl::OkStatus();
-  absl::Status undone = UndoAll(directory_, changes_, getpid());
+  absl::Status undone = UndoAll(places_, changes_, getpid());
   undone.Update(Save());
   return undone;
 }
 
 std::optional<std::string> HostJournal::OriginalOf(const std::string& knob) const {
   std::optional<std::string> original;
-  ForEachRecord(directory_, [&](const fs::path&, const Record& record) {
+  ForEachRecord(places_.journal, [&](const fs::path&, const Record& record) {
     if (!Lives(record)) return;
     for (const HostModification& change : record.changes) {
       if (change.kind == HostChangeKind::kKnob && change.path == knob) original = change.before;
@@ -227,14 +284,13 @@ std::optional<std::string> HostJournal::OriginalOf(const std::string& knob) cons
   return original;
 }
 
-absl::StatusOr<std::vector<std::string>> HostJournal::RestoreLeftovers(
-    const std::string& directory) {
-  std::vector<std::string> restored;
+absl::StatusOr<RestoredHost> HostJournal::RestoreLeftovers(const HostPlaces& places) {
+  RestoredHost restored;
   absl::Status first;
-  ForEachRecord(directory, [&](const fs::path& path, Record record) {
+  ForEachRecord(places.journal, [&](const fs::path& path, Record record) {
     if (Lives(record)) return;
-    for (const HostModification& change : record.changes) restored.push_back(Describe(change));
-    absl::Status undone = UndoAll(directory, record.changes, record.pid);
+    for (const HostModification& change : record.changes) Tell(places, record, change, restored);
+    absl::Status undone = UndoAll(places, record.changes, record.pid);
     // What is left stays for whoever may undo it.
     if (record.changes.empty()) {
       std::error_code error;
@@ -244,17 +300,23 @@ absl::StatusOr<std::vector<std::string>> HostJournal::RestoreLeftovers(
     }
     first.Update(std::move(undone));
   });
+  for (const std::string& orphan : OrphansOf(places)) {
+    restored.put_back.push_back("file " + orphan);
+    first.Update(SwapFile::Remove(orphan));
+  }
   if (!first.ok()) return first;
   return restored;
 }
 
-std::vector<std::string> HostJournal::Leftovers(const std::string& directory) {
-  std::vector<std::string> lines;
-  ForEachRecord(directory, [&](const fs::path&, const Record& record) {
+std::vector<std::string> HostJournal::Leftovers(const HostPlaces& places) {
+  RestoredHost left;
+  ForEachRecord(places.journal, [&](const fs::path&, const Record& record) {
     if (Lives(record)) return;
-    for (const HostModification& change : record.changes) lines.push_back(Describe(change));
+    for (const HostModification& change : record.changes) Tell(places, record, change, left);
   });
-  return lines;
+  for (const std::string& orphan : OrphansOf(places)) left.put_back.push_back("file " + orphan);
+  left.put_back.insert(left.put_back.end(), left.left_alone.begin(), left.left_alone.end());
+  return left.put_back;
 }
 
 }  // namespace underfoot

@@ -3,7 +3,8 @@
 //
 //   DIR/PID.json   {"pid", "started", "changes": [{"kind", "path", "before"}, ...]}
 //
-// A journal whose process is gone is a leftover. Undoing is idempotent and goes from the last
+// A journal whose process is gone is a leftover, and so is a swap file of ours that no process
+// holds: it outlives a reboot, a journal does not. Undoing is idempotent and goes from the last
 // change to the first. A knob that another living run has changed too keeps its value until the
 // last of them ends, which puts back what the first one found.
 //
@@ -21,6 +22,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "vmm/host/host_places.h"
 
 namespace underfoot {
 
@@ -30,6 +32,8 @@ enum class HostChangeKind : uint8_t {
   kZram,   // a zram device; path: its number
   kFile,   // a file that was made
   kSwap,   // swap space; path: its device or file
+  // A zram device that is to be made; path: the number that it will have; before: the time.
+  kZramToBe,
 };
 
 struct HostModification {
@@ -43,16 +47,23 @@ struct HostModification {
 // For people: "swap on /dev/zram1".
 std::string Describe(const HostModification& change);
 
+// For people, a line each.
+struct RestoredHost {
+  std::vector<std::string> put_back;
+  std::vector<std::string> left_alone;  // may be somebody else's; with what to do if it is not
+};
+
 class HostJournal {
  public:
-  // Where journals are kept: /run/underfoot, unless told otherwise.
-  static constexpr char kDefaultDirectory[] = "/run/underfoot/host-changes";
-
   // Nothing is written before the first change.
-  explicit HostJournal(std::string directory = kDefaultDirectory);
+  explicit HostJournal(HostPlaces places = {});
 
   // Before the change is made.
   [[nodiscard]] absl::Status Write(HostModification change);
+  // In place of the last one, of which more is known now.
+  [[nodiscard]] absl::Status Amend(HostModification change);
+  // The last one was not made.
+  [[nodiscard]] absl::Status Withdraw();
   // Undoes everything. The first error is returned, the rest is undone all the same; what could not
   // be stays in the journal.
   [[nodiscard]] absl::Status PutBack();
@@ -61,16 +72,15 @@ class HostJournal {
   // What a knob held before any living run changed it; nullopt: none has.
   std::optional<std::string> OriginalOf(const std::string& knob) const;
 
-  // Undoes what processes left behind that are gone, and returns what that was, a line each.
-  static absl::StatusOr<std::vector<std::string>> RestoreLeftovers(
-      const std::string& directory = kDefaultDirectory);
-  // What would be restored.
-  static std::vector<std::string> Leftovers(const std::string& directory = kDefaultDirectory);
+  // Undoes what processes left behind that are gone.
+  static absl::StatusOr<RestoredHost> RestoreLeftovers(const HostPlaces& places = {});
+  // What would be restored, a line each.
+  static std::vector<std::string> Leftovers(const HostPlaces& places = {});
 
  private:
   absl::Status Save() const;
 
-  const std::string directory_;
+  const HostPlaces places_;
   const std::string path_;
   std::vector<HostModification> changes_;
 };
