@@ -242,7 +242,7 @@ TEST_P(MmHooksTest, AnUnmapStandsBetweenItsBeginAndItsEnd) {
   StartMonitor();
   const HvaRange range = side().MapMore();
   ASSERT_TRUE(side().hooks.Munmap(range).ok());
-  EXPECT_EQ(side().monitor.Stats().unmaps, 1u);
+  EXPECT_TRUE(WaitUntil([&] { return side().monitor.Stats().unmaps == 1; }));
   Reader reader(mmu().readers());
   EXPECT_FALSE(static_cast<bool>(mmu().Translate(reader, GpaOf(MemorySide::kMore), Access::kRead)));
   EXPECT_EQ(mmu().faults().FaultIn(reader, MemorySide::kMore, Access::kRead).outcome,
