@@ -92,21 +92,11 @@ InvalidationKind KindOf(const underfoot_change& change) {
 
 // What is there afterwards is not what was there before.
 bool Renews(const underfoot_change& change) {
-  switch (change.call) {
-    case UNDERFOOT_MADVISE:
-      return hooks::Discards(change.argument) && change.argument != MADV_FREE;
-    case UNDERFOOT_MUNMAP:
-    case UNDERFOOT_MMAP:
-    case UNDERFOOT_MOVE:
-      return true;
-    case UNDERFOOT_MREMAP:
-    case UNDERFOOT_MPROTECT:
-    case UNDERFOOT_FALLOCATE:
-    case UNDERFOOT_FTRUNCATE:
-    case UNDERFOOT_WRITEPROTECT:
-      return false;
+  if (change.call == UNDERFOOT_MADVISE) {
+    return hooks::Discards(change.argument) && change.argument != MADV_FREE;
   }
-  return false;
+  return change.call == UNDERFOOT_MUNMAP || change.call == UNDERFOOT_MMAP ||
+         change.call == UNDERFOOT_MOVE;
 }
 
 bool Narrows(const underfoot_change& change) { return change.effect != UNDERFOOT_NOTHING_GOES; }
