@@ -179,11 +179,24 @@ void KernelNotifier::LearnRemovals() {
       if (event.event.source != EventSource::kUffd || event.event.known || !removes) continue;
       const HvaRange range = RoundOutToPages(event.event.range);
       removals_.push_back({range, event.event.happened_ns, range.size()});
+      TakeEvidence(removals_.back());
       if (removals_.size() > kRemovalsKept) removals_.pop_front();
     }
     if (events.empty()) return;
     next_event_ = events.back().number + 1;
   }
+}
+
+// By a record that was taken before the removal was known.
+void KernelNotifier::TakeEvidence(const Removal& removal) {
+  const HvaRange pages = ClippedTo(ram_, removal.range);
+  const auto record =
+      std::find_if(unclaimed_.begin(), unclaimed_.end(), [&](const KernelRecord& unclaimed) {
+        return unclaimed.range == pages && removal.happened_ns <= unclaimed.time_ns;
+      });
+  if (record == unclaimed_.end() || UNDERFOOT_MUTANT("early-record-is-no-evidence")) return;
+  unclaimed_.erase(record);
+  passed_.push_back(removal);
 }
 
 bool KernelNotifier::Known(const KernelRecord& record, HvaRange pages) {
@@ -200,12 +213,18 @@ bool KernelNotifier::OfRemoval(const KernelRecord& record, HvaRange pages) {
   const auto is_it = [&](const Removal& r) {
     return explains(r) && ClippedTo(ram_, r.range) == pages && r.happened_ns <= record.time_ns;
   };
+  const bool evidence =
+      evidence_.settling != nullptr && MadeByCall(tasks_.Find(record.tid, MonotonicNs()));
   auto removal = std::find_if(removals_.begin(), removals_.end(), is_it);
-  if (removal == removals_.end()) {
+  if (removal != removals_.end()) {
+    if (evidence) passed_.push_back(*removal);
+  } else {
     removal = std::find_if(removals_.begin(), removals_.end(), explains);
-    if (removal == removals_.end()) return false;
-  } else if (evidence_.settling != nullptr && MadeByCall(tasks_.Find(record.tid, MonotonicNs()))) {
-    passed_.push_back(*removal);
+    if (removal == removals_.end()) {
+      if (evidence) unclaimed_.push_back({record.kind, pages, record.time_ns, record.tid});
+      if (unclaimed_.size() > kRemovalsKept) unclaimed_.pop_front();
+      return false;
+    }
   }
   if (!UNDERFOOT_MUTANT("kernel-removal-explains-twice")) removal->bytes_left -= pages.size();
   return true;

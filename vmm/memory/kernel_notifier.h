@@ -121,6 +121,7 @@ class KernelNotifier final : public Subscriber {
   void Resynchronize();
   bool Known(const KernelRecord& record, HvaRange pages);
   bool OfRemoval(const KernelRecord& record, HvaRange pages);
+  void TakeEvidence(const Removal& removal);
   void TellPassed();
   bool Drop(HvaRange pages);
   void DropAgain(int64_t now_ns);
@@ -140,8 +141,10 @@ class KernelNotifier final : public Subscriber {
   TaskNames tasks_;
   std::deque<Removal> removals_;  // by userfaultfd, the latest last
   std::deque<SecondPass> again_;
-  std::vector<Removal> passed_;  // whose records are in this batch
-  uint64_t next_event_ = 0;      // of the log
+  std::vector<Removal> passed_;  // whose zap a record has told of
+  // Records of no removal that was known by then: userfaultfd's reader may have been slow.
+  std::deque<KernelRecord> unclaimed_;
+  uint64_t next_event_ = 0;  // of the log
   int64_t next_age_report_ns_ = 0;
 
   // Guards: the state and who waits for what. Order: innermost, after what Drain's caller holds.
