@@ -1,7 +1,7 @@
 // Counters of the library, read as one snapshot.
 //
 // Thread safety: Counter is bumped by any thread and read by any thread. Relaxed throughout: a
-// counter orders nothing and nothing is decided by one.
+// counter orders nothing. By one something is decided, `begins`: see LOCKING.md.
 
 #ifndef UNDERFOOT_MMU_STATS_H_
 #define UNDERFOOT_MMU_STATS_H_

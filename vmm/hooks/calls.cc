@@ -206,6 +206,7 @@ int Fallocate(int fd, int mode, off_t offset, off_t length) {
   uint64_t size = 0;
   if (!FileOf(fd, &file, &size)) return raw();
   const FileRange part = RoundOut(PartThatGoes(file, mode, offset, length));
+  if (part.begin == part.end) return raw();
   return Bracketed(
       UNDERFOOT_FALLOCATE, UNDERFOOT_PAGES_GO, mode, [=](Bracket& bracket) { bracket.Add(part); },
       raw);

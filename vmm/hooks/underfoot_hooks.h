@@ -12,14 +12,15 @@
  * Link with -lunderfoot_hooks, or preload the library. It takes the names
  *   madvise process_madvise munmap mremap mprotect pkey_mprotect mmap mmap64
  *   fallocate fallocate64 ftruncate ftruncate64
- * from libc. A call that touches no attached range is one comparison and the system call. Results
- * and errno are those of the system call.
+ * from libc. A call that touches no attached range is one comparison and the system call; those by
+ * descriptor also ask what file it is, once a range of any file is attached, and process_madvise
+ * whose process it means. Results and errno are those of the system call.
  *
  * Not seen: system calls made past these names (by syscall(2), by the dynamic linker and inside of
- * libc), truncate(2) and open(O_TRUNC) of the file behind a range, mbind, move_pages, what other
- * processes do, and what the kernel does by itself. posix_madvise changes no page in glibc, nor
- * does posix_fallocate. ioctl is left alone: for UFFDIO_WRITEPROTECT and UFFDIO_MOVE there are
- * functions here.
+ * libc), truncate(2) and open(O_TRUNC) of the file behind a range, mbind, move_pages,
+ * remap_file_pages, shmat(SHM_REMAP) and shmdt, what other processes do, and what the kernel does
+ * by itself. posix_madvise changes no page in glibc, nor does posix_fallocate. ioctl is left alone:
+ * for UFFDIO_WRITEPROTECT and UFFDIO_MOVE there are functions here.
  *
  * Units: addresses and lengths in bytes; a change is told in whole pages of 4096 bytes.
  * Errors: underfoot_attach and underfoot_detach return 0 or an errno value, and leave errno alone.

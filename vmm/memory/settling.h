@@ -25,10 +25,10 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mmu/ordering.h"
 #include "mmu/types.h"
+#include "vmm/memory/host_event.h"
 
 namespace underfoot {
 
@@ -36,7 +36,10 @@ class SettlingRanges {
  public:
   using Clock = absl::Time (*)();
 
-  explicit SettlingRanges(absl::Duration bound = absl::Milliseconds(100), Clock now = &absl::Now)
+  // No step of the wall clock may end or prolong what settles.
+  static absl::Time MonotonicNow() { return absl::FromUnixNanos(MonotonicNs()); }
+
+  explicit SettlingRanges(absl::Duration bound = absl::Milliseconds(100), Clock now = &MonotonicNow)
       : bound_(bound), now_(now) {}
 
   // A removal of the range was read. The number names it, and so do the range and `told_ns`, the
