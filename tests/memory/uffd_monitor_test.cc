@@ -49,6 +49,7 @@ class UffdMonitorTest : public MemoryTest {
 
   // The page goes, its event is taken for one of our own, and nobody invalidates anything.
   void LosePage(uint64_t i) {
+    side().monitor.WaitForBatch();  // earlier events have been counted
     const uint64_t removes = Stats().removes;
     side().expected.Expect(side().Pages(i));
     ASSERT_EQ(ForeignMadvise(side().Pages(i), MADV_DONTNEED), 0);
