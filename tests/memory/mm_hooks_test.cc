@@ -14,6 +14,7 @@
 #include "mmu/pfn_cache.h"
 #include "tests/memory/memory_test.h"
 #include "tests/memory/pending_event.h"
+#include "tests/support/thread_state.h"
 #include "tests/support/wait_until.h"
 
 namespace underfoot::testing {
@@ -212,7 +213,7 @@ TEST_P(MmHooksTest, CallsThatChangePermissionsAreNotedInTheOrderInWhichTheyWereM
     EXPECT_TRUE(hooks.Mprotect(range, PROT_READ).ok());
     done = true;
   });
-  EXPECT_TRUE(WaitUntil([&] { return done || (second_id != 0 && Sleeps(second_id)); }));
+  EXPECT_TRUE(WaitUntil([&] { return done || (second_id != 0 && ThreadSleeps(second_id)); }));
   stage.goes_on = true;
   first.join();
   second.join();

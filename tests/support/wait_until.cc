@@ -1,7 +1,5 @@
 #include "tests/support/wait_until.h"
 
-#include <fstream>
-#include <string>
 #include <thread>
 
 namespace underfoot::testing {
@@ -19,13 +17,6 @@ bool WaitUntil(const std::function<bool()>& predicate, std::chrono::milliseconds
     }
   }
   return true;
-}
-
-bool Sleeps(pid_t thread) {
-  std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/stat");
-  std::string number, name, state;
-  file >> number >> name >> state;
-  return state == "S";
 }
 
 }  // namespace underfoot::testing

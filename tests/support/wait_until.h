@@ -5,8 +5,6 @@
 #ifndef UNDERFOOT_TESTS_SUPPORT_WAIT_UNTIL_H_
 #define UNDERFOOT_TESTS_SUPPORT_WAIT_UNTIL_H_
 
-#include <sys/types.h>
-
 #include <chrono>
 #include <functional>
 
@@ -19,10 +17,6 @@ inline constexpr std::chrono::milliseconds kDeadline{20000};
 // after the limit, so a thread that was not scheduled for a while is not a failure.
 [[nodiscard]] bool WaitUntil(const std::function<bool()>& predicate,
                              std::chrono::milliseconds limit = kDeadline);
-
-// Whether a thread of this process waits for something. It orders nothing: what the thread did
-// before is not visible by it.
-[[nodiscard]] bool Sleeps(pid_t thread);
 
 }  // namespace underfoot::testing
 
