@@ -26,12 +26,6 @@ constexpr size_t kEventsPerLook = 4096;
 // A DAMON thread ages pages without end; the log is for everybody.
 constexpr int64_t kAgeReportNs = 10'000'000;
 
-// What a thread of the kernel's own does is no removal.
-bool MadeByCall(const TaskNames::Task& task) {
-  return task.cause == HostCause::kThisProcess || task.cause == HostCause::kOtherTask ||
-         task.cause == HostCause::kUnknown;
-}
-
 HvaRange ClippedTo(HvaRange ram, HvaRange told) { return RoundOutToPages(told).Intersect(ram); }
 
 }  // namespace
@@ -199,13 +193,13 @@ void KernelNotifier::TakeEvidence(const Removal& removal) {
   passed_.push_back(removal);
 }
 
-bool KernelNotifier::Known(const KernelRecord& record, HvaRange pages) {
+bool KernelNotifier::Known(const KernelRecord& record, HvaRange pages, HostCause task) {
   const bool in_flight = mmu_.in_flight().FindOverlap(pages).has_value();
   if (own_changes_.Made(record.tid, pages, record.time_ns, in_flight)) return true;
-  return !UNDERFOOT_MUTANT("kernel-recognizes-nothing") && OfRemoval(record, pages);
+  return !UNDERFOOT_MUTANT("kernel-recognizes-nothing") && OfRemoval(record, pages, task);
 }
 
-bool KernelNotifier::OfRemoval(const KernelRecord& record, HvaRange pages) {
+bool KernelNotifier::OfRemoval(const KernelRecord& record, HvaRange pages, HostCause task) {
   const auto explains = [&](const Removal& r) {
     return r.range.Contains(pages) && r.bytes_left >= pages.size() &&
            r.happened_ns >= record.time_ns - kRemovalNs;
@@ -213,8 +207,8 @@ bool KernelNotifier::OfRemoval(const KernelRecord& record, HvaRange pages) {
   const auto is_it = [&](const Removal& r) {
     return explains(r) && ClippedTo(ram_, r.range) == pages && r.happened_ns <= record.time_ns;
   };
-  const bool evidence =
-      evidence_.settling != nullptr && MadeByCall(tasks_.Find(record.tid, MonotonicNs()));
+  // What a kernel thread does is no removal.
+  const bool evidence = evidence_.settling != nullptr && !IsKernelThread(task);
   auto removal = std::find_if(removals_.begin(), removals_.end(), is_it);
   if (removal != removals_.end()) {
     if (evidence) passed_.push_back(*removal);
@@ -232,13 +226,16 @@ bool KernelNotifier::OfRemoval(const KernelRecord& record, HvaRange pages) {
 
 void KernelNotifier::TakeUnmap(const KernelRecord& record, HvaRange pages) {
   unmaps_.Add();
+  const TaskNames::Task task = tasks_.Find(record.tid, MonotonicNs());
   HostEvent event;
   event.source = EventSource::kKernel;
   event.change = HostChange::kUnmap;
   event.range = pages;
   event.happened_ns = record.time_ns;
   event.tid = record.tid;
-  event.known = Known(record, pages);
+  event.task = task.name;
+  event.cause = CauseOf(task.cause, record.range);
+  event.known = Known(record, pages, task.cause);
   if (event.known) {
     known_.Add();
   } else {
@@ -249,11 +246,9 @@ void KernelNotifier::TakeUnmap(const KernelRecord& record, HvaRange pages) {
     }
   }
   event.taken_ns = MonotonicNs();
-  const TaskNames::Task task = tasks_.Find(record.tid, event.taken_ns);
-  event.task = task.name;
-  event.cause = CauseOf(task.cause, record.range);
-  if (!event.known || UNDERFOOT_MUTANT("kernel-counts-known-causes"))
+  if (!event.known || UNDERFOOT_MUTANT("kernel-counts-known-causes")) {
     causes_[static_cast<size_t>(event.cause)].Add();
+  }
   const int64_t lag_ns = std::max<int64_t>(0, event.taken_ns - record.time_ns);
   lag_us_.Record(static_cast<uint64_t>(lag_ns) / 1000);
   log_.Report(event);

@@ -119,8 +119,8 @@ class KernelNotifier final : public Subscriber {
   void TakeAge(const KernelRecord& record, HvaRange pages);
   void MakeOld(HvaRange pages);
   void Resynchronize();
-  bool Known(const KernelRecord& record, HvaRange pages);
-  bool OfRemoval(const KernelRecord& record, HvaRange pages);
+  bool Known(const KernelRecord& record, HvaRange pages, HostCause task);
+  bool OfRemoval(const KernelRecord& record, HvaRange pages, HostCause task);
   void TakeEvidence(const Removal& removal);
   void TellPassed();
   bool Drop(HvaRange pages);

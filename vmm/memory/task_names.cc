@@ -30,10 +30,8 @@ HostCause CauseOf(std::string_view name, bool ours) {
 
 HostCause CauseOf(HostCause task, HvaRange told) {
   constexpr uint64_t kBlock = uint64_t{2} << 20;
-  const bool names_itself = task != HostCause::kUnknown && task != HostCause::kThisProcess &&
-                            task != HostCause::kOtherTask;
   const bool block = told.size() == kBlock && told.begin.value % kBlock == 0;
-  return block && !names_itself ? HostCause::kHugePage : task;
+  return block && !IsKernelThread(task) ? HostCause::kHugePage : task;
 }
 
 TaskNames::Task TaskNames::Read(int32_t tid) const {

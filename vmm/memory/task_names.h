@@ -16,8 +16,12 @@ namespace underfoot {
 
 // By the kernel's names of its own threads. `ours`: a thread of this process.
 HostCause CauseOf(std::string_view name, bool ours);
-// What the task did to `told`, the range of the record. A thread of the kernel's that does one
-// thing only tells more than the size.
+// A thread of the kernel's that does one thing only.
+constexpr bool IsKernelThread(HostCause task) {
+  return task != HostCause::kUnknown && task != HostCause::kThisProcess &&
+         task != HostCause::kOtherTask;
+}
+// What the task did to `told`, the range of the record. A kernel thread tells more than the size.
 HostCause CauseOf(HostCause task, HvaRange told);
 
 class TaskNames {

@@ -251,8 +251,9 @@ UffdMonitor::Attempt UffdMonitor::ResolveUnderLeaf(const Fault& fault, Pte leaf)
   const PageInResult in = source_.PageIn(fault.page, fault.access);
   if (in.outcome == PageInOutcome::kAgain) return Attempt::kDeferred;
   const bool other = in.outcome == PageInOutcome::kPresent && in.pfn != leaf.pfn();
-  if (other && !UNDERFOOT_MUTANT("another-frame-is-no-loss"))
+  if (other && !UNDERFOOT_MUTANT("another-frame-is-no-loss")) {
     events_.FoundGone(PageRangeOf(fault.page));
+  }
   return Attempt::kResolved;
 }
 
