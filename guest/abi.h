@@ -6,17 +6,20 @@
 // The guest builds its descriptor tables, drops to ring 3 and works there until `stop` is set.
 //
 // System area, gpa [0, 16 MiB): its memslot is never removed, so locked and wide accesses are
-// allowed there. Everything above is data: only plain 8-byte loads and stores, because a data slot
-// may be away for a moment, and the access is then an MMIO exit that KVM emulates.
+// allowed there. Everything above is data, which must be accessed only by plain 8-byte loads and
+// stores: a data slot may be deleted for a moment, and the access is then an MMIO exit that KVM
+// emulates.
 //
 //   0x0000000  not used          0x0100000  stacks, kStackBytes for each vCPU
 //   0x0001000  BootInfo          0x0200000  the guest image
 //   0x0002000  Reports           0x0400000  the guest's own tables (heap)
-//   0x0020000  page tables       0x0a00000  visits, if they are kept; else more of the heap
+//   0x001f000  page tables       0x0a00000  visits, if they are kept; else more of the heap
 //                                0x1000000  end: data ranges begin
 //
-// Thread safety: each word has one writer, named at the field. Read and write them as single
-// 8-byte accesses (relaxed atomics): the other side looks on while the guest runs.
+// The registers of the virtio devices lie at kMmioGpa, above all RAM; the page tables map them too.
+//
+// Thread safety: each word has one writer, which is named at the field. Read and write words as
+// single 8-byte accesses (relaxed atomics), because the other side reads them while the guest runs.
 
 #ifndef UNDERFOOT_GUEST_ABI_H_
 #define UNDERFOOT_GUEST_ABI_H_
@@ -26,7 +29,8 @@
 
 namespace underfoot::abi {
 
-inline constexpr uint64_t kMagic = 0x746f6f6672646e55;  // "Underfoot", as far as it fits
+// "Undrfot": the project's name, shortened to 7 bytes.
+inline constexpr uint64_t kMagic = 0x746f6f6672646e55;
 inline constexpr uint64_t kVersion = 1;
 
 inline constexpr uint64_t kMaxVcpus = 32;
@@ -35,6 +39,7 @@ inline constexpr uint64_t kMaxMismatches = 8;
 
 inline constexpr uint64_t kBootInfoGpa = 0x1000;
 inline constexpr uint64_t kReportsGpa = 0x2000;
+inline constexpr uint64_t kMmioDirectoryGpa = 0x1f000;  // the page directory of the MMIO window
 inline constexpr uint64_t kPageTablesGpa = 0x20000;
 inline constexpr uint64_t kPageTablesEnd = 0x100000;
 inline constexpr uint64_t kStacksGpa = 0x100000;
@@ -43,15 +48,23 @@ inline constexpr uint64_t kImageGpa = 0x200000;
 inline constexpr uint64_t kImageEnd = 0x400000;
 inline constexpr uint64_t kHeapGpa = 0x400000;
 inline constexpr uint64_t kSystemAreaBytes = 0x1000000;
-// Where the heap ends, and the visits begin, if BootInfo::keep_visits asks for them.
+// The end of the heap, and the beginning of the visits, if BootInfo::keep_visits requests them.
 inline constexpr uint64_t kVisitsGpa = 0xa00000;
 
 constexpr uint64_t StackTop(uint64_t vcpu) { return kStacksGpa + (vcpu + 1) * kStackBytes; }
 static_assert(StackTop(kMaxVcpus - 1) <= kImageGpa);
 
-// Ports. Serial is a 16550 as far as a polling writer sees it: data, and a line status that is
-// always ready. A 4-byte write to kExitPort is the vCPU's Verdict; hlt follows. A write to
-// kYieldPort says "I spin for another vCPU": the VMM gives the host CPU away.
+// The MMIO window: BootInfo::virtio_devices devices with the registers of virtio-mmio (virtio 1.2,
+// section 4.2.2), kMmioDeviceBytes apart. It lies in the last GiB that the guest's page tables can
+// map. No memslot is ever there.
+inline constexpr uint64_t kMmioGpa = uint64_t{511} << 30;
+inline constexpr uint64_t kMmioBytes = uint64_t{2} << 20;
+inline constexpr uint64_t kMmioDeviceBytes = 0x1000;
+
+// Ports. The serial port behaves like a 16550 to a polling writer: data, and a line status that is
+// always ready. A wider write to its data port is that many characters, the first in the low byte.
+// A 4-byte write to kExitPort is the vCPU's Verdict; hlt must follow. A write to kYieldPort means
+// that the vCPU spins for another one, for the Nth time in this wait (255: 255 times or more).
 inline constexpr uint16_t kSerialPort = 0x3f8;
 inline constexpr uint16_t kSerialLineStatusPort = 0x3fd;
 inline constexpr uint16_t kExitPort = 0x501;
@@ -61,23 +74,23 @@ enum class Workload : uint64_t {
   kHello = 0,   // one line on the serial port, verdict good
   kStamp = 1,   // each vCPU stamps and verifies its own pages
   kSmp = 2,     // all vCPUs meet at the same and neighbouring pages
-  kShared = 3,  // vCPU 0 serves the rings of the shared page, the others watch their indices
+  kShared = 3,  // vCPU 0 serves the rings of the shared page, the others check their indices
   kMixed = 4,   // all of these, interleaved by every vCPU
 };
 
 enum class RangeKind : uint64_t {
-  kPrecious = 1,     // reads as last written
+  kPrecious = 1,     // a page reads as it was last written
   kDiscardable = 2,  // a page may become all zeroes at any time
   kShared = 3,       // its first page is a SharedPage; content kept like a precious page's
 };
 
 enum class Verdict : uint64_t {
   kGood = 0,
-  kMismatch = 1,        // Report::mismatches tells
-  kException = 2,       // Report::exception_* tell
-  kBadBootInfo = 3,     // magic, version or ranges make no sense to this guest
+  kMismatch = 1,        // see Report::mismatches
+  kException = 2,       // see Report::exception_*
+  kBadBootInfo = 3,     // magic, version or ranges are not valid for this guest
   kAborted = 4,         // another vCPU ended by an exception
-  kNothingChecked = 5,  // an oracle that saw nothing: not a success
+  kNothingChecked = 5,  // nothing was checked, so the run is not a success
 };
 
 enum class MismatchKind : uint64_t {
@@ -85,10 +98,13 @@ enum class MismatchKind : uint64_t {
   kStale = 2,        // an earlier value
   kLost = 3,         // zero where content had to survive
   kResurrected = 4,  // old content in a page that had already read as zeroes
-  kRingLost = 5,     // a record of a later lap: at least one was never seen
-  kRingStale = 6,    // a record of an earlier lap behind an index that says it is new
+  kRingLost = 5,     // a record of a later lap: at least one record was lost
+  kRingStale = 6,    // a record of an earlier lap, although the index announces a new one
   kRingCorrupt = 7,  // right sequence, wrong payload
-  kRingIndex = 8,    // a ring index that went back or ran too far ahead
+  kRingIndex = 8,    // a ring index that decreased or is too far ahead
+  kDisk = 9,         // a sector of the disk with another content than it must have
+  kDevice = 10,      // a virtio device did not do what was asked for
+  kNotRandom = 11,   // the bytes of the entropy device
 };
 
 constexpr const char* NameOf(MismatchKind kind) {
@@ -109,6 +125,12 @@ constexpr const char* NameOf(MismatchKind kind) {
       return "ring record corrupt";
     case MismatchKind::kRingIndex:
       return "ring index";
+    case MismatchKind::kDisk:
+      return "disk content";
+    case MismatchKind::kDevice:
+      return "device";
+    case MismatchKind::kNotRandom:
+      return "not random";
   }
   return "unknown kind";
 }
@@ -128,29 +150,32 @@ struct DataRange {
   uint64_t reserved;
 };
 
-// Written by the VMM before the start, except `stop`.
+// The VMM writes it before the start, except `stop` and the fields that say otherwise.
 struct BootInfo {
   uint64_t magic;
   uint64_t version;
   uint64_t vcpus;
   Workload workload;
   uint64_t seed;
-  uint64_t max_rounds;    // stop by itself after so many rounds; 0: run until `stop`
-  uint64_t max_pages;     // work on at most so many pages, spread over the ranges; 0: all
-  uint64_t final_pages;   // per vCPU, verify at most so many pages after `stop`; 0: all
+  uint64_t max_rounds;    // end by itself after this many rounds; 0: run until `stop`
+  uint64_t max_pages;     // use at most this many pages, spread over the ranges; 0: all
+  uint64_t final_pages;   // for each vCPU: verify at most this many pages after `stop`; 0: all
   uint64_t memory_bytes;  // end of RAM as the page tables map it
   uint64_t range_count;
-  uint64_t keep_visits;  // 1: note each touch of a page of a precious or discardable range
-  uint64_t visit_epoch;  // written by the VMM at any time: what is noted, from 1 on
-  uint64_t reserved[4];
+  uint64_t keep_visits;     // 1: record each touch of a page of a precious or discardable range
+  uint64_t visit_epoch;     // written by the VMM at any time: the epoch to record, from 1 on
+  uint64_t virtio_devices;  // in the MMIO window
+  uint64_t reserved[3];
   DataRange ranges[kMaxRanges];
-  uint64_t stop;   // VMM writes 1: finish the round, verify once more, report, end
-  uint64_t abort;  // guest writes 1: a vCPU ended by an exception, nobody waits for it
+  uint64_t stop;   // the VMM writes 1: finish the round, verify once more, report, end
+  uint64_t abort;  // a vCPU writes 1 after an exception: no vCPU waits for it any more
   uint64_t padding[6];
 };
 
-// `gfn` is the page; `word` the index of the 8-byte word in it. For ring kinds `gfn` is the shared
-// page and `expected`/`found` are sequences (kRingCorrupt: payloads).
+// `gfn` is the page and `word` the index of the 8-byte word in it. For the ring kinds, `gfn` is the
+// shared page, and `expected` and `found` are sequences (kRingCorrupt: payloads). For kDisk, `gfn` is
+// the sector and `word` the index in it. For kDevice and kNotRandom, `gfn` is the page of the
+// device's registers, and `word` the step that failed (guest/virtio.h).
 struct Mismatch {
   uint64_t gfn;
   uint64_t word;
@@ -167,30 +192,32 @@ struct Report {
   uint64_t rounds;
   uint64_t pages_checked;
   uint64_t pages_written;
-  uint64_t zero_pages;  // discardable pages found discarded
+  uint64_t zero_pages;  // the number of discardable pages found discarded
   uint64_t mismatches;
   uint64_t ring_consumed;
   uint64_t ring_answered;
   uint64_t barriers;
   uint64_t yields;
-  uint64_t pages_owned;     // pages this vCPU works on (smp pages count for every vCPU)
-  uint64_t pages_left_out;  // pages of all ranges that nobody works on (max_pages, heap size)
+  uint64_t pages_owned;     // pages this vCPU uses (pages of smp count for every vCPU)
+  uint64_t pages_left_out;  // pages of all ranges that no vCPU uses (max_pages, heap size)
   uint64_t final_checked;
   uint64_t final_skipped;
   uint64_t exception_vector;
   uint64_t exception_error;
   uint64_t exception_rip;
   uint64_t exception_cr2;
-  uint64_t visiting_gpa;   // the 64 pages that it writes just now; 0: none
-  uint64_t visiting_page;  // the page that it touches just now, if visits are kept; 0: none
-  uint64_t reserved[2];
+  uint64_t visiting_gpa;     // the 64 pages that the vCPU is writing; 0: none
+  uint64_t visiting_page;    // the page that the vCPU is touching, if visits are kept; 0: none
+  uint64_t device_requests;  // requests to virtio devices whose result was verified
+  uint64_t disk_digest;      // of this vCPU's part of the disk, read after `stop`; see DiskPart
   Mismatch first[kMaxMismatches];
 };
 
 // One for each page from gpa kSystemAreaBytes on, at kVisitsGpa, if visits are kept: the epoch in
-// which the guest last read or wrote the page, and last wrote it; 0: never. Noted before the
-// access, by any vCPU. A page that is some vCPU's visiting_page when all stand still may be noted
-// and not touched yet, or touched and noted with the epoch before; all others are exact.
+// which the guest last read or wrote the page, and the epoch of its last write; 0: never. Any vCPU
+// records a visit before the access. If all vCPUs have stopped, the visiting_page of a vCPU may be
+// recorded and not touched yet, or touched and recorded with the previous epoch. All other records
+// are exact.
 struct Visit {
   uint32_t touched;
   uint32_t written;
@@ -229,7 +256,7 @@ struct SharedPage {
                   // payload = AnswerPayload(request payload)
 };
 
-// splitmix64's finalizer: cheap, and every bit of the input reaches every bit of the output.
+// The finalizer of splitmix64: cheap, and every input bit affects every output bit.
 constexpr uint64_t Mix(uint64_t x) {
   x += 0x9e3779b97f4a7c15;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
@@ -241,6 +268,32 @@ constexpr uint64_t RequestPayload(uint64_t seed, uint64_t sequence) {
   return Mix(seed ^ Mix(sequence));
 }
 constexpr uint64_t AnswerPayload(uint64_t request_payload) { return Mix(request_payload + 1); }
+
+// The part of the disk that the vCPU which drives a queue of it works on. All else stays as it is.
+inline constexpr uint64_t kMaxDiskQueues = 4;
+inline constexpr uint64_t kSectorBytes = 512;
+inline constexpr uint64_t kSectorWords = kSectorBytes / sizeof(uint64_t);
+inline constexpr uint64_t kMaxPartSectors = 512;
+struct DiskPart {
+  uint64_t first;  // sector
+  uint64_t sectors;
+};
+constexpr DiskPart PartOf(uint64_t queue, uint64_t queues, uint64_t disk_sectors) {
+  const uint64_t share = disk_sectors / queues;
+  const uint64_t sectors = share < kMaxPartSectors ? share : kMaxPartSectors;
+  return {queue * sectors, sectors};
+}
+
+// get-id answers with this name.
+inline constexpr char kDiskId[] = "underfoot-disk";
+inline constexpr uint64_t kDiskIdWord = 0x6f6f667265646e75;  // "underfoo"
+
+// Report::disk_digest is the sum over the sectors of the part.
+constexpr uint64_t DigestOfSector(uint64_t sector, const uint64_t (&words)[kSectorWords]) {
+  uint64_t digest = Mix(sector);
+  for (const uint64_t word : words) digest = Mix(digest ^ word);
+  return digest;
+}
 
 static_assert(offsetof(BootInfo, workload) == 24);
 static_assert(offsetof(BootInfo, ranges) == 128);
@@ -254,6 +307,7 @@ static_assert(offsetof(Report, pages_checked) == 32);
 static_assert(offsetof(Report, mismatches) == 56);
 static_assert(offsetof(Report, exception_vector) == 128);
 static_assert(offsetof(Report, first) == 192);
+static_assert(offsetof(Report, device_requests) == 176);
 static_assert(sizeof(Report) == 512 && ReportGpa(kMaxVcpus) <= kPageTablesGpa);
 static_assert(offsetof(Ring, tail) == 64);
 static_assert(offsetof(Ring, records) == 128);

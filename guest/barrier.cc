@@ -3,7 +3,7 @@
 namespace underfoot::guest {
 namespace {
 
-constexpr uint64_t kSpins = 300;  // some 10 to 20 us, the price of an exit
+constexpr uint64_t kSpins = 300;  // about 10 to 20 us, the cost of an exit
 
 }  // namespace
 
@@ -11,7 +11,9 @@ void Spinner::Wait() {
   if (context_.aborted()) End(context_.vcpu, abi::Verdict::kAborted);
   if (++turns_ % kSpins != 0) return Pause();
   Add(context_.report.yields, 1);
-  Out8(abi::kYieldPort, 0);
+  // The longer the guest waits, the longer the VMM gives up the host CPU.
+  const uint64_t yields = turns_ / kSpins;
+  Out8(abi::kYieldPort, static_cast<uint8_t>(yields < 255 ? yields : 255));
 }
 
 bool Barrier::Meet(Context& context, bool stop) {

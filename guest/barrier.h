@@ -1,5 +1,5 @@
-// Where all vCPUs meet, and agree on whether to go on. Lies in the system area: it uses a locked
-// instruction.
+// A barrier at which all vCPUs meet, and agree on whether to continue. It must lie in the system
+// area, because it uses a locked instruction.
 
 #ifndef UNDERFOOT_GUEST_BARRIER_H_
 #define UNDERFOOT_GUEST_BARRIER_H_
@@ -10,8 +10,8 @@
 
 namespace underfoot::guest {
 
-// Spins a little and then gives the host CPU away: with more vCPUs than CPUs, the one that is
-// waited for may be waiting for this CPU.
+// Spins for a short time and then gives up the host CPU: if there are more vCPUs than CPUs, the
+// awaited vCPU may need this CPU.
 class Spinner {
  public:
   explicit Spinner(Context& context) : context_(context) {}
@@ -24,8 +24,8 @@ class Spinner {
 
 class Barrier {
  public:
-  // Returns once every vCPU is here. The last one decides for all, by `stop`, whether the run ends;
-  // true means that it does. A vCPU that died of an exception ends the others here.
+  // Returns when every vCPU has arrived. The last one decides for all, by `stop`, whether the run
+  // ends; true: it ends. If a vCPU has ended by an exception, the others end here.
   bool Meet(Context& context, bool stop);
 
  private:

@@ -1,4 +1,4 @@
-// One line for the serial port, sent as a whole.
+// A line for the serial port, which is sent as a whole.
 
 #ifndef UNDERFOOT_GUEST_CONSOLE_H_
 #define UNDERFOOT_GUEST_CONSOLE_H_
@@ -17,7 +17,7 @@ class Line {
 
  private:
   void Append(char c) {
-    if (size_ < sizeof(text_)) text_[size_++] = c;
+    if (size_ < sizeof(text_) - 1) text_[size_++] = c;  // Send adds the end of the line
   }
 
   size_t size_ = 0;

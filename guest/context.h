@@ -1,4 +1,4 @@
-// What a vCPU carries through its workloads.
+// The state of a vCPU that its workloads share.
 
 #ifndef UNDERFOOT_GUEST_CONTEXT_H_
 #define UNDERFOOT_GUEST_CONTEXT_H_
@@ -12,7 +12,7 @@
 
 namespace underfoot::guest {
 
-// xorshift64: three shifts a number, good enough to choose pages.
+// xorshift64: three shifts for each number, good enough to choose pages.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(abi::Mix(seed) | 1) {}
@@ -22,7 +22,8 @@ class Random {
     state_ ^= state_ << 17;
     return state_;
   }
-  // Below `bound`, which is less than 2^32: a multiplication instead of a division.
+  // A number below `bound`, which must be less than 2^32. Uses a multiplication instead of a
+  // division.
   uint64_t Below(uint64_t bound) { return ((Next() >> 32) * bound) >> 32; }
 
  private:
@@ -46,7 +47,7 @@ struct Context {
   Pages pages;
 };
 
-// Counts a mismatch, keeps the first few in the report and prints them.
+// Counts a mismatch. The first few are stored in the report and printed.
 void Mismatch(Context& context, const abi::Mismatch& mismatch);
 
 }  // namespace underfoot::guest

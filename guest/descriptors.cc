@@ -8,7 +8,8 @@ namespace {
 
 constexpr uint16_t kFirstTaskSelector = 0x28;
 
-// 64-bit task state segment with a bit for each of 65536 ports and the byte of ones behind them.
+// A 64-bit task state segment with one bit for each of 65536 ports, and the byte of ones that must
+// follow them.
 struct [[gnu::packed]] TaskState {
   uint32_t reserved0;
   uint64_t ring0_stack;
@@ -41,7 +42,7 @@ struct GlobalTable {
 constexpr GlobalTable MakeGlobalTable() {
   GlobalTable table{{0, kCode, kData, kCode | kRing3, kData | kRing3}};
   for (uint64_t vcpu = 0; vcpu < abi::kMaxVcpus; ++vcpu) {
-    const uint64_t base = TaskStateGpa(vcpu);  // below 16 MiB: its upper half is zero
+    const uint64_t base = TaskStateGpa(vcpu);  // it is below 16 MiB, so the upper half is zero
     const uint64_t limit = sizeof(TaskState) - 1;
     table.entries[kFirstTaskSelector / 8 + 2 * vcpu] =
         limit | (base & 0xffffff) << 16 | uint64_t{0x89} << 40 | (base >> 24) << 56;
@@ -62,7 +63,7 @@ constexpr InterruptTable MakeInterruptTable() {
   InterruptTable table{};
   for (uint64_t vector = 0; vector < kVectors; ++vector) {
     const uint64_t target = kTrapStubsGpa + vector * kTrapStubBytes;
-    // An interrupt gate; int3 alone is open to ring 3.
+    // An interrupt gate. Ring 3 may use only int3.
     const uint64_t attributes = vector == 3 ? 0xee : 0x8e;
     table.gates[vector].low =
         (target & 0xffff) | uint64_t{0x08} << 16 | attributes << 40 | (target >> 16) << 48;
@@ -70,7 +71,7 @@ constexpr InterruptTable MakeInterruptTable() {
   return table;
 }
 
-constinit GlobalTable global_table = MakeGlobalTable();  // not const: ltr marks a TSS busy
+constinit GlobalTable global_table = MakeGlobalTable();  // not const: ltr marks a TSS as busy
 constinit const InterruptTable interrupt_table = MakeInterruptTable();
 
 struct [[gnu::packed]] TablePointer {
@@ -83,7 +84,7 @@ struct [[gnu::packed]] TablePointer {
 // Called by start.S in ring 0, on each vCPU.
 extern "C" void LoadDescriptors(uint64_t vcpu) {
   auto* task = static_cast<TaskState*>(__builtin_assume_aligned(
-      reinterpret_cast<void*>(TaskStateGpa(vcpu)), 64));  // zero from the start, as all memory
+      reinterpret_cast<void*>(TaskStateGpa(vcpu)), 64));  // all memory is zero at the start
   task->ring0_stack = abi::StackTop(vcpu);
   task->bitmap_offset = offsetof(TaskState, bitmap);
   task->bitmap_end = 0xff;

@@ -2,8 +2,8 @@
 //
 //   0x08 ring-0 code   0x10 ring-0 data   0x18 ring-3 code   0x20 ring-3 data   0x28.. TSS
 //
-// Ring 3 reaches the ports through the I/O bitmap of its TSS and not through IOPL, which not every
-// host keeps. The tables are computed at compile time; ring 0 only loads them.
+// Ring 3 may access the ports by the I/O bitmap of its TSS and not by IOPL, which some hosts do not
+// preserve. The tables are computed at compile time; ring 0 only loads them.
 
 #ifndef UNDERFOOT_GUEST_DESCRIPTORS_H_
 #define UNDERFOOT_GUEST_DESCRIPTORS_H_
@@ -14,12 +14,13 @@
 
 namespace underfoot::guest {
 
-inline constexpr uint64_t kTaskStatesGpa = 0x380000;  // link.ld keeps the image below
-inline constexpr uint64_t kTrapStubsGpa = 0x200000;   // link.ld puts them there
+inline constexpr uint64_t kTaskStatesGpa = 0x380000;  // link.ld keeps the image below this address
+inline constexpr uint64_t kTrapStubsGpa = 0x200000;   // link.ld places the stubs there
 inline constexpr uint64_t kTrapStubBytes = 16;
 inline constexpr uint64_t kVectors = 32;
 
-// The upper end of each stack is ring 0's, the rest ring 3's. start.S knows it too.
+// The upper end of each stack is used by ring 0, the rest by ring 3. start.S contains the same
+// number.
 inline constexpr uint64_t kKernelStackBytes = 0x2000;
 constexpr uint64_t UserStackTop(uint64_t vcpu) { return abi::StackTop(vcpu) - kKernelStackBytes; }
 

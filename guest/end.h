@@ -1,4 +1,4 @@
-// Where a vCPU's run is described and how it ends.
+// The end of a vCPU's run.
 
 #ifndef UNDERFOOT_GUEST_END_H_
 #define UNDERFOOT_GUEST_END_H_
@@ -15,7 +15,7 @@ inline abi::Report& ReportOf(uint64_t vcpu) {
   return *reinterpret_cast<abi::Report*>(abi::ReportGpa(vcpu));
 }
 
-// Leaves the verdict in the report and at the exit device, and halts.
+// Writes the verdict to the report and to the exit device, and halts.
 [[noreturn]] void End(uint64_t vcpu, abi::Verdict verdict);
 
 }  // namespace underfoot::guest

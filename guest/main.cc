@@ -1,4 +1,5 @@
-// Ring 3, each vCPU: the chosen workload until it is time to stop, the last verification, the end.
+// The code of each vCPU in ring 3: runs the chosen workload until `stop`, verifies everything once
+// more, and ends.
 
 #include <cstdint>
 
@@ -6,6 +7,8 @@
 #include "guest/barrier.h"
 #include "guest/console.h"
 #include "guest/context.h"
+#include "guest/disk.h"
+#include "guest/entropy.h"
 #include "guest/shared.h"
 #include "guest/smp.h"
 #include "guest/stamp.h"
@@ -22,7 +25,7 @@ bool TimeToStop(const Context& context) {
 
 void CountRound(Context& context) { Add(context.report.rounds, 1); }
 
-// One look at the rings; true if there was something to do.
+// Accesses the rings once. Returns true if there was something to do.
 bool TouchRings(Context& context, SharedRings& rings) {
   if (!rings.present()) return false;
   if (context.vcpu == 0) return rings.Serve(context);
@@ -49,11 +52,33 @@ void RunShared(Context& context, SharedRings& rings) {
   }
 }
 
+// The drivers use the pages behind the shared page, which churn moves like any other.
+void SetUpDevices(Context& context) {
+  const uint64_t shared = context.pages.shared_page();
+  if (context.vcpu != 0 || context.boot.virtio_devices == 0 || shared == 0) return;
+  const uint64_t pages = shared + kPageBytes;
+  SetUpEntropy(context, pages + kDiskPages * kPageBytes);
+  SetUpDisk(context, pages);
+}
+
+void TouchDevices(Context& context) {
+  DiskRound(context);
+  if (context.vcpu == 0) EntropyRound(context);
+}
+
+void FinishDevices(Context& context) {
+  if (context.boot.workload != abi::Workload::kMixed) return;
+  FinishDisk(context);
+  if (context.vcpu == 0) FinishEntropy(context);
+}
+
 void RunMixed(Context& context, SharedRings& rings) {
+  SetUpDevices(context);
   while (!SmpRound(context, context.report.rounds + 1, TimeToStop(context))) {
     for (uint64_t i = 0; i < kStampsPerMixedRound; ++i) {
       StampRound(context);
       TouchRings(context, rings);
+      TouchDevices(context);
     }
     CountRound(context);
   }
@@ -88,6 +113,7 @@ abi::Verdict Judge(const Context& context, const SharedRings& rings) {
   const abi::Report& report = context.report;
   if (report.mismatches != 0) return abi::Verdict::kMismatch;
   const bool rings_only = context.boot.workload == abi::Workload::kShared;
+  if (DrivesDisk(context) && report.device_requests == 0) return abi::Verdict::kNothingChecked;
   const bool checked =
       rings_only ? rings.present() && report.rounds != 0 : report.pages_checked != 0;
   return checked ? abi::Verdict::kGood : abi::Verdict::kNothingChecked;
@@ -100,6 +126,7 @@ void Summarize(const Context& context, abi::Verdict verdict) {
        << " pages checked, " << report.pages_written << " written, " << report.zero_pages
        << " found discarded";
   if (report.ring_consumed != 0) line << ", " << report.ring_consumed << " records answered";
+  if (report.device_requests != 0) line << ", " << report.device_requests << " device requests";
   if (report.pages_left_out != 0) line << ", " << report.pages_left_out << " pages left out";
   line << ", " << report.mismatches << " mismatches";
   line << (verdict == abi::Verdict::kGood             ? ": good"
@@ -135,9 +162,11 @@ extern "C" [[noreturn]] void GuestMain(abi::BootInfo* boot, uint64_t vcpu) {
   SharedRings rings(context.pages.shared_page());
   Run(context, rings);
   Poke(context.report.state, abi::VcpuState::kFinalVerify);
-  // What the VMM published before it said stop is still answered, as far as there is room.
+  // Requests that the VMM published before it set `stop` are still answered, as far as there is
+  // room.
   while (TouchRings(context, rings)) {
   }
+  FinishDevices(context);
   VerifyStamps(context);
   VerifySmp(context);
   const abi::Verdict verdict = Judge(context, rings);

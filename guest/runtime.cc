@@ -1,4 +1,4 @@
-// What a compiler may call without being asked.
+// Functions that a compiler may call implicitly.
 
 #include <cstddef>
 

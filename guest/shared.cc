@@ -30,8 +30,9 @@ void SharedRings::Complain(Context& context, uint64_t gpa, uint64_t expected, ui
                      .kind = kind});
 }
 
-// Tail first: the head, read later, is never behind it. It may be more than a lap ahead of the tail
-// that was read, when both moved on meanwhile, so the distance is checked where the tail is ours.
+// Reads the tail first: the head, which is read later, is never behind it. If both moved in
+// between, the head may be more than a lap ahead of the tail that was read. Therefore the distance
+// is checked only where this vCPU writes the tail.
 SharedRings::Indices SharedRings::Look(Context& context, uint64_t ring, Indices& seen) {
   Indices now;
   now.tail = Load(TailOf(ring));
@@ -70,7 +71,7 @@ void SharedRings::Take(Context& context, uint64_t n) {
 bool SharedRings::Serve(Context& context) {
   const Indices requests = Look(context, page_ + kRequests, requests_seen_);
   const Indices answers = Look(context, page_ + kAnswers, answers_seen_);
-  // These two are written by nobody else: another value is a store of ours that was lost.
+  // Only this vCPU writes these two: another value means that one of its stores was lost.
   if (requests.tail != consumed_) {
     Complain(context, TailOf(page_ + kRequests), consumed_, requests.tail,
              abi::MismatchKind::kRingIndex);
@@ -91,7 +92,7 @@ bool SharedRings::Serve(Context& context) {
   if (end > room) end = room;
   const bool any = consumed_ < end;
   for (; consumed_ < end; ++consumed_) Take(context, consumed_);
-  // Our own stores are no news.
+  // This vCPU's own stores do not count as progress.
   requests_seen_.tail = consumed_;
   answers_seen_.head = consumed_;
   return any;

@@ -11,7 +11,7 @@ constexpr uint64_t kStaleDepth = 8;
 
 constinit Barrier barrier;
 
-// A chunk's first note says in which round it was last written; 0: never.
+// A chunk's first note is the round in which the chunk was last written; 0: never.
 uint64_t LastRound(const Chunk& chunk) { return Peek(*chunk.notes); }
 
 uint64_t Word(const Context& context, uint64_t gfn, uint64_t vcpu, uint64_t round) {
@@ -55,7 +55,7 @@ bool SmpRound(Context& context, uint64_t round, bool stop) {
   if (barrier.Meet(context, stop)) return true;
   const uint64_t chunks = context.pages.smp_chunks();
   if (chunks == 0) return false;
-  const uint64_t choice = abi::Mix(context.boot.seed + round);  // the same for all
+  const uint64_t choice = abi::Mix(context.boot.seed + round);  // the same for all vCPUs
   const Chunk chunk = context.pages.smp_chunk(choice % chunks);
   Poke(context.report.visiting_gpa, chunk.gpa);
   const uint64_t last = LastRound(chunk);
@@ -64,16 +64,16 @@ bool SmpRound(Context& context, uint64_t round, bool stop) {
     const uint64_t gpa = chunk.gpa + (start + i) % chunk.pages * kPageBytes;
     Visit(context, gpa);
     NoteTouch(context, gpa, true);
-    // Mostly written at once: then it is a write fault that the vCPUs meet in.
+    // Most pages are written without a read before, so that the vCPUs meet in a write fault.
     if (((choice >> 32) + i) % 4 == 0) VerifyWord(context, chunk, gpa, context.vcpu, last);
     Store(WordGpa(gpa, context.vcpu), Word(context, gpa / kPageBytes, context.vcpu, round));
     Add(context.report.pages_written, 1);
   }
   Visit(context, 0);
-  // Nobody stops here: what one wrote, the others check.
+  // The run does not end here: the other vCPUs check what each vCPU wrote.
   static_cast<void>(barrier.Meet(context, false));
   for (uint64_t i = 0; i < chunk.pages; ++i) VerifyPage(context, chunk, i, round);
-  // The others read it after the next barrier, and this vCPU gets there after this store.
+  // The other vCPUs read the note after the next barrier, which this vCPU reaches after this store.
   if (context.vcpu == 0) Poke(*chunk.notes, static_cast<uint32_t>(round));
   Visit(context, 0);
   Poke(context.report.visiting_gpa, uint64_t{0});

@@ -1,9 +1,10 @@
-// Workload `smp`: all vCPUs touch the same and neighbouring pages at the same moment, so that
-// concurrent faults of one page meet. In every page each vCPU has a word of its own.
+// Workload `smp`: all vCPUs touch the same and adjacent pages at the same moment, so that faults of
+// one page are concurrent. Each vCPU has its own word in every page.
 //
-//   barrier | own word of the last round? write this round's | barrier | everybody's words?
+//   barrier | check own word of the last round, write this round's | barrier | check all words
 //
-// In even rounds all take the pages in the same order, in odd rounds each starts at another page.
+// In even rounds all vCPUs visit the pages in the same order. In odd rounds each starts at another
+// page.
 
 #ifndef UNDERFOOT_GUEST_SMP_H_
 #define UNDERFOOT_GUEST_SMP_H_
@@ -14,11 +15,11 @@
 
 namespace underfoot::guest {
 
-// One round; `round` counts from 1 and is the same for all vCPUs. True when they agreed, by `stop`,
-// to end instead.
+// Runs one round. `round` counts from 1 and is the same for all vCPUs. True if they agreed, by
+// `stop`, to end instead.
 bool SmpRound(Context& context, uint64_t round, bool stop);
 
-// Verifies this vCPU's share of the pages, all words of each. Only after SmpRound said to end.
+// Verifies all words of this vCPU's share of the pages. Only after SmpRound has returned true.
 void VerifySmp(Context& context);
 
 }  // namespace underfoot::guest

@@ -8,11 +8,14 @@ namespace {
 constexpr uint64_t kStampWords = 8;
 constexpr uint64_t kWordsPerPage = kPageBytes / sizeof(uint64_t);
 constexpr uint64_t kWriteTries = 4;
-constexpr uint64_t kStaleDepth = 4;  // how far back a mismatch is recognized as an old stamp
+// A mismatch that is at most this many generations old counts as stale.
+constexpr uint64_t kStaleDepth = 4;
 
-// The note of a page: its generation and what is known of it since.
-constexpr uint32_t kZeroSeen = 1u << 31;  // found discarded: all zeroes until it is rewritten
-constexpr uint32_t kTorn = 1u << 30;      // discarded while it was written, every time: any mix
+// The note of a page: its generation, and what this vCPU has observed since.
+// The page was found discarded: it must be all zeroes until it is rewritten.
+constexpr uint32_t kZeroSeen = 1u << 31;
+// Every attempt to write the page was interrupted by a discard: any mixture is possible.
+constexpr uint32_t kTorn = 1u << 30;
 constexpr uint32_t kGeneration = kTorn - 1;
 
 struct Page {
@@ -21,14 +24,14 @@ struct Page {
   uint32_t* note;
 
   uint64_t gfn() const { return gpa / kPageBytes; }
-  // The k-th stamped word, at another place in every page.
+  // The k-th stamped word, which lies at another place in every page.
   uint64_t word(uint64_t k) const {
     return k * (kWordsPerPage / kStampWords) + gfn() * 7 % (kWordsPerPage / kStampWords);
   }
   uint64_t word_gpa(uint64_t k) const { return gpa + word(k) * sizeof(uint64_t); }
 };
 
-// One stamp for each page and generation; its words differ by a step and are never zero.
+// One stamp for each page and generation. Its words differ by a constant step and are never zero.
 uint64_t Stamp(const Context& context, const Page& page, uint64_t generation) {
   return abi::Mix(context.boot.seed ^ page.gfn() << 28 ^ generation);
 }
@@ -80,7 +83,7 @@ void VerifyPage(Context& context, const Page& page) {
       Complain(context, page, k, 0, found);
     }
   }
-  // Of a torn page nothing is known but that each word is the last one or zero.
+  // In a torn page, each word may be either the last one written or zero.
   if (zero && (note & kTorn) == 0) {
     *page.note = note | kZeroSeen;
     Add(context.report.zero_pages, 1);
@@ -95,7 +98,8 @@ void WritePage(Context& context, const Page& page) {
   *page.note = generation;
   for (uint64_t attempt = 0; attempt < kWriteTries; ++attempt) {
     for (uint64_t k = 0; k < kStampWords; ++k) Store(page.word_gpa(k), StampWord(stamp, k));
-    // Still there: no discard fell between the first store and now, so the page was whole.
+    // The first word is still there: no discard happened between the first store and now, so the
+    // page was complete.
     if (!page.discardable || Load(page.word_gpa(0)) != 0) return;
   }
   *page.note = generation | kTorn;
@@ -114,14 +118,15 @@ void StampRound(Context& context) {
   const Chunk chunk = context.pages.stamp_chunk(context.vcpu, context.random.Below(chunks));
   Poke(context.report.visiting_gpa, chunk.gpa);
   const uint64_t start = context.random.Next();
-  const uint64_t stride = context.random.Next() | 1;  // odd: visits each of 64 pages once
-  // Two bits of chance for each page; of four visits
+  // Odd, so that each of 64 pages is visited once.
+  const uint64_t stride = context.random.Next() | 1;
+  // Two random bits for each page: of four visits
   uint64_t chance = context.random.Next();
   uint64_t more_chance = context.random.Next();
   for (uint64_t i = 0; i < kChunkPages; ++i) {
     const uint64_t index = (start + i * stride) % kChunkPages;
-    const bool only_read = (chance & 1) != 0 && (more_chance & 1) != 0;   // one only reads,
-    const bool only_write = (chance & 1) == 0 && (more_chance & 1) == 0;  // one writes blindly
+    const bool only_read = (chance & 1) != 0 && (more_chance & 1) != 0;   // one only reads
+    const bool only_write = (chance & 1) == 0 && (more_chance & 1) == 0;  // and one only writes
     chance >>= 1;
     more_chance >>= 1;
     if (index >= chunk.pages) continue;

@@ -1,11 +1,11 @@
 // Workload `stamp`: each vCPU writes generation stamps over its own pages and verifies them.
 //
-// A page carries kStampWords words, spread over it, all computed from (seed, gfn, generation).
-//   precious      every word is the last one written
-//   discardable   the same, or the whole page has become zeroes: words are read in the order in
-//                 which they were written, so a zero may follow a stamp (discarded meanwhile), but
-//                 a stamp that follows a zero has come back from the dead
-// A page never written yet is all zeroes, as all memory at the start.
+// A page has kStampWords words, spread over it, all computed from (seed, gfn, generation).
+//   precious      Every word is the last one written.
+//   discardable   The same, or the whole page has become zeroes. Words are read in the order in
+//                 which they were written. So a zero may follow a stamp (discarded in between), but
+//                 a stamp after a zero is old content that has come back after a discard.
+// A page that was never written is all zeroes, like all memory at the start.
 
 #ifndef UNDERFOOT_GUEST_STAMP_H_
 #define UNDERFOOT_GUEST_STAMP_H_
@@ -16,10 +16,10 @@
 
 namespace underfoot::guest {
 
-// Verifies and rewrites one of this vCPU's chunks, chosen at random.
+// Verifies and rewrites one chunk of this vCPU, chosen at random.
 void StampRound(Context& context);
 
-// Verifies all that this vCPU owns, or BootInfo's final_pages of it, evenly spread.
+// Verifies all pages of this vCPU, or BootInfo's final_pages of them, evenly spread.
 void VerifyStamps(Context& context);
 
 }  // namespace underfoot::guest

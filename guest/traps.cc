@@ -1,4 +1,5 @@
-// Exceptions: none is expected, so each ends its vCPU with a report, and the others' waiting.
+// Exceptions. None is expected, so each one ends its vCPU with a report, and ends the waits of the
+// other vCPUs.
 
 #include <cstdint>
 
@@ -10,7 +11,7 @@
 
 namespace underfoot::guest {
 
-// As the stubs of start.S and the CPU leave it on the ring-0 stack.
+// The frame that the stubs of start.S and the CPU leave on the ring-0 stack.
 struct TrapFrame {
   uint64_t vector;
   uint64_t error;
@@ -21,7 +22,7 @@ struct TrapFrame {
   uint64_t ss;
 };
 
-// Continues here in ring 3, where output is cheap.
+// The vCPU continues here in ring 3, where output is cheap.
 extern "C" [[noreturn]] void ReportException(uint64_t vcpu) {
   abi::Report& report = ReportOf(vcpu);
   Line line;
@@ -32,8 +33,8 @@ extern "C" [[noreturn]] void ReportException(uint64_t vcpu) {
   End(vcpu, abi::Verdict::kException);
 }
 
-// In ring 0. Records the exception and sends ring 3 to ReportException; from ring 0 there is no way
-// back, and start.S ends the vCPU.
+// Runs in ring 0. Records the exception, and makes ring 3 continue in ReportException. After an
+// exception in ring 0 that is impossible, and start.S ends the vCPU.
 extern "C" uint64_t OnTrap(TrapFrame* frame) {
   const uint64_t vcpu = (reinterpret_cast<uint64_t>(frame) - abi::kStacksGpa) / abi::kStackBytes;
   uint64_t cr2;

@@ -1,4 +1,4 @@
-// Notes which pages the guest touches, where the VMM reads it (abi::Visit), if BootInfo asks.
+// Records which pages the guest touches (abi::Visit), for the VMM to read, if BootInfo requests it.
 
 #ifndef UNDERFOOT_GUEST_VISITS_H_
 #define UNDERFOOT_GUEST_VISITS_H_
@@ -9,11 +9,11 @@
 
 namespace underfoot::guest {
 
-// The order of these stores and of the accesses is what the VMM relies on; x86 keeps it, the empty
+// The VMM relies on the order of these stores and the accesses. x86 preserves it, and the empty
 // statements keep the compiler from changing it.
 inline void CompilerBarrier() { __asm__ __volatile__("" : : : "memory"); }
 
-// Before the first access of a visit. Page 0: the last visit is over.
+// Called before the first access of a visit. Page 0: the last visit has ended.
 inline void Visit(Context& context, uint64_t page_gpa) {
   if (context.boot.keep_visits == 0) return;
   CompilerBarrier();
@@ -21,7 +21,7 @@ inline void Visit(Context& context, uint64_t page_gpa) {
   CompilerBarrier();
 }
 
-// Before each access, within a visit of the page.
+// Called before each access, within a visit of the page.
 inline void NoteTouch(Context& context, uint64_t page_gpa, bool writes) {
   if (context.boot.keep_visits == 0) return;
   auto& visit = *reinterpret_cast<abi::Visit*>(abi::VisitGpa(page_gpa));

@@ -4,38 +4,24 @@
 
 #include <optional>
 
-#include "mmu/check.h"
-#include "mmu/mutant.h"
-#include "mmu/rcu.h"
-#include "mmu/sync_point.h"
+#include "mmu/base/rcu.h"
+#include "mmu/base/sync_point.h"
+#include "mmu/stage2/stage2.h"
 
 namespace underfoot {
 namespace {
 
-// Not an outcome for callers: the claim was stolen, start again.
 constexpr FaultResult Stolen() { return {FaultOutcome::kAgain, Pte(), {}}; }
 
 }  // namespace
 
-bool FaultHandler::SlotIsCurrent(Gfn gfn, uint64_t uid) const {
-  if (UNDERFOOT_MUTANT("install-ignores-generation")) return true;
-  rcu::ReadScope rcu;
-  const Memslot* now = memslots_.CurrentAfterAnnouncement().Find(gfn);
-  return now != nullptr && now->uid == uid;
-}
-
-FaultResult FaultHandler::HandleFault(const Reader& reader, Gfn gfn, Access access) {
-  UNDERFOOT_CHECK(!reader.InSection(), "a fault inside a read section", gfn.value, reader.tag());
-  Memslot slot;
-  {
-    rcu::ReadScope rcu;
-    const Memslot* found = memslots_.Current().Find(gfn);
-    if (found == nullptr) return {FaultOutcome::kNoMemslot, Pte(), {}};
-    slot = *found;
-  }
-  if (slot.flags.read_only && access == Access::kWrite) return {FaultOutcome::kReadOnly, Pte(), {}};
+FaultResult FaultHandler::HandleFault(const Reader& reader, Gfn gfn, Access access,
+                                      FaultContext* context) {
+  Install install(parts_, reader, gfn);
+  if (install.slot() == nullptr) return {FaultOutcome::kNoMemslot, Pte(), {}};
+  if (!install.slot()->Grants(access)) return {FaultOutcome::kReadOnly, Pte(), {}};
   UNDERFOOT_SYNC_POINT("fault-before-claim");
-  const ClaimResult claim = stage2_.TryClaim(gfn, 0, access, reader.tag());
+  const ClaimResult claim = install.Claim(gfn, access);
   switch (claim.outcome) {
     case ClaimOutcome::kPresent:
       return UsePresent(gfn, access);
@@ -45,81 +31,71 @@ FaultResult FaultHandler::HandleFault(const Reader& reader, Gfn gfn, Access acce
     case ClaimOutcome::kClaimed:
       break;
   }
-  return FinishClaim(reader, gfn, access, slot);
+  return Fill(install, gfn, access, context);
 }
 
+// The access itself, as on hardware.
 FaultResult FaultHandler::UsePresent(Gfn gfn, Access access) {
   rcu::ReadScope rcu;
-  const std::optional<Stage2::Leaf> leaf = stage2_.Lookup(gfn);
-  if (!leaf.has_value() || !leaf->pte.Grants(access) || !stage2_.MarkUsed(gfn, *leaf, access)) {
-    return {FaultOutcome::kAgain, Pte(), {}};
-  }
-  const uint64_t page_in_leaf = gfn - EntryRange(gfn, leaf->level).begin;
-  return {FaultOutcome::kPresent, leaf->pte.WithPfn(leaf->pte.pfn() + page_in_leaf), {}};
+  const std::optional<Stage2::Leaf> leaf = parts_.stage2.Use(gfn, access);
+  if (!leaf.has_value()) return {FaultOutcome::kAgain, Pte(), {}};
+  return {FaultOutcome::kPresent, leaf->pte.WithPfn(leaf->PfnOf(gfn)), {}};
 }
 
-FaultResult FaultHandler::FinishClaim(const Reader& reader, Gfn gfn, Access access,
-                                      const Memslot& slot) {
-  const auto give_back = [&](FaultResult result) {
-    stage2_.Abandon(gfn, reader.tag());
-    return result;
-  };
+FaultResult FaultHandler::Fill(Install& install, Gfn gfn, Access access, FaultContext* context) {
   UNDERFOOT_SYNC_POINT("fault-claimed");
-  const Hva page = slot.HvaOf(gfn);
-  // The claim first, this second; Begin does it the other way round, so one of the two sees the
-  // other.
-  if (const auto bracket = in_flight_.FindOverlap(PageRangeOf(page))) {
-    return give_back({FaultOutcome::kBlocked, Pte(), *bracket});
-  }
-  if (!SlotIsCurrent(gfn, slot.uid)) return give_back(Stolen());
+  const InstallCheck check = install.Check({gfn, gfn + 1});
+  if (check.bracket.has_value()) return {FaultOutcome::kBlocked, Pte(), *check.bracket};
+  if (!check.clear()) return Stolen();
   UNDERFOOT_SYNC_POINT("fault-before-page-in");
-  const PageInResult in = source_.PageIn(page, access);
+  const PageInResult in = source_.PageIn(install.slot()->HvaOf(gfn), access, context);
   UNDERFOOT_SYNC_POINT("fault-after-page-in");
   switch (in.outcome) {
     case PageInOutcome::kAgain:
-      return give_back({FaultOutcome::kAgain, Pte(), {}});
-    case PageInOutcome::kSettling:
-      return give_back({FaultOutcome::kSettling, Pte(), {}});
+      return {FaultOutcome::kAgain, Pte(), {}, true};
+    case PageInOutcome::kRemovalPending:
+      return {FaultOutcome::kRemovalPending, Pte(), {}};
     case PageInOutcome::kFailed:
-      // A mapping may be away under a bracket that has begun since: then it has the claim.
-      if (!stage2_.Abandon(gfn, reader.tag()) && !UNDERFOOT_MUTANT("fault-fails-under-a-bracket")) {
-        return Stolen();
-      }
+      // A bracket that has begun since may have moved the mapping away for a moment. That bracket
+      // has stolen the claim.
+      if (!install.GiveBack(gfn)) return Stolen();
       return {FaultOutcome::kFailed, Pte(), {}};
     case PageInOutcome::kPresent:
       break;
   }
-  const Pte leaf = LeafOf(in, slot, access);
-  if (!stage2_.Publish(gfn, reader.tag(), leaf)) return Stolen();
+  const Pte leaf = install.LeafOf(in, access);
+  if (!install.Publish(gfn, leaf)) return Stolen();
   return {FaultOutcome::kMapped, leaf, {}};
 }
 
-Pte LeafOf(const PageInResult& in, const Memslot& slot, Access access) {
-  UNDERFOOT_CHECK(access == Access::kRead || in.granted == Access::kWrite,
-                  "the page source granted less than was asked for", slot.hva.value, in.pfn.value);
-  const Pte leaf = Pte::Leaf(in.pfn, slot.flags.read_only ? Access::kRead : in.granted);
-  const bool dirty = access == Access::kWrite && !UNDERFOOT_MUTANT("fault-forgets-dirty");
-  return dirty ? leaf.Dirty() : leaf;
-}
-
-FaultResult FaultHandler::FaultIn(const Reader& reader, Gfn gfn, Access access) {
-  for (;;) {
+FaultInResult FaultHandler::FaultIn(const Reader& reader, Gfn gfn, Access access) {
+  for (PageInRetries retries(page_in_tries_);;) {
     const FaultResult result = HandleFault(reader, gfn, access);
     switch (result.outcome) {
-      case FaultOutcome::kBlocked:
-        in_flight_.WaitForEnd(result.bracket);
-        break;
-      case FaultOutcome::kBusy:
-      case FaultOutcome::kAgain:
-        sched_yield();
-        break;
       case FaultOutcome::kMapped:
       case FaultOutcome::kPresent:
-      case FaultOutcome::kSettling:
+        return {FaultInOutcome::kMapped, result.pte};
+      case FaultOutcome::kRemovalPending:
+        return {FaultInOutcome::kRemovalPending, Pte()};
       case FaultOutcome::kNoMemslot:
+        return {FaultInOutcome::kNoMemslot, Pte()};
       case FaultOutcome::kReadOnly:
+        return {FaultInOutcome::kReadOnly, Pte()};
       case FaultOutcome::kFailed:
-        return result;
+        return {FaultInOutcome::kFailed, Pte()};
+      case FaultOutcome::kBlocked:
+        parts_.in_flight.WaitForEnd(result.bracket);
+        break;
+      case FaultOutcome::kBusy:
+        sched_yield();
+        break;
+      case FaultOutcome::kAgain:
+        if (!result.source_is_busy) {
+          sched_yield();
+        } else if (!retries.Pause()) {
+          return {FaultInOutcome::kAgain, Pte()};
+        }
+        break;
     }
   }
 }

@@ -2,80 +2,51 @@
 
 #include <array>
 
-#include "mmu/check.h"
-#include "mmu/mutant.h"
-#include "mmu/rcu.h"
-#include "mmu/sync_point.h"
+#include "mmu/base/sync_point.h"
 
 namespace underfoot {
+namespace {
+
+constexpr FaultAroundResult kNothing{{FaultOutcome::kAgain, Pte(), {}}, 0};
+
+}  // namespace
 
 FaultAroundResult FaultAroundHandler::HandleFault(const Reader& reader, Gfn gfn, GfnRange window,
-                                                  Access access) {
-  UNDERFOOT_CHECK(!reader.InSection(), "a fault inside a read section", gfn.value, reader.tag());
-  FaultAroundResult result{{FaultOutcome::kAgain, Pte(), {}}, 0};
-  Window around;
-  if (MakeWindow(gfn, window, access, around)) {
-    around.faulting = gfn;
-    if (Claim(reader, around)) result = MapClaimed(reader, around);
-  }
+                                                  Access access, FaultContext* context) {
+  FaultAroundResult result = InstallWindow(reader, {window, gfn, access, context});
   if (result.fault.outcome != FaultOutcome::kMapped) {
-    result.fault = faults_.HandleFault(reader, gfn, access);
+    result.fault = faults_.HandleFault(reader, gfn, access, context);
   }
   return result;
 }
 
-uint64_t FaultAroundHandler::BringIn(const Reader& reader, GfnRange window) {
-  UNDERFOOT_CHECK(!reader.InSection(), "a fault inside a read section", window.begin.value,
-                  reader.tag());
-  Window around;
-  if (!MakeWindow(window.begin, window, Access::kRead, around) || !Claim(reader, around)) return 0;
-  return MapClaimed(reader, around).around;
+uint64_t FaultAroundHandler::BringIn(const Reader& reader, GfnRange window, FaultContext* context) {
+  return InstallWindow(reader, {window, std::nullopt, Access::kRead, context}).around;
 }
 
-FaultAroundResult FaultAroundHandler::MapClaimed(const Reader& reader, Window& window) {
+FaultAroundResult FaultAroundHandler::InstallWindow(const Reader& reader, Window window) {
+  const Gfn first = window.faulting.value_or(window.gfns.begin);
+  Install install(parts_, reader, first);
+  if (install.slot() == nullptr || !install.slot()->Grants(window.access)) return kNothing;
+  window.gfns = window.gfns.Intersect(EntryRange(first, 1)).Intersect(install.slot()->gfns);
+  if (!window.gfns.Contains(first) || window.gfns.size() == 1) return kNothing;
+  if (!Claim(install, window)) return kNothing;
   UNDERFOOT_SYNC_POINT("around-claimed");
-  // The claims first, this second; Begin does it the other way round. One look over the whole
-  // window says no more than a look at each page, and where it says yes, the page of a fault is
-  // asked about once more.
-  const bool blocked = in_flight_.FindOverlap(window.hvas()).has_value() &&
-                       !UNDERFOOT_MUTANT("around-ignores-in-flight");
-  if (blocked ||
-      !faults_.SlotIsCurrent(window.faulting.value_or(window.gfns.begin), window.slot.uid)) {
-    GiveBack(reader, window);
-    return {{FaultOutcome::kAgain, Pte(), {}}, 0};
-  }
+  // One search over the whole window proves as much as a search for each page. If it finds a
+  // bracket, HandleFault repeats the fault for the faulting page alone.
+  if (!install.Check(window.gfns).clear()) return kNothing;
   std::array<PageInResult, kMaxPages> in;
   UNDERFOOT_SYNC_POINT("around-before-page-in");
-  PageIn(window, in);
+  PageIn(install, window, in);
   UNDERFOOT_SYNC_POINT("around-after-page-in");
-  return Publish(reader, window, in);
+  return Publish(install, window, in);
 }
 
-// False: there is nothing around the page.
-bool FaultAroundHandler::MakeWindow(Gfn gfn, GfnRange wanted, Access access, Window& window) const {
-  {
-    rcu::ReadScope rcu;
-    const Memslot* found = memslots_.Current().Find(gfn);
-    if (found == nullptr || (found->flags.read_only && access == Access::kWrite)) return false;
-    window.slot = *found;
-  }
-  window.gfns = wanted.Intersect(EntryRange(gfn, 1));
-  if (!UNDERFOOT_MUTANT("around-crosses-slots")) {
-    window.gfns = window.gfns.Intersect(window.slot.gfns);
-  }
-  if (!window.gfns.Contains(gfn)) return false;
-  window.access = access;
-  return window.gfns.size() > 1;
-}
-
-// False: the page itself is not the caller's to bring in, and nothing is claimed. A claim for
-// reading takes holes only: any leaf grants that.
-bool FaultAroundHandler::Claim(const Reader& reader, Window& window) {
+// Returns false, with nothing claimed, if the faulting page cannot be claimed. A claim for reading
+// takes only empty entries, because any leaf grants a read.
+bool FaultAroundHandler::Claim(Install& install, const Window& window) {
   const auto claim = [&](Gfn gfn) {
-    const ClaimResult result = stage2_.TryClaim(gfn, 0, Access::kRead, reader.tag());
-    if (result.outcome != ClaimOutcome::kClaimed) return false;
-    window.claimed.set(gfn - window.gfns.begin);
-    return true;
+    return install.Claim(gfn, Access::kRead).outcome == ClaimOutcome::kClaimed;
   };
   if (window.faulting.has_value() && !claim(*window.faulting)) return false;
   for (Gfn gfn = window.gfns.begin; gfn < window.gfns.end; gfn += 1) {
@@ -84,48 +55,38 @@ bool FaultAroundHandler::Claim(const Reader& reader, Window& window) {
   return true;
 }
 
-void FaultAroundHandler::GiveBack(const Reader& reader, const Window& window) {
-  for (Gfn gfn = window.gfns.begin; gfn < window.gfns.end; gfn += 1) {
-    if (window.Has(gfn)) stage2_.Abandon(gfn, reader.tag());
-  }
-}
-
-// What is not claimed may be in other hands, and is not asked for.
-void FaultAroundHandler::PageIn(const Window& window, std::span<PageInResult> in) {
+// Brings in the claimed pages only. Other threads may be working on the rest.
+void FaultAroundHandler::PageIn(const Install& install, const Window& window,
+                                std::span<PageInResult> in) {
   for (Gfn gfn = window.gfns.begin; gfn < window.gfns.end;) {
     Gfn end = gfn;
-    while (end < window.gfns.end && window.Has(end)) end += 1;
+    while (end < window.gfns.end && install.Holds(end)) end += 1;
     if (end == gfn) {
       gfn += 1;
       continue;
     }
-    const HvaRange run{window.slot.HvaOf(gfn), window.slot.HvaOf(end)};
-    source_.PageInSome(run, in.subspan(gfn - window.gfns.begin, end - gfn));
+    source_.PageInSome(install.slot()->HvasOf({gfn, end}),
+                       in.subspan(gfn - window.gfns.begin, end - gfn), window.context);
     gfn = end;
   }
 }
 
-FaultAroundResult FaultAroundHandler::Publish(const Reader& reader, const Window& window,
+FaultAroundResult FaultAroundHandler::Publish(Install& install, const Window& window,
                                               std::span<const PageInResult> in) {
-  FaultAroundResult result{{FaultOutcome::kAgain, Pte(), {}}, 0};
+  FaultAroundResult result = kNothing;
   for (Gfn gfn = window.gfns.begin; gfn < window.gfns.end; gfn += 1) {
-    if (!window.Has(gfn)) continue;
+    if (!install.Holds(gfn)) continue;
     const PageInResult& page = in[gfn - window.gfns.begin];
     const bool itself = gfn == window.faulting;
     const Access needed = itself ? window.access : Access::kRead;
     if (page.outcome != PageInOutcome::kPresent ||
         (needed == Access::kWrite && page.granted != Access::kWrite)) {
-      if (!UNDERFOOT_MUTANT("around-keeps-claims")) stage2_.Abandon(gfn, reader.tag());
-      continue;
+      continue;  // the end of the Install gives the claim back
     }
-    const Pte used = LeafOf(page, window.slot, needed);
-    const Pte leaf = itself ? used : used.Old();  // nobody has used a neighbour yet
-    bool published = stage2_.Publish(gfn, reader.tag(), leaf);
-    if (!published && UNDERFOOT_MUTANT("around-insists")) {
-      static_cast<void>(stage2_.TryClaim(gfn, 0, Access::kRead, reader.tag()));
-      published = stage2_.Publish(gfn, reader.tag(), leaf);
-    }
-    if (!published) continue;
+    const Pte used = install.LeafOf(page, needed);
+    // A neighbour has not been accessed yet, so its leaf starts old.
+    const Pte leaf = itself ? used : used.Old();
+    if (!install.Publish(gfn, leaf)) continue;
     if (itself) {
       result.fault = {FaultOutcome::kMapped, leaf, {}};
     } else {

@@ -1,87 +1,76 @@
-// A fault that brings its neighbours along: what hands a fault to its handler and back costs many
-// times what a page costs, so pages that will be touched next are brought in with it.
+// A fault that also brings neighbouring pages in. The path that hands a fault to its handler and
+// back costs many times what a page costs, so the handler also installs pages that are likely to be
+// touched next.
 //
 //   claim what is empty in the window -> bracket in flight over the window? -> one page-in
 //          |                                  | give all back                    |
 //          |                                  v                                  v
 //          +-- the page itself is not empty: a fault of one page         publish each by itself
 //
-// Only the page itself matters to whoever faulted: a neighbour that is claimed, present, or stolen
-// meanwhile is left as it is, nobody waits for it, and no write protection is lifted for it. The
-// look for a bracket comes after all claims (P1), so it stands for each of them. One thread has
-// several claims with one tag here, and never two of one entry.
+// Only the faulting page matters to the caller. A neighbour that is claimed, present, or stolen
+// meanwhile is left as it is; the handler waits for no other thread and lifts no write protection
+// for a neighbour. The search for a bracket comes after all claims (P1.2), so its result holds for
+// each of them. The thread holds several claims with one tag, but never two claims of one entry.
 //
-// Thread safety: as FaultHandler. Invariants: I1, I5, I9.
+// Thread safety: as FaultHandler.
+// Errors: those of FaultHandler::HandleFault for the faulting page; none for neighbours.
+// std::bad_alloc leaves no claim.
+// Invariants: I1, I5, I9.
+// After: do_fault_around in mm/memory.c of Linux.
 
 #ifndef UNDERFOOT_MMU_FAULT_AROUND_H_
 #define UNDERFOOT_MMU_FAULT_AROUND_H_
 
-#include <bitset>
 #include <cstdint>
 #include <optional>
 #include <span>
 
+#include "mmu/base/types.h"
 #include "mmu/fault.h"
-#include "mmu/invalidation.h"
-#include "mmu/memslot.h"
+#include "mmu/install.h"
 #include "mmu/page_source.h"
-#include "mmu/pte.h"
-#include "mmu/reader.h"
-#include "mmu/stage2.h"
-#include "mmu/types.h"
+#include "mmu/readers/reader.h"
+#include "mmu/stage2/pte.h"
 
 namespace underfoot {
 
 struct FaultAroundResult {
-  FaultResult fault;    // of the page itself, as FaultHandler::HandleFault
-  uint64_t around = 0;  // leaves published beside it
+  FaultResult fault;    // of the faulting page, as FaultHandler::HandleFault
+  uint64_t around = 0;  // the number of other leaves published
 };
 
 class FaultAroundHandler {
  public:
-  // A window lies within one table, so that it makes no table but the one that the page needs.
+  // A window lies within one table, so it needs no table other than the one of the faulting page.
   static constexpr uint64_t kMaxPages = kEntries;
 
-  FaultAroundHandler(const MemslotTable& memslots, Stage2& stage2, const InFlightRanges& in_flight,
-                     PageSource& source, FaultHandler& faults)
-      : memslots_(memslots),
-        stage2_(stage2),
-        in_flight_(in_flight),
-        source_(source),
-        faults_(faults) {}
+  FaultAroundHandler(const InstallParts& parts, PageSource& source, FaultHandler& faults)
+      : parts_(parts), source_(source), faults_(faults) {}
 
-  // Waits for nobody, as FaultHandler::HandleFault. Of `window`, the part that shares memslot and
-  // table with `gfn`.
-  FaultAroundResult HandleFault(const Reader& reader, Gfn gfn, GfnRange window, Access access);
+  // Waits for no other thread, as FaultHandler::HandleFault. Uses the part of `window` that lies in
+  // the same memslot and table as `gfn`. `context` is handed to the page source.
+  FaultAroundResult HandleFault(const Reader& reader, Gfn gfn, GfnRange window, Access access,
+                                FaultContext* context = nullptr);
 
-  // The same without a fault: of `window`, what shares memslot and table with its first page.
-  // Returns how many leaves were published.
-  uint64_t BringIn(const Reader& reader, GfnRange window);
+  // The same without a faulting page. Uses the part of `window` that lies in the same memslot and
+  // table as its first page. Returns the number of leaves that were published.
+  uint64_t BringIn(const Reader& reader, GfnRange window, FaultContext* context = nullptr);
 
  private:
-  // What has been claimed: the i-th is gfns.begin + i.
   struct Window {
-    Memslot slot;
     GfnRange gfns;
     std::optional<Gfn> faulting;
-    Access access = Access::kRead;
-    std::bitset<kMaxPages> claimed;
-
-    bool Has(Gfn gfn) const { return claimed[gfn - gfns.begin]; }
-    HvaRange hvas() const { return {slot.HvaOf(gfns.begin), slot.HvaOf(gfns.end)}; }
+    Access access = Access::kRead;  // of the faulting page
+    FaultContext* context = nullptr;
   };
 
-  bool MakeWindow(Gfn gfn, GfnRange wanted, Access access, Window& window) const;
-  FaultAroundResult MapClaimed(const Reader& reader, Window& window);
-  bool Claim(const Reader& reader, Window& window);
-  void GiveBack(const Reader& reader, const Window& window);
-  void PageIn(const Window& window, std::span<PageInResult> in);
-  FaultAroundResult Publish(const Reader& reader, const Window& window,
-                            std::span<const PageInResult> in);
+  FaultAroundResult InstallWindow(const Reader& reader, Window window);
+  static bool Claim(Install& install, const Window& window);
+  void PageIn(const Install& install, const Window& window, std::span<PageInResult> in);
+  static FaultAroundResult Publish(Install& install, const Window& window,
+                                   std::span<const PageInResult> in);
 
-  const MemslotTable& memslots_;
-  Stage2& stage2_;
-  const InFlightRanges& in_flight_;
+  const InstallParts parts_;
   PageSource& source_;
   FaultHandler& faults_;
 };

@@ -2,43 +2,41 @@
 
 #include <algorithm>
 #include <iterator>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "mmu/mutant.h"
-#include "mmu/pte.h"
-#include "mmu/sync_point.h"
+#include "mmu/base/sync_point.h"
+#include "mmu/stage2/pte.h"
 
 namespace underfoot {
 namespace {
-
-// Above it lies no user memory, and RangeWord holds no more.
-constexpr uint64_t kHvaLimit = uint64_t{1} << 47;
 
 std::string Describe(const Memslot& slot) {
   return absl::StrFormat("memslot %u, gfns [0x%x, 0x%x) at hva 0x%x", slot.id,
                          slot.gfns.begin.value, slot.gfns.end.value, slot.hva.value);
 }
 
-// The first entry that begins behind `key`.
+// The first entry whose begin is above `key`.
 template <class Index, class Key>
 auto After(const std::vector<Index>& index, Key key) {
   return std::upper_bound(index.begin(), index.end(), key,
                           [](Key k, const Index& entry) { return k < entry.begin; });
 }
 
-// The entry of `slot`, which begins at `begin`; the end for nullptr.
+// The entry of `slot`, whose begin is `begin`. Returns the end if `slot` is nullptr.
 template <class Index, class Key>
 auto Place(const std::vector<Index>& index, const Memslot* slot, Key begin) {
   if (slot == nullptr) return index.end();
   auto entry = std::prev(After(index, begin));
-  while (entry->slot != slot) --entry;  // aliases may begin alike
+  while (entry->slot != slot) --entry;  // aliases may have the same begin
   return entry;
 }
 
-// Copies `before` in one pass: without the entry at `out`, and with `entries`, which are one or
-// none, in front of `in`. Both may be the end.
+// Copies `before` in one pass. The copy lacks the entry at `out` and has `entries` (one or none) in
+// front of the entry at `in`. Both iterators may be the end.
 template <class Index, class Iterator>
 std::vector<Index> CopyWith(const std::vector<Index>& before, Iterator out, Iterator in,
                             const std::vector<Index>& entries) {
@@ -96,7 +94,8 @@ const Memslot* MemslotSet::Find(Hva hva) const {
 
 const Memslot* MemslotSet::FindOverlap(GfnRange range, uint32_t except) const {
   auto entry = After(by_gfn_, range.begin);
-  // The one in front of it may reach into the range; those before that one end at its begin.
+  // The entry in front of it may reach into the range. All entries before that one end at its begin
+  // or earlier.
   if (entry != by_gfn_.begin()) --entry;
   for (; entry != by_gfn_.end() && entry->begin < range.end; ++entry) {
     if (entry->slot->gfns.Overlaps(range) && entry->slot->id != except) return entry->slot;
@@ -105,7 +104,7 @@ const Memslot* MemslotSet::FindOverlap(GfnRange range, uint32_t except) const {
 }
 
 size_t MemslotSet::FirstThatMayReach(Hva hva) const {
-  // max_end never falls along the index, so this is a binary search.
+  // max_end never decreases along the index, so a binary search is possible.
   const auto first =
       std::partition_point(by_hva_.begin(), by_hva_.end(),
                            [hva](const HvaIndex& entry) { return entry.max_end <= hva; });
@@ -139,7 +138,8 @@ absl::Status MemslotTable::Add(const Memslot& slot) {
   if (OffsetInPage(slot.hva) != 0) {
     return absl::InvalidArgumentError(Describe(slot) + ": the hva must be a multiple of 4096");
   }
-  if (slot.gfns.size() > (kHvaLimit - std::min(slot.hva.value, kHvaLimit)) >> kPageShift) {
+  const Hva limit = kUserMemory.end;
+  if (slot.gfns.size() > (limit - std::min(slot.hva, limit)) >> kPageShift) {
     return absl::InvalidArgumentError(Describe(slot) +
                                       ": the host range must end below 2^47, as user space does");
   }
@@ -151,11 +151,17 @@ absl::Status MemslotTable::Add(const Memslot& slot) {
     return absl::AlreadyExistsError(Describe(slot) + ": the id is in use; delete that slot first");
   }
   if (absl::Status place = CheckPlace(slot); !place.ok()) return place;
-  auto* node = new Node(slot);
+  auto node = std::make_unique<Node>(slot);
+  std::unique_ptr<DirtyLog> log;
+  if (slot.flags.log_dirty) log = std::make_unique<DirtyLog>(slot.gfns.size());
   node->slot.uid = next_uid_++;
   node->slot.dying = false;
-  node->slot.log = slot.flags.log_dirty ? new DirtyLog(slot.gfns.size()) : nullptr;
-  Exchange(nullptr, node);
+  node->slot.log = log.get();
+  std::unique_ptr<MemslotSet> next = MakeSet(Current(), nullptr, node.get());
+  by_id_.emplace(slot.id, node.get());  // the last step that may throw std::bad_alloc
+  static_cast<void>(node.release());
+  static_cast<void>(log.release());
+  Publish(std::move(next), nullptr);
   return absl::OkStatus();
 }
 
@@ -174,37 +180,65 @@ absl::Status MemslotTable::CheckMove(uint32_t id, Gfn first) const {
   return CheckPlace(*slot);
 }
 
-absl::StatusOr<Memslot> MemslotTable::MarkDying(uint32_t id) {
+absl::StatusOr<Memslot> MemslotTable::MarkDying(uint32_t id, std::optional<Gfn> moves_to) {
   absl::StatusOr<Memslot> slot = Get(id);
   if (!slot.ok()) return slot;
-  if (UNDERFOOT_MUTANT("slot-delete-in-one-phase")) {
-    Exchange(by_id_[id], nullptr);
-    return slot;
-  }
   slot->dying = true;
-  Exchange(by_id_[id], new Node(*slot));
+  auto dying = std::make_unique<Node>(*slot);
+  std::unique_ptr<MemslotSet> next = MakeSet(Current(), by_id_.at(id), dying.get());
+  Rest rest;
+  rest.without = MakeSet(*next, dying.get(), nullptr);
+  if (moves_to.has_value()) {
+    rest.moved = MakeMoved(*slot, *moves_to);
+    rest.with_moved = MakeSet(*rest.without, nullptr, rest.moved.get());
+  }
+  rest_ = std::move(rest);
+  Publish(std::move(next), by_id_.at(id));
+  by_id_.at(id) = dying.release();
   return slot;
 }
 
 void MemslotTable::Erase(uint32_t id) {
-  if (UNDERFOOT_MUTANT("slot-delete-in-one-phase")) return;
   Node* node = by_id_.at(id);
   DirtyLog* log = node->slot.log;
-  Exchange(node, nullptr);
-  if (log != nullptr) rcu::DeferDelete(log);  // a walk over an older set may still mark it
+  Publish(SetWithout(*node), node);
+  by_id_.erase(id);
+  // A walk over an older set may still mark the log.
+  if (log != nullptr) rcu::DeferDelete(log);
 }
 
-void MemslotTable::Revive(uint32_t id, Gfn first) {
+void MemslotTable::FinishMove(uint32_t id, Gfn first) {
   Node* node = by_id_.at(id);
-  auto* moved = new Node(node->slot);
-  moved->slot.gfns = {first, first + moved->slot.gfns.size()};
+  std::unique_ptr<Node> moved = std::move(rest_.moved);
+  if (moved == nullptr || moved->slot.id != id || moved->slot.gfns.begin != first) {
+    moved = MakeMoved(node->slot, first);
+    rest_.with_moved.reset();  // this set has another node
+  }
+  // The slot is in no set until no walk uses the old one any more: see WaitForOldWalks.
+  Publish(SetWithout(*node), node);
+  WaitForOldWalks();
+  std::unique_ptr<MemslotSet> next = std::move(rest_.with_moved);
+  if (next == nullptr || next->generation() != Current().generation() + 1) {
+    next = MakeSet(Current(), nullptr, moved.get());
+  }
+  Publish(std::move(next), nullptr);
+  by_id_.at(id) = moved.release();
+}
+
+std::unique_ptr<MemslotTable::Node> MemslotTable::MakeMoved(const Memslot& slot, Gfn first) {
+  auto moved = std::make_unique<Node>(slot);
+  moved->slot.gfns = {first, first + slot.gfns.size()};
   moved->slot.dying = false;
   moved->slot.uid = next_uid_++;
-  if (UNDERFOOT_MUTANT("slot-moves-under-old-walks")) return Exchange(node, moved);
-  // In no set, until nobody walks it any more: see WaitForOldWalks.
-  Exchange(node, nullptr);
-  WaitForOldWalks();
-  Exchange(nullptr, moved);
+  return moved;
+}
+
+// Returns the set that MarkDying has made if no other update came in between, and makes a new one
+// otherwise.
+std::unique_ptr<MemslotSet> MemslotTable::SetWithout(const Node& out) {
+  std::unique_ptr<MemslotSet> next = std::move(rest_.without);
+  if (next != nullptr && next->generation() == Current().generation() + 1) return next;
+  return MakeSet(Current(), &out, nullptr);
 }
 
 void MemslotTable::WaitForOldWalks() {
@@ -216,29 +250,35 @@ absl::StatusOr<MemslotChange> MemslotTable::SetFlags(uint32_t id, MemslotFlags f
   const absl::StatusOr<Memslot> before = Get(id);
   if (!before.ok()) return before.status();
   if (before->flags == flags) return MemslotChange{*before, *before};
-  auto* node = new Node(*before);
+  auto node = std::make_unique<Node>(*before);
   node->slot.flags = flags;
+  std::unique_ptr<DirtyLog> log;
   if (flags.log_dirty != before->flags.log_dirty) {
-    node->slot.log = flags.log_dirty ? new DirtyLog(before->gfns.size()) : nullptr;
+    if (flags.log_dirty) log = std::make_unique<DirtyLog>(before->gfns.size());
+    node->slot.log = log.get();
   }
-  if (!UNDERFOOT_MUTANT("flags-keep-identity")) node->slot.uid = next_uid_++;
-  Exchange(by_id_[id], node);
-  return MemslotChange{*before, node->slot};
+  node->slot.uid = next_uid_++;
+  MemslotChange change{*before, {}};
+  Publish(MakeSet(Current(), by_id_.at(id), node.get()), by_id_.at(id));
+  change.after = node->slot;
+  by_id_.at(id) = node.release();
+  static_cast<void>(log.release());
+  return change;
 }
 
-// Publishes the set in which `in` stands for `out`; either may be nullptr.
-void MemslotTable::Exchange(Node* out, Node* in) {
-  auto* next = new MemslotSet(Current(), out == nullptr ? nullptr : &out->slot,
-                              in == nullptr ? nullptr : &in->slot);
-  // Brackets and look-ups that started on the old set keep it alive, and its slots; the update does
-  // not wait for them.
-  rcu::DeferDelete(current_.Publish(next));
-  if (in != nullptr) {
-    by_id_[in->slot.id] = in;
-  } else {
-    by_id_.erase(out->slot.id);
-  }
-  if (out != nullptr) rcu::DeferDelete(out);
+// The set that follows `before`, with `in` in the place of `out`. Either may be nullptr.
+std::unique_ptr<MemslotSet> MemslotTable::MakeSet(const MemslotSet& before, const Node* out,
+                                                  Node* in) {
+  if (in != nullptr) in->slot.generation = before.generation() + 1;
+  return std::make_unique<MemslotSet>(before, out == nullptr ? nullptr : &out->slot,
+                                      in == nullptr ? nullptr : &in->slot);
+}
+
+// `next` no longer contains `replaced`. Brackets and look-ups that started on the old set keep the
+// old set and its slots alive (RCU). The update does not wait for them.
+void MemslotTable::Publish(std::unique_ptr<MemslotSet> next, Node* replaced) noexcept {
+  rcu::DeferDelete(current_.Publish(next.release()));
+  if (replaced != nullptr) rcu::DeferDelete(replaced);
 }
 
 }  // namespace underfoot

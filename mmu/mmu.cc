@@ -1,14 +1,13 @@
 #include "mmu/mmu.h"
 
+#include <chrono>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
-#include "mmu/mutant.h"
-#include "mmu/rcu.h"
-#include "mmu/sync_point.h"
+#include "mmu/base/rcu.h"
+#include "mmu/base/sync_point.h"
 
 namespace underfoot {
 namespace {
@@ -16,34 +15,37 @@ namespace {
 // Records how long an update took.
 class UpdateTimer {
  public:
-  explicit UpdateTimer(Counter& longest_us) : longest_us_(longest_us), start_(absl::Now()) {}
+  explicit UpdateTimer(Counter& longest_us) : longest_us_(longest_us) {}
   ~UpdateTimer() {
-    longest_us_.Max(static_cast<uint64_t>(absl::ToInt64Microseconds(absl::Now() - start_)));
+    const auto lasted = std::chrono::duration_cast<std::chrono::microseconds>(
+        std::chrono::steady_clock::now() - start_);
+    longest_us_.Max(static_cast<uint64_t>(lasted.count()));
   }
   UpdateTimer(const UpdateTimer&) = delete;
   UpdateTimer& operator=(const UpdateTimer&) = delete;
 
  private:
   Counter& longest_us_;
-  const absl::Time start_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace
 
 Mmu::Mmu(PageSource& source, MmuOptions options)
     : source_(source),
+      page_in_tries_(options.page_in_tries),
       stage2_(options.retired_cap_bytes),
       notifier_(in_flight_, readers_),
-      stage2_subscriber_(memslots_, stage2_),
-      faults_(memslots_, stage2_, in_flight_, source),
-      range_faults_(memslots_, stage2_, in_flight_, source, faults_),
-      faults_around_(memslots_, stage2_, in_flight_, source, faults_) {
-  notifier_.Register(caches_);  // before stage-2, as in the kernel
-  notifier_.Register(stage2_subscriber_);
+      install_parts_{memslots_, in_flight_, stage2_},
+      faults_(install_parts_, source, options.page_in_tries),
+      range_faults_(install_parts_, source, faults_),
+      faults_around_(install_parts_, source, faults_) {
+  notifier_.Register(caches_);  // Begin calls the caches before stage-2, as the kernel does
+  notifier_.Register(*this);
 }
 
 Mmu::~Mmu() {
-  notifier_.Unregister(stage2_subscriber_);
+  notifier_.Unregister(*this);
   notifier_.Unregister(caches_);
   rcu::Barrier();
 }
@@ -59,12 +61,28 @@ absl::Status Mmu::CreateMemslot(const MemslotConfig& config) {
 
 absl::Status Mmu::DeleteMemslot(uint32_t id) {
   absl::MutexLock lock(&update_mutex_);
+  return DeleteLocked(id, {});
+}
+
+absl::StatusOr<DirtyBitmap> Mmu::DeleteMemslotCollecting(uint32_t id) {
+  absl::MutexLock lock(&update_mutex_);
+  const absl::StatusOr<Memslot> slot = LoggedSlot(id);
+  if (!slot.ok()) return slot.status();
+  std::vector<uint64_t> taken(DirtyBitmap::WordsFor(slot->gfns.size()));
+  if (absl::Status deleted = DeleteLocked(id, taken); !deleted.ok()) return deleted;
+  return DirtyBitmap(std::move(taken));
+}
+
+// `taken` receives the last pages of the log; empty: they are discarded.
+absl::Status Mmu::DeleteLocked(uint32_t id, std::span<uint64_t> taken) {
   UpdateTimer timer(update_us_max_);
   const absl::StatusOr<Memslot> slot = memslots_.MarkDying(id);
   if (!slot.ok()) return slot.status();
   RemoveTranslations(*slot);
+  // No translation is left and none appears, so no mark follows this collection.
+  if (!taken.empty()) TakeDirty(*slot, taken);
   memslots_.Erase(id);
-  if (!UNDERFOOT_MUTANT("slot-gfns-are-reused-at-once")) MemslotTable::WaitForOldWalks();
+  MemslotTable::WaitForOldWalks();
   updates_.Add();
   return absl::OkStatus();
 }
@@ -75,29 +93,23 @@ absl::Status Mmu::MoveMemslot(uint32_t id, Gfn first) {
   absl::StatusOr<Memslot> slot = memslots_.Get(id);
   if (slot.ok() && slot->gfns.begin == first) return absl::OkStatus();
   if (absl::Status room = memslots_.CheckMove(id, first); !room.ok()) return room;
-  const bool at_once = UNDERFOOT_MUTANT("slot-move-in-one-phase");
-  if (at_once) {
-    memslots_.Revive(id, first);
-  } else {
-    slot = memslots_.MarkDying(id);
-  }
+  slot = memslots_.MarkDying(id, first);
   RemoveTranslations(*slot);
-  if (!at_once) memslots_.Revive(id, first);
+  memslots_.FinishMove(id, first);
   updates_.Add();
   return absl::OkStatus();
 }
 
-// Of a dying slot: look-ups do not find it now, so nothing new appears; Begin still walks it.
+// Removes the translations of a dying slot (P5.2 to P5.4). Look-ups no longer find the slot, so no
+// new translation appears. A Begin still walks it.
 void Mmu::RemoveTranslations(const Memslot& slot) {
-  // A Begin that finds nothing of the slot any more must know that readers may still be there.
-  std::optional<InFlightRanges::Scope> in_flight;
-  if (!UNDERFOOT_MUTANT("slot-delete-unannounced")) in_flight.emplace(in_flight_, slot.hvas());
+  // The range is in flight until the readers have left. Otherwise a Begin that finds no translation
+  // of the slot would not look for its readers.
+  const InFlightRanges::Scope in_flight(in_flight_, slot.hvas());
   UNDERFOOT_SYNC_POINT("slot-dying");
-  if (!UNDERFOOT_MUTANT("slot-delete-keeps-leaves")) {
-    stage2_.TearDown(slot.gfns, slot.dirty_sink());
-  }
+  stage2_.TearDown(slot.gfns, slot.dirty_sink());
   caches_.InvalidateGpaKeyed({slot.hvas(), InvalidationKind::kUnmap});
-  if (!UNDERFOOT_MUTANT("slot-delete-skips-readers")) readers_.WaitForReaders(slot.hvas());
+  readers_.WaitForReaders(slot.hvas());
 }
 
 absl::Status Mmu::SetMemslotFlags(uint32_t id, MemslotFlags flags) {
@@ -110,52 +122,120 @@ absl::Status Mmu::SetMemslotFlags(uint32_t id, MemslotFlags flags) {
   if (before.flags == after.flags) return absl::OkStatus();
   updates_.Add();
   UNDERFOOT_SYNC_POINT("slot-flags-published");
-  // Who has looked the old flags up and claims from now on is refused for the slot's new identity;
-  // who has claimed before is met here.
+  // The slot has a new identity now. An installer that looked the old flags up and claims from now
+  // on is refused, because the identity differs. The walk below finds the claim of an installer
+  // that claimed before.
   const bool protects = after.flags.read_only && !before.flags.read_only;
-  std::optional<InFlightRanges::Scope> in_flight;  // as when a slot goes
-  if (protects && !UNDERFOOT_MUTANT("read-only-unannounced")) {
+  std::optional<InFlightRanges::Scope> in_flight;  // as in RemoveTranslations
+  if (protects) {
     in_flight.emplace(in_flight_, after.hvas());
-  }
-  if (protects && !UNDERFOOT_MUTANT("read-only-keeps-leaves")) {
-    WalkDebts debts;
-    stage2_.WriteProtect(after.gfns, debts);
-    stage2_.Finish(debts);
+    MmuGather gather;
+    stage2_.WriteProtect(after.gfns, gather);
+    stage2_.Finish(gather);
   }
   if (protects || after.log != before.log) {
-    if (!UNDERFOOT_MUTANT("flags-spare-caches")) {
-      caches_.InvalidateGpaKeyed({after.hvas(), InvalidationKind::kProtect});
-    }
-    if (!UNDERFOOT_MUTANT("flags-skip-readers")) readers_.WaitForReaders(after.hvas());
+    caches_.InvalidateGpaKeyed({after.hvas(), InvalidationKind::kProtect});
+    readers_.WaitForReaders(after.hvas());
   }
   if (after.log != nullptr && before.log == nullptr) {
-    // A walk over the old set drops dirty leaves and logs nothing.
-    if (!UNDERFOOT_MUTANT("log-starts-at-once")) rcu::Synchronize();
+    // A walk over the old set removes dirty leaves without logging them, so such walks must end
+    // first.
+    rcu::Synchronize();
     UNDERFOOT_SYNC_POINT("slot-log-on");
-    static_cast<void>(TakeDirty(after));  // what was written before is nobody's business
+    // Pages that were written before the log started are not reported.
+    TakeDirty(after, {});
   }
   if (before.log != nullptr && after.log == nullptr) rcu::DeferDelete(before.log);
   return absl::OkStatus();
 }
 
-absl::StatusOr<DirtyBitmap> Mmu::CollectDirty(uint32_t id) {
-  absl::MutexLock lock(&update_mutex_);
-  const absl::StatusOr<Memslot> slot = memslots_.Get(id);
-  if (!slot.ok()) return slot.status();
-  if (slot->log == nullptr) {
+absl::StatusOr<Memslot> Mmu::LoggedSlot(uint32_t id) {
+  absl::StatusOr<Memslot> slot = memslots_.Get(id);
+  if (slot.ok() && slot->log == nullptr) {
     return absl::FailedPreconditionError(
         absl::StrFormat("memslot %u logs no writes: log_dirty is off", id));
   }
-  return TakeDirty(*slot);
+  return slot;
 }
 
-DirtyBitmap Mmu::TakeDirty(const Memslot& slot) {
+absl::StatusOr<DirtyBitmap> Mmu::CollectDirty(uint32_t id) {
+  absl::MutexLock lock(&update_mutex_);
+  const absl::StatusOr<Memslot> slot = LoggedSlot(id);
+  if (!slot.ok()) return slot.status();
+  std::vector<uint64_t> taken(
+      DirtyBitmap::WordsFor(slot->gfns.size()));  // before the log is cleared
+  TakeDirty(*slot, taken);
+  return DirtyBitmap(std::move(taken));
+}
+
+// The lock keeps the slot and its log, and no collection runs meanwhile.
+absl::Status Mmu::GiveBackDirty(uint32_t id, const DirtyBitmap& pages) {
+  absl::MutexLock lock(&update_mutex_);
+  const absl::StatusOr<Memslot> slot = LoggedSlot(id);
+  if (!slot.ok()) return slot.status();
+  if (pages.words().size() != DirtyBitmap::WordsFor(slot->gfns.size())) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("memslot %u has %u pages, and the bitmap that is given back has %u words",
+                        id, slot->gfns.size(), pages.words().size()));
+  }
+  pages.ForEach([&](uint64_t page) { slot->log->Mark(page, 1); });
+  return absl::OkStatus();
+}
+
+void Mmu::TakeDirty(const Memslot& slot, std::span<uint64_t> taken) {
   stage2_.CollectDirty(slot.gfns, slot.dirty_sink());
   UNDERFOOT_SYNC_POINT("collect-half-way");
-  DirtyBitmap dirty = slot.log->Take();
-  // Who has marked what was taken may still be writing.
-  if (!UNDERFOOT_MUTANT("collect-skips-readers")) readers_.WaitForReaders(slot.hvas());
-  return dirty;
+  // The walk may have found that a leaf is gone whose mark is not in the log yet.
+  if (slot.log->RemovalsUnderWay()) {
+    UNDERFOOT_SYNC_POINT("collect-waits-for-removals");
+    rcu::Synchronize();
+  }
+  slot.log->TakeInto(taken);
+  // A reader whose mark was just taken may still be writing.
+  readers_.WaitForReaders(slot.hvas());
+}
+
+bool Mmu::Invalidate(const Invalidation& invalidation) {
+  // The notifier calls this inside an RCU read section.
+  MmuGather gather;
+  // The set is loaded after the range was put in flight. If this set does not have a slot yet, each
+  // installer that uses the slot finds the range in flight (P5).
+  const MemslotSet& set = memslots_.CurrentAfterAnnouncement();
+  UNDERFOOT_SYNC_POINT("stage2-walk");
+  set.ForEachOverlap(invalidation.range, [&](const Memslot& slot, HvaRange overlap) {
+    const auto walk = [&] {
+      if (invalidation.kind == InvalidationKind::kUnmap) {
+        stage2_.Unmap(slot.GfnsOf(overlap), gather, slot.dirty_sink());
+      } else {
+        stage2_.WriteProtect(slot.GfnsOf(overlap), gather);
+      }
+    };
+    for (walk(); gather.unsplit.has_value(); walk()) RemoveBlock(slot, gather);
+  });
+  UNDERFOOT_SYNC_POINT("stage2-walked");
+  const bool held = gather.flush_due || !gather.retired.empty();
+  stage2_.FlushAndRetire(gather);
+  return held;
+}
+
+// An invalidation cannot fail. If there is no memory to split a block, the whole block is unmapped,
+// and faults bring its pages in again one by one. The readers of the block may use pages outside of
+// the bracket's range, so the bracket does not wait for all of them. Two things make a later Begin
+// that finds no translation of these pages look for readers: the range of the block is in flight
+// until the block is gone, and after that `unwaited_` counts it.
+void Mmu::RemoveBlock(const Memslot& slot, MmuGather& gather) {
+  const GfnRange block = *std::exchange(gather.unsplit, std::nullopt);
+  const InFlightRanges::Scope in_flight(in_flight_, slot.HvasOf(block));
+  stage2_.Unmap(block, gather, slot.dirty_sink());
+  readers_.NoteUnwaited();
+}
+
+bool Mmu::TestClearYoung(HvaRange range, bool clear) {
+  bool young = false;
+  memslots_.Current().ForEachOverlap(range, [&](const Memslot& slot, HvaRange overlap) {
+    young = stage2_.TestClearYoung(slot.GfnsOf(overlap), clear) || young;
+  });
+  return young;
 }
 
 MmuStats Mmu::Stats() const {

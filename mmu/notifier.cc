@@ -1,13 +1,13 @@
 #include "mmu/notifier.h"
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <utility>
 
-#include "mmu/check.h"
-#include "mmu/mutant.h"
-#include "mmu/ordering.h"
-#include "mmu/sync_point.h"
+#include "mmu/base/check.h"
+#include "mmu/base/ordering.h"
+#include "mmu/base/sync_point.h"
 
 namespace underfoot {
 
@@ -43,32 +43,28 @@ BracketToken Notifier::Begin(Invalidation invalidation, ReaderWait wait) {
   UNDERFOOT_CHECK(!rcu::InReadSection(), "Begin inside an RCU read section",
                   invalidation.range.begin.value, 0);
   invalidation.range = RoundOutToPages(invalidation.range);
-  bool held = UNDERFOOT_MUTANT("begin-walks-first") && TellSubscribers(invalidation);
   UNDERFOOT_SYNC_POINT("begin-not-in-flight");
   BracketToken token(in_flight_.Add(invalidation.range), invalidation.range);
-  // After it is in the set and before the host changes: whoever counts, and then finds none in its
-  // way, sees a later one by the count.
+  // The count goes up after the range is in the set and before the host changes. Code that reads
+  // the count and then finds no bracket in flight sees by the count that a later one has begun.
   begins_.Add();
   UNDERFOOT_SYNC_POINT("begin-in-flight");
-  if (!UNDERFOOT_MUTANT("begin-walks-first")) held = TellSubscribers(invalidation);
+  const bool held = NotifySubscribers(invalidation);
   token.found_ = held;
   UNDERFOOT_SYNC_POINT("begin-invalidated");
-  if (UNDERFOOT_MUTANT("begin-waits-for-grace-period")) rcu::Synchronize();
   if (wait == ReaderWait::kNoWait) {
     if (held) readers_.NoteUnwaited();
     return token;
   }
-  // After the walk: what the walk missed was cleared by a bracket that is seen here, or that had
-  // waited for its readers.
-  const bool another = in_flight_.OverlapsAnother(token.place_, invalidation.range) &&
-                       !UNDERFOOT_MUTANT("begin-ignores-other-brackets");
-  const bool always = UNDERFOOT_MUTANT("begin-looks-at-every-reader");
-  if (held || another || always || readers_.MustLook()) readers_.WaitForReaders(invalidation.range);
+  // After the walk: a translation that the walk did not find was removed by a bracket that is seen
+  // here, or by one that has waited for the readers.
+  const bool another = in_flight_.OverlapsAnother(token.place_, invalidation.range);
+  if (held || another || readers_.MustLook()) readers_.WaitForReaders(invalidation.range);
   return token;
 }
 
-// True when a subscriber had a translation of the range.
-bool Notifier::TellSubscribers(const Invalidation& invalidation) {
+// Returns whether a subscriber had a translation of the range.
+bool Notifier::NotifySubscribers(const Invalidation& invalidation) {
   SubscriberList* list = nullptr;
   {
     rcu::ReadScope rcu;
@@ -78,7 +74,7 @@ bool Notifier::TellSubscribers(const Invalidation& invalidation) {
       held = subscriber->Invalidate(invalidation) || held;
     }
     if (!held) return false;
-    list->pins.fetch_add(1, kAcqRel);  // inside RCU: Publish counts pins after a grace period
+    list->pins.fetch_add(1, kAcqRel);  // inside RCU: PublishLocked reads it after a grace period
   }
   UNDERFOOT_SYNC_POINT("begin-pinned");
   for (Subscriber* subscriber : list->subscribers) subscriber->AfterInvalidate();
@@ -87,15 +83,15 @@ bool Notifier::TellSubscribers(const Invalidation& invalidation) {
 }
 
 void Notifier::Unpin(SubscriberList& list) {
-  // The list lives until this scope ends: the last to unpin still has to wake whoever waits.
+  // The list lives until this scope ends: the last thread to unpin it still has to wake the waiter.
   rcu::ReadScope rcu;
-  // Pairs with: Notifier::Publish's wait. Without it: the subscriber is gone while its last walk
-  // runs.
+  // Pairs with: the wait in Notifier::PublishLocked. Without it: the subscriber is destroyed while
+  // its last walk runs.
   if (list.pins.fetch_sub(1, kAcqRel) == 1) list.pins.notify_all();
 }
 
 void Notifier::End(BracketToken& token) {
-  if (!token.open_ && !UNDERFOOT_MUTANT("stray-end-counts")) {
+  if (!token.open_) {
     stray_ends_.Add();
     return;
   }
@@ -107,10 +103,10 @@ void Notifier::End(BracketToken& token) {
 }
 
 bool Notifier::TestClearYoung(HvaRange range, bool clear) {
+  range = RoundOutToPages(range);
   bool young = false;
   rcu::ReadScope rcu;
   for (Subscriber* subscriber : list_.Load()->subscribers) {
-    if (young && UNDERFOOT_MUTANT("young-short-circuit")) break;
     young = subscriber->TestClearYoung(range, clear) || young;
   }
   return young;
@@ -118,28 +114,39 @@ bool Notifier::TestClearYoung(HvaRange range, bool clear) {
 
 void Notifier::Register(Subscriber& subscriber) {
   absl::MutexLock lock(&publish_mutex_);
-  std::vector<Subscriber*> next = list_.Load()->subscribers;
-  next.push_back(&subscriber);
-  Publish(std::move(next));
+  const std::vector<Subscriber*>& before = list_.Load()->subscribers;
+  auto next = std::make_unique<SubscriberList>();
+  next->subscribers = before;
+  next->subscribers.push_back(&subscriber);
+  auto spare = std::make_unique<SubscriberList>();
+  spare_.reserve(spare_.size() + 1);
+  spare_.push_back(std::move(spare));
+  try {
+    for (const auto& list : spare_) list->subscribers.reserve(next->subscribers.size());
+  } catch (...) {
+    spare_.pop_back();
+    throw;
+  }
+  PublishLocked(std::move(next));
 }
 
 void Notifier::Unregister(Subscriber& subscriber) {
   absl::MutexLock lock(&publish_mutex_);
-  std::vector<Subscriber*> next = list_.Load()->subscribers;
-  const auto removed = std::erase(next, &subscriber);
-  UNDERFOOT_CHECK(removed == 1, "an unknown subscriber was unregistered", removed, 0);
-  Publish(std::move(next));
+  const std::vector<Subscriber*>& before = list_.Load()->subscribers;
+  const auto registered = std::count(before.begin(), before.end(), &subscriber);
+  UNDERFOOT_CHECK(registered == 1, "an unknown subscriber was unregistered", registered, 0);
+  std::unique_ptr<SubscriberList> next = std::move(spare_.back());
+  spare_.pop_back();
+  std::remove_copy(before.begin(), before.end(), std::back_inserter(next->subscribers),
+                   &subscriber);
+  PublishLocked(std::move(next));
 }
 
-void Notifier::Publish(std::vector<Subscriber*> subscribers) {
-  auto next = std::make_unique<SubscriberList>();
-  next->subscribers = std::move(subscribers);
+void Notifier::PublishLocked(std::unique_ptr<SubscriberList> next) {
   SubscriberList* old = list_.Publish(next.release());
   UNDERFOOT_SYNC_POINT("unregister-waits-for-walks");
-  if (UNDERFOOT_MUTANT("unregister-skips-walks")) return;
-  rcu::Synchronize();  // whoever found the old list has left it, or has pinned it
-  for (uint32_t pins = old->pins.load(kAcquire);
-       pins != 0 && !UNDERFOOT_MUTANT("unregister-skips-pins"); pins = old->pins.load(kAcquire)) {
+  rcu::Synchronize();  // each thread that found the old list has left it or has pinned it
+  for (uint32_t pins = old->pins.load(kAcquire); pins != 0; pins = old->pins.load(kAcquire)) {
     UNDERFOOT_SYNC_POINT("unregister-waits");
     old->pins.wait(pins, kAcquire);
   }
@@ -151,7 +158,6 @@ NotifierStats Notifier::Stats() const {
   stats.ends = ends_.Get();  // before `begins`, so that the difference is never negative
   stats.begins = begins_.Get();
   stats.in_flight = stats.begins - stats.ends;
-  stats.sequence = stats.ends;
   stats.stray_ends = stray_ends_.Get();
   return stats;
 }

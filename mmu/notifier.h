@@ -1,69 +1,42 @@
-// The notifier: brackets a change of the host mm with Begin and End, and tells every subscriber.
+// The notifier: brackets a change of the host mm with Begin and End, and notifies every subscriber.
 //
 //   Begin   1. the range joins the set in flight        nothing overlapping is installed from here
 //           2. each subscriber drops its translations   pfn caches first, then stage-2, which
 //                                                       flushes once
-//           3. wait for readers of the range            unless nobody can be reading it: it found
-//                                                       nothing, and no other bracket in flight
-//                                                       may have found it before
-//   ---     the host mm call stands here (I2)
-//   End     4. the range leaves the set, the sequence moves, installers wake
+//           3. wait for the readers of the range        left out with kNoWait, and if a, b and c
+//                                                       below hold
+//   ---     the caller makes the host mm call here (I2)
+//   End     4. the range leaves the set, installers wake
 //
 // A bracket is a count, not a lock: it may span a syscall, nest, and overlap others.
 //
-// Step 3 is skipped only where the bracket found nothing: a reader that still uses a translation of
-// the range has it from before some other bracket cleared it, and that one is in flight until the
-// reader has left. So an invalidation of what nobody uses touches no reader's cache line.
+// Step 3 is skipped only if the bracket found nothing. A reader that still uses a translation of
+// the range has it from before another bracket cleared it, and that bracket is in flight until the
+// reader has left. So an invalidation of memory that no reader uses touches no reader's cache line.
 //
-// Thread safety: any thread. Never inside a read section of an overlapping range (the wait would be
-// for oneself) nor an rcu::ReadScope. Invariants: I1, I2 (by its callers' order), I3, I7, I8, I11.
-// After: mmu_notifier_invalidate_range_start/end in Linux.
+// Thread safety: any thread. Never inside a read section of an overlapping range (Begin would wait
+// for its own thread) nor an rcu::ReadScope.
+// Invariants: I1, I2 (by its callers' order), I3, I7, I8, I11.
+// After: mmu_notifier_invalidate_range_start and mmu_notifier_invalidate_range_end in Linux.
 
 #ifndef UNDERFOOT_MMU_NOTIFIER_H_
 #define UNDERFOOT_MMU_NOTIFIER_H_
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "mmu/invalidation.h"
-#include "mmu/mutant.h"
-#include "mmu/rcu.h"
-#include "mmu/reader.h"
-#include "mmu/stats.h"
-#include "mmu/types.h"
+#include "mmu/base/invalidation.h"
+#include "mmu/base/rcu.h"
+#include "mmu/base/stats.h"
+#include "mmu/base/types.h"
+#include "mmu/in_flight_ranges.h"
+#include "mmu/readers/reader.h"
 
 namespace underfoot {
-
-enum class InvalidationKind : uint8_t {
-  kUnmap,    // the pages go, or change their frames
-  kProtect,  // only the write permission goes
-};
-
-struct Invalidation {
-  HvaRange range;
-  InvalidationKind kind = InvalidationKind::kUnmap;
-};
-
-// A secondary MMU. Called from any thread, several at a time, inside an RCU read section: nothing
-// here may wait for more than a lock that nobody waits under, but for AfterInvalidate.
-class Subscriber {
- public:
-  virtual ~Subscriber() = default;
-  // On return the subscriber holds no translation that the invalidation forbids, and installs none
-  // while the range is in flight. True when there was one, or may have been: readers of it are then
-  // waited for, by the notifier, once for all subscribers. Whoever drops translations of a range at
-  // another time keeps the range in flight until their readers have left (see Mmu), or says true
-  // until then (a pfn cache stays listed).
-  [[nodiscard]] virtual bool Invalidate(const Invalidation& invalidation) = 0;
-  // After an Invalidate of which some subscriber said true, outside the read section.
-  virtual void AfterInvalidate() {}
-  // Whether the range was accessed since the last clear.
-  virtual bool TestClearYoung(HvaRange range, bool clear) = 0;
-  // The bracket has ended.
-  virtual void OnEnd(HvaRange) {}
-};
 
 // A bracket between Begin and End.
 class [[nodiscard]] BracketToken {
@@ -91,8 +64,8 @@ class [[nodiscard]] BracketToken {
 
 enum class ReaderWait : uint8_t {
   kWait,  // I1 holds when Begin returns
-  // For a thread that serves page faults: a reader in a section may itself be waiting for it. No
-  // new reader finds the old translation; one that has it may still be using it.
+  // For a thread that serves page faults, for which a reader in a section may be waiting. No reader
+  // finds the old translation any more, but a reader that found it before may still use it.
   kNoWait,
 };
 
@@ -109,36 +82,45 @@ class Notifier {
   // An End without its Begin (an ended or moved-from token) is counted and has no effect (I3).
   void End(BracketToken& token);
 
-  // Asks every subscriber, whatever the first says (I8).
+  // Calls every subscriber, also if the first returns true (I8). `range` is rounded out to pages.
   bool TestClearYoung(HvaRange range, bool clear);
 
-  // At any time, also while brackets are in flight: what is in flight stays in the set, so a
-  // newcomer installs nothing that a Begin before its time forbids (I3). Unregister returns when no
-  // thread is inside the subscriber any more; it waits for walks, not for brackets.
+  // May be called at any time, also while brackets are in flight. Their ranges stay in the set, so
+  // a new subscriber installs nothing that an earlier Begin forbids (I3). Unregister returns when no
+  // thread is inside the subscriber any more; it waits for walks and for no bracket. Without memory
+  // Register throws std::bad_alloc, and nothing has changed. Unregister needs no memory.
   void Register(Subscriber& subscriber);
   void Unregister(Subscriber& subscriber);
 
   const InFlightRanges& in_flight() const { return in_flight_; }
+
+  // How many brackets have begun. Code that looks at a page, and must know whether a bracket began
+  // meanwhile, reads this before and after its look. The look must be a system call that takes a
+  // lock of the mm: see `begins_` in LOCKING.md.
+  uint64_t begun() const { return begins_.Get(); }
   NotifierStats Stats() const;
 
  private:
-  // An immutable list. Walks over it are RCU read sections; those that go on outside have pinned
-  // it.
+  // An immutable list. A walk over it is an RCU read section; a walk that continues outside of the
+  // section has pinned the list.
   struct SubscriberList : rcu::DeferHead {
     std::vector<Subscriber*> subscribers;
     std::atomic<uint32_t> pins{0};
   };
 
-  bool TellSubscribers(const Invalidation& invalidation);
+  bool NotifySubscribers(const Invalidation& invalidation);
   static void Unpin(SubscriberList& list);
-  void Publish(std::vector<Subscriber*> subscribers);
+  void PublishLocked(std::unique_ptr<SubscriberList> next)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(publish_mutex_);
 
   InFlightRanges& in_flight_;
   ReaderRegistry& readers_;
-  // Guards: who publishes the next list. Order: outermost of mmu/. Held across a grace period and
+  // Guards: the publication of the next list. Order: group 1. Held across a grace period and
   // walks of the old list; never across a bracket.
   absl::Mutex publish_mutex_;
   rcu::Pointer<SubscriberList> list_;
+  // A list for each Unregister to come, with room for all that are registered.
+  std::vector<std::unique_ptr<SubscriberList>> spare_ ABSL_GUARDED_BY(publish_mutex_);
   ShardedCounter begins_;
   ShardedCounter ends_;
   Counter stray_ends_;
@@ -148,10 +130,7 @@ class Notifier {
 class InvalidationScope {
  public:
   InvalidationScope(Notifier& notifier, Invalidation invalidation)
-      : notifier_(notifier),
-        token_(notifier.Begin(invalidation, UNDERFOOT_MUTANT("scope-does-not-wait")
-                                                ? ReaderWait::kNoWait
-                                                : ReaderWait::kWait)) {}
+      : notifier_(notifier), token_(notifier.Begin(invalidation)) {}
   ~InvalidationScope() { notifier_.End(token_); }
   bool found() const { return token_.found(); }
   InvalidationScope(const InvalidationScope&) = delete;

@@ -1,17 +1,16 @@
 #include "mmu/pfn_cache.h"
 
-#include <sched.h>
-
 #include "absl/strings/str_format.h"
-#include "mmu/check.h"
+#include "mmu/base/check.h"
+#include "mmu/base/sync_point.h"
+#include "mmu/install.h"
 #include "mmu/mmu.h"
-#include "mmu/mutant.h"
-#include "mmu/rcu.h"
-#include "mmu/sync_point.h"
+#include "mmu/page_in_retries.h"
 
 namespace underfoot {
 
-PfnCache::PfnCache(Mmu& mmu, std::string name) : mmu_(mmu), name_(std::move(name)) {}
+PfnCache::PfnCache(Mmu& mmu, std::string name)
+    : IndexedCache(*this), mmu_(mmu), name_(std::move(name)) {}
 
 PfnCache::~PfnCache() {
   absl::MutexLock lock(&refresh_mutex_);
@@ -24,7 +23,7 @@ uint64_t PfnCache::PagesLocked() const {
 }
 
 absl::Status PfnCache::Activate(const Reader& reader, Key key, uint64_t bytes, Access access) {
-  // Its own section would be waited for.
+  // A refresh waits for readers, and would wait for the caller's own section.
   UNDERFOOT_CHECK(!reader.InSection(), "an activation inside a read section", reader.tag(), bytes);
   absl::MutexLock lock(&refresh_mutex_);
   const uint64_t address = std::visit([](auto k) { return k.value; }, key);
@@ -36,9 +35,16 @@ absl::Status PfnCache::Activate(const Reader& reader, Key key, uint64_t bytes, A
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: it must cover 1 to %d pages", describe(), kMaxPages));
   }
-  // A change of the key hides the old translation from the scan: its readers leave first (P4: F2).
+  const uint64_t pages = ((address & kPageMask) + bytes + kPageMask) >> kPageShift;
+  if (const Hva* hva = std::get_if<Hva>(&key);
+      hva != nullptr &&
+      (!kUserMemory.Contains(*hva) || !kUserMemory.Contains(PageRangeOf(*hva, pages)))) {
+    return absl::InvalidArgumentError(describe() + ": it must end below 2^47, as user space does");
+  }
+  // A change of the key hides the old translation from the scan of a Begin, so its readers leave
+  // first (P4).
   state_.exchange(0, kStoreLoad);
-  if (!UNDERFOOT_MUTANT("key-change-skips-readers")) DrainLocked();
+  DrainLocked();
   key_ = key;
   bytes_ = bytes;
   access_ = access;
@@ -46,23 +52,39 @@ absl::Status PfnCache::Activate(const Reader& reader, Key key, uint64_t bytes, A
   writable_.store(access == Access::kWrite, kRelaxed);
   described_address_.store(address, kRelaxed);
   described_bytes_.store(bytes, kRelaxed);
-  active_ = true;
-  switch (RefreshLocked(reader)) {
+  switch (ActivateLocked(reader)) {
     case RefreshOutcome::kValid:
-    case RefreshOutcome::kSettling:
+    case RefreshOutcome::kRemovalPending:
       return absl::OkStatus();
     case RefreshOutcome::kNoMemslot:
     case RefreshOutcome::kInactive:
-      active_ = false;
-      mmu_.caches().Unlist(*this);
       return absl::NotFoundError(describe() +
                                  ": the range lies in no single memslot that grants the access");
+    case RefreshOutcome::kAgain:
+      return absl::UnavailableError(describe() +
+                                    ": the host's memory is being changed; try again later");
     case RefreshOutcome::kFailed:
-      active_ = false;
-      mmu_.caches().Unlist(*this);
       return absl::UnavailableError(describe() + ": the page cannot be brought in");
   }
   return absl::InternalError(describe());
+}
+
+// Leaves the cache active only if the outcome is kValid or kRemovalPending.
+RefreshOutcome PfnCache::ActivateLocked(const Reader& reader) {
+  const auto deactivate = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(refresh_mutex_) {
+    active_ = false;
+    mmu_.caches().Unlist(*this);
+  };
+  active_ = true;
+  RefreshOutcome outcome = RefreshOutcome::kFailed;
+  try {
+    outcome = RefreshLocked(reader);
+  } catch (...) {
+    deactivate();
+    throw;
+  }
+  if (outcome != RefreshOutcome::kValid && outcome != RefreshOutcome::kRemovalPending) deactivate();
+  return outcome;
 }
 
 RefreshOutcome PfnCache::Refresh(const Reader& reader) {
@@ -84,34 +106,31 @@ RefreshOutcome PfnCache::RefreshLocked(const Reader& reader) {
     UNDERFOOT_SYNC_POINT("refresh-translated");
     if (target.range != announced_) DrainLocked();
     const uint64_t key = ReaderKey::Pack(target.range);
-    const bool late = UNDERFOOT_MUTANT("refresh-lists-late");
-    if (!late) mmu_.caches().ListPending(*this, target.range, key | kPending);
+    mmu_.caches().ListPending(*this, target.range, key | kPending);
     announced_ = target.range;
     UNDERFOOT_SYNC_POINT("refresh-pending");
-    // Listed first, this second: a Begin either finds the cache PENDING or is found here.
-    if (const auto bracket = mmu_.in_flight().FindOverlap(target.range)) {
-      mmu_.in_flight().WaitForEnd(*bracket);
-      continue;
+    // The cache is listed first and this check comes second (P4.2, P4.3). So either a Begin, or an
+    // update of the slot, finds the cache PENDING, or this check finds the Begin's range or the
+    // other slot.
+    const InstallCheck check =
+        CheckInstall(mmu_.memslots(), mmu_.in_flight(), target.range, target.slot);
+    if (check.bracket.has_value()) mmu_.in_flight().WaitForEnd(*check.bracket);
+    if (!check.clear()) continue;
+    RefreshOutcome looked_up = RefreshOutcome::kFailed;
+    try {
+      looked_up = LookUpLocked(reader, target);
+    } catch (...) {
+      state_.exchange(0, kStoreLoad);
+      throw;
     }
-    const RefreshOutcome looked_up = LookUpLocked(reader, target);
-    if (late) mmu_.caches().ListPending(*this, target.range, key | kPending);
     UNDERFOOT_SYNC_POINT("refresh-looked-up");
     if (looked_up != RefreshOutcome::kValid) {
       const bool untouched = state_.exchange(0, kStoreLoad) == (key | kPending);
-      // A mapping may be away under a bracket that has begun since.
-      if (looked_up == RefreshOutcome::kFailed && !untouched &&
-          !UNDERFOOT_MUTANT("refresh-fails-under-a-bracket")) {
-        continue;
-      }
+      // A bracket that has begun since may have moved the mapping away for a moment.
+      if (looked_up == RefreshOutcome::kFailed && !untouched) continue;
       return looked_up;
     }
-    // The generation is compared after the listing: an update that publishes later drops PENDING.
-    if (!SlotIsCurrentLocked(target)) continue;
     uint64_t pending = key | kPending;
-    if (UNDERFOOT_MUTANT("refresh-publishes-blindly")) {
-      state_.exchange(key | kValid, kStoreLoad);
-      return RefreshOutcome::kValid;
-    }
     // Pairs with: PfnCache::Check. Without it: a reader uses data_ before it was written.
     if (state_.compare_exchange_strong(pending, key | kValid, kStoreLoad)) {
       return RefreshOutcome::kValid;
@@ -126,16 +145,12 @@ RefreshOutcome PfnCache::TranslateLocked(Target& target) {
     return RefreshOutcome::kValid;
   }
   const Gfn gfn = GfnOf(std::get<Gpa>(key_));
-  rcu::ReadScope rcu;
-  const Memslot* slot = mmu_.memslots().Current().Find(gfn);
-  if (slot == nullptr || !slot->gfns.Contains(GfnRange{gfn, gfn + pages}) ||
-      (slot->flags.read_only && access_ == Access::kWrite)) {
+  target.slot = mmu_.memslots().Find(gfn);
+  if (!target.slot.has_value() || !target.slot->gfns.Contains(GfnRange{gfn, gfn + pages}) ||
+      !target.slot->Grants(access_)) {
     return RefreshOutcome::kNoMemslot;
   }
-  target.range = PageRangeOf(slot->HvaOf(gfn), pages);
-  target.slot_uid = slot->uid;
-  target.log = slot->log;
-  target.log_page = gfn - slot->gfns.begin;
+  target.range = target.slot->HvasOf({gfn, gfn + pages});
   return RefreshOutcome::kValid;
 }
 
@@ -143,49 +158,49 @@ RefreshOutcome PfnCache::LookUpLocked(const Reader& reader, const Target& target
   const Hva* hva_key = std::get_if<Hva>(&key_);
   for (uint64_t i = 0; i < PagesLocked(); ++i) {
     if (hva_key != nullptr) {
-      PageInResult in = mmu_.page_source().PageIn(target.range.begin + i * kPageSize, access_);
-      while (in.outcome == PageInOutcome::kAgain) {
-        sched_yield();
-        in = mmu_.page_source().PageIn(target.range.begin + i * kPageSize, access_);
-      }
-      if (in.outcome == PageInOutcome::kSettling) return RefreshOutcome::kSettling;
+      const PageInResult in = PageInLocked(target.range.begin + i * kPageSize);
+      if (in.outcome == PageInOutcome::kAgain) return RefreshOutcome::kAgain;
+      if (in.outcome == PageInOutcome::kRemovalPending) return RefreshOutcome::kRemovalPending;
       if (in.outcome == PageInOutcome::kFailed) return RefreshOutcome::kFailed;
       described_pfns_[i].store(in.pfn.value, kRelaxed);
       continue;
     }
-    const FaultResult fault =
+    const FaultInResult fault =
         mmu_.faults().FaultIn(reader, GfnOf(std::get<Gpa>(key_)) + i, access_);
     switch (fault.outcome) {
-      case FaultOutcome::kMapped:
-      case FaultOutcome::kPresent:
+      case FaultInOutcome::kMapped:
         described_pfns_[i].store(fault.pte.pfn().value, kRelaxed);
         break;
-      case FaultOutcome::kSettling:
-        return RefreshOutcome::kSettling;
-      case FaultOutcome::kNoMemslot:
-      case FaultOutcome::kReadOnly:
+      case FaultInOutcome::kRemovalPending:
+        return RefreshOutcome::kRemovalPending;
+      case FaultInOutcome::kNoMemslot:
+      case FaultInOutcome::kReadOnly:
         return RefreshOutcome::kNoMemslot;
-      case FaultOutcome::kFailed:
-      case FaultOutcome::kBlocked:
-      case FaultOutcome::kBusy:
-      case FaultOutcome::kAgain:
+      case FaultInOutcome::kAgain:
+        return RefreshOutcome::kAgain;
+      case FaultInOutcome::kFailed:
         return RefreshOutcome::kFailed;
     }
   }
-  log_page_.store(target.log_page, kRelaxed);
+  DirtyLog* log = nullptr;
+  if (target.slot.has_value()) {
+    log = target.slot->log;
+    log_page_.store(GfnOf(std::get<Gpa>(key_)) - target.slot->gfns.begin, kRelaxed);
+  }
   log_pages_.store(PagesLocked(), kRelaxed);
-  log_.store(target.log, kRelease);
+  log_.store(log, kRelease);
   const uint64_t offset = std::visit([](auto key) { return OffsetInPage(key); }, key_);
   data_.store(static_cast<std::byte*>(PointerOf(target.range.begin + offset)), kRelaxed);
   return RefreshOutcome::kValid;
 }
 
-bool PfnCache::SlotIsCurrentLocked(const Target& target) const {
-  const Gpa* gpa = std::get_if<Gpa>(&key_);
-  if (gpa == nullptr || UNDERFOOT_MUTANT("refresh-ignores-generation")) return true;
-  rcu::ReadScope rcu;
-  const Memslot* slot = mmu_.memslots().CurrentAfterAnnouncement().Find(GfnOf(*gpa));
-  return slot != nullptr && slot->uid == target.slot_uid;
+PageInResult PfnCache::PageInLocked(Hva page) {
+  PageInRetries retries(mmu_.page_in_tries());
+  PageInResult in = mmu_.page_source().PageIn(page, access_, nullptr);
+  while (in.outcome == PageInOutcome::kAgain && retries.Pause()) {
+    in = mmu_.page_source().PageIn(page, access_, nullptr);
+  }
+  return in;
 }
 
 void PfnCache::DrainLocked() {
@@ -197,27 +212,12 @@ void PfnCache::Deactivate() {
   if (!active_) return;
   active_ = false;
   state_.exchange(0, kStoreLoad);
-  // Readers leave before the cache is unlisted: a Begin that no longer finds it must not miss them.
-  if (!UNDERFOOT_MUTANT("deactivate-skips-readers")) DrainLocked();
+  // The readers leave before the cache is unlisted. Otherwise a Begin that no longer finds the
+  // cache would miss them.
+  DrainLocked();
   UNDERFOOT_SYNC_POINT("deactivate-drained");
   mmu_.caches().Unlist(*this);
   announced_ = {};
-}
-
-bool PfnCache::Drop(InvalidationKind kind) {
-  const bool spared = !writable_.load(kRelaxed) || UNDERFOOT_MUTANT("protect-spares-caches");
-  if (kind == InvalidationKind::kProtect && spared) return false;
-  const uint64_t before = state_.load(kRelaxed);
-  if ((before & kPending) != 0 && UNDERFOOT_MUTANT("begin-spares-pending")) return false;
-  // Pairs with: PfnCache::Check and the refresh's compare-exchange (P4). Without it: see Section.
-  const bool dropped = state_.exchange(0, kStoreLoad) != 0;
-  if (dropped) invalidations_.Add();
-  return dropped;
-}
-
-bool PfnCache::TestClearYoung(bool clear) {
-  // Relaxed: ageing is a hint and orders nothing.
-  return clear ? young_.exchange(false, kRelaxed) : young_.load(kRelaxed);
 }
 
 PfnCache::Description PfnCache::Describe() const {

@@ -6,11 +6,10 @@
 #include <array>
 #include <optional>
 
-#include "mmu/check.h"
-#include "mmu/mutant.h"
-#include "mmu/private_table.h"
-#include "mmu/rcu.h"
-#include "mmu/sync_point.h"
+#include "mmu/base/check.h"
+#include "mmu/base/rcu.h"
+#include "mmu/base/sync_point.h"
+#include "mmu/stage2/private_table.h"
 
 namespace underfoot {
 namespace {
@@ -22,7 +21,8 @@ unsigned LargestLevel(Gfn gfn, Gfn end) {
   return level;
 }
 
-// The leaves as one, if their frames are consecutive and aligned and they grant the same.
+// One leaf for all of `leaves` if their frames are consecutive and aligned and they grant the same
+// access.
 std::optional<Pte> AsOneLeaf(std::span<const Pte, kEntries> leaves) {
   const Pte first = leaves.front();
   if (first.pfn().value % kEntries != 0) return std::nullopt;
@@ -35,10 +35,9 @@ std::optional<Pte> AsOneLeaf(std::span<const Pte, kEntries> leaves) {
 }  // namespace
 
 RangeFaultResult RangeFaultHandler::FaultIn(const Reader& reader, GfnRange gfns, Access access) {
-  UNDERFOOT_CHECK(!reader.InSection(), "a fault inside a read section", gfns.begin.value,
-                  reader.tag());
   Gfn gfn = gfns.begin;
   while (gfn < gfns.end) {
+    if (!kGuestFrames.Contains(gfn)) return {FaultInOutcome::kNoMemslot, gfn};
     unsigned level = LargestLevel(gfn, gfns.end);
     const Gfn page_end = std::min(EntryRange(gfn, 1).end, gfns.end);
     BlockOutcome outcome = level == 0 ? BlockOutcome::kPages : BlockOutcome::kAgain;
@@ -51,128 +50,180 @@ RangeFaultResult RangeFaultHandler::FaultIn(const Reader& reader, GfnRange gfns,
       continue;
     }
     const RangeFaultResult pages = FaultInPages(reader, {gfn, page_end}, access);
-    if (pages.outcome != FaultOutcome::kMapped) return pages;
+    if (pages.outcome != FaultInOutcome::kMapped) return pages;
     gfn = page_end;
   }
-  return {FaultOutcome::kMapped, gfn};
+  return {FaultInOutcome::kMapped, gfn};
 }
 
 RangeFaultResult RangeFaultHandler::FaultInPages(const Reader& reader, GfnRange gfns,
                                                  Access access) {
   for (Gfn gfn = gfns.begin; gfn < gfns.end; gfn += 1) {
-    const FaultOutcome outcome = faults_.FaultIn(reader, gfn, access).outcome;
-    switch (outcome) {
-      case FaultOutcome::kMapped:
-      case FaultOutcome::kPresent:
-      case FaultOutcome::kSettling:
-        break;
-      case FaultOutcome::kNoMemslot:
-      case FaultOutcome::kReadOnly:
-      case FaultOutcome::kFailed:
-      case FaultOutcome::kBlocked:
-      case FaultOutcome::kBusy:
-      case FaultOutcome::kAgain:
-        return {outcome, gfn};
+    const FaultInOutcome outcome = faults_.FaultIn(reader, gfn, access).outcome;
+    if (outcome != FaultInOutcome::kMapped && outcome != FaultInOutcome::kRemovalPending) {
+      return {outcome, gfn};
     }
   }
-  return {FaultOutcome::kMapped, gfns.end};
+  return {FaultInOutcome::kMapped, gfns.end};
 }
 
 RangeFaultHandler::BlockOutcome RangeFaultHandler::FaultInBlock(const Reader& reader,
                                                                 GfnRange block, unsigned level,
                                                                 Access access) {
-  Memslot slot;
-  {
-    rcu::ReadScope rcu;
-    const Memslot* found = memslots_.Current().Find(block.begin);
-    if (found == nullptr) return BlockOutcome::kPages;  // which says what is wrong
-    slot = *found;
-  }
-  if (!slot.gfns.Contains(block)) return BlockOutcome::kSmaller;
-  if (slot.flags.read_only && access == Access::kWrite) return BlockOutcome::kPages;
-  const ClaimResult claim = stage2_.TryClaim(block.begin, level, access, reader.tag());
+  Install install(parts_, reader, block.begin, level);
+  if (install.slot() == nullptr) return BlockOutcome::kPages;  // which returns the error
+  if (!install.slot()->gfns.Contains(block)) return BlockOutcome::kSmaller;
+  if (!install.slot()->Grants(access)) return BlockOutcome::kPages;
+  const ClaimResult claim = install.Claim(block.begin, access);
   switch (claim.outcome) {
     case ClaimOutcome::kClaimed:
       break;
-    case ClaimOutcome::kPresent:
-      return faults_.UsePresent(block.begin, access).outcome == FaultOutcome::kPresent
-                 ? BlockOutcome::kDone
-                 : BlockOutcome::kAgain;
+    case ClaimOutcome::kPresent: {
+      rcu::ReadScope rcu;
+      return parts_.stage2.Use(block.begin, access).has_value() ? BlockOutcome::kDone
+                                                                : BlockOutcome::kAgain;
+    }
     case ClaimOutcome::kTable:
       return level > 1 ? BlockOutcome::kSmaller : BlockOutcome::kPages;
     case ClaimOutcome::kBusy:
       sched_yield();
       return BlockOutcome::kAgain;
   }
-  if (!claim.pte.empty()) {
-    // A block that is there and does not grant the access: the host may give the pages of a private
-    // mapping other frames as they are written, so they are relaxed one by one.
-    stage2_.Abandon(block.begin, reader.tag());
-    return BlockOutcome::kPages;
-  }
-  return FillBlock(reader, slot, block, level, access);
+  // If the block is present and does not grant the access, its pages are relaxed one by one: the
+  // host may give the pages of a private mapping other frames when they are written.
+  if (!claim.pte.empty()) return BlockOutcome::kPages;
+  return FillBlock(install, block, level, access);
 }
 
-RangeFaultHandler::BlockOutcome RangeFaultHandler::FillBlock(const Reader& reader,
-                                                             const Memslot& slot, GfnRange block,
+RangeFaultHandler::BlockOutcome RangeFaultHandler::FillBlock(Install& install, GfnRange block,
                                                              unsigned level, Access access) {
-  const auto give_back = [&](BlockOutcome outcome) {
-    stage2_.Abandon(block.begin, reader.tag());
-    return outcome;
-  };
-  const HvaRange hvas{slot.HvaOf(block.begin), slot.HvaOf(block.begin) + block.size() * kPageSize};
   UNDERFOOT_SYNC_POINT("block-claimed");
-  // As for one page: the claim first, this second (P1).
-  if (const auto bracket = in_flight_.FindOverlap(hvas);
-      bracket && !UNDERFOOT_MUTANT("block-ignores-in-flight")) {
-    stage2_.Abandon(block.begin, reader.tag());
-    in_flight_.WaitForEnd(*bracket);
-    return BlockOutcome::kAgain;
+  const InstallCheck check = install.Check(block);
+  if (check.bracket.has_value()) {
+    install.GiveBack(block.begin);
+    parts_.in_flight.WaitForEnd(*check.bracket);
   }
-  if (!faults_.SlotIsCurrent(block.begin, slot.uid)) return give_back(BlockOutcome::kAgain);
+  if (!check.clear()) return BlockOutcome::kAgain;
   UNDERFOOT_SYNC_POINT("block-before-page-in");
-  const auto leaf_of = [&](const PageInResult& in) { return LeafOf(in, slot, access); };
-  const PageInResult first = source_.PageIn(hvas.begin, access);
-  if (first.outcome != PageInOutcome::kPresent) return give_back(BlockOutcome::kPages);
-  // The host's block may lie across ours: then its pages are asked for one by one.
+  const HvaRange hvas = install.slot()->HvasOf(block);
+  const PageInResult first = source_.PageIn(hvas.begin, access, nullptr);
+  if (first.outcome != PageInOutcome::kPresent) return BlockOutcome::kPages;
+  // The host's block may not be aligned to ours. The pages are then requested one by one.
   const bool aligned =
       hvas.begin.value % (PagesAt(level) * kPageSize) == 0 && first.pfn.value % PagesAt(level) == 0;
-  if (first.level >= level && (aligned || UNDERFOOT_MUTANT("block-ignores-alignment"))) {
+  if (first.level >= level && aligned) {
     UNDERFOOT_SYNC_POINT("block-after-page-in");
-    return stage2_.Publish(block.begin, reader.tag(), leaf_of(first)) ? BlockOutcome::kDone
-                                                                      : BlockOutcome::kAgain;
+    return install.Publish(block.begin, install.LeafOf(first, access)) ? BlockOutcome::kDone
+                                                                       : BlockOutcome::kAgain;
   }
-  if (level > 1) return give_back(BlockOutcome::kSmaller);
+  if (level > 1) return BlockOutcome::kSmaller;
   std::array<Pte, kEntries> leaves;
-  leaves[0] = leaf_of(first);
+  leaves[0] = install.LeafOf(first, access);
   for (unsigned i = 1; i < kEntries; ++i) {
-    const PageInResult in = source_.PageIn(hvas.begin + i * kPageSize, access);
-    if (in.outcome != PageInOutcome::kPresent) return give_back(BlockOutcome::kPages);
-    leaves[i] = leaf_of(in);
+    const PageInResult in = source_.PageIn(hvas.begin + i * kPageSize, access, nullptr);
+    if (in.outcome != PageInOutcome::kPresent) return BlockOutcome::kPages;
+    leaves[i] = install.LeafOf(in, access);
   }
   UNDERFOOT_SYNC_POINT("block-after-page-in");
   const std::optional<Pte> one = AsOneLeaf(leaves);
-  const bool published = one.has_value() ? stage2_.Publish(block.begin, reader.tag(), *one)
-                                         : stage2_.PublishTable(block.begin, reader.tag(),
-                                                                MakePrivateTable(0, leaves));
+  const bool published = one.has_value()
+                             ? install.Publish(block.begin, *one)
+                             : install.PublishTable(block.begin, MakePrivateTable(0, leaves));
   return published ? BlockOutcome::kDone : BlockOutcome::kAgain;
+}
+
+std::optional<BlockFaultResult> RangeFaultHandler::HandleFault(const Reader& reader, Gfn gfn,
+                                                               unsigned level, Access access,
+                                                               FaultContext* context) {
+  const GfnRange block = EntryRange(gfn, level);
+  Install install(parts_, reader, block.begin, level);
+  if (install.slot() == nullptr || !install.slot()->gfns.Contains(block) ||
+      !install.slot()->Grants(access)) {
+    return std::nullopt;
+  }
+  const ClaimResult claim = install.Claim(block.begin, access);
+  switch (claim.outcome) {
+    case ClaimOutcome::kClaimed:
+      return FillClaimed(install, gfn, level, claim.pte, access, context);
+    case ClaimOutcome::kPresent: {
+      rcu::ReadScope rcu;
+      const std::optional<Stage2::Leaf> used = parts_.stage2.Use(gfn, access);
+      if (!used.has_value()) return std::nullopt;
+      return BlockFaultResult{
+          .fault = {FaultOutcome::kPresent, used->pte.WithPfn(used->PfnOf(gfn)), {}}};
+    }
+    case ClaimOutcome::kBusy:
+    case ClaimOutcome::kTable:
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+// `relaxed`: empty, or the leaf of the block that the claim relaxes.
+std::optional<BlockFaultResult> RangeFaultHandler::FillClaimed(Install& install, Gfn gfn,
+                                                               unsigned level, Pte relaxed,
+                                                               Access access,
+                                                               FaultContext* context) {
+  const GfnRange block = EntryRange(gfn, level);
+  UNDERFOOT_SYNC_POINT("block-fault-claimed");
+  if (!install.Check(block).clear()) return std::nullopt;
+  UNDERFOOT_SYNC_POINT("block-fault-before-page-in");
+  const HvaRange hvas = install.slot()->HvasOf(block);
+  std::optional<Pte> one;
+  std::array<Pte, kEntries> leaves;
+  uint64_t present = 0;
+  const uint64_t index = gfn - block.begin;
+  // Only PageIn lifts a write protection, and only PageIn knows of blocks of 1 GiB.
+  if (level > 1 || !relaxed.empty()) {
+    const PageInResult in = source_.PageIn(hvas.begin + index * kPageSize, access, context);
+    if (in.outcome != PageInOutcome::kPresent || (level > 1 && in.level < level)) {
+      return std::nullopt;
+    }
+    if (level > 1) one = install.LeafOf(in, access).WithPfn({in.pfn.value - index});
+  }
+  if (level == 1) {
+    std::array<PageInResult, kEntries> in;
+    source_.PageInSome(hvas, in, context);
+    if (in[index].outcome != PageInOutcome::kPresent ||
+        (access == Access::kWrite && in[index].granted != Access::kWrite)) {
+      return std::nullopt;
+    }
+    for (unsigned i = 0; i < kEntries; ++i) {
+      if (in[i].outcome != PageInOutcome::kPresent) continue;
+      ++present;
+      leaves[i] = install.LeafOf(in[i], Access::kRead);
+    }
+    // The block has one accessed and one dirty bit for all of its pages. In a table, the pages that
+    // came in with the faulting one have not been used.
+    one = AsOneLeaf(leaves);
+    if (one.has_value() && access == Access::kWrite) one = one->Dirty();
+    if (!one.has_value()) {
+      for (Pte& leaf : leaves) leaf = leaf.empty() ? leaf : leaf.Old();
+      leaves[index] = install.LeafOf(in[index], access);
+    }
+  }
+  UNDERFOOT_SYNC_POINT("block-fault-after-page-in");
+  // The readers of a leaf that is relaxed may be using its frames.
+  if (!relaxed.empty() && (!one.has_value() || one->pfn() != relaxed.pfn())) return std::nullopt;
+  const bool published = one.has_value()
+                             ? install.Publish(block.begin, *one)
+                             : install.PublishTable(block.begin, MakePrivateTable(0, leaves));
+  if (!published) return std::nullopt;
+  const Pte leaf = one.has_value() ? one->WithPfn(one->pfn() + index) : leaves[index];
+  return BlockFaultResult{.fault = {FaultOutcome::kMapped, leaf, {}},
+                          .around = one.has_value() ? block.size() - 1 : present - 1,
+                          .whole = one.has_value()};
 }
 
 RangeFaultResult RangeFaultHandler::Collapse(const Reader& reader, Notifier& notifier, Gfn gfn,
                                              unsigned level, Access access) {
+  UNDERFOOT_CHECK(level <= kMaxLeafLevel, "a collapse into a block that is none", gfn.value, level);
   const GfnRange block = EntryRange(gfn, level);
-  HvaRange hvas;
-  {
-    rcu::ReadScope rcu;
-    const Memslot* slot = memslots_.Current().Find(gfn);
-    if (slot == nullptr || !slot->gfns.Contains(block)) {
-      return {FaultOutcome::kNoMemslot, block.begin};
-    }
-    hvas = {slot->HvaOf(block.begin), slot->HvaOf(block.begin) + block.size() * kPageSize};
+  const std::optional<Memslot> slot = parts_.memslots.Find(gfn);
+  if (!slot.has_value() || !slot->gfns.Contains(block)) {
+    return {FaultInOutcome::kNoMemslot, block.begin};
   }
-  if (!UNDERFOOT_MUTANT("collapse-without-bracket")) {
-    InvalidationScope bracket(notifier, {hvas, InvalidationKind::kUnmap});
-  }
+  { InvalidationScope bracket(notifier, {slot->HvasOf(block), InvalidationKind::kUnmap}); }
   return FaultIn(reader, block, access);
 }
 

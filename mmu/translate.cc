@@ -1,10 +1,10 @@
 #include "mmu/translate.h"
 
 #include <optional>
+#include <utility>
 
-#include "mmu/mutant.h"
-#include "mmu/rcu.h"
-#include "mmu/sync_point.h"
+#include "mmu/base/rcu.h"
+#include "mmu/base/sync_point.h"
 
 namespace underfoot {
 
@@ -12,25 +12,20 @@ TranslatedPage Translate(const MemslotTable& memslots, Stage2& stage2, Reader& r
                          Access access) {
   const Gfn gfn = GfnOf(gpa);
   rcu::ReadScope rcu;
-  // The slot stands for the leaf below, though it may be dying by then: another slot gets these
-  // gfns only when this read section is over (MemslotTable::WaitForOldWalks), and a dying slot's
-  // readers are waited for after its leaves have gone, so the look-up after the announcement finds
-  // none.
+  // The slot found here is right for the leaf found below, even if the slot dies in between.
+  // Another slot gets these gfns only after this RCU read section has ended
+  // (MemslotTable::WaitForOldWalks). An update waits for the readers of a dying slot after its
+  // leaves have gone, so the look-up that follows the announcement finds no leaf of it.
   const Memslot* slot = memslots.Current().Find(gfn);
   if (slot == nullptr) return {};
   const Hva page = slot->HvaOf(gfn);
   UNDERFOOT_SYNC_POINT("translate-before-section");
-  for (;;) {
-    Section section(reader, ReaderKey::Pack(PageRangeOf(page)));
-    section.CountAsOther();
-    // The section before the root (P3).
-    const std::optional<Stage2::Leaf> leaf = stage2.Lookup(gfn);
-    if (!leaf.has_value() || !leaf->pte.Grants(access)) return {};
-    const Access marked = UNDERFOOT_MUTANT("translate-forgets-dirty") ? Access::kRead : access;
-    if (!stage2.MarkUsed(gfn, *leaf, marked)) continue;
-    const uint64_t page_in_leaf = gfn - EntryRange(gfn, leaf->level).begin;
-    return {std::move(section), page + OffsetInPage(gpa), leaf->pte.pfn() + page_in_leaf};
-  }
+  Section section(reader, ReaderKey::Pack(PageRangeOf(page)));
+  section.CountAsOther();
+  // The section is entered before the root is read (P3.1 before P3.2).
+  const std::optional<Stage2::Leaf> leaf = stage2.Use(gfn, access);
+  if (!leaf.has_value()) return {};
+  return {std::move(section), page + OffsetInPage(gpa), leaf->PfnOf(gfn)};
 }
 
 }  // namespace underfoot

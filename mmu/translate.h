@@ -1,8 +1,11 @@
-// Access to one guest page through stage-2: for bulk DMA and whatever is used too rarely for a pfn
-// cache.
+// Access to one guest page through stage-2, for bulk DMA and for pages that are used too rarely for
+// a pfn cache. Translate never faults a page in: if stage-2 has no leaf that grants the access, it
+// returns an empty page.
 //
-// Thread safety: any thread, each with its own Reader.
-// Invariants: I1, I8 (dirty is set inside the section, before the first write), I11.
+// Thread safety: any thread, each with its own Reader. While a TranslatedPage is held, its thread
+// is inside a section: see mmu/readers/reader.h.
+// Invariants: I1, I8 (the dirty bit is set inside the section, before the first write), I11.
+// Compare: kvm_vcpu_map in Linux, which finds the page by its memslot and not through stage-2.
 
 #ifndef UNDERFOOT_MMU_TRANSLATE_H_
 #define UNDERFOOT_MMU_TRANSLATE_H_
@@ -10,14 +13,15 @@
 #include <cstddef>
 #include <utility>
 
+#include "mmu/base/types.h"
 #include "mmu/memslot.h"
-#include "mmu/reader.h"
-#include "mmu/stage2.h"
-#include "mmu/types.h"
+#include "mmu/readers/reader.h"
+#include "mmu/stage2/stage2.h"
 
 namespace underfoot {
 
-// The bytes from data() to the end of the page may be used until this goes.
+// An open section on one page. The bytes from data() to the end of the page may be used until this
+// object is destroyed.
 class TranslatedPage {
  public:
   TranslatedPage() = default;
@@ -34,8 +38,8 @@ class TranslatedPage {
   Pfn pfn_;
 };
 
-// Empty when stage-2 does not grant the access now: fault the page in (FaultHandler::FaultIn), try
-// again.
+// Returns an empty page if stage-2 does not grant the access now. The caller then faults the page
+// in (FaultHandler::FaultIn) and tries again.
 TranslatedPage Translate(const MemslotTable& memslots, Stage2& stage2, Reader& reader, Gpa gpa,
                          Access access);
 

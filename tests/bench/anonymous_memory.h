@@ -12,8 +12,8 @@
 #include <cerrno>
 #include <cstdint>
 
-#include "mmu/check.h"
-#include "mmu/types.h"
+#include "mmu/base/check.h"
+#include "mmu/base/types.h"
 
 namespace underfoot::bench {
 

@@ -1,11 +1,12 @@
-// What a group of benchmarks is run with: which comparisons are wanted, how long, and where the
-// results go.
+// The context in which a group of benchmarks runs: the wanted comparisons, the number of rounds,
+// and the place for the results.
 //
 // Thread safety: one thread.
 
 #ifndef UNDERFOOT_TESTS_BENCH_BENCH_H_
 #define UNDERFOOT_TESTS_BENCH_BENCH_H_
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -22,39 +23,54 @@ class Bench {
   explicit Bench(BenchOptions options);
 
   bool Wants(std::string_view name) const;
-  // False when the filter begins with the name of another group, as in "stage2.map": asked before a
-  // group builds what it measures on.
-  bool WantsGroup(std::string_view group) const;
-  // Operations in a turn, of which a quick run does a hundredth.
+  // Operations in a turn, of which a smoke run does a hundredth.
   uint64_t Operations(uint64_t usual) const;
-  bool quick() const { return options_.quick; }
+  bool quick() const { return options_.effort == Effort::kQuick; }
+  bool smoke() const { return options_.effort == Effort::kSmoke; }
+  uint64_t seed() const { return options_.seed; }
 
   void Compare(Comparison comparison);
   void Skip(std::string_view name, std::string_view reason);
 
+  // Runs the groups of the table in bench.cc.
+  void RunAll();
+
   const Results& results() const { return results_; }
 
  private:
+  bool WantsGroup(std::string_view group) const;
+  bool prints() const { return options_.json_path != "-"; }
+  void ShowProgress(std::string_view name) const;
+
   const BenchOptions options_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  double seconds_left_ = 0;  // of the groups to come, in a full run
+  double seconds_done_ = 0;
   Results results_;
 };
 
-// The groups. Each says in its own file what its comparisons are and what they stand on.
+// The groups: one declaration here and one row of the table in bench.cc for each. Each group's own
+// file describes its comparisons and what bounds them.
 void BenchCacheAccess(Bench& bench);
 void BenchReaderWait(Bench& bench);
 void BenchInvalidation(Bench& bench);
+void BenchPrecheck(Bench& bench);
+void BenchRetryRules(Bench& bench);
 void BenchMemslot(Bench& bench);
+void BenchHungPageIn(Bench& bench);
 void BenchStage2Map(Bench& bench);
 void BenchStage2Populate(Bench& bench);
+void BenchStage2Teardown(Bench& bench);
+void BenchStage2Chunks(Bench& bench);
+void BenchRetire(Bench& bench);
 void BenchStage2Lookup(Bench& bench);
 void BenchDiscard(Bench& bench);
 void BenchHookedCall(Bench& bench);
 void BenchFault(Bench& bench);
 void BenchGuestFault(Bench& bench);
 void BenchKernelSource(Bench& bench);
+void BenchVainInvalidations(Bench& bench);
 void BenchFirstByte(Bench& bench);
-
-void BenchAll(Bench& bench);
 
 }  // namespace underfoot::bench
 

@@ -5,11 +5,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <string>
 #include <vector>
 
-#include "mmu/rcu.h"
+#include "mmu/base/rcu.h"
 #include "nlohmann/json.hpp"
+#include "tests/bench/caused_records.h"
 #include "tests/bench/comparators/exclusive_table.h"
 #include "tests/bench/cpus.h"
 #include "tests/bench/partner.h"
@@ -17,6 +19,7 @@
 namespace underfoot::bench {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 TEST(Statistics, AQuantileIsASampleThatWasSeen) {
@@ -50,8 +53,8 @@ TEST(Comparison, RatiosAreTakenWithinARoundSoThatADriftCancels) {
                                            .what = "",
                                            .variants = {{"a", drifting(10), {}}, slower, last},
                                            .rounds = 90});
-  EXPECT_NEAR(result.variants[1].ratio.median, 3, 0.05);
-  EXPECT_GT(result.variants[0].ns.p99, 1.5 * result.variants[0].ns.median);
+  EXPECT_NEAR(result.variants[1].ratio->median, 3, 0.05);
+  EXPECT_GT(result.variants[0].figure.p99, 1.5 * result.variants[0].figure.median);
 }
 
 TEST(Comparison, ADisturbedTurnIsTakenAgainAndCounted) {
@@ -65,10 +68,19 @@ TEST(Comparison, ADisturbedTurnIsTakenAgainAndCounted) {
                 .goal = Goal{.of = Goal::Of::kRatio, .at_most = 2.5}};
   const ComparisonResult result =
       Measure({.name = "g.moody", .what = "", .variants = {Constant("a", 1), moody}, .rounds = 10});
-  EXPECT_EQ(result.variants[1].ns.samples, 10u);
+  EXPECT_EQ(result.variants[1].figure.samples, 10u);
   EXPECT_GT(result.variants[1].discarded, 0u);
   EXPECT_EQ(result.variants[1].GoalMet(), true);
   EXPECT_EQ(result.variants[0].GoalMet(), std::nullopt);
+}
+
+TEST(Comparison, TheTimeLimitEndsItAfterTheLeastRounds) {
+  const ComparisonResult result = Measure({.name = "g.limited",
+                                           .what = "",
+                                           .variants = {Constant("a", 1), Constant("b", 2)},
+                                           .rounds = 1000,
+                                           .time_limit = std::chrono::nanoseconds(0)});
+  EXPECT_EQ(result.rounds, kLeastRounds);
 }
 
 TEST(Comparison, AVariantThatIsAlwaysDisturbedHasNoFigureAndMeetsNoGoal) {
@@ -82,11 +94,35 @@ TEST(Comparison, AVariantThatIsAlwaysDisturbedHasNoFigureAndMeetsNoGoal) {
 }
 
 TEST(Report, TimesHaveThreeDigitsAndAUnit) {
-  EXPECT_EQ(FormatNs(0.294), "0.29 ns");
-  EXPECT_EQ(FormatNs(74.06), "74.1 ns");
-  EXPECT_EQ(FormatNs(999.6), "1.00 us");
-  EXPECT_EQ(FormatNs(12'345), "12.3 us");
-  EXPECT_EQ(FormatNs(1'234'567), "1.23 ms");
+  EXPECT_EQ(FormatFigure(0.294, "ns"), "0.29 ns");
+  EXPECT_EQ(FormatFigure(74.06, "ns"), "74.1 ns");
+  EXPECT_EQ(FormatFigure(999.6, "ns"), "1.00 us");
+  EXPECT_EQ(FormatFigure(12'345, "ns"), "12.3 us");
+  EXPECT_EQ(FormatFigure(1'234'567, "ns"), "1.23 ms");
+}
+
+TEST(Report, AFigureHasTheUnitOfItsComparison) {
+  EXPECT_EQ(FormatFigure(4'194'304, "bytes"), "4.19 MB");
+  EXPECT_EQ(FormatFigure(12, "retries"), "12 retries");
+}
+
+TEST(Report, ACurveAndItsUnitAreInTheJson) {
+  Results results;
+  results.commit = "abc";
+  results.comparisons.push_back(
+      Measure({.name = "g.c.16",
+               .what = "",
+               .variants = {Constant("a", 0), Constant("b", 1)},
+               .rounds = 4,
+               .unit = "retries",
+               .sweep = SweepPoint{.curve = "g.c", .variable = "caches", .value = 16}}));
+  const auto json = nlohmann::json::parse(JsonOf(results));
+  EXPECT_EQ(json["commit"], "abc");
+  const auto& comparison = json["comparisons"][0];
+  EXPECT_EQ(comparison["unit"], "retries");
+  EXPECT_EQ(comparison["rounds"], 4);
+  EXPECT_EQ(comparison["sweep"]["value"], 16);
+  EXPECT_TRUE(comparison["variants"][1]["ratio"].is_null());  // nothing is a multiple of 0
 }
 
 TEST(Report, TheTableSaysWhetherAGoalWasMet) {
@@ -106,6 +142,8 @@ TEST(Options, AnUnknownArgumentIsNamed) {
   EXPECT_EQ(ParseOptions({"--rounds=7", "--filter=stage2"})->rounds, 7u);
   EXPECT_THAT(std::string(ParseOptions({"--fast"}).status().message()), HasSubstr("'--fast'"));
   EXPECT_FALSE(ParseOptions({"--rounds=0"}).ok());
+  EXPECT_THAT(ParseOptions({"--filter=a.b,c"})->filters, ElementsAre("a.b", "c"));
+  EXPECT_EQ(ParseOptions({"--seed=9"})->seed, 9u);
 }
 
 TEST(Partner, EndsItsWorkBeforeTheNext) {
@@ -135,18 +173,28 @@ TEST(ExclusiveTable, UnmapsWhatItMappedAndNothingElse) {
   EXPECT_EQ(table.Lookup({514}).pfn(), Pfn{515});
 }
 
+TEST(CausedRecords, TheInnermostKnownFunctionIsTheCause) {
+  const std::vector<std::string> chain = {"__mmu_notifier_invalidate_range_start",
+                                          "uffd_wp_range.constprop.0", "mprotect_fixup"};
+  EXPECT_EQ(CauseOf(chain), "userfaultfd write-protect");
+  EXPECT_EQ(CauseOf({}), "other");
+}
+
 TEST(Benchmarks, EachRunsForAMomentAndSaysSomething) {
   rcu::StartWorker();
-  Bench bench({.filter = "", .rounds = 0, .quick = true, .json_path = "-", .help = false});
-  BenchAll(bench);
+  BenchOptions options;
+  options.effort = Effort::kSmoke;
+  options.json_path = "-";
+  Bench bench(options);
+  bench.RunAll();
   EXPECT_GE(bench.results().comparisons.size() + bench.results().skipped.size(), 15u);
   for (const ComparisonResult& comparison : bench.results().comparisons) {
     EXPECT_GT(comparison.variants.size(), 1u) << comparison.name;
-    EXPECT_GT(comparison.variants.front().ns.samples, 0u) << comparison.name;
+    EXPECT_GT(comparison.variants.front().figure.samples, 0u) << comparison.name;
   }
   const auto json = nlohmann::json::parse(JsonOf(bench.results()));
   EXPECT_EQ(json["comparisons"].size(), bench.results().comparisons.size());
-  EXPECT_EQ(json["quick"], true);
+  EXPECT_EQ(json["effort"], "smoke");
 }
 
 }  // namespace

@@ -10,10 +10,11 @@
 #include <shared_mutex>
 #include <utility>
 
-#include "mmu/check.h"
+#include "mmu/base/check.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/cached_word.h"
 #include "tests/bench/comparators/protected_word.h"
+#include "tests/bench/comparators/qsbr_word.h"
 #include "tests/bench/cpus.h"
 #include "tests/bench/partner.h"
 #include "tests/bench/resident_vm.h"
@@ -125,13 +126,17 @@ Comparison AccessUnderEach(const Setting& setting, SharedCache& shared, std::str
               CacheAccess(setting, shared, Phase::kInvalidations, "the same, among invalidations"),
               Access(setting, "slot with exchange, nothing else", std::make_shared<SlotWord>(),
                      std::make_shared<SlotWord>()),
+              Access(setting, "even/odd counter", std::make_shared<EvenOddWord>(),
+                     std::make_shared<EvenOddWord>()),
               Access(setting, "slot, asymmetric (membarrier)", std::make_shared<AsymmetricWord>(),
                      std::make_shared<AsymmetricWord>()),
-              Access<SeqlockWord>(setting, "seqlock (pins nothing)"),
-              Access<RcuWord>(setting, "RCU read section"),
+              Access<SeqlockWord>(setting, "seqlock (protects nothing)"),
+              Access<RcuWord>(setting, "RCU, memb"), Access<QsbrWord>(setting, "RCU, qsbr"),
+              Access(setting, "rwlock of each reader", std::make_shared<LockedWord<SpinRwLock>>(),
+                     std::make_shared<LockedWord<SpinRwLock>>()),
               Access<LockedWord<SpinRwLock>>(setting, "spinning rwlock"),
-              Access<LockedWord<std::shared_mutex>>(setting, "std::shared_mutex (pthread_rwlock)"),
-              Access<LockedWord<AbslRwLock>>(setting, "absl::Mutex, reader")}};
+              Access<LockedWord<std::shared_mutex>>(setting, "std::shared_mutex"),
+              Access<LockedWord<AbslRwLock>>(setting, "absl::Mutex")}};
 }
 
 }  // namespace

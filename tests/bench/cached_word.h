@@ -11,9 +11,9 @@
 #include <cstdint>
 #include <optional>
 
-#include "mmu/ordering.h"
+#include "mmu/base/ordering.h"
 #include "mmu/pfn_cache.h"
-#include "mmu/reader.h"
+#include "mmu/readers/reader.h"
 
 namespace underfoot::bench {
 

@@ -12,7 +12,7 @@
 
 #include "absl/strings/str_format.h"
 #include "tests/bench/stopwatch.h"
-#include "vmm/unique_fd.h"
+#include "vmm/base/unique_fd.h"
 
 namespace underfoot::bench {
 namespace {

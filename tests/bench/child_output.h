@@ -1,4 +1,4 @@
-// A program that is started, and how long until it has written something.
+// Starts a program and measures the time until it has written an expected output.
 //
 // Thread safety: any thread.
 

@@ -47,17 +47,18 @@ void TakeRound(const Comparison& comparison, unsigned round, std::vector<Collect
 double VariantResult::FigureOf(Goal::Of of) const {
   switch (of) {
     case Goal::Of::kRatio:
-      return ratio.median;
+      return ratio.has_value() ? ratio->median : 0;
     case Goal::Of::kMedianNs:
-      return ns.median;
+      return figure.median;
     case Goal::Of::kP99Ns:
-      return ns.p99;
+      return figure.p99;
   }
   return 0;
 }
 
 std::optional<bool> VariantResult::GoalMet() const {
-  if (!goal.has_value() || ns.samples == 0) return std::nullopt;
+  if (!goal.has_value() || figure.samples == 0) return std::nullopt;
+  if (goal->of == Goal::Of::kRatio && !ratio.has_value()) return std::nullopt;
   return FigureOf(goal->of) <= goal->at_most;
 }
 
@@ -65,15 +66,26 @@ ComparisonResult Measure(const Comparison& comparison) {
   std::vector<Collected> warm_up(comparison.variants.size());
   TakeRound(comparison, 0, warm_up);
   std::vector<Collected> collected(comparison.variants.size());
-  for (unsigned round = 0; round < comparison.rounds; ++round) {
-    TakeRound(comparison, round, collected);
+  const auto start = std::chrono::steady_clock::now();
+  unsigned round = 0;
+  while (
+      round < comparison.rounds &&
+      (round < kLeastRounds || std::chrono::steady_clock::now() - start < comparison.time_limit)) {
+    TakeRound(comparison, round++, collected);
   }
-  ComparisonResult result{comparison.name, comparison.what, comparison.rounds, {}};
+  ComparisonResult result{.name = comparison.name,
+                          .what = comparison.what,
+                          .rounds = round,
+                          .unit = comparison.unit,
+                          .sweep = comparison.sweep,
+                          .variants = {}};
   for (size_t i = 0; i < comparison.variants.size(); ++i) {
     result.variants.push_back({.name = comparison.variants[i].name,
-                               .ns = Summarize(collected[i].samples),
+                               .figure = Summarize(collected[i].samples),
                                .round_medians = SpreadOf(collected[i].medians),
-                               .ratio = SpreadOf(collected[i].ratios),
+                               .ratio = collected[i].ratios.empty()
+                                            ? std::nullopt
+                                            : std::optional(SpreadOf(collected[i].ratios)),
                                .discarded = collected[i].discarded,
                                .goal = comparison.variants[i].goal});
   }

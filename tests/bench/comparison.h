@@ -10,6 +10,7 @@
 #ifndef UNDERFOOT_TESTS_BENCH_COMPARISON_H_
 #define UNDERFOOT_TESTS_BENCH_COMPARISON_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -32,7 +33,8 @@ class Turn {
     Record(watch.ElapsedNs() / static_cast<double>(operations));
   }
 
-  void Record(double ns) { samples_.push_back(ns); }
+  // In the unit of the comparison.
+  void Record(double figure) { samples_.push_back(figure); }
 
   // The turn was disturbed, say because the second thread did not get a CPU: it does not count.
   void Discard() { discarded_ = true; }
@@ -58,20 +60,34 @@ struct Variant {
   std::optional<Goal> goal;
 };
 
+// A curve consists of comparisons with the same `curve` and the same names of variants.
+struct SweepPoint {
+  std::string curve;
+  std::string variable;  // what `value` counts, as in "caches"
+  double value = 0;
+};
+
 struct Comparison {
   std::string name;               // group.subject
   std::string what;               // what one operation is
   std::vector<Variant> variants;  // the first is what the others are compared with
-  unsigned rounds = 40;
-  // In a quick run a turn is shorter than the second thread's step: disturbed turns count too.
+  unsigned rounds = 40;           // fewer if the time runs out
+  // What a figure counts. Times are always in nanoseconds.
+  std::string unit = "ns";
+  // Set if the comparison is one point of a curve.
+  std::optional<SweepPoint> sweep = std::nullopt;
+  std::chrono::nanoseconds time_limit = std::chrono::nanoseconds::max();
+  // In a smoke run a turn is shorter than the second thread's step: disturbed turns count too.
   bool keep_disturbed = false;
 };
 
 struct VariantResult {
   std::string name;
-  Summary ns;  // of all samples
+  Summary figure;  // of all samples
   Spread round_medians;
-  Spread ratio;            // to the baseline, round by round
+  // To the baseline, round by round. nullopt: in no round were both measured and the baseline above
+  // 0.
+  std::optional<Spread> ratio;
   uint64_t discarded = 0;  // turns
   std::optional<Goal> goal;
 
@@ -84,10 +100,14 @@ struct ComparisonResult {
   std::string name;
   std::string what;
   unsigned rounds = 0;
+  std::string unit;
+  std::optional<SweepPoint> sweep;
   std::vector<VariantResult> variants;
 };
 
-// One round more than asked for: the first one warms up and does not count.
+// One round more than asked for: the first one warms up and does not count. When the time limit has
+// passed, the round in progress is the last, but kLeastRounds are always measured.
+inline constexpr unsigned kLeastRounds = 2;
 ComparisonResult Measure(const Comparison& comparison);
 
 }  // namespace underfoot::bench

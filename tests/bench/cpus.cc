@@ -1,18 +1,11 @@
 #include "tests/bench/cpus.h"
 
+#include "vmm/base/cpus.h"
+
 namespace underfoot::bench {
 
 const std::vector<int>& AllowedCpus() {
-  static const std::vector<int> cpus = [] {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    std::vector<int> allowed;
-    if (sched_getaffinity(0, sizeof(set), &set) != 0) return allowed;
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-      if (CPU_ISSET(cpu, &set)) allowed.push_back(cpu);
-    }
-    return allowed;
-  }();
+  static const std::vector<int> cpus = underfoot::AllowedCpus();
   return cpus;
 }
 

@@ -1,5 +1,5 @@
-// Giving a page back to the host: the bare madvise against the hooked one, and what EVENT_REMOVE
-// adds, which is a wake-up of whoever reads it before the call may go on.
+// Giving a page back to the host: the bare madvise against the hooked one, and the added cost of
+// EVENT_REMOVE, which wakes the thread that reads it before the call may continue.
 //
 // The floor is the system call with its zap and TLB flush. The bracket around it is a few locked
 // instructions; the event is a hand-over to another thread.
@@ -16,7 +16,7 @@
 #include "tests/bench/comparators/raw_uffd.h"
 #include "tests/bench/cpus.h"
 #include "tests/bench/hooked_memory.h"
-#include "vmm/memory/discard_bin.h"
+#include "vmm/sources/hooks/discard_bin.h"
 
 namespace underfoot::bench {
 namespace {
@@ -128,7 +128,7 @@ struct Memories {
   std::shared_ptr<HookedMemory> unregistered;
   std::shared_ptr<HookedMemory> monitored_elsewhere;
   std::shared_ptr<HookedMemory> monitored_here;
-  std::shared_ptr<HookedMemory> untold;
+  std::shared_ptr<HookedMemory> no_event;
 };
 
 absl::StatusOr<Memories> Make(int here, int elsewhere) {
@@ -147,7 +147,7 @@ absl::StatusOr<Memories> Make(int here, int elsewhere) {
   take(memories.unregistered, HookedMemory::Unregistered(kPages));
   take(memories.monitored_elsewhere, HookedMemory::Registered(kPages, elsewhere));
   take(memories.monitored_here, HookedMemory::Registered(kPages, here));
-  take(memories.untold,
+  take(memories.no_event,
        HookedMemory::Registered(kPages, elsewhere, {.events = UffdEvents::kNoRemovals}));
   if (!failed.ok()) return failed;
   memories.told_elsewhere->Serve(elsewhere);
@@ -159,7 +159,6 @@ absl::StatusOr<Memories> Make(int here, int elsewhere) {
 
 void BenchDiscard(Bench& bench) {
   constexpr char kName[] = "discard";
-  if (!bench.WantsGroup(kName)) return;
   const std::vector<int>& cpus = AllowedCpus();
   if (cpus.size() < 2) return bench.Skip(kName, "it takes two CPUs");
   const Pinned pinned(cpus[0]);
@@ -177,7 +176,7 @@ void BenchDiscard(Bench& bench) {
              Bracketed(pages, memories->unregistered),
              Hooked("hooked, monitor on the other CPU", pages, memories->monitored_elsewhere),
              Hooked("hooked, monitor on this CPU", pages, memories->monitored_here),
-             Hooked("hooked, no event", pages, memories->untold),
+             Hooked("hooked, no event", pages, memories->no_event),
              HookedDiscard("hooked, moved out, no event", pages, memories->monitored_elsewhere)}});
   }
   bench.Compare(
@@ -185,7 +184,7 @@ void BenchDiscard(Bench& bench) {
        .what = absl::StrCat("one page of ", DiscardBin::kPages,
                             " that go one after the other, and are given back"),
        .variants = {RawRow(memories->silent),
-                    HookedRow("hooked, no event", memories->untold, &HookedMemory::Discard),
+                    HookedRow("hooked, no event", memories->no_event, &HookedMemory::Discard),
                     WithGoal(HookedRow("hooked, moved out, no event", memories->monitored_elsewhere,
                                        &HookedMemory::DiscardCheaply))}});
 }

@@ -1,8 +1,9 @@
 // A write of a host thread to an absent page: through our monitor, memslots, stage-2 and page
 // source, against a loop that reads a message and copies a page.
 //
-// The floor is the hand-over to the handler's thread and back, several times what the handler does.
-// Without a fault, by a thread that asks for the page first, nobody is woken at all.
+// The floor is the hand-over to the handler's thread and back, which takes several times as long as
+// the handler's work. If a thread brings the page in before it writes, there is no fault and no
+// thread is woken.
 
 #include <array>
 #include <functional>

@@ -10,7 +10,7 @@
 
 #include "tests/bench/bench.h"
 #include "tests/bench/child_output.h"
-#include "vmm/kvm.h"
+#include "vmm/kvm/kvm.h"
 
 namespace underfoot::bench {
 namespace {

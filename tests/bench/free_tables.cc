@@ -8,9 +8,9 @@
 #include <functional>
 #include <vector>
 
-#include "mmu/rcu.h"
-#include "mmu/table.h"
-#include "mmu/table_memory.h"
+#include "mmu/base/rcu.h"
+#include "mmu/stage2/table.h"
+#include "mmu/stage2/table_memory.h"
 
 namespace underfoot::bench {
 namespace {

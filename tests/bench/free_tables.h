@@ -1,5 +1,5 @@
-// The free table pages that the next tables are made in, the same for whoever comes next: what
-// makes two ways of mapping comparable.
+// The free table pages from which the next tables are made, put into the same order for each
+// variant, so that two ways of mapping can be compared.
 //
 // Thread safety: while no other thread maps.
 

@@ -4,9 +4,10 @@
 
 #include <utility>
 
-#include "mmu/check.h"
+#include "mmu/base/check.h"
 #include "tests/bench/cpus.h"
-#include "vmm/backing.h"
+#include "vmm/base/backing.h"
+#include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot::bench {
 
@@ -49,27 +50,26 @@ HookedMemory::HookedMemory(uint64_t pages, Userfaultfd uffd, Pagemap pagemap)
       source_(uffd_, pagemap_, settling_, Backing::kAnon),
       mmu_(source_),
       hooks_(mmu_.notifier(), uffd_, expected_, &events_),
-      monitor_(mmu_, uffd_, pagemap_, source_, expected_, settling_, &events_),
+      monitor_(mmu_, uffd_, pagemap_, source_, expected_, settling_, {.sink = &events_}),
       reader_(mmu_.readers()) {}
 
 HookedMemory::~HookedMemory() { monitor_.Stop(); }
 
 void HookedMemory::FaultIn(uint64_t first, uint64_t count) {
   for (uint64_t page = first; page < first + count; ++page) {
-    const FaultResult result = mmu_.faults().FaultIn(reader_, {page}, Access::kWrite);
-    UNDERFOOT_CHECK(
-        result.outcome == FaultOutcome::kMapped || result.outcome == FaultOutcome::kPresent,
-        "a benchmark's page did not come in", page, result.outcome);
+    const FaultInResult result = mmu_.faults().FaultIn(reader_, {page}, Access::kWrite);
+    UNDERFOOT_CHECK(result.outcome == FaultInOutcome::kMapped, "a benchmark's page did not come in",
+                    page, result.outcome);
   }
 }
 
 void HookedMemory::Discard(uint64_t first, uint64_t count) {
-  const absl::Status discarded = hooks_.Madvise(memory_.Pages(first, count), MADV_DONTNEED);
+  const absl::Status discarded = hooked::Madvise(memory_.Pages(first, count), MADV_DONTNEED);
   UNDERFOOT_CHECK(discarded.ok(), "a hooked discard failed", first, discarded.raw_code());
 }
 
 void HookedMemory::DiscardCheaply(uint64_t first, uint64_t count) {
-  const absl::Status discarded = hooks_.Discard(memory_.Pages(first, count));
+  const absl::Status discarded = hooks_.Discard(memory_.Pages(first, count)).status();
   UNDERFOOT_CHECK(discarded.ok(), "a hooked discard failed", first, discarded.raw_code());
 }
 

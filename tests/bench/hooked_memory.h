@@ -1,7 +1,7 @@
-// Guest memory as the machine keeps it, without the machine: a memslot over anonymous memory, the
+// Guest memory as the machine has it, but without the machine: a memslot over anonymous memory, the
 // hooks, and the monitor of its userfaultfd.
 //
-// Thread safety: as its parts.
+// Thread safety: that of its parts.
 
 #ifndef UNDERFOOT_TESTS_BENCH_HOOKED_MEMORY_H_
 #define UNDERFOOT_TESTS_BENCH_HOOKED_MEMORY_H_
@@ -12,14 +12,14 @@
 #include "absl/status/statusor.h"
 #include "mmu/mmu.h"
 #include "tests/bench/anonymous_memory.h"
-#include "vmm/memory/event_log.h"
-#include "vmm/memory/expected_events.h"
-#include "vmm/memory/guest_page_source.h"
-#include "vmm/memory/mm_hooks.h"
-#include "vmm/memory/pagemap.h"
-#include "vmm/memory/settling.h"
-#include "vmm/memory/uffd_monitor.h"
-#include "vmm/memory/userfaultfd.h"
+#include "vmm/evidence/event_log.h"
+#include "vmm/evidence/expected_events.h"
+#include "vmm/evidence/pending_removals.h"
+#include "vmm/ram/guest_page_source.h"
+#include "vmm/ram/pagemap.h"
+#include "vmm/ram/userfaultfd.h"
+#include "vmm/sources/hooks/mm_hooks.h"
+#include "vmm/sources/uffd/uffd_monitor.h"
 
 namespace underfoot::bench {
 
@@ -50,10 +50,10 @@ class HookedMemory {
                                                               const UffdOptions& options = {});
 
   AnonymousMemory memory_;
-  // Goes before the memory: an unmap would wait for somebody to read its event.
+  // Destroyed before the memory: otherwise the unmap would wait until a thread reads its event.
   Userfaultfd uffd_;
   Pagemap pagemap_;
-  SettlingRanges settling_;
+  PendingRemovals settling_;
   ExpectedEvents expected_;
   GuestPageSource source_;
   Mmu mmu_;

@@ -1,8 +1,8 @@
-// An invalidation that overlaps no cache, which is nearly every one: what it costs with many caches
-// listed, and what it costs a reader of one of them.
+// An invalidation that overlaps no cache, as nearly every invalidation: its cost with many caches
+// listed, and its cost for a reader of one of them.
 //
-// The floor is one locked instruction to enter the set in flight and one to leave it; and for the
-// reader nothing at all, since it shares no line with somebody else's invalidation.
+// The floor is one locked instruction to enter the set in flight and one to leave it. For the
+// reader the floor is zero, since it shares no cache line with such an invalidation.
 
 #include <algorithm>
 #include <functional>
@@ -12,13 +12,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "mmu/check.h"
 #include "tests/bench/bench.h"
-#include "tests/bench/cached_word.h"
 #include "tests/bench/comparators/cache_list.h"
 #include "tests/bench/cpus.h"
+#include "tests/bench/many_caches.h"
 #include "tests/bench/partner.h"
-#include "tests/bench/resident_vm.h"
 
 namespace underfoot::bench {
 namespace {
@@ -26,43 +24,6 @@ namespace {
 constexpr uint64_t kSizes[] = {1, 16, 256, 4096};
 constexpr uint64_t kReads = 20'000;
 constexpr uint64_t kReadsOfAStep = 256;
-constexpr uint64_t kPages = 4 * 4096;
-
-// A machine with `count` caches, one on every second page, so that there is a page between two of
-// them to invalidate; and one far from all.
-class ManyCaches {
- public:
-  explicit ManyCaches(uint64_t count) {
-    for (uint64_t i = 0; i < count; ++i) {
-      caches_.push_back(std::make_unique<PfnCache>(vm_.mmu(), absl::StrCat("bench ", i)));
-      const absl::Status active =
-          caches_.back()->Activate(reader_, GpaOf(Gfn{2 * i}), 8, Access::kRead);
-      UNDERFOOT_CHECK(active.ok(), "a benchmark's cache was refused", i, active.raw_code());
-    }
-  }
-  ~ManyCaches() {
-    for (const auto& cache : caches_) cache->Deactivate();
-  }
-  ManyCaches(const ManyCaches&) = delete;
-  ManyCaches& operator=(const ManyCaches&) = delete;
-
-  void Read(uint64_t times) {
-    CachedWord word(*caches_.front(), reader_);
-    for (uint64_t i = 0; i < times; ++i) KeepAlive(word.ReadOrRefresh());
-  }
-  void Invalidate(HvaRange range) {
-    const InvalidationScope scope(vm_.mmu().notifier(), {range, InvalidationKind::kUnmap});
-  }
-  // No cache overlaps either.
-  HvaRange Between() const { return vm_.PageAt(caches_.size() | 1); }
-  HvaRange Far() const { return vm_.PageAt(kPages - 1); }
-  Hva first() const { return vm_.PageAt(0).begin; }
-
- private:
-  ResidentVm vm_{kPages};
-  Reader reader_{vm_.mmu().readers()};
-  std::vector<std::unique_ptr<PfnCache>> caches_;
-};
 
 using Step = std::function<void()>;
 
@@ -84,8 +45,8 @@ Variant Beside(Partner& partner, std::string name, uint64_t operations,
 }
 
 void CompareCosts(Bench& bench, Partner& partner, ManyCaches& caches, uint64_t count) {
-  const auto list = std::make_shared<CacheList>(caches.first(), count);
-  const Step read = [&caches] { caches.Read(kReadsOfAStep); };
+  const auto list = std::make_shared<CacheList>(caches.First().begin, count);
+  const Step read = [&caches] { caches.ReadOrRefreshFirst(kReadsOfAStep); };
   const Step read_list = [list] {
     for (uint64_t i = 0; i < kReadsOfAStep; ++i) KeepAlive(list->ReadFirst().value_or(0));
   };
@@ -99,13 +60,15 @@ void CompareCosts(Bench& bench, Partner& partner, ManyCaches& caches, uint64_t c
     variant.goal = {.of = Goal::Of::kMedianNs, .at_most = 100};
     return variant;
   };
-  const auto theirs = [&](std::string name, CacheList::Precheck precheck) {
-    // Their cost grows with the list, so that a turn takes as long as one of ours.
-    const uint64_t operations = bench.Operations(std::max<uint64_t>(2000 / count, 20));
+  const auto theirs = [&](std::string name, CacheList::Search search) {
+    // The cost grows with a list, so that a turn takes as long as one of ours.
+    const bool grows = search != CacheList::Search::kIndexed;
+    const uint64_t operations =
+        bench.Operations(grows ? std::max<uint64_t>(2000 / count, 20) : 2000);
     return Beside(
         partner, std::move(name), operations,
-        [list, range = caches.Between(), precheck](uint64_t n) {
-          for (uint64_t i = 0; i < n; ++i) list->Invalidate(range, precheck);
+        [list, range = caches.Between(), search](uint64_t n) {
+          for (uint64_t i = 0; i < n; ++i) list->Invalidate(range, search);
         },
         read_list);
   };
@@ -116,8 +79,11 @@ void CompareCosts(Bench& bench, Partner& partner, ManyCaches& caches, uint64_t c
        .variants = {ours("ours, between two caches", caches.Between(), read),
                     ours("ours, far from all", caches.Far(), read),
                     ours("ours, between, read by nobody", caches.Between(), {}),
-                    theirs("list, precheck under read lock", CacheList::Precheck::kReadLocked),
-                    theirs("list, always the write lock", CacheList::Precheck::kNone)}});
+                    theirs("list, always the write lock", CacheList::Search::kWriteLocked),
+                    theirs("list, precheck under read lock", CacheList::Search::kReadLocked),
+                    theirs("list, precheck without a lock", CacheList::Search::kLockless),
+                    theirs("index by hva under one lock", CacheList::Search::kIndexed)},
+       .sweep = SweepPoint{"invalidation.nothing", "caches", static_cast<double>(count)}});
 }
 
 // The reader is measured, the invalidations are what disturbs it.
@@ -139,7 +105,7 @@ void CompareReaders(Bench& bench, Partner& partner,
   for (const auto& world : worlds) {
     ManyCaches& caches = *world;
     if (&caches == &unrelated) continue;
-    const auto read = [&caches](uint64_t n) { caches.Read(n); };
+    const auto read = [&caches](uint64_t n) { caches.ReadOrRefreshFirst(n); };
     const size_t count = kSizes[&world - worlds.data()];
     if (comparison.variants.empty()) {
       comparison.variants.push_back(Beside(partner, "beside another machine's invalidations", reads,
@@ -160,25 +126,23 @@ void CompareListReaders(Bench& bench, Partner& partner, Hva first) {
   const auto read = [list](uint64_t n) {
     for (uint64_t i = 0; i < n; ++i) KeepAlive(list->ReadFirst().value_or(0));
   };
-  const auto invalidate = [&](CacheList::Precheck precheck) -> Step {
-    return [list, precheck, range = PageRangeOf(first + kPageSize)] {
-      list->Invalidate(range, precheck);
-    };
+  const auto invalidate = [&](CacheList::Search search) -> Step {
+    return
+        [list, search, range = PageRangeOf(first + kPageSize)] { list->Invalidate(range, search); };
   };
   bench.Compare({.name = "invalidation.reader_share_of_a_list",
                  .what = "the same with rwlocks and a list of 16 caches, as in the kernel",
                  .variants = {Beside(partner, "beside an idle CPU", reads, read, {}),
                               Beside(partner, "precheck under read lock", reads, read,
-                                     invalidate(CacheList::Precheck::kReadLocked)),
+                                     invalidate(CacheList::Search::kReadLocked)),
                               Beside(partner, "always the write lock", reads, read,
-                                     invalidate(CacheList::Precheck::kNone))}});
+                                     invalidate(CacheList::Search::kWriteLocked))}});
 }
 
 }  // namespace
 
 void BenchInvalidation(Bench& bench) {
   constexpr char kName[] = "invalidation";
-  if (!bench.WantsGroup(kName)) return;
   const std::vector<int>& cpus = AllowedCpus();
   if (cpus.size() < 2) return bench.Skip(kName, "it takes two CPUs");
   const Pinned pinned(cpus.front());
@@ -187,7 +151,7 @@ void BenchInvalidation(Bench& bench) {
   for (const uint64_t count : kSizes) worlds.push_back(std::make_unique<ManyCaches>(count));
   for (size_t i = 0; i < worlds.size(); ++i) CompareCosts(bench, partner, *worlds[i], kSizes[i]);
   CompareReaders(bench, partner, worlds);
-  CompareListReaders(bench, partner, worlds.front()->first());
+  CompareListReaders(bench, partner, worlds.front()->First().begin);
 }
 
 }  // namespace underfoot::bench

@@ -1,8 +1,8 @@
-// What the kernel's own notifier costs whoever changes memory: a record that a filter drops, one
-// that is written, and the announcement by which it is recognized later.
+// The cost of the kernel's own notifier for a thread that changes memory: a record that a filter
+// drops, a record that is written, and the announcement by which the record is recognized later.
 //
-// The floor is the system call without any probe. A filtered record is still put together before
-// the filter sees it.
+// The floor is the system call without any probe. The kernel builds a record before the filter sees
+// it.
 
 #include <functional>
 #include <memory>
@@ -12,10 +12,10 @@
 #include "tests/bench/anonymous_memory.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/cpus.h"
-#include "vmm/kvm.h"
-#include "vmm/memory/host_event.h"
-#include "vmm/memory/kvm_tracepoints.h"
-#include "vmm/memory/own_changes.h"
+#include "vmm/evidence/host_event.h"
+#include "vmm/evidence/own_changes.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/sources/kernel/kvm_tracepoints.h"
 
 namespace underfoot::bench {
 namespace {

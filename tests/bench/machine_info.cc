@@ -6,7 +6,7 @@
 #include <fstream>
 
 #include "tests/bench/cpus.h"
-#include "vmm/kvm.h"
+#include "vmm/kvm/kvm.h"
 
 namespace underfoot::bench {
 namespace {

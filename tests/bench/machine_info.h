@@ -1,4 +1,4 @@
-// What the figures were measured on.
+// A description of the machine on which the figures were measured.
 
 #ifndef UNDERFOOT_TESTS_BENCH_MACHINE_INFO_H_
 #define UNDERFOOT_TESTS_BENCH_MACHINE_INFO_H_

@@ -5,8 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
-#include "mmu/rcu.h"
+#include "mmu/base/rcu.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/cpus.h"
 
@@ -42,9 +43,10 @@ int Main(const std::vector<std::string>& arguments) {
   AllowedCpus();       // before anything is pinned
   rcu::StartWorker();  // likewise: it keeps the CPUs that it starts with
   Bench bench(*options);
-  BenchAll(bench);
+  bench.RunAll();
   if (bench.results().comparisons.empty() && bench.results().skipped.empty()) {
-    std::cerr << "underfoot_bench: no comparison has '" << options->filter << "' in its name\n";
+    std::cerr << "underfoot_bench: no comparison has '" << absl::StrJoin(options->filters, "' or '")
+              << "' in its name\n";
     return 2;
   }
   return WriteJson(options->json_path, bench.results()) ? 0 : 1;

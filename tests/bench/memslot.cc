@@ -19,8 +19,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "mmu/check.h"
-#include "mmu/rcu.h"
+#include "mmu/base/check.h"
+#include "mmu/base/rcu.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/comparators/counted_brackets.h"
 #include "tests/bench/comparators/sorted_memslots.h"
@@ -31,7 +31,7 @@ namespace underfoot::bench {
 namespace {
 
 constexpr uint32_t kSizes[] = {16, 512, kMaxMemslots};
-constexpr uint32_t kQuickSize = 2048;  // at most, in a quick run
+constexpr uint32_t kSmokeSize = 2048;  // at most, in a smoke run
 constexpr uint64_t kSlotPages = 8;
 constexpr uint64_t kLookups = 100'000;
 
@@ -45,10 +45,11 @@ Memslot SlotAt(uint32_t i, uint32_t count) {
 
 // A slot goes, in two phases, and comes again: three publications.
 template <class Table>
-Variant Updates(std::string name, std::shared_ptr<Table> table, uint32_t count) {
+Variant Updates(const Bench& bench, std::string name, std::shared_ptr<Table> table,
+                uint32_t count) {
   return {.name = std::move(name),
           .run =
-              [=, numbers = std::mt19937_64(1)](Turn& turn) mutable {
+              [=, numbers = std::mt19937_64(bench.seed())](Turn& turn) mutable {
                 const uint32_t id = static_cast<uint32_t>(numbers() % count);
                 turn.Time(3, [&] {
                   static_cast<void>(table->MarkDying(id));
@@ -66,8 +67,8 @@ void CompareUpdates(Bench& bench, uint32_t count, std::shared_ptr<MemslotTable> 
   auto sorted = std::make_shared<SortedMemslots>(std::move(slots));
   bench.Compare({.name = absl::StrCat("memslot.update.", count, "_slots"),
                  .what = "the publication of a set with one slot more, less, or changed",
-                 .variants = {Updates("ours", std::move(ours), count),
-                              Updates("copied and sorted anew", std::move(sorted), count)}});
+                 .variants = {Updates(bench, "ours", std::move(ours), count),
+                              Updates(bench, "copied and sorted anew", std::move(sorted), count)}});
 }
 
 template <class Find>
@@ -90,7 +91,7 @@ void CompareLookUps(Bench& bench, const std::vector<std::shared_ptr<MemslotTable
       .name = "memslot.lookup.by_gfn", .what = "the slot of a random guest frame", .variants = {}};
   Comparison by_hva{
       .name = "memslot.lookup.by_hva", .what = "the slots of a random host page", .variants = {}};
-  std::mt19937_64 numbers(1);
+  std::mt19937_64 numbers(bench.seed());
   for (const auto& table : tables) {
     const auto count = static_cast<uint32_t>(table->Current().size());
     std::vector<uint32_t> order(bench.Operations(kLookups));
@@ -218,12 +219,11 @@ void CompareUnderBrackets(Bench& bench, int cpu) {
 }  // namespace
 
 void BenchMemslot(Bench& bench) {
-  if (!bench.WantsGroup("memslot")) return;
   const std::vector<int>& cpus = AllowedCpus();
   const Pinned pinned(cpus.front());
   std::vector<std::shared_ptr<MemslotTable>> tables;
   for (const uint32_t size : kSizes) {
-    const uint32_t count = bench.quick() ? std::min(size, kQuickSize) : size;
+    const uint32_t count = bench.smoke() ? std::min(size, kSmokeSize) : size;
     tables.push_back(std::make_shared<MemslotTable>());
     for (uint32_t i = 0; i < count; ++i) {
       const absl::Status added = tables.back()->Add(SlotAt(i, count));

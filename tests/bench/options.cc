@@ -5,20 +5,37 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace underfoot::bench {
 
 const char kUsage[] =
-    "Usage: underfoot_bench [--filter=TEXT] [--rounds=N] [--quick] [--json=FILE]\n"
+    "Usage: underfoot_bench [--filter=TEXT,...] [--rounds=N] [--quick] [--json=FILE] [--seed=N]\n"
     "\n"
     "Measures variants of one operation in turns and prints their ratios.\n"
     "\n"
-    "  --filter=TEXT  only comparisons whose name contains TEXT, as in --filter=stage2\n"
+    "  --filter=TEXT  only comparisons whose name contains TEXT, as in --filter=stage2; several\n"
+    "                 texts are separated by commas\n"
     "  --rounds=N     N rounds of each instead of its own number; more rounds, less spread\n"
-    "  --quick        a few milliseconds each: shows that they run, the numbers mean nothing\n"
+    "  --quick        fewer rounds, at most two seconds for each comparison\n"
+    "  --smoke        a few milliseconds each: shows that they run, the numbers mean nothing\n"
     "  --json=FILE    the results as JSON too; with --json=- nothing else is printed\n"
+    "  --seed=N       another seed for what is drawn at random; 1 without this option\n"
+    "  --commit=TEXT  the version that the JSON names\n"
     "\n"
     "Both CPUs should be idle. tests/bench/README.md says what the rows mean.\n";
+
+const char* NameOf(Effort effort) {
+  switch (effort) {
+    case Effort::kFull:
+      return "full";
+    case Effort::kQuick:
+      return "quick";
+    case Effort::kSmoke:
+      return "smoke";
+  }
+  return "";
+}
 
 absl::StatusOr<BenchOptions> ParseOptions(const std::vector<std::string>& arguments) {
   BenchOptions options;
@@ -30,9 +47,18 @@ absl::StatusOr<BenchOptions> ParseOptions(const std::vector<std::string>& argume
     if (argument == "--help" || argument == "-h") {
       options.help = true;
     } else if (argument == "--quick") {
-      options.quick = true;
-    } else if (const auto filter = value_of("--filter=")) {
-      options.filter = *filter;
+      options.effort = Effort::kQuick;
+    } else if (argument == "--smoke") {
+      options.effort = Effort::kSmoke;
+    } else if (const auto filters = value_of("--filter=")) {
+      options.filters = absl::StrSplit(*filters, ',', absl::SkipEmpty());
+    } else if (const auto commit = value_of("--commit=")) {
+      options.commit = *commit;
+    } else if (const auto seed = value_of("--seed=")) {
+      if (!absl::SimpleAtoi(*seed, &options.seed)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(argument, ": give a number, as in --seed=7"));
+      }
     } else if (const auto path = value_of("--json=")) {
       options.json_path = *path;
     } else if (const auto rounds = value_of("--rounds=")) {

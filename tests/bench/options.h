@@ -3,6 +3,7 @@
 #ifndef UNDERFOOT_TESTS_BENCH_OPTIONS_H_
 #define UNDERFOOT_TESTS_BENCH_OPTIONS_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -10,13 +11,24 @@
 
 namespace underfoot::bench {
 
+enum class Effort : uint8_t {
+  kFull,
+  kQuick,  // the same operations in fewer rounds: more spread
+  kSmoke,  // a few milliseconds for each comparison: shows that it runs, and measures nothing
+};
+
+const char* NameOf(Effort effort);
+
 struct BenchOptions {
-  // Comparisons whose name contains it. Empty: all.
-  std::string filter;
-  // 0: as many as each comparison asks for.
+  // Only comparisons whose name contains one of these texts. Empty: all comparisons.
+  std::vector<std::string> filters;
+  // 0: as many as each comparison asks for, within the time that its effort allows.
   unsigned rounds = 0;
-  // A few milliseconds each: shows that they run, and measures nothing.
-  bool quick = false;
+  Effort effort = Effort::kFull;
+  // Seeds everything that a benchmark draws at random.
+  uint64_t seed = 1;
+  // What the JSON records as the version of the program.
+  std::string commit;
   // Where the JSON goes besides the table; "-" is standard output, in the place of the table.
   std::string json_path;
   bool help = false;

@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "mmu/ordering.h"
+#include "mmu/base/ordering.h"
 #include "tests/bench/cpus.h"
 
 namespace underfoot::bench {

@@ -8,10 +8,11 @@
 #include <shared_mutex>
 #include <utility>
 
-#include "mmu/check.h"
+#include "mmu/base/check.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/cached_word.h"
 #include "tests/bench/comparators/protected_word.h"
+#include "tests/bench/comparators/qsbr_word.h"
 #include "tests/bench/cpus.h"
 #include "tests/bench/partner.h"
 #include "tests/bench/resident_vm.h"
@@ -93,7 +94,8 @@ Variant FirstAfterQuiet(const Bench& bench, Partner& partner, SharedCache cache)
           .goal = {}};
 }
 
-// A reader that is told when to go on does not compete for the locks of a refresh meanwhile.
+// A reader that is woken when it may continue does not compete for the locks of a refresh
+// meanwhile.
 Variant BusyReader(const Bench& bench, Partner& partner, SharedCache cache) {
   return {.name = "pfn cache, busy reader",
           .run =
@@ -154,13 +156,14 @@ void BenchReaderWait(Bench& bench) {
        .variants = {Unread(bench, cache), BusyReader(bench, partner, cache),
                     BusyRefresher(bench, partner, cache), FirstAfterQuiet(bench, partner, cache),
                     Theirs<SlotWord>(bench, partner, "slot with exchange, nothing else"),
+                    Theirs<EvenOddWord>(bench, partner, "even/odd counter"),
                     Theirs<AsymmetricWord>(bench, partner, "slot, asymmetric (membarrier)"),
-                    Theirs<SeqlockWord>(bench, partner, "seqlock (waits for nobody)"),
+                    Theirs<SeqlockWord>(bench, partner, "seqlock (protects nothing)"),
                     Theirs<LockedWord<SpinRwLock>>(bench, partner, "spinning rwlock"),
-                    Theirs<LockedWord<std::shared_mutex>>(bench, partner,
-                                                          "std::shared_mutex (pthread_rwlock)"),
+                    Theirs<LockedWord<std::shared_mutex>>(bench, partner, "std::shared_mutex"),
                     Theirs<LockedWord<AbslRwLock>>(bench, partner, "absl::Mutex"),
-                    Theirs<RcuWord>(bench, partner, "RCU grace period")},
+                    Theirs<RcuWord>(bench, partner, "RCU, memb"),
+                    Theirs<QsbrWord>(bench, partner, "RCU, qsbr")},
        .rounds = 20});
 }
 

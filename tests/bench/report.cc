@@ -23,13 +23,36 @@ const char* FigureName(Goal::Of of) {
   return "";
 }
 
-std::string GoalText(const VariantResult& variant) {
+std::string FormatNs(double ns) {
+  if (ns < 9.995) return absl::StrFormat("%.2f ns", ns);
+  if (ns < 99.95) return absl::StrFormat("%.1f ns", ns);
+  if (ns < 999.5) return absl::StrFormat("%.0f ns", ns);
+  if (ns < 9'995) return absl::StrFormat("%.2f us", ns / 1e3);
+  if (ns < 99'950) return absl::StrFormat("%.1f us", ns / 1e3);
+  if (ns < 999'500) return absl::StrFormat("%.0f us", ns / 1e3);
+  return absl::StrFormat("%.2f ms", ns / 1e6);
+}
+
+std::string FormatBytes(double bytes) {
+  if (bytes < 1e3) return absl::StrFormat("%.0f bytes", bytes);
+  if (bytes < 1e6) return absl::StrFormat("%.1f KB", bytes / 1e3);
+  return absl::StrFormat("%.2f MB", bytes / 1e6);
+}
+
+std::string RatioText(const VariantResult& variant) {
+  if (!variant.ratio.has_value()) return "-";
+  return absl::StrFormat("x%-5.2f  x%.2f..x%.2f", variant.ratio->median, variant.ratio->low,
+                         variant.ratio->high);
+}
+
+std::string GoalText(const VariantResult& variant, std::string_view unit) {
   const std::optional<bool> met = variant.GoalMet();
   if (!met.has_value()) return "";
   const Goal& goal = *variant.goal;
-  const std::string limit = goal.of == Goal::Of::kRatio
-                                ? absl::StrFormat("x%.2f", goal.at_most)
-                                : absl::StrCat(FigureName(goal.of), " ", FormatNs(goal.at_most));
+  const std::string limit =
+      goal.of == Goal::Of::kRatio
+          ? absl::StrFormat("x%.2f", goal.at_most)
+          : absl::StrCat(FigureName(goal.of), " ", FormatFigure(goal.at_most, unit));
   return absl::StrCat("  goal ", limit, *met ? ": met" : ": missed");
 }
 
@@ -39,12 +62,12 @@ Json SpreadJson(const Spread& spread) {
 
 Json VariantJson(const VariantResult& variant) {
   Json json{{"name", variant.name},
-            {"samples", variant.ns.samples},
-            {"median_ns", variant.ns.median},
-            {"p99_ns", variant.ns.p99},
-            {"max_ns", variant.ns.max},
-            {"round_medians_ns", SpreadJson(variant.round_medians)},
-            {"ratio", SpreadJson(variant.ratio)},
+            {"samples", variant.figure.samples},
+            {"median", variant.figure.median},
+            {"p99", variant.figure.p99},
+            {"max", variant.figure.max},
+            {"round_medians", SpreadJson(variant.round_medians)},
+            {"ratio", variant.ratio.has_value() ? SpreadJson(*variant.ratio) : Json()},
             {"discarded", variant.discarded}};
   if (const std::optional<bool> met = variant.GoalMet()) {
     json["goal"] = {
@@ -55,14 +78,10 @@ Json VariantJson(const VariantResult& variant) {
 
 }  // namespace
 
-std::string FormatNs(double ns) {
-  if (ns < 9.995) return absl::StrFormat("%.2f ns", ns);
-  if (ns < 99.95) return absl::StrFormat("%.1f ns", ns);
-  if (ns < 999.5) return absl::StrFormat("%.0f ns", ns);
-  if (ns < 9'995) return absl::StrFormat("%.2f us", ns / 1e3);
-  if (ns < 99'950) return absl::StrFormat("%.1f us", ns / 1e3);
-  if (ns < 999'500) return absl::StrFormat("%.0f us", ns / 1e3);
-  return absl::StrFormat("%.2f ms", ns / 1e6);
+std::string FormatFigure(double figure, std::string_view unit) {
+  if (unit == "ns") return FormatNs(figure);
+  if (unit == "bytes") return FormatBytes(figure);
+  return absl::StrFormat("%.3g %s", figure, unit);
 }
 
 std::string MachineText(const MachineInfo& machine) {
@@ -76,17 +95,17 @@ std::string TableOf(const ComparisonResult& result) {
     width = std::max(width, variant.name.size());
   }
   std::string text =
-      absl::StrFormat("\n%s: %s\n  %-*s %9s %9s  %6s  %s\n", result.name, result.what, width, "",
+      absl::StrFormat("\n%s: %s\n  %-*s %11s %11s  %6s  %s\n", result.name, result.what, width, "",
                       "median", "p99", "ratio", "middle half");
   for (const VariantResult& variant : result.variants) {
-    if (variant.ns.samples == 0) {
+    if (variant.figure.samples == 0) {
       absl::StrAppendFormat(&text, "  %-*s  every turn was disturbed\n", width, variant.name);
       continue;
     }
-    absl::StrAppendFormat(&text, "  %-*s %9s %9s  x%-5.2f  x%.2f..x%.2f%s\n", width, variant.name,
-                          FormatNs(variant.ns.median), FormatNs(variant.ns.p99),
-                          variant.ratio.median, variant.ratio.low, variant.ratio.high,
-                          GoalText(variant));
+    absl::StrAppendFormat(&text, "  %-*s %11s %11s  %s%s\n", width, variant.name,
+                          FormatFigure(variant.figure.median, result.unit),
+                          FormatFigure(variant.figure.p99, result.unit), RatioText(variant),
+                          GoalText(variant, result.unit));
   }
   return text;
 }
@@ -99,16 +118,25 @@ std::string JsonOf(const Results& results) {
               {"kvm", results.machine.kvm},
               {"compiler", results.machine.compiler},
               {"load", results.machine.load}}},
-            {"quick", results.quick},
+            {"commit", results.commit},
+            {"effort", NameOf(results.effort)},
+            {"seed", results.seed},
             {"comparisons", Json::array()},
             {"skipped", Json::array()}};
   for (const ComparisonResult& result : results.comparisons) {
     Json variants = Json::array();
     for (const VariantResult& variant : result.variants) variants.push_back(VariantJson(variant));
-    json["comparisons"].push_back({{"name", result.name},
-                                   {"what", result.what},
-                                   {"rounds", result.rounds},
-                                   {"variants", std::move(variants)}});
+    Json comparison{{"name", result.name},
+                    {"what", result.what},
+                    {"unit", result.unit},
+                    {"rounds", result.rounds}};
+    if (result.sweep.has_value()) {
+      comparison["sweep"] = {{"curve", result.sweep->curve},
+                             {"variable", result.sweep->variable},
+                             {"value", result.sweep->value}};
+    }
+    comparison["variants"] = std::move(variants);
+    json["comparisons"].push_back(std::move(comparison));
   }
   for (const SkippedComparison& skipped : results.skipped) {
     json["skipped"].push_back({{"name", skipped.name}, {"reason", skipped.reason}});

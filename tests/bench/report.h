@@ -5,11 +5,14 @@
 #ifndef UNDERFOOT_TESTS_BENCH_REPORT_H_
 #define UNDERFOOT_TESTS_BENCH_REPORT_H_
 
+#include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tests/bench/comparison.h"
 #include "tests/bench/machine_info.h"
+#include "tests/bench/options.h"
 
 namespace underfoot::bench {
 
@@ -20,18 +23,20 @@ struct SkippedComparison {
 
 struct Results {
   MachineInfo machine;
-  bool quick = false;
+  std::string commit;
+  Effort effort = Effort::kFull;
+  uint64_t seed = 0;
   std::vector<ComparisonResult> comparisons;
   std::vector<SkippedComparison> skipped;
 };
 
 std::string MachineText(const MachineInfo& machine);
 std::string TableOf(const ComparisonResult& result);
-// Times in nanoseconds.
+// Each comparison names its unit.
 std::string JsonOf(const Results& results);
 
-// "1.2 us": three digits and a unit.
-std::string FormatNs(double ns);
+// "1.23 us", "4.10 MB", "7 retries": three digits and a unit.
+std::string FormatFigure(double figure, std::string_view unit);
 
 }  // namespace underfoot::bench
 

@@ -4,7 +4,7 @@
 
 #include <cerrno>
 
-#include "mmu/check.h"
+#include "mmu/base/check.h"
 
 namespace underfoot::bench {
 
@@ -17,7 +17,7 @@ ResidentPages::ResidentPages(uint64_t pages) {
 
 ResidentPages::~ResidentPages() { munmap(PointerOf(hvas_.begin), hvas_.size()); }
 
-PageInResult ResidentPages::PageIn(Hva page, Access) {
+PageInResult ResidentPages::PageIn(Hva page, Access, FaultContext*) {
   return {PageInOutcome::kPresent, {page.value >> kPageShift}, Access::kWrite};
 }
 

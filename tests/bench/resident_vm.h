@@ -1,5 +1,5 @@
-// A secondary MMU over memory that is always there: what mmu/ itself costs, with no host in the
-// way.
+// A secondary MMU over memory that is always present. It measures the cost of mmu/ itself, without
+// that of the host.
 //
 // Thread safety: as Mmu.
 
@@ -8,9 +8,9 @@
 
 #include <cstdint>
 
+#include "mmu/base/types.h"
 #include "mmu/mmu.h"
 #include "mmu/page_source.h"
-#include "mmu/types.h"
 
 namespace underfoot::bench {
 
@@ -23,7 +23,7 @@ class ResidentPages final : public PageSource {
   ResidentPages& operator=(const ResidentPages&) = delete;
 
   HvaRange hvas() const { return hvas_; }
-  PageInResult PageIn(Hva page, Access access) override;
+  PageInResult PageIn(Hva page, Access access, FaultContext*) override;
 
  private:
   HvaRange hvas_;

@@ -5,11 +5,11 @@
 #ifndef UNDERFOOT_TESTS_BENCH_SHARED_TABLE_H_
 #define UNDERFOOT_TESTS_BENCH_SHARED_TABLE_H_
 
-#include "mmu/check.h"
-#include "mmu/private_table.h"
-#include "mmu/pte.h"
-#include "mmu/stage2.h"
-#include "mmu/types.h"
+#include "mmu/base/check.h"
+#include "mmu/base/types.h"
+#include "mmu/stage2/private_table.h"
+#include "mmu/stage2/pte.h"
+#include "mmu/stage2/stage2.h"
 
 namespace underfoot::bench {
 
@@ -36,9 +36,9 @@ class SharedTable {
     }
   }
   void Unmap(GfnRange range) {
-    WalkDebts debts;
-    stage2_.Unmap(range, debts);
-    stage2_.Finish(debts);
+    MmuGather gather;
+    stage2_.Unmap(range, gather);
+    stage2_.Finish(gather);
   }
 
  private:

@@ -1,9 +1,9 @@
-// Looking a page up: stage-2 with leaves of 4 KiB over 4 GiB against its own four loads made
-// blindly, a flat array and a hash map.
+// Looking a page up: stage-2 with leaves of 4 KiB over 4 GiB, against its own four loads without
+// checks, a flat array, and a hash map.
 //
-// The floor of four levels is four dependent loads, of which the upper ones stay in the cache; that
-// of any table is one load from an array that somebody had to allocate for every guest frame there
-// may be.
+// The floor of four levels is four dependent loads, of which the upper ones stay in the cache. The
+// floor of any table is one load from an array, which must have an element for every possible guest
+// frame.
 
 #include <atomic>
 #include <random>
@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "mmu/check.h"
-#include "mmu/rcu.h"
-#include "mmu/stage2.h"
+#include "mmu/base/check.h"
+#include "mmu/base/rcu.h"
+#include "mmu/stage2/stage2.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/comparators/exclusive_table.h"
 #include "tests/bench/cpus.h"
@@ -23,7 +23,7 @@ namespace underfoot::bench {
 namespace {
 
 constexpr uint64_t kPages = uint64_t{1} << 20;
-constexpr uint64_t kQuickPages = uint64_t{1} << 12;
+constexpr uint64_t kSmokePages = uint64_t{1} << 12;
 constexpr uint64_t kLookups = 200'000;
 
 Pfn PfnFor(Gfn gfn) { return {gfn.value + 1}; }
@@ -118,11 +118,11 @@ void BenchStage2Lookup(Bench& bench) {
   constexpr char kRandom[] = "stage2.lookup.random";
   if (!bench.Wants(kSequential) && !bench.Wants(kRandom)) return;
   const Pinned pinned(AllowedCpus().front());
-  const uint64_t pages = bench.quick() ? kQuickPages : kPages;
+  const uint64_t pages = bench.smoke() ? kSmokePages : kPages;
   Translations translations(pages);
   std::vector<uint32_t> sequential(bench.Operations(kLookups));
   std::vector<uint32_t> random(sequential.size());
-  std::mt19937_64 numbers(1);
+  std::mt19937_64 numbers(bench.seed());
   for (size_t i = 0; i < sequential.size(); ++i) {
     sequential[i] = static_cast<uint32_t>(i % pages);
     random[i] = static_cast<uint32_t>(numbers() % pages);

@@ -8,10 +8,10 @@
 #include <string>
 #include <utility>
 
-#include "mmu/check.h"
+#include "mmu/base/check.h"
 #include "mmu/mmu.h"
 #include "mmu/page_source.h"
-#include "mmu/stage2.h"
+#include "mmu/stage2/stage2.h"
 #include "tests/bench/anonymous_memory.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/comparators/exclusive_table.h"
@@ -62,7 +62,7 @@ class WindowedMemory final : public PageSource {
   }
 
   // In order: the first page of a window brings it in.
-  PageInResult PageIn(Hva page, Access) override {
+  PageInResult PageIn(Hva page, Access, FaultContext*) override {
     const uint64_t index = (page - hvas().begin) / kPageSize;
     if (index >= present_) BringWindowIn(index / kWindow * kWindow);
     return {PageInOutcome::kPresent, {page.value >> kPageShift}, Access::kWrite};
@@ -111,7 +111,7 @@ class ByFaults {
   void PopulateWindow(Gfn first) {
     const RangeFaultResult result =
         mmu_.range_faults().FaultIn(reader_, {first, first + kWindow}, Access::kWrite);
-    UNDERFOOT_CHECK(result.outcome == FaultOutcome::kMapped, "a benchmark's page did not come in",
+    UNDERFOOT_CHECK(result.outcome == FaultInOutcome::kMapped, "a benchmark's page did not come in",
                     result.reached.value, result.outcome);
   }
   void Unmap(GfnRange gfns) {
@@ -154,7 +154,7 @@ void BenchStage2Populate(Bench& bench) {
   constexpr char kName[] = "stage2.populate";
   if (!bench.Wants(kName)) return;
   const Pinned pinned(AllowedCpus().front());
-  const uint64_t pages = bench.quick() ? kEntries : kPages;
+  const uint64_t pages = bench.smoke() ? kEntries : kPages;
   const auto memory = std::make_shared<WindowedMemory>(pages);
   Stage2 stage2;
   using Exclusive = ByWindows<ExclusiveTable>;

@@ -1,4 +1,5 @@
-// Medians, tails and spreads of samples. No mean anywhere: one preempted round would own it.
+// Medians, tails and spreads of samples. There is no mean, because one preempted round would
+// dominate it.
 //
 // Thread safety: pure functions.
 

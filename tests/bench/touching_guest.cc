@@ -6,10 +6,12 @@
 #include <cstddef>
 #include <cstring>
 #include <span>
+#include <thread>
 
 #include "guest/abi.h"
-#include "mmu/check.h"
-#include "vmm/boot.h"
+#include "mmu/base/check.h"
+#include "tests/bench/stopwatch.h"
+#include "vmm/boot/boot.h"
 
 namespace underfoot::bench {
 namespace {
@@ -18,19 +20,30 @@ constexpr Gpa kCodeGpa{abi::kImageGpa};
 constexpr Gpa kGdtGpa{abi::kImageGpa + 0x1000};
 constexpr Gpa kIdtGpa{abi::kImageGpa + 0x2000};
 constexpr Gpa kTssGpa{abi::kImageGpa + 0x3000};
+constexpr Gpa kTimesGpa{abi::kImageGpa + 0x10000};
+constexpr uint64_t kTimesBytes = 0x10000;  // of each vCPU
 constexpr Gpa kMemoryGpa{abi::kSystemAreaBytes};
 constexpr uint64_t kDevice = uint64_t{2} << 20;  // behind the memory: no slot, so a write exits
 
-// rdi: a page; rcx: how many are left; r8, r9: where both start; rsi: the device.
+// r8: the first page; r9: how many; r11: from one to the next, in bytes; r12: the mask of the offset
+// r10; rdi: where the times go; rsi: the device.
 constexpr uint8_t kCode[] = {
-    0x4c, 0x89, 0xc7,                          // start: mov rdi, r8
-    0x4c, 0x89, 0xc9,                          //        mov rcx, r9
-    0xc6, 0x07, 0x01,                          // touch: mov byte [rdi], 1
-    0x48, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00,  //        add rdi, 4096
-    0x48, 0xff, 0xc9,                          //        dec rcx
-    0x75, 0xf1,                                //        jnz touch
-    0x88, 0x06,                                //        mov [rsi], al
-    0xeb, 0xe7,                                //        jmp start
+    0x4d, 0x31, 0xd2,              // start: xor r10, r10
+    0x4c, 0x89, 0xc9,              //        mov rcx, r9
+    0x49, 0x89, 0xfe,              //        mov r14, rdi
+    0x0f, 0x31,                    // touch: rdtsc
+    0x41, 0x89, 0xc5,              //        mov r13d, eax
+    0x43, 0xc6, 0x04, 0x10, 0x01,  //        mov byte [r8 + r10], 1
+    0x0f, 0x31,                    //        rdtsc
+    0x44, 0x29, 0xe8,              //        sub eax, r13d
+    0x41, 0x89, 0x06,              //        mov [r14], eax
+    0x49, 0x83, 0xc6, 0x04,        //        add r14, 4
+    0x4d, 0x01, 0xda,              //        add r10, r11
+    0x4d, 0x21, 0xe2,              //        and r10, r12
+    0x48, 0xff, 0xc9,              //        dec rcx
+    0x75, 0xdf,                    //        jnz touch
+    0x88, 0x06,                    //        mov [rsi], al
+    0xeb, 0xd2,                    //        jmp start
 };
 
 constexpr uint64_t kGdt[] = {0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00affb000000ffff,
@@ -42,7 +55,7 @@ kvm_segment InRing3(kvm_segment segment, uint16_t selector) {
   return segment;
 }
 
-absl::Status StartInRing3(Vcpu& vcpu, uint64_t pages) {
+absl::Status StartInRing3(Vcpu& vcpu) {
   if (absl::Status set = SetStartRegisters(vcpu, kCodeGpa); !set.ok()) return set;
   absl::StatusOr<kvm_sregs> system = vcpu.GetSystemRegisters();
   if (!system.ok()) return system.status();
@@ -56,28 +69,68 @@ absl::Status StartInRing3(Vcpu& vcpu, uint64_t pages) {
   system->idt.limit = 0xfff;
   system->tr.base = kTssGpa.value;
   system->tr.limit = 0x67;
-  if (absl::Status set = vcpu.SetSystemRegisters(*system); !set.ok()) return set;
-  absl::StatusOr<kvm_regs> registers = vcpu.GetRegisters();
-  if (!registers.ok()) return registers.status();
-  registers->r8 = kMemoryGpa.value;
-  registers->r9 = pages;
-  registers->rsi = kMemoryGpa.value + pages * kPageSize;
-  return vcpu.SetRegisters(*registers);
+  return vcpu.SetSystemRegisters(*system);
 }
+
+uint64_t Ticks() { return __builtin_ia32_rdtsc(); }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<TouchingGuest>> TouchingGuest::Create(HvaRange memory) {
+absl::StatusOr<std::unique_ptr<TouchingGuest>> TouchingGuest::Create(HvaRange memory,
+                                                                     const Options& options) {
   absl::StatusOr<Kvm> kvm = Kvm::Open();
   if (!kvm.ok()) return std::move(kvm).status();
   absl::StatusOr<Vm> vm = kvm->CreateVm();
   if (!vm.ok()) return std::move(vm).status();
-  absl::StatusOr<Vcpu> vcpu = Vcpu::Create(*kvm, *vm, 0);
-  if (!vcpu.ok()) return std::move(vcpu).status();
   std::unique_ptr<TouchingGuest> self(
-      new TouchingGuest(*std::move(kvm), *std::move(vm), *std::move(vcpu)));
+      new TouchingGuest(*std::move(kvm), *std::move(vm), memory.size() >> kPageShift, options));
+  UNDERFOOT_CHECK(options.vcpus <= kMostVcpus && self->PagesOfVcpu() * 4 <= kTimesBytes,
+                  "too many vCPUs or pages for the times", options.vcpus, self->PagesOfVcpu());
   if (absl::Status loaded = self->Load(memory); !loaded.ok()) return loaded;
+  for (unsigned i = 0; i < options.vcpus; ++i) {
+    if (absl::Status added = self->AddVcpu(i); !added.ok()) return added;
+  }
+  for (unsigned i = 1; i < options.vcpus; ++i) {
+    self->helpers_[i].thread = std::thread([guest = self.get(), i] { guest->Serve(i); });
+  }
   return self;
+}
+
+TouchingGuest::~TouchingGuest() {
+  stop_ = true;
+  for (Helper& helper : helpers_) {
+    helper.go.release();
+    if (helper.thread.joinable()) helper.thread.join();
+  }
+}
+
+void TouchingGuest::Serve(unsigned vcpu) {
+  for (;;) {
+    helpers_[vcpu].go.acquire();
+    if (stop_) return;
+    Run(vcpu);
+    helpers_[vcpu].done.release();
+  }
+}
+
+Gpa TouchingGuest::TimesOf(unsigned vcpu) { return kTimesGpa + vcpu * kTimesBytes; }
+
+absl::Status TouchingGuest::AddVcpu(unsigned index) {
+  absl::StatusOr<Vcpu> vcpu = Vcpu::Create(kvm_, vm_, index);
+  if (!vcpu.ok()) return std::move(vcpu).status();
+  if (absl::Status cpuid = vcpu->CopyHostCpuid(kvm_); !cpuid.ok()) return cpuid;
+  if (absl::Status started = StartInRing3(*vcpu); !started.ok()) return started;
+  absl::StatusOr<kvm_regs> registers = vcpu->GetRegisters();
+  if (!registers.ok()) return registers.status();
+  const uint64_t part = PagesOfVcpu() * kPageSize;
+  registers->r8 = kMemoryGpa.value + index * part;
+  registers->r9 = PagesOfVcpu();
+  registers->r11 = options_.stride * kPageSize;
+  registers->r12 = options_.stride == 1 ? ~uint64_t{0} : part - 1;
+  registers->rdi = TimesOf(index).value;
+  registers->rsi = kMemoryGpa.value + pages_ * kPageSize;
+  vcpus_.push_back(*std::move(vcpu));
+  return vcpus_.back().SetRegisters(*registers);
 }
 
 absl::Status TouchingGuest::Load(HvaRange memory) {
@@ -90,26 +143,40 @@ absl::Status TouchingGuest::Load(HvaRange memory) {
   if (absl::Status data = WriteBootData(config, write); !data.ok()) return data;
   if (absl::Status code = write(kCodeGpa, std::as_bytes(std::span(kCode))); !code.ok()) return code;
   if (absl::Status gdt = write(kGdtGpa, std::as_bytes(std::span(kGdt))); !gdt.ok()) return gdt;
-  if (absl::Status cpuid = vcpu_.CopyHostCpuid(kvm_); !cpuid.ok()) return cpuid;
   if (absl::Status slot = vm_.SetMemslot(
           {.id = 0, .gpa = {0}, .bytes = system_.range().size(), .hva = system_.range().begin});
       !slot.ok()) {
     return slot;
   }
-  if (absl::Status slot =
-          vm_.SetMemslot({.id = 1, .gpa = kMemoryGpa, .bytes = memory.size(), .hva = memory.begin});
-      !slot.ok()) {
-    return slot;
-  }
-  return StartInRing3(vcpu_, memory.size() / kPageSize);
+  return vm_.SetMemslot({.id = 1, .gpa = kMemoryGpa, .bytes = memory.size(), .hva = memory.begin});
 }
 
 void TouchingGuest::TouchAll() {
+  const Stopwatch watch;
+  const uint64_t before = Ticks();
+  for (unsigned i = 1; i < options_.vcpus; ++i) helpers_[i].go.release();
+  Run(0);
+  for (unsigned i = 1; i < options_.vcpus; ++i) helpers_[i].done.acquire();
+  ns_per_tick_ = watch.ElapsedNs() / static_cast<double>(Ticks() - before);
+}
+
+std::vector<double> TouchingGuest::WriteNs() const {
+  std::vector<double> times;
+  for (unsigned vcpu = 0; vcpu < options_.vcpus; ++vcpu) {
+    const auto* const ticks =
+        static_cast<const uint32_t*>(PointerOf(system_.range().begin + TimesOf(vcpu).value));
+    for (uint64_t i = 0; i < PagesOfVcpu(); ++i) times.push_back(ticks[i] * ns_per_tick_);
+  }
+  return times;
+}
+
+void TouchingGuest::Run(unsigned index) {
+  Vcpu& vcpu = vcpus_[index];
   for (;;) {
-    const RunOutcome outcome = vcpu_.Run();
+    const RunOutcome outcome = vcpu.Run();
     if (outcome == RunOutcome::kInterrupted) continue;
-    UNDERFOOT_CHECK(outcome == RunOutcome::kExit && vcpu_.run().exit_reason == KVM_EXIT_MMIO,
-                    "the touching guest came out for another reason", vcpu_.run().exit_reason,
+    UNDERFOOT_CHECK(outcome == RunOutcome::kExit && vcpu.run().exit_reason == KVM_EXIT_MMIO,
+                    "the touching guest came out for another reason", vcpu.run().exit_reason,
                     errno);
     return;
   }

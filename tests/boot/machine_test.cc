@@ -1,7 +1,5 @@
 // Whole machines: real guests while their memory is churned, judged by the guest and by the stats.
 
-#include "vmm/machine.h"
-
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -11,80 +9,16 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "mmu/rcu.h"
-#include "tests/support/minimal_vmm.h"
-#include "tests/support/skip.h"
-#include "tests/support/wait_until.h"
-#include "vmm/churn/host_needs.h"
-#include "vmm/machine_control.h"
+#include "mmu/base/rcu.h"
+#include "tests/boot/machine_fixture.h"
+#include "vmm/machine/machine_control.h"
 
 namespace underfoot::testing {
 namespace {
 
-RunOptions Options(const std::string& guest, Backing backing, uint32_t vcpus,
-                   const std::string& churn) {
-  RunOptions options;
-  options.guest = guest;
-  options.memory_bytes = uint64_t{48} << 20;
-  options.vcpus = vcpus;
-  options.backing = backing;
-  options.seed = 7;
-  options.name = "test";
-  absl::StatusOr<ChurnSpec> spec = ParseChurnSpec(churn);
-  EXPECT_TRUE(spec.ok()) << spec.status();
-  options.unavailable_churn =
-      ProvideForChurn(backing, options.memory_bytes, spec->rates, nullptr).unavailable;
-  absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, options.ChurnLimitsOfHost());
-  EXPECT_TRUE(rates.ok()) << rates.status();
-  options.churn = *spec;
-  options.churn.rates = *rates;
-  return options;
-}
-
-class MachineTest : public ::testing::Test {
- protected:
-  void SetUp() override { UNDERFOOT_NEEDS_KVM(); }
-
-  // Null, and the test is skipped or has failed, when there is no machine.
-  void Start(const RunOptions& options) {
-    absl::StatusOr<std::unique_ptr<Machine>> machine =
-        Machine::Create(options, [this](unsigned, std::string_view) { ++lines_; });
-    if (absl::IsPermissionDenied(machine.status())) {
-      UNDERFOOT_SKIP(std::string(machine.status().message()));
-    }
-    ASSERT_TRUE(machine.ok()) << machine.status();
-    machine_ = *std::move(machine);
-    const absl::Status started = machine_->Start();
-    ASSERT_TRUE(started.ok()) << started;
-  }
-
-  // True as soon as the stats are like that.
-  template <class Predicate>
-  bool Becomes(const Predicate& predicate) {
-    return WaitUntil([&] { return predicate(machine_->GetStats()); }, 3 * kDeadline);
-  }
-
-  void FinishWell() {
-    const absl::Status finished = machine_->Finish();
-    EXPECT_TRUE(finished.ok()) << finished;
-    const Stats stats = machine_->GetStats();
-    EXPECT_EQ(stats.vm.state, VmState::kStopped);
-    EXPECT_EQ(stats.guest.verdict, GuestVerdict::kGood);
-    EXPECT_EQ(stats.guest.mismatches, 0u);
-    EXPECT_EQ(stats.audit.unexplained, 0u);
-    EXPECT_GT(stats.audit.checks, 0u);
-    EXPECT_EQ(stats.notifier.begins, stats.notifier.ends);
-    EXPECT_EQ(stats.notifier.stray_ends, 0u);
-    EXPECT_EQ(stats.rcu.retired, stats.rcu.freed);
-  }
-
-  std::unique_ptr<Machine> machine_;
-  std::atomic<int> lines_{0};
-};
-
 // The socket answers before the machine runs: what is ordered then would be lost.
 TEST_F(MachineTest, BeforeItsStartItsChurnIsNotForAClientToSet) {
-  const RunOptions options = Options("mixed", Backing::kAnon, 1, "mixed");
+  const RunOptions options = MachineOptions("mixed", Backing::kAnon, 1, "mixed");
   absl::StatusOr<std::unique_ptr<Machine>> machine =
       Machine::Create(options, [](unsigned, std::string_view) {});
   if (absl::IsPermissionDenied(machine.status())) {
@@ -100,6 +34,28 @@ TEST_F(MachineTest, BeforeItsStartItsChurnIsNotForAClientToSet) {
   EXPECT_FALSE(stopped->running);
 }
 
+// A machine that starts without churn waits for no source; its churn may come from a client.
+TEST_F(MachineTest, TheCoverageKnowsTheKernelSourceAlsoOfChurnThatIsOrderedLater) {
+  ASSERT_NO_FATAL_FAILURE(Start(MachineOptions("stamp", Backing::kAnon, 1, "off")));
+  if (machine_ == nullptr) return;
+  if (const absl::Status open = machine_->kernel().WaitUntilOpen(); !open.ok()) {
+    UNDERFOOT_SKIP(std::string(open.message()));
+  }
+  MachineControl control(*machine_);
+  const auto ordered =
+      control.PutChurn({.running = true, .seed = {}, .rates = ChurnRates{{ChurnKind::kFork, 100}}});
+  ASSERT_TRUE(ordered.ok()) << ordered.status();
+  constexpr auto kKernel = static_cast<size_t>(EventSource::kKernel);
+  const auto forks = [&] {
+    const CoverageMatrix matrix = machine_->coverage();
+    return matrix.rows[static_cast<size_t>(ChurnKind::kFork)];
+  };
+  EXPECT_TRUE(WaitUntil([&] { return forks().cells[kKernel].owed > 0; }));
+  EXPECT_TRUE(machine_->coverage().sources[kKernel]);
+  EXPECT_NE(forks().result, CoverageResult::kUnobservable);
+  FinishWell();
+}
+
 // Each workload on each kind of memory, alone and with others.
 class EveryMachine
     : public MachineTest,
@@ -107,12 +63,12 @@ class EveryMachine
 
 TEST_P(EveryMachine, PassesItsGuestsVerdictUnderMixedChurn) {
   const auto [guest, backing, vcpus] = GetParam();
-  ASSERT_NO_FATAL_FAILURE(Start(Options(guest, backing, vcpus, "mixed")));
+  ASSERT_NO_FATAL_FAILURE(Start(MachineOptions(guest, backing, vcpus, "mixed")));
   if (machine_ == nullptr) return;
   const bool moved = Becomes([](const Stats& stats) {
     return TotalOperations(stats.churn.operations) > 200 && stats.notifier.ends > 150 &&
            (stats.guest.pages_checked > 1000 || stats.guest.workload == "shared") &&
-           stats.pfn_caches.hits > 100;
+           stats.pfn_caches.hits > 100 && stats.audit.checks > 0;
   });
   EXPECT_TRUE(moved) << "operations " << TotalOperations(machine_->GetStats().churn.operations)
                      << ", pages " << machine_->GetStats().guest.pages_checked << ", hits "
@@ -177,7 +133,7 @@ class EachKindOfChurn : public MachineTest, public ::testing::WithParamInterface
 
 TEST_P(EachKindOfChurn, MovesItsOwnCountersAlone) {
   const KindAlone& kind = GetParam();
-  RunOptions options = Options("stamp", kind.backing, 2, kind.spec);
+  RunOptions options = MachineOptions("stamp", kind.backing, 2, kind.spec);
   options.kernel_events = KernelEvents::kOff;  // this host's own changes would move counters too
   ASSERT_NO_FATAL_FAILURE(Start(options));
   if (machine_ == nullptr) return;
@@ -198,7 +154,7 @@ std::string NameOfKind(const ::testing::TestParamInfo<KindAlone>& info) {
 INSTANTIATE_TEST_SUITE_P(Kinds, EachKindOfChurn, ::testing::ValuesIn(kKindsAlone), NameOfKind);
 
 TEST_F(MachineTest, AGuestThatEndsByItselfEndsTheWait) {
-  ASSERT_NO_FATAL_FAILURE(Start(Options("hello", Backing::kAnon, 2, "off")));
+  ASSERT_NO_FATAL_FAILURE(Start(MachineOptions("hello", Backing::kAnon, 2, "off")));
   if (machine_ == nullptr) return;
   EXPECT_TRUE(machine_->WaitForEnd(absl::FromChrono(3 * kDeadline)));
   EXPECT_TRUE(machine_->Finish().ok());
@@ -206,7 +162,7 @@ TEST_F(MachineTest, AGuestThatEndsByItselfEndsTheWait) {
 }
 
 TEST_F(MachineTest, AQuitEndsTheWait) {
-  ASSERT_NO_FATAL_FAILURE(Start(Options("stamp", Backing::kAnon, 1, "off")));
+  ASSERT_NO_FATAL_FAILURE(Start(MachineOptions("stamp", Backing::kAnon, 1, "off")));
   if (machine_ == nullptr) return;
   EXPECT_FALSE(machine_->WaitForEnd(absl::ZeroDuration()));
   machine_->RequestQuit();
@@ -215,7 +171,7 @@ TEST_F(MachineTest, AQuitEndsTheWait) {
 }
 
 TEST_F(MachineTest, APausedGuestStandsStillWhileItsMemoryMoves) {
-  ASSERT_NO_FATAL_FAILURE(Start(Options("stamp", Backing::kMemfd, 2, "mixed")));
+  ASSERT_NO_FATAL_FAILURE(Start(MachineOptions("stamp", Backing::kMemfd, 2, "mixed")));
   if (machine_ == nullptr) return;
   uint64_t pages = 0;
   for (int i = 0; i < 10; ++i) {
@@ -237,7 +193,7 @@ TEST_F(MachineTest, APausedGuestStandsStillWhileItsMemoryMoves) {
 }
 
 TEST_F(MachineTest, APausedMachineEndsWithAVerdictToo) {
-  ASSERT_NO_FATAL_FAILURE(Start(Options("stamp", Backing::kAnon, 2, "mixed")));
+  ASSERT_NO_FATAL_FAILURE(Start(MachineOptions("stamp", Backing::kAnon, 2, "mixed")));
   if (machine_ == nullptr) return;
   EXPECT_TRUE(Becomes([](const Stats& stats) { return stats.guest.pages_checked > 500; }));
   ASSERT_TRUE(machine_->Pause().ok());
@@ -245,7 +201,7 @@ TEST_F(MachineTest, APausedMachineEndsWithAVerdictToo) {
 }
 
 TEST_F(MachineTest, ThePfnCacheOfTheSharedPageIsDroppedAndComesBack) {
-  ASSERT_NO_FATAL_FAILURE(Start(Options("shared", Backing::kMemfd, 1, "mixed")));
+  ASSERT_NO_FATAL_FAILURE(Start(MachineOptions("shared", Backing::kMemfd, 1, "mixed")));
   if (machine_ == nullptr) return;
   EXPECT_TRUE(Becomes([](const Stats& stats) {
     const PfnCacheStats& caches = stats.pfn_caches;
@@ -290,7 +246,7 @@ class Corruption : public MachineTest {
 };
 
 TEST_F(Corruption, OfAPreciousPageIsABadVerdictThatNamesThePage) {
-  ASSERT_NO_FATAL_FAILURE(Start(Options("stamp", Backing::kMemfd, 1, "off")));
+  ASSERT_NO_FATAL_FAILURE(Start(MachineOptions("stamp", Backing::kMemfd, 1, "off")));
   if (machine_ == nullptr) return;
   Gfn gfn;
   std::atomic_ref<uint64_t>* word = nullptr;

@@ -14,7 +14,7 @@
 
 #include "tests/support/minimal_vmm.h"
 #include "tests/support/skip.h"
-#include "vmm/unique_fd.h"
+#include "vmm/base/unique_fd.h"
 
 namespace underfoot::testing {
 namespace {

@@ -3,6 +3,7 @@
 #include "vmm/devices/platform.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <array>
 #include <cstring>
@@ -11,9 +12,9 @@
 #include <utility>
 #include <vector>
 
-#include "vmm/boot.h"
-#include "vmm/guest_report.h"
-#include "vmm/kvm.h"
+#include "vmm/boot/boot.h"
+#include "vmm/boot/guest_report.h"
+#include "vmm/kvm/kvm.h"
 
 namespace underfoot::testing {
 namespace {
@@ -69,6 +70,17 @@ TEST_F(Ports, SerialIsAlwaysReadyAndKeepsNoEndlessLine) {
 }
 
 TEST_F(Ports, NobodysPortReadsAsOnes) { EXPECT_EQ(Read(0x60), 0xff); }
+
+// A thread that sleeps leaves the CPU of its own accord, one that yields does not.
+TEST_F(Ports, AVcpuThatHasYieldedOftenSleeps) {
+  constexpr int kTimes = 20;
+  rusage before{};
+  rusage after{};
+  getrusage(RUSAGE_THREAD, &before);
+  for (int i = 0; i < kTimes; ++i) Write(0, abi::kYieldPort, "\xff");
+  getrusage(RUSAGE_THREAD, &after);
+  EXPECT_GE(after.ru_nvcsw - before.ru_nvcsw, kTimes);
+}
 
 TEST_F(Ports, TheFirstVerdictOfEachVcpuCounts) {
   EXPECT_EQ(platform_.exit_device().overall(), std::nullopt);

@@ -38,7 +38,16 @@ Process::Process(const std::string& scratch, const Arguments& command)
   std::vector<char*> argv;
   for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
-  const int error = posix_spawnp(&pid_, argv[0], &files, nullptr, argv.data(), environ);
+  // As from a shell, also if the test was started by nohup or in the background.
+  sigset_t usual;
+  sigemptyset(&usual);
+  for (const int signal : {SIGHUP, SIGINT, SIGPIPE}) sigaddset(&usual, signal);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  posix_spawnattr_setsigdefault(&attributes, &usual);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
+  const int error = posix_spawnp(&pid_, argv[0], &files, &attributes, argv.data(), environ);
+  posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&files);
   EXPECT_EQ(error, 0) << "cannot start " << command[0];
   if (error != 0) pid_ = -1;

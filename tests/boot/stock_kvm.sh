@@ -16,9 +16,10 @@
 # libraries beside it and UNDERFOOT_REQUIRE_KVM=1. Its output comes out here, and its exit status is
 # this script's. 124: it took too long; 125: the machine could not be made or broke down.
 #
-# The kernel is downloaded once and unpacked into ${XDG_CACHE_HOME:-~/.cache}/underfoot; nothing is
-# installed. UNDERFOOT_STOCK_KERNEL=DIR takes one from DIR (vmlinuz and the modules named below)
-# instead.
+# The kernel and QEMU are downloaded once and unpacked into ${XDG_CACHE_HOME:-~/.cache}/underfoot;
+# nothing is installed. UNDERFOOT_STOCK_KERNEL=DIR takes a kernel from DIR (vmlinuz and the modules
+# named below) instead, UNDERFOOT_STOCK_QEMU=DIR a QEMU (usr/bin/qemu-system-x86_64 and usr/share).
+# shellcheck disable=SC2317  # make_once calls the function that it is given
 set -euo pipefail
 
 readonly no_machine=125
@@ -41,7 +42,7 @@ files=()
 environment=(UNDERFOOT_REQUIRE_KVM=1)
 
 usage() {
-  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
+  sed -n '2,/^# shellcheck /{/^# shellcheck /d;s/^# \{0,1\}//;p}' "$0"
 }
 
 parse() {
@@ -82,14 +83,17 @@ check() {
     fail "busybox is not static: apt-get install busybox-static"
 }
 
-# The options by which apt knows where the kernel is: a backport has lists of its own, in the cache,
-# so that this machine's stay as they are.
-apt_options() {
-  local cache=$1
-  options=()
-  if [ "$version" = 6.1 ]; then return; fi
+# The options by which apt finds backports: lists of their own, in the cache, so that this machine's
+# stay as they are. The mirror is the one that this machine's apt takes Debian 12 from.
+use_backports() {
+  local uri
+  # shellcheck disable=SC2016  # apt-get replaces $(REPO_URI)
+  uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' |
+    sort -u | head -1)
+  [ -n "$uri" ] ||
+    fail "apt has no source of Debian 12 (bookworm), whose mirror would have the backports"
   mkdir -p "$cache/lists/partial"
-  echo 'deb http://deb.debian.org/debian bookworm-backports main' >"$cache/backports.list"
+  echo "deb $uri bookworm-backports main" >"$cache/backports.list"
   options=(-o "Dir::Etc::SourceList=$cache/backports.list" -o Dir::Etc::SourceParts=-
            -o "Dir::State::Lists=$cache/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=)
 }
@@ -101,28 +105,57 @@ kernel_package() {
     awk '{print $1}' | sort -V | tail -1
 }
 
-# Leaves the kernel in $kernel, or fails.
-get_kernel() {
-  if [ -n "${UNDERFOOT_STOCK_KERNEL:-}" ]; then
-    kernel=$UNDERFOOT_STOCK_KERNEL
-    [ -e "$kernel/vmlinuz" ] || fail "UNDERFOOT_STOCK_KERNEL=$kernel has no vmlinuz"
-    return
+# unpack FOLDER NAME PACKAGE...: downloads the packages and unpacks them into FOLDER, installing
+# nothing. NAME stands for them in messages.
+unpack() {
+  local folder=$1 name=$2
+  shift 2
+  echo "stock_kvm.sh: downloading $name" >&2
+  (cd "$folder" && apt-get "${options[@]}" -qq download "$@" 2>apt.log) || {
+    cat "$folder/apt.log" >&2
+    fail "cannot download $name: is a Debian mirror in reach?"
+  }
+  local package
+  for package in "$folder"/*.deb; do dpkg-deb -x "$package" "$folder/tree"; done
+}
+
+# Runs FUNCTION with an empty folder in the cache, then moves what it left in FOLDER/result to NAME.
+# Two callers at once make it once.
+make_once() {
+  local name=$1 function=$2 fresh
+  [ ! -e "$cache/$name" ] || return 0
+  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+    fail "this is no Debian: set UNDERFOOT_STOCK_KERNEL and UNDERFOOT_STOCK_QEMU (see --help)"
   fi
-  local cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/underfoot
-  kernel=$cache/stock-kernel-$version
   mkdir -p "$cache"
-  exec 9>"$cache/stock-kernel.lock"
-  flock 9  # two at once would download twice
-  if [ ! -e "$kernel/vmlinuz" ]; then unpack_kernel "$cache"; fi
+  exec 9>"$cache/lock"
+  flock 9
+  if [ ! -e "$cache/$name" ]; then
+    fresh=$(mktemp -d "$cache/unpack.XXXXXX")
+    # shellcheck disable=SC2064  # the path now: `fresh` is gone when the trap runs
+    trap "rm -rf '$fresh'" EXIT
+    "$function" "$fresh"
+    mv "$fresh/result" "$cache/$name"
+    rm -rf "$fresh"
+    trap - EXIT
+  fi
   exec 9>&-
 }
 
-unpack_kernel() {
-  local cache=$1 package fresh
-  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-    fail "this is no Debian: set UNDERFOOT_STOCK_KERNEL (see --help)"
+# Leaves the kernel in $kernel, or fails.
+get_kernel() {
+  kernel=${UNDERFOOT_STOCK_KERNEL:-$cache/stock-kernel-$version}
+  if [ -n "${UNDERFOOT_STOCK_KERNEL:-}" ]; then
+    [ -e "$kernel/vmlinuz" ] || fail "UNDERFOOT_STOCK_KERNEL=$kernel has no vmlinuz"
+  else
+    make_once "stock-kernel-$version" make_kernel
   fi
-  apt_options "$cache"
+}
+
+make_kernel() {
+  local fresh=$1 package
+  options=()
+  [ "$version" = 6.1 ] || use_backports
   package=$(kernel_package)
   if [ -z "$package" ]; then
     apt-get "${options[@]}" -qq update >&2 || true
@@ -130,41 +163,52 @@ unpack_kernel() {
   fi
   [ -n "$package" ] ||
     fail "apt knows no linux-image-$version.*-cloud-amd64: run apt-get update, with Debian 12's lists"
-  fresh=$(mktemp -d "$cache/unpack.XXXXXX")
-  # shellcheck disable=SC2064  # the path now: `fresh` is gone when the trap runs
-  trap "rm -rf '$fresh'" EXIT
-  echo "stock_kvm.sh: downloading $package" >&2
-  (cd "$fresh" && apt-get "${options[@]}" -qq download "$package" 2>apt.log && dpkg-deb -x ./*.deb tree) || {
-    cat "$fresh/apt.log" >&2
-    fail "cannot download $package: is a Debian mirror in reach?"
-  }
-  mkdir "$fresh/kernel"
-  cp "$fresh"/tree/boot/vmlinuz-* "$fresh/kernel/vmlinuz"
+  unpack "$fresh" "$package" "$package"
+  mkdir "$fresh/result"
+  cp "$fresh"/tree/boot/vmlinuz-* "$fresh/result/vmlinuz"
   local module found
   for module in "${modules[@]}"; do
     found=$(find "$fresh/tree" -name "$module.ko*" -print -quit)
     case $found in
-      *.ko) cp "$found" "$fresh/kernel/$module.ko" ;;
-      *.ko.xz) xz -dc "$found" >"$fresh/kernel/$module.ko" ;;
-      *.ko.zst) zstd -qdc "$found" >"$fresh/kernel/$module.ko" ;;
+      *.ko) cp "$found" "$fresh/result/$module.ko" ;;
+      *.ko.xz) xz -dc "$found" >"$fresh/result/$module.ko" ;;
+      *.ko.zst) zstd -qdc "$found" >"$fresh/result/$module.ko" ;;
       *) [ "$module" != kvm-amd ] || fail "$package has no module $module" ;;
     esac
   done
-  echo "$package" >"$fresh/kernel/package"
-  rm -rf "$kernel"
-  mv "$fresh/kernel" "$kernel"
-  rm -rf "$fresh"
-  trap - EXIT
+  echo "$package" >"$fresh/result/package"
 }
 
-# Copies a file to its own absolute path below $root; without debug information when it is a
-# program, because the machine unpacks every byte with a software CPU.
+# Leaves QEMU in $qemu and its arguments for firmware in $firmware, or fails. Debian 12's own QEMU,
+# 7.2, hangs with several threads and computes some flags wrongly: the one of the backports is taken.
+# Its libraries are those of the installed package.
+get_qemu() {
+  local folder=${UNDERFOOT_STOCK_QEMU:-$cache/stock-qemu}
+  [ -n "${UNDERFOOT_STOCK_QEMU:-}" ] || make_once stock-qemu make_qemu
+  qemu=$folder/usr/bin/qemu-system-x86_64
+  [ -x "$qemu" ] || fail "UNDERFOOT_STOCK_QEMU=$folder has no usr/bin/qemu-system-x86_64"
+  firmware=(-L "$folder/usr/share/qemu" -L "$folder/usr/share/seabios")
+}
+
+make_qemu() {
+  local fresh=$1
+  use_backports
+  apt-get "${options[@]}" -qq update >&2 || true
+  unpack "$fresh" "QEMU of bookworm-backports" \
+    qemu-system-x86 qemu-system-common qemu-system-data seabios
+  mv "$fresh/tree" "$fresh/result"
+}
+
+# Copies a file to its own absolute path below $root; without debug information when it is an ELF
+# program or library, because the machine unpacks every byte with a software CPU.
 add_file() {
   local from=$1 to=$root$2
   if [ -e "$to" ]; then return; fi
   mkdir -p "$(dirname "$to")"
   cp -L "$from" "$to"
-  if command -v strip >/dev/null; then strip -g "$to" 2>/dev/null || true; fi
+  if [ "$(head -c 4 "$to")" = $'\x7fELF' ] && command -v strip >/dev/null; then
+    strip -g "$to" 2>/dev/null || true
+  fi
 }
 
 # A program or library, with all libraries that the loader would find for it, and the loader.
@@ -221,10 +265,6 @@ INIT
 build_root() {
   mkdir -p "$root"/{bin,dev,etc,modules,proc,run,sys,tmp}
   cp "$(command -v busybox)" "$root/bin/busybox"
-  local applet
-  for applet in sh cat ls mount sleep timeout env true false; do
-    ln -s busybox "$root/bin/$applet"
-  done
   echo 'root:x:0:0:root:/tmp:/bin/sh' >"$root/etc/passwd"
   echo 'root:x:0:' >"$root/etc/group"
   local module
@@ -243,23 +283,28 @@ build_root() {
     [ -e "$file" ] || fail "--file $file: no such file"
     add_program "$file"
   done
+  # What --file has brought comes before busybox's applet of that name.
+  local applet
+  for applet in $(busybox --list); do
+    if [ ! -e "$root/bin/$applet" ] && [ ! -e "$root/usr/bin/$applet" ]; then
+      ln -s busybox "$root/bin/$applet"
+    fi
+  done
   write_init
   (cd "$root" && find . -print0 | cpio --null --quiet -H newc -o) >"$work/initrd"
 }
 
-# One thread for all CPUs: with several, QEMU 7.2 can keep running a translation of code that the
-# guest kernel has patched meanwhile (a jump label's int3), and both CPUs spin there for ever.
-# Without cx16: its flags come out wrong of QEMU 7.2 now and then, and Linux 6.12's slab relies on
-# them. On a busy machine the timer's interrupt may not come in time for the kernel's test of it, and
-# it panics: no_timer_check.
+# Without cx16: its flags have come out wrong of QEMU now and then, and Linux 6.12's slab relies on
+# them. On a busy machine the timer's interrupt may not come in time for the kernel's test of it, and it
+# panics: no_timer_check.
 run_machine() {
   local status=0 node numa=()
   for ((node = 0; nodes > 1 && node < nodes; ++node)); do
     numa+=(-object "memory-backend-ram,id=m$node,size=$((memory / nodes))M"
            -numa "node,nodeid=$node,memdev=m$node,cpus=$((smp * node / nodes))-$((smp * (node + 1) / nodes - 1))")
   done
-  timeout --foreground -k 5 "$timeout" qemu-system-x86_64 \
-    -accel tcg,thread=single -cpu max,-cx16,-la57 -smp "$smp" -m "$memory" ${numa[@]+"${numa[@]}"} \
+  timeout --foreground -k 5 "$timeout" "$qemu" "${firmware[@]}" \
+    -accel tcg,thread=multi -cpu max,-cx16,-la57 -smp "$smp" -m "$memory" ${numa[@]+"${numa[@]}"} \
     -nodefaults -display none -no-user-config -no-reboot \
     -serial "file:$work/console" -chardev stdio,id=output,signal=off -serial chardev:output \
     -kernel "$kernel/vmlinuz" -initrd "$work/initrd" \
@@ -287,7 +332,9 @@ main() {
   command_line=()
   parse "$@"
   check
+  cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/underfoot
   get_kernel
+  get_qemu
   work=$(mktemp -d "${TMPDIR:-/tmp}/stock-kvm.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   root=$work/root

@@ -29,7 +29,7 @@ TEST_F(RefusalTest, AWrongCommandLineIsExit2) {
   ExpectOneLine(Run({"--frobnicate"}), 2, "--frobnicate");
   ExpectOneLine(Run({"--memory", "0"}), 2, "32 MiB");
   ExpectOneLine(Run({"--memory", "17592186044416G"}), 2, "--memory");
-  ExpectOneLine(Run({"--memory", "2T"}), 2, "1 TiB");
+  ExpectOneLine(Run({"--memory", "1T"}), 2, "from 32 MiB to 222 GiB");
   ExpectOneLine(Run({"--vcpus", "0"}), 2, "from 1 to");
   ExpectOneLine(Run({"--vcpus", "65"}), 2, "from 1 to");
   ExpectOneLine(Run({"--backing", "paper"}), 2, "anon or memfd");
@@ -37,40 +37,60 @@ TEST_F(RefusalTest, AWrongCommandLineIsExit2) {
   ExpectOneLine(Run({"--churn", "discard:-5/s"}), 2, "discard");
   ExpectOneLine(Run({"--churn", "zap:5/s", "--backing", "anon"}), 2, "--backing memfd");
   ExpectOneLine(Run({"--guest", scratch_ / "none"}), 2, "No such file");
-  ExpectOneLine(Run({"--guest", scratch_.path()}), 2, "no regular file");
+  ExpectOneLine(Run({"--guest", scratch_.path()}), 2, "not a regular file");
   ExpectOneLine(Run({"--control", "/" + std::string(200, 'x')}), 2, "--control");
   ExpectOneLine(Run({"--duration", "yesterday"}), 2, "--duration");
   ExpectOneLine(Underfoot({}), 2, "--help");
 }
 
 TEST_F(RefusalTest, AnImageThatIsNoGuestIsNamedWithItsFault) {
-  UNDERFOOT_NEEDS_KVM();
-  ExpectOneLine(Run({"--guest", FileOf("")}), 1, "0 bytes");
-  ExpectOneLine(Run({"--guest", FileOf(std::string(5000, 'x'))}), 1, "no ELF magic");
-  ExpectOneLine(Run({"--guest", "/bin/sh"}), 1, "not a loadable guest image");
+  UNDERFOOT_NEEDS_A_RUN();
+  ExpectOneLine(Run({"--guest", FileOf("")}), 2, "0 bytes");
+  ExpectOneLine(Run({"--guest", FileOf(std::string(5000, 'x'))}), 2, "no ELF magic");
+  ExpectOneLine(Run({"--guest", "/bin/sh"}), 2, "not a loadable guest image");
   std::ifstream program(ProgramPath(), std::ios::binary);
   std::string head(80, '\0');
   program.read(head.data(), static_cast<std::streamsize>(head.size()));
-  ExpectOneLine(Run({"--guest", FileOf(head)}), 1, "not a loadable guest image");
+  ExpectOneLine(Run({"--guest", FileOf(head)}), 2, "not a loadable guest image");
 }
 
-TEST_F(RefusalTest, MoreMemoryThanTheGuestCanMapIsRefusedWithTheLimit) {
-  UNDERFOOT_NEEDS_KVM();
-  ExpectOneLine(Run({"--memory", "1T"}), 1, "222 GiB");
+TEST_F(RefusalTest, AFileThatIsNoDiskIsNamedWithItsFault) {
+  UNDERFOOT_NEEDS_A_RUN();
+  ExpectOneLine(Run({"--disk", scratch_ / "none"}), 2, "No such file");
+  ExpectOneLine(Run({"--disk", FileOf("short")}), 2, "has 5 bytes");
+  ExpectOneLine(Run({"--disk", "/dev/null"}), 2, "neither a regular file nor a block device");
+  ExpectOneLine(Run({"--disk", FileOf("short"), "--guest", "stamp"}), 2, "uses no disk");
+}
+
+TEST_F(RefusalTest, AnOutputThatCannotBeWrittenIsExit1WithTheReason) {
+  // The command's end of a pipe, of which nobody has the other.
+  const std::string fifo = scratch_ / "fifo";
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  const std::string no_reader = "exec 3<>" + fifo + " 4>" + fifo + " 3>&-; ";
+  for (const char* command : {"--help", "--version", "run --help", "doctor --json"}) {
+    const std::string line = ProgramPath() + " " + command;
+    for (const auto& [script, why] : {std::pair{line + " >/dev/full", "No space left"},
+                                      std::pair{no_reader + line + " >&4", "Broken pipe"},
+                                      std::pair{line + " >&-", "Bad file descriptor"}}) {
+      const Ended ended = RunToEnd(scratch_.path(), {"sh", "-c", script});
+      EXPECT_EQ(ended.exit, 1) << script;
+      EXPECT_THAT(ended.err, ::testing::HasSubstr(why)) << script;
+    }
+  }
 }
 
 TEST_F(RefusalTest, AControlPathThatIsTakenIsNamedAndItsMachineRunsOn) {
-  UNDERFOOT_NEEDS_KVM();
+  UNDERFOOT_NEEDS_A_RUN();
   const auto machine = StartMachine({"--churn", "mixed"});
-  ExpectOneLine(RunToEnd(scratch_.path(), RunCommand({"--duration", "1s"})), 1, control_);
+  ExpectOneLine(RunToEnd(scratch_.path(), RunCommand({"--duration", "1s"})), 2, control_);
   EXPECT_EQ(Client({"quit"}).exit, 0);
   ExpectPassed(*machine);
 }
 
 TEST_F(RefusalTest, AControlPathThatIsNoSocketIsLeftAlone) {
-  UNDERFOOT_NEEDS_KVM();
+  UNDERFOOT_NEEDS_A_RUN();
   const std::string path = FileOf("precious");
-  ExpectOneLine(Run({"--control", path}), 1, "no socket");
+  ExpectOneLine(Run({"--control", path}), 2, "not a socket");
   std::string content;
   EXPECT_TRUE(std::ifstream(path) >> content);
   EXPECT_EQ(content, "precious");
@@ -87,7 +107,7 @@ class MissingDeviceTest : public RefusalTest {
   void SetUp() override {
     RefusalTest::SetUp();
     if (IsSkipped()) return;
-    UNDERFOOT_NEEDS_KVM();
+    UNDERFOOT_NEEDS_A_RUN();
     const Ended can = RunToEnd(scratch_.path(), {"sh", "-c",
                                                  "unshare -m mount --bind /dev/null /dev/kvm && "
                                                  "command -v setpriv"});
@@ -96,14 +116,14 @@ class MissingDeviceTest : public RefusalTest {
 };
 
 TEST_F(MissingDeviceTest, WithoutKvmItSaysSo) {
-  ExpectOneLine(RunWithout("/dev/kvm", ""), 1, "kvm");
+  ExpectOneLine(RunWithout("/dev/kvm", ""), 2, "kvm");
 }
 
 TEST_F(MissingDeviceTest, WithoutTheRightToUserfaultfdItSaysWhoGrantsIt) {
   std::ifstream file("/proc/sys/vm/unprivileged_userfaultfd");
   int unprivileged = 0;
   if (file >> unprivileged && unprivileged == 1) GTEST_SKIP() << "everybody has the right here";
-  ExpectOneLine(RunWithout("/dev/userfaultfd", "setpriv --bounding-set=-all --inh-caps=-all"), 1,
+  ExpectOneLine(RunWithout("/dev/userfaultfd", "setpriv --bounding-set=-all --inh-caps=-all"), 2,
                 "vm.unprivileged_userfaultfd=1");
 }
 

@@ -9,20 +9,26 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <fstream>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "tests/support/random.h"
-#include "vmm/unique_fd.h"
+#include "vmm/base/unique_fd.h"
 
 namespace underfoot::testing {
 namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 class RunningTest : public SystemTest {
  protected:
   void SetUp() override {
     SystemTest::SetUp();
-    if (!IsSkipped()) UNDERFOOT_NEEDS_KVM();
+    if (!IsSkipped()) UNDERFOOT_NEEDS_A_RUN();
   }
 
   uint64_t PagesChecked() { return Stats()["guest"]["pages_checked"].get<uint64_t>(); }
@@ -46,11 +52,14 @@ const std::vector<std::pair<const char*, std::vector<const char*>>> kMoved = {
     {"pfn_caches",
      {"hits", "misses", "refreshes", "invalidations", "prechecks", "precheck_overlaps"}},
     {"stage2", {"tables", "maps", "unmaps", "flushes"}},
-    {"notifier", {"begins", "ends", "sequence"}},
+    {"notifier", {"begins", "ends"}},
     {"memslots", {"count", "generation", "updates", "update_wait_us_max"}},
     {"rcu", {"retired", "freed"}},
     {"uffd", {"missing", "wp", "minor", "removes"}},
     {"audit", {"checks"}},
+    {"devices",
+     {"count", "requests", "errors", "checked", "to_guest_bytes", "from_guest_bytes", "bounced",
+      "kicks", "interrupts", "refreshes", "refreshes_in_request"}},
 };
 
 // The names of those that still stand at zero.
@@ -90,6 +99,31 @@ TEST_F(RunningTest, AMixedRunMovesEveryCounterAndPasses) {
   EXPECT_NE(access(control_.c_str(), F_OK), 0) << "its socket is still there";
 }
 
+TEST_F(RunningTest, ADirtyLogIsCollectedCheckedAndHandedOut) {
+  const auto machine =
+      StartMachine({"--json", "--churn", "mixed:4000/s", "--dirty-log", "20ms", "--seed", "5"});
+  EXPECT_TRUE(WaitUntil(
+      [&] {
+        const Json log = Stats()["dirty_log"];
+        return log["collections"] > 20 && log["checked"] > 200 && log["from_kvm"] > 0 &&
+               log["from_memslots"] > 0 && log["from_ram"] > 0;
+      },
+      3 * kDeadline));
+  const Ended taken = Client({"dirty", "--take"});
+  ExpectObeyed(taken);
+  EXPECT_THAT(taken.out, StartsWith("0x1 ")) << "the page that the machine writes each time";
+  ExpectObeyed(Client({"dirty"}));
+  ExpectObeyed(Client({"quit"}));
+  const std::optional<Ended> run = machine->Wait();
+  ASSERT_TRUE(run.has_value());
+  ASSERT_EQ(run->exit, 0) << run->out << run->err;
+  const Json log = Json::parse(run->out, nullptr, false)["stats"]["dirty_log"];
+  EXPECT_EQ(log["missed"], 0);
+  EXPECT_EQ(log["failures"], 0);
+  EXPECT_GT(log["taken"], 0);
+  EXPECT_EQ(log["given_back"], 0);
+}
+
 TEST_F(RunningTest, AnInterruptEndsItWithVerdictAndSummary) {
   for (const int signal : {SIGINT, SIGTERM}) {
     const auto machine = StartMachine({"--churn", "mixed"});
@@ -103,6 +137,64 @@ TEST_F(RunningTest, AClientEndsIt) {
   ExpectObeyed(Client({"quit"}));
   ExpectPassed(*machine);
   EXPECT_EQ(Client({"stats"}).exit, 1);
+}
+
+TEST_F(RunningTest, WhoWaitsForItGetsItsOwnExitCodeAndResult) {
+  const auto machine = StartMachine({"--churn", "mixed"});
+  Process waiting(scratch_.path(), {ProgramPath(), "wait", "--control", control_});
+  const Ended quit = Client({"quit", "--wait", "--json"});
+  EXPECT_EQ(quit.exit, 0) << quit.err;
+  EXPECT_EQ(Json::parse(quit.out)["result"], "passed");
+  ExpectPassed(*machine);
+  const std::optional<Ended> waited = waiting.Wait();
+  ASSERT_TRUE(waited.has_value());
+  EXPECT_EQ(waited->exit, 0) << waited->err;
+  EXPECT_THAT(waited->out, HasSubstr(": passed"));
+}
+
+// Such an end takes less time than a client lets pass between two questions.
+TEST_F(RunningTest, WhoWaitsForAMachineThatEndsAtOnceGetsItsResultToo) {
+  for (int i = 0; i < 5; ++i) {
+    const auto machine = StartMachine({"--churn", "off", "--vcpus", "1"});
+    const Ended quit = Client({"quit", "--wait"});
+    EXPECT_EQ(quit.exit, 0) << quit.err;
+    EXPECT_THAT(quit.out, HasSubstr(": passed"));
+    ExpectPassed(*machine);
+  }
+}
+
+TEST_F(RunningTest, AHangupEndsItInOrder) {
+  const auto machine = StartMachine({"--churn", "mixed"});
+  machine->Signal(SIGHUP);
+  ExpectPassed(*machine);
+  EXPECT_NE(access(control_.c_str(), F_OK), 0) << "its socket is still there";
+}
+
+TEST_F(RunningTest, ARecordThatCannotBeWrittenIsNamedAndIsNoFailureOfTheGuest) {
+  const Ended run = Underfoot({"run", "--control", control_, "--memory", "36M", "--churn",
+                               "discard:1000/s", "--duration", "1s", "--record", "/dev/full"});
+  EXPECT_EQ(run.exit, 2) << run.out;
+  EXPECT_THAT(run.err, HasSubstr("No space left on device"));
+}
+
+TEST_F(RunningTest, AReplayIsRefusedWhereItsChurnWouldBe) {
+  const std::string path = scratch_ / "record";
+  for (const auto& [kind, lane, backing] :
+       {std::tuple("zap", 0, "anon"), std::tuple("punch", 0, "anon"),
+        std::tuple("free", 0, "memfd"), std::tuple("compact", 2, "anon")}) {
+    std::ofstream(path) << absl::StrFormat(
+                               R"({"underfoot_churn":1,"memory_bytes":%d,"backing":"%s"})",
+                               36 << 20, backing)
+                        << "\n"
+                        << absl::StrFormat(R"({"at_us":1,"lane":%d,"kind":"%s","random":1,)", lane,
+                                           kind)
+                        << R"("gpa":0,"bytes":1,"outcome":"done"})"
+                        << "\n";
+    const Ended run = Underfoot({"run", "--control", control_, "--memory", "36M", "--backing",
+                                 backing, "--duration", "1s", "--replay", path});
+    EXPECT_EQ(run.exit, 2) << kind << run.out;
+    EXPECT_THAT(run.err, HasSubstr(std::string("churn kind ") + kind));
+  }
 }
 
 TEST_F(RunningTest, AKilledMachineStopsNoOther) {

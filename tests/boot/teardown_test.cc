@@ -13,13 +13,13 @@
 #include <string>
 
 #include "absl/strings/str_format.h"
-#include "mmu/rcu.h"
+#include "mmu/base/rcu.h"
 #include "tests/support/minimal_vmm.h"
 #include "tests/support/skip.h"
 #include "tests/support/wait_until.h"
-#include "vmm/census.h"
 #include "vmm/churn/host_needs.h"
-#include "vmm/machine.h"
+#include "vmm/machine/census.h"
+#include "vmm/machine/machine.h"
 
 namespace underfoot::testing {
 namespace {
@@ -60,7 +60,7 @@ RunOptions OptionsOf(int i) {
   EXPECT_TRUE(spec.ok()) << spec.status();
   options.churn = *spec;
   options.unavailable_churn =
-      ProvideForChurn(options.backing, options.memory_bytes, spec->rates, nullptr).unavailable;
+      ProvideForChurn({options.backing}, options.memory_bytes, spec->rates, nullptr).unavailable;
   const absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, options.ChurnLimitsOfHost());
   EXPECT_TRUE(rates.ok()) << rates.status();
   options.churn.rates = *rates;

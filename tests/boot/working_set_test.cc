@@ -16,7 +16,7 @@
 #include "tests/support/minimal_vmm.h"
 #include "tests/support/skip.h"
 #include "tests/support/wait_until.h"
-#include "vmm/machine.h"
+#include "vmm/machine/machine.h"
 
 namespace underfoot::testing {
 namespace {

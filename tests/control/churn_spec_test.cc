@@ -1,4 +1,4 @@
-#include "vmm/churn_spec.h"
+#include "vmm/config/churn_spec.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -55,7 +55,7 @@ TEST(ChurnSpecTest, EveryKindOfTheTableIsKnown) {
 }
 
 TEST(ChurnSpecTest, TheErrorNamesThePartAndListsTheKinds) {
-  EXPECT_THAT(ErrorOf("frob:1/s"), HasSubstr("'frob' is no kind of churn"));
+  EXPECT_THAT(ErrorOf("frob:1/s"), HasSubstr("'frob' is not a kind of churn"));
   EXPECT_THAT(ErrorOf("frob:1/s"), HasSubstr("discard, zap, punch, free, pageout, cold"));
   EXPECT_THAT(ErrorOf("discard"), HasSubstr("'discard' has no rate"));
   EXPECT_THAT(ErrorOf("discard:"), HasSubstr("'discard:' has no rate like 2000/s"));

@@ -37,7 +37,7 @@ class ClientTest : public ::testing::Test {
   std::unique_ptr<ControlClient> client_;
 };
 
-TEST_F(ClientTest, GetsAndPutsOnOneConnection) {
+TEST_F(ClientTest, GetsAndPuts) {
   EXPECT_EQ(*client_->Get("/v1/stats"), ToJson(SomeStats()));
   const auto churn = client_->Put("/v1/churn", Json::object({{"seed", 99}}));
   ASSERT_TRUE(churn.ok()) << churn.status();
@@ -90,7 +90,7 @@ TEST_F(ClientTest, ItSaysWhyNobodyCouldBeReached) {
     return std::string((*client)->Get("/v1/vm").status().message());
   };
   EXPECT_THAT(message(scratch_ / "none.sock"), HasSubstr("there is no such socket"));
-  EXPECT_THAT(message(scratch_.path()), HasSubstr("that is no socket"));
+  EXPECT_THAT(message(scratch_.path()), HasSubstr("that is not a socket"));
 }
 
 TEST_F(ClientTest, APathThatIsTooLongIsAClearError) {
@@ -125,6 +125,63 @@ TEST_F(ClientTest, WhatIsNoMachineOfOursIsAClearError) {
                           "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
   const auto client = ControlClient::Make(scratch_ / "imp.sock");
   EXPECT_THAT(std::string((*client)->Get("/v1/vm").status().message()), HasSubstr("no JSON"));
+}
+
+TEST_F(ClientTest, AReplyWithoutALengthEndsWithTheConnection) {
+  const Impostor impostor(scratch_ / "imp.sock", "HTTP/1.0 200 OK\r\n\r\n{\"a\": 1}");
+  const auto client = ControlClient::Make(scratch_ / "imp.sock");
+  EXPECT_EQ((*(*client)->Get("/v1/vm"))["a"], 1);
+}
+
+TEST_F(ClientTest, AnInterimReplyIsNotTheReply) {
+  const Impostor impostor(scratch_ / "imp.sock",
+                          "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: "
+                          "8\r\n\r\n{\"a\": 1}");
+  const auto client = ControlClient::Make(scratch_ / "imp.sock");
+  EXPECT_EQ((*(*client)->Get("/v1/vm"))["a"], 1);
+}
+
+TEST_F(ClientTest, WhatIsNoHttpOrHalfAReplyIsAClearError) {
+  const auto message = [&](const std::string& reply) {
+    const Impostor impostor(scratch_ / "imp.sock", reply);
+    const auto client = ControlClient::Make(scratch_ / "imp.sock");
+    return std::string((*client)->Get("/v1/vm").status().message());
+  };
+  EXPECT_THAT(message("SSH-2.0-OpenSSH_9.2\r\n"), HasSubstr("is not an HTTP server"));
+  EXPECT_THAT(message("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"),
+              HasSubstr("ended within the answer"));
+  EXPECT_THAT(message("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{"),
+              HasSubstr("ended within the answer"));
+  EXPECT_THAT(message(""), HasSubstr("ended without an answer"));
+}
+
+TEST_F(ClientTest, AStreamComesInLinesHoweverItsBytesCome) {
+  const Impostor impostor(scratch_ / "imp.sock",
+                          "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+                          "2\r\nab\r\n4\r\ncd\r\n\r\n3\r\n\nx\n\r\n1\r\ny\r\n0\r\n\r\n");
+  const auto client = ControlClient::Make(scratch_ / "imp.sock");
+  std::vector<std::string> lines;
+  const absl::Status ended = (*client)->Follow("/v1/events", [&](std::string_view line) {
+    lines.emplace_back(line);
+    return true;
+  });
+  EXPECT_TRUE(ended.ok()) << ended;
+  EXPECT_THAT(lines, ::testing::ElementsAre("abcd", "", "x"));
+}
+
+TEST_F(ClientTest, ALineWithoutAnEndIsCutOff) {
+  const Impostor impostor(scratch_ / "imp.sock",
+                          "HTTP/1.1 200 OK\r\n\r\n" + std::string(size_t{1} << 20, 'x'));
+  const auto client = ControlClient::Make(scratch_ / "imp.sock");
+  const absl::Status ended = (*client)->Follow("/v1/events", [](std::string_view) { return true; });
+  EXPECT_THAT(std::string(ended.message()),
+              AllOf(HasSubstr("a line of more than 65536 bytes"), HasSubstr("imp.sock")));
+}
+
+TEST_F(ClientTest, AStreamThatIsRefusedIsTheServersMessage) {
+  const absl::Status ended =
+      client_->Follow("/v1/events?from=x", [](std::string_view) { return true; });
+  EXPECT_THAT(std::string(ended.message()), HasSubstr("from is 'x'"));
 }
 
 TEST_F(ClientTest, AnEndlessAnswerIsCutOff) {

@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "tests/control/scratch.h"
+#include "vmm/cli/run_arguments.h"
 
 namespace underfoot::testing {
 namespace {
@@ -20,7 +21,7 @@ using ::testing::Not;
 class CommandTest : public ::testing::Test {
  protected:
   CommandTest() {
-    environment_.xdg_runtime_dir = "/xdg";
+    environment_.xdg_runtime_dir = runtime_dir_.path();
     environment_.uid = geteuid();
   }
 
@@ -52,6 +53,7 @@ class CommandTest : public ::testing::Test {
     return message;
   }
 
+  const Scratch runtime_dir_;
   SocketEnvironment environment_;
 };
 
@@ -61,13 +63,14 @@ TEST_F(CommandTest, RunHasTheDefaultsThatTheHelpShows) {
   EXPECT_EQ(options.memory_bytes, uint64_t{256} << 20);
   EXPECT_EQ(options.vcpus, 2U);
   EXPECT_EQ(options.backing, Backing::kAnon);
+  EXPECT_EQ(options.huge_pages, HugePages::kOff);
   EXPECT_TRUE(options.removal_events);
   EXPECT_TRUE(options.churn.off());
   EXPECT_EQ(options.kernel_events, KernelEvents::kAuto);
   EXPECT_EQ(options.seed, 1U);
   EXPECT_EQ(options.duration, std::chrono::seconds(10));
   EXPECT_EQ(options.name, "vm-" + std::to_string(getpid()));
-  EXPECT_EQ(options.control_path, "/xdg/underfoot/" + options.name + ".sock");
+  EXPECT_EQ(options.control_path, runtime_dir_ / "underfoot/" + options.name + ".sock");
   EXPECT_FALSE(options.json);
 }
 
@@ -101,27 +104,58 @@ TEST_F(CommandTest, ChurnIsResolvedForTheBackingWhateverTheOrderOfTheOptions) {
               AllOf(HasSubstr("--churn"), HasSubstr("--backing memfd")));
 }
 
+TEST_F(CommandTest, HugePagesNeedWholeHugePagesOfMemory) {
+  EXPECT_EQ(Run({"--huge-pages", "thp"}).huge_pages, HugePages::kThp);
+  EXPECT_EQ(Run({"--huge-pages", "2M", "--memory", "34M"}).huge_pages, HugePages::k2M);
+  EXPECT_EQ(Run({"--memory", "4G", "--huge-pages", "1G"}).huge_pages, HugePages::k1G);
+  EXPECT_THAT(Error({"run", "--huge-pages", "4M"}),
+              AllOf(HasSubstr("--huge-pages: '4M'"), HasSubstr("off, thp, 2M or 1G")));
+  EXPECT_THAT(Error({"run", "--huge-pages", "2M", "--memory", "33M"}),
+              AllOf(HasSubstr("--memory: 33 MiB with --huge-pages 2M"), HasSubstr("multiple of 2M"),
+                    HasSubstr("--huge-pages off")));
+  EXPECT_THAT(Error({"run", "--huge-pages", "1G"}),
+              AllOf(HasSubstr("256 MiB"), HasSubstr("at least 4G"), HasSubstr("--huge-pages 2M")));
+}
+
+TEST_F(CommandTest, HugetlbMemoryRefusesTheChurnThatItCannotBearWithTheReason) {
+  const auto error = [&](const char* kind) {
+    return Error({"run", "--huge-pages", "2M", "--churn", kind});
+  };
+  EXPECT_THAT(error("merge:1/s"),
+              AllOf(HasSubstr("--churn"), HasSubstr("KSM merges pages of 4 KiB"),
+                    HasSubstr("--huge-pages thp or off")));
+  EXPECT_THAT(error("pageout:1/s"), HasSubstr("never swapped out"));
+  EXPECT_THAT(error("collapse:1/s"), HasSubstr("huge already"));
+  EXPECT_THAT(error("remap:1/s"), HasSubstr("MREMAP_DONTUNMAP refuses them"));
+  const ChurnRates mixed = Run({"--huge-pages", "2M", "--churn", "mixed"}).churn.rates;
+  for (const auto& [kind, rate] : mixed) EXPECT_EQ(InfoOf(kind).not_on_hugetlb, "");
+  EXPECT_TRUE(mixed.contains(ChurnKind::kWp));
+  EXPECT_TRUE(
+      Run({"--huge-pages", "thp", "--churn", "mixed"}).churn.rates.contains(ChurnKind::kCollapse));
+}
+
 TEST_F(CommandTest, AGuestIsANameOrAReadableFile) {
   const Scratch scratch;
   std::ofstream(scratch / "guest.elf") << "x";
   EXPECT_EQ(Run({"--guest", scratch / "guest.elf"}).guest, scratch / "guest.elf");
   EXPECT_THAT(Error({"run", "--guest", "stomp"}),
-              AllOf(HasSubstr("'stomp' is no built-in guest"), HasSubstr("hello, stamp"),
+              AllOf(HasSubstr("'stomp' is not a built-in guest"), HasSubstr("hello, stamp"),
                     HasSubstr("No such file")));
-  EXPECT_THAT(Error({"run", "--guest", scratch.path()}), HasSubstr("no regular file"));
+  EXPECT_THAT(Error({"run", "--guest", scratch.path()}), HasSubstr("not a regular file"));
   EXPECT_THAT(Error({"run", "--guest", ""}), HasSubstr("--guest"));
 }
 
 TEST_F(CommandTest, AWrongValueIsNamedWithItsOptionAndWhatIsAllowed) {
   const auto memory = [&](const char* text) { return Error({"run", "--memory", text}); };
-  EXPECT_THAT(memory("0"), HasSubstr("'0' is 0 bytes; it must be from 32 MiB to 1 TiB"));
+  EXPECT_THAT(memory("0"), HasSubstr("'0' is 0 bytes; it must be from 32 MiB to 222 GiB"));
   EXPECT_THAT(memory("31M"), HasSubstr("is 31 MiB; it must be from"));
   EXPECT_THAT(memory("2T"), HasSubstr("must be from"));
   EXPECT_THAT(memory("99999999999G"), HasSubstr("64 bits"));
-  EXPECT_THAT(memory("67108865"), HasSubstr("no whole number of 4096-byte pages"));
-  EXPECT_THAT(memory("lots"), HasSubstr("--memory: 'lots' is no size"));
+  EXPECT_THAT(memory("67108865"), HasSubstr("not a whole number of 4096-byte pages"));
+  EXPECT_THAT(memory("lots"), HasSubstr("--memory: 'lots' is not a size"));
   EXPECT_EQ(Run({"--memory", "32M"}).memory_bytes, kMinMemoryBytes);
-  EXPECT_EQ(Run({"--memory", "1T"}).memory_bytes, kMaxMemoryBytes);
+  EXPECT_THAT(memory("1T"), HasSubstr("'1T' is 1 TiB; it must be from 32 MiB to 222 GiB"));
+  EXPECT_EQ(Run({"--memory", "222G"}).memory_bytes, kMaxMemoryBytes);
   for (const char* vcpus : {"0", "65", "-1", "two", "", "1.5", "18446744073709551617"}) {
     EXPECT_THAT(Error({"run", std::string("--vcpus=") + vcpus}), HasSubstr("--vcpus")) << vcpus;
   }
@@ -140,12 +174,23 @@ TEST_F(CommandTest, AWrongValueIsNamedWithItsOptionAndWhatIsAllowed) {
   EXPECT_EQ(Run({"--fault-around", "1"}).fault_around, 1u);
   EXPECT_EQ(Run({"--fault-around", "100"}).fault_around, 100u);
   EXPECT_EQ(Run({"--fault-around", "512"}).fault_around, 512u);
+  for (const char* handlers : {"0", "9", "all", "-1"}) {
+    EXPECT_THAT(Error({"run", std::string("--fault-handlers=") + handlers}),
+                AllOf(HasSubstr("--fault-handlers: '"), HasSubstr("auto, or a number")))
+        << handlers;
+  }
+  EXPECT_EQ(Run({}).fault_handlers, std::nullopt);
+  EXPECT_EQ(Run({"--fault-handlers", "auto"}).fault_handlers, std::nullopt);
+  EXPECT_EQ(Run({"--fault-handlers", "1"}).fault_handlers, 1u);
+  EXPECT_EQ(Run({"--fault-handlers", "8"}).fault_handlers, 8u);
+  EXPECT_FALSE(Run({}).pin_vcpus);
+  EXPECT_TRUE(Run({"--pin-vcpus"}).pin_vcpus);
   EXPECT_THAT(Error({"run", "--churn", "frob:1/s"}),
-              AllOf(HasSubstr("'frob' is no kind"), HasSubstr("memslot")));
+              AllOf(HasSubstr("'frob' is not a kind"), HasSubstr("memslot")));
   EXPECT_THAT(Error({"run", "--kernel-events", "maybe"}),
               HasSubstr("--kernel-events: 'maybe' must be auto, on or off"));
-  EXPECT_THAT(Error({"run", "--seed", "abc"}), HasSubstr("--seed: 'abc' is no number"));
-  EXPECT_THAT(Error({"run", "--duration", "10"}), HasSubstr("--duration: '10' is no duration"));
+  EXPECT_THAT(Error({"run", "--seed", "abc"}), HasSubstr("--seed: 'abc' is not a number"));
+  EXPECT_THAT(Error({"run", "--duration", "10"}), HasSubstr("--duration: '10' is not a duration"));
   EXPECT_THAT(Error({"run", "--name", "a/b"}), HasSubstr("--name"));
   EXPECT_THAT(Error({"run", "--control", "/tmp/" + std::string(200, 'x')}),
               AllOf(HasSubstr("--control"), HasSubstr("at most 107")));
@@ -155,7 +200,11 @@ TEST_F(CommandTest, AnUnknownOptionOrCommandIsOneLineThatNamesTheHelp) {
   EXPECT_THAT(Error({"run", "--frob"}),
               AllOf(HasSubstr("--frob"), HasSubstr("underfoot run --help")));
   EXPECT_THAT(Error({"run", "extra"}), HasSubstr("extra"));
-  EXPECT_THAT(Error({"frob"}), HasSubstr("underfoot --help"));
+  EXPECT_THAT(Error({"frob"}),
+              AllOf(HasSubstr("unknown command 'frob'; the commands are run, stats"),
+                    HasSubstr("doctor"), HasSubstr("underfoot --help")));
+  EXPECT_THAT(Error({"frob", "--json"}), HasSubstr("unknown command 'frob'"));
+  EXPECT_THAT(Error({"a\nb"}), HasSubstr("unknown command 'a\\nb'"));
   EXPECT_THAT(Error({}), HasSubstr("underfoot --help"));
   EXPECT_THAT(Error({"stats", "--churn", "off"}),
               AllOf(HasSubstr("--churn"), HasSubstr("underfoot stats --help")));
@@ -188,9 +237,41 @@ TEST_F(CommandTest, WatchTakesSecondsOrNothing) {
   EXPECT_EQ(As<ClientCommand>({"stats", "--watch", "250ms"}).watch, std::chrono::milliseconds(250));
   EXPECT_EQ(As<ClientCommand>({"stats", "--watch", "--json"}).watch,
             std::chrono::milliseconds(1000));
+  EXPECT_EQ(As<ClientCommand>({"stats", "--watch", "1d"}).watch, std::chrono::hours(24));
   for (const char* bad : {"0", "-1", "x", "nan", "1e9"}) {
     EXPECT_THAT(Error({"stats", std::string("--watch=") + bad}), HasSubstr("--watch")) << bad;
   }
+}
+
+TEST_F(CommandTest, StatsTakesAGroupAndWhatToLeaveOutOrCsv) {
+  const auto command = As<ClientCommand>({"stats", "uffd", "--nonzero", "--csv", "--watch"});
+  EXPECT_EQ(command.group, "uffd");
+  EXPECT_TRUE(command.nonzero);
+  EXPECT_TRUE(command.csv);
+  EXPECT_TRUE(command.watch.has_value());
+  EXPECT_EQ(As<ClientCommand>({"stats"}).group, "");
+  EXPECT_THAT(Error({"stats", "--csv", "--json"}), HasSubstr("--csv"));
+  EXPECT_THAT(Error({"caches", "--csv"}), HasSubstr("underfoot caches --help"));
+}
+
+TEST_F(CommandTest, ARunKnowsItsCommandLineAsAShellWouldTakeIt) {
+  EXPECT_EQ(Run({"--seed", "3", "--churn", "zap:5/s", "--backing", "memfd"}).command_line,
+            "underfoot run --seed 3 --churn zap:5/s --backing memfd");
+  EXPECT_EQ(Run({"--record", "a b'c", "--replay", ""}).command_line,
+            R"(underfoot run --record 'a b'\''c' --replay '')");
+}
+
+TEST_F(CommandTest, MoreMemoryThanTheHostHasAndAnOptionThatTurnsAnotherOffAreAnnounced) {
+  const RunOptions large = Run({"--memory", "64G"});
+  EXPECT_THAT(NotesOn(large, uint64_t{20} << 30),
+              ::testing::ElementsAre(AllOf(HasSubstr("--memory: 64 GiB"), HasSubstr("20480 MiB"),
+                                           HasSubstr("--memory 10240M"))));
+  EXPECT_THAT(NotesOn(large, uint64_t{65} << 30), ::testing::IsEmpty());
+  EXPECT_THAT(NotesOn(large, std::nullopt), ::testing::IsEmpty());
+  EXPECT_THAT(NotesOn(Run({"--working-set", "1s"}), std::nullopt),
+              ::testing::ElementsAre(HasSubstr("turns --fault-around off")));
+  EXPECT_THAT(NotesOn(Run({"--working-set", "1s", "--fault-around", "1"}), std::nullopt),
+              ::testing::IsEmpty());
 }
 
 TEST_F(CommandTest, TheWorkingSetIsSampledWhenAskedWithWhatTheBackingNeeds) {
@@ -214,6 +295,41 @@ TEST_F(CommandTest, TheWorkingSetIsSampledWhenAskedWithWhatTheBackingNeeds) {
   EXPECT_THAT(Error({"run", "--write-protect", "never"}), HasSubstr("auto, sync or async"));
 }
 
+TEST_F(CommandTest, ADiskIsAFileAndMayBeReadOnly) {
+  EXPECT_EQ(Run({}).disk_path, "");
+  EXPECT_EQ(Run({"--disk", "a,b"}).disk_path, "a,b");
+  EXPECT_FALSE(Run({"--disk", "a,b"}).disk_read_only);
+  const RunOptions read_only = Run({"--disk", "a,ro"});
+  EXPECT_EQ(read_only.disk_path, "a");
+  EXPECT_TRUE(read_only.disk_read_only);
+  EXPECT_THAT(Error({"run", "--disk", "a", "--guest", "stamp"}),
+              HasSubstr("--disk: the guest stamp uses no disk"));
+}
+
+TEST_F(CommandTest, TheDirtyLogIsKeptWhenAskedForGuestsThatRecordTheirWrites) {
+  EXPECT_FALSE(Run({}).dirty_log_period.has_value());
+  EXPECT_FALSE(Run({"--dirty-log", "off"}).dirty_log_period.has_value());
+  EXPECT_FALSE(Run({}).RecordsVisits());
+  const RunOptions options = Run({"--dirty-log", "50ms"});
+  EXPECT_EQ(options.dirty_log_period, std::chrono::milliseconds(50));
+  EXPECT_TRUE(options.RecordsVisits());
+  for (const char* bad : {"0", "0s", "9ms", "2h"}) {
+    EXPECT_THAT(Error({"run", std::string("--dirty-log=") + bad}),
+                AllOf(HasSubstr("--dirty-log: "), HasSubstr("must be from 10ms to 1h")))
+        << bad;
+  }
+  for (const char* bad : {"-1s", "often", "", "1"}) {
+    EXPECT_THAT(Error({"run", std::string("--dirty-log=") + bad}), HasSubstr("--dirty-log")) << bad;
+  }
+  for (const char* guest : {"hello", "shared"}) {
+    EXPECT_THAT(Error({"run", "--dirty-log", "1s", "--guest", guest}),
+                AllOf(HasSubstr("--dirty-log: guest"), HasSubstr("take stamp, smp or mixed")));
+  }
+  EXPECT_THAT(Error({"run", "--dirty-log", "1s", "--memory", "4G"}),
+              AllOf(HasSubstr("--dirty-log: "), HasSubstr("3088 MiB")));
+  EXPECT_TRUE(Run({"--dirty-log", "1s", "--memory", "3088M"}).dirty_log_period.has_value());
+}
+
 TEST_F(CommandTest, ASamplerOfWritesIsNotRunBesideWhatWipesThemOut) {
   EXPECT_THAT(Error({"run", "--working-set", "1s", "--churn", "wp:5/s"}),
               AllOf(HasSubstr("wp"), HasSubstr("--working-set")));
@@ -226,6 +342,8 @@ TEST_F(CommandTest, ASamplerOfWritesIsNotRunBesideWhatWipesThemOut) {
 TEST_F(CommandTest, TheWorkingSetTakesSeconds) {
   EXPECT_EQ(As<ClientCommand>({"working-set"}).seconds, "");
   EXPECT_EQ(As<ClientCommand>({"working-set", "--seconds", "2.5"}).seconds, "2.5");
+  EXPECT_EQ(As<ClientCommand>({"working-set", "--seconds", "500ms"}).seconds, "0.5");
+  EXPECT_EQ(As<ClientCommand>({"working-set", "--seconds", "1d"}).seconds, "86400");
   for (const char* bad : {"0", "-1", "x", "nan"}) {
     EXPECT_THAT(Error({"working-set", std::string("--seconds=") + bad}), HasSubstr("--seconds"));
   }
@@ -235,7 +353,7 @@ TEST_F(CommandTest, Stage2NeedsAFrameNumber) {
   EXPECT_EQ(As<ClientCommand>({"stage2", "0x100"}).gfn, Gfn{0x100});
   EXPECT_EQ(As<ClientCommand>({"stage2", "--watch", "1", "256"}).gfn, Gfn{256});
   EXPECT_THAT(Error({"stage2"}), HasSubstr("GFN"));
-  EXPECT_THAT(Error({"stage2", "here"}), HasSubstr("GFN: 'here' is no number"));
+  EXPECT_THAT(Error({"stage2", "here"}), HasSubstr("GFN: 'here' is not a number"));
 }
 
 TEST_F(CommandTest, ChurnSaysWhatIsToChangeAndNothingElse) {

@@ -10,12 +10,15 @@ Stats SomeStats() {
   s.guest = {"stamp", 108, 109, GuestVerdict::kGood};
   s.pfn_caches = {111, 112, 113, 114, 115, 116, 117, 118, 119, 159};
   s.stage2 = {120, 121, 122, 123, 124, 125, 126, 158};
-  s.notifier = {127, 128, 129, 130, 131};
+  s.notifier = {127, 128, 129, 131};
   s.memslots = {132, 133, 134, 135};
   s.rcu = {136, 137, 138, 139, 140, 157};
   LatencyHistogram latency;
   for (const unsigned us : {1U, 3U, 3U, 100U}) latency.Record(us);
-  s.uffd = {141, 142, 143, 178, 144, 145, 146, 147, 148, 149, 150, 183, 190, latency.Snapshot()};
+  // clang-format off
+  s.uffd = {2, {2, {196, 197}}, 141, 142, 143, 178, 250, 251, 144, 145, 146, 147, 195,
+            148, 198, 199, 214, 215, 149, 150, 183, 190, latency.Snapshot()};
+  // clang-format on
   s.churn = {151, true, {{ChurnKind::kDiscard, 153}, {ChurnKind::kForeign, 154}}};
   LatencyHistogram lag;
   lag.Record(2);
@@ -33,6 +36,9 @@ Stats SomeStats() {
               lag.Snapshot()};
   s.audit = {155, 167, 168, 169, 170, 156, 171, 172, 173, 174, 175, 176, 177};
   s.working_set = {true, 178, 179, 180, 181, 182};
+  s.devices = {200, 201, 202, 203, 204, 205, 206, 207, 208, 209, 210, 211, 212, 213};
+  s.dirty_log = {true, "bitmap", 214, 215, 216, 217, 218, 219,
+                 220,  221,      222, 223, 224, 225, 226, 227};
   return s;
 }
 
@@ -71,10 +77,65 @@ absl::StatusOr<WorkingSetInfo> FakeTarget::GetWorkingSet(std::optional<absl::Dur
   return info;
 }
 
+absl::StatusOr<DirtyInfo> FakeTarget::GetDirty() {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  return DirtyInfo{.period_us = 50000,
+                   .collections = 7,
+                   .age_us = 20000,
+                   .slots = {{0, {Gfn{0}, Gfn{0x100}}, 3, 5}, {1, {Gfn{0x100}, Gfn{0x180}}, 8, 9}}};
+}
+
+absl::StatusOr<DirtyPages> FakeTarget::TakeDirty() {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  DirtyPages taken{.collections = 7, .pages = dirty_pages_, .words = {}};
+  taken.words.resize((dirty_pages_ + 63) / 64);
+  if (dirty_there_) taken.words[0] = 0x8000'0000'0000'0007;
+  if (dirty_there_) taken.words.back() |= 2;
+  dirty_there_ = false;
+  ++dirty_takes_;
+  return taken;
+}
+
+void FakeTarget::GiveBackDirty(const DirtyPages& pages) {
+  const absl::MutexLock lock(&mutex_);
+  ++dirty_given_back_;
+  dirty_there_ = dirty_there_ || pages.words[0] != 0;
+}
+
+void FakeTarget::SetDirtyPages(uint64_t pages) {
+  const absl::MutexLock lock(&mutex_);
+  dirty_pages_ = pages;
+}
+
+int FakeTarget::dirty_takes() {
+  const absl::MutexLock lock(&mutex_);
+  return dirty_takes_;
+}
+
+int FakeTarget::dirty_given_back() {
+  const absl::MutexLock lock(&mutex_);
+  return dirty_given_back_;
+}
+
 absl::StatusOr<CoverageMatrix> FakeTarget::GetCoverage() {
   const absl::MutexLock lock(&mutex_);
   if (!failure_.ok()) return failure_;
   return SomeCoverage();
+}
+
+absl::StatusOr<std::vector<DeviceInfo>> FakeTarget::GetDevices() {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  return std::vector<DeviceInfo>{
+      {"blk",
+       2,
+       Gpa{0x7fc0000000},
+       15,
+       1,
+       2,
+       {{"blk-0", true, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14}, {.name = "blk-1"}}}};
 }
 
 void FakeTarget::HappenTo(uint64_t page, size_t times) {
@@ -89,6 +150,16 @@ void FakeTarget::HappenTo(uint64_t page, size_t times) {
   event.cause = HostCause::kKsm;
   event.invalidated = true;
   for (; times > 0; --times) log_.Report(event);
+}
+
+std::vector<EventInfo> FakeTarget::GetEvents(uint64_t first, size_t most) {
+  events_asked_.Add();
+  std::vector<EventInfo> infos;
+  for (const NumberedEvent& event : log_.Since(first, most)) {
+    const uint64_t page = event.event.range.begin.value >> kPageShift;
+    infos.push_back({event, {{Gfn{page}, Gfn{page + 1}}, {Gfn{2 * page}, Gfn{2 * page + 1}}}});
+  }
+  return infos;
 }
 
 absl::StatusOr<Stats> FakeTarget::GetStats() {

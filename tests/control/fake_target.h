@@ -31,12 +31,15 @@ class FakeTarget : public ControlTarget {
   absl::Status Resume() override;
   absl::Status Quit() override;
   absl::StatusOr<WorkingSetInfo> GetWorkingSet(std::optional<absl::Duration> window) override;
+  absl::StatusOr<DirtyInfo> GetDirty() override;
+  // Pages 0, 1, 2, 63 and the second of the last word, until they are taken.
+  absl::StatusOr<DirtyPages> TakeDirty() override;
+  void GiveBackDirty(const DirtyPages& pages) override;
   absl::StatusOr<CoverageMatrix> GetCoverage() override;
+  absl::StatusOr<std::vector<DeviceInfo>> GetDevices() override;
   uint64_t EventsEnd() override { return log_.end(); }
-  std::vector<NumberedEvent> GetEvents(uint64_t first, size_t most) override {
-    events_asked_.Add();
-    return log_.Since(first, most);
-  }
+  // The frames of an event are its page number and, twice as high, those of an alias.
+  std::vector<EventInfo> GetEvents(uint64_t first, size_t most) override;
   uint64_t events_asked() const { return events_asked_.Get(); }
   absl::StatusOr<ChurnState> GetChurn() override;
   absl::StatusOr<ChurnState> PutChurn(const ChurnRequest& request) override;
@@ -50,6 +53,10 @@ class FakeTarget : public ControlTarget {
   void CloseGate();
   void OpenGate();
   bool SomebodyWaitsAtTheGate();
+  // Of how many pages a take tells: 0x180, or this many.
+  void SetDirtyPages(uint64_t pages);
+  int dirty_takes();
+  int dirty_given_back();
   // Something happened to a page of host memory.
   void HappenTo(uint64_t page, size_t times = 1);
 
@@ -68,6 +75,10 @@ class FakeTarget : public ControlTarget {
       .running = true, .seed = 7, .rates = {{ChurnKind::kDiscard, 100}}, .operations = {}};
   size_t more_caches_ ABSL_GUARDED_BY(mutex_) = 0;
   bool quit_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t dirty_pages_ ABSL_GUARDED_BY(mutex_) = 0x180;
+  bool dirty_there_ ABSL_GUARDED_BY(mutex_) = true;
+  int dirty_takes_ ABSL_GUARDED_BY(mutex_) = 0;
+  int dirty_given_back_ ABSL_GUARDED_BY(mutex_) = 0;
   bool gate_closed_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t stats_asked_ ABSL_GUARDED_BY(mutex_) = 0;
   int at_gate_ ABSL_GUARDED_BY(mutex_) = 0;

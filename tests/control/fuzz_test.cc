@@ -12,7 +12,7 @@
 #include "tests/control/raw_client.h"
 #include "tests/control/scratch.h"
 #include "tests/support/random.h"
-#include "vmm/churn_spec.h"
+#include "vmm/config/churn_spec.h"
 #include "vmm/control/json.h"
 #include "vmm/control/routes.h"
 #include "vmm/control/server.h"

@@ -5,8 +5,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "tests/control/fake_target.h"
-#include "vmm/histogram.h"
+#include "vmm/base/histogram.h"
+#include "vmm/stats/stat_table.h"
 
 namespace underfoot::testing {
 namespace {
@@ -21,12 +31,15 @@ constexpr char kStats[] = R"({
                  "reader_membarriers": 159},
   "stage2": {"leaves_4k": 120, "leaves_2m": 121, "tables": 122, "maps": 123, "unmaps": 124,
              "walk_retries": 125, "flushes": 126, "leaves_1g": 158},
-  "notifier": {"begins": 127, "ends": 128, "in_flight": 129, "sequence": 130, "stray_ends": 131},
+  "notifier": {"begins": 127, "ends": 128, "in_flight": 129, "stray_ends": 131},
   "memslots": {"count": 132, "generation": 133, "updates": 134, "update_wait_us_max": 135},
   "rcu": {"retired": 136, "freed": 137, "pending_tables": 138, "pending_bytes": 139,
           "oldest_us": 140, "peak_bytes": 157},
-  "uffd": {"missing": 141, "wp": 142, "minor": 143, "around": 178, "removes": 144, "unmaps": 145,
-           "remaps": 146, "forks": 147, "eagain": 148, "reordered": 149, "lost_copies_repaired": 150,
+  "uffd": {"handlers": 2, "by_handler": {"0": 196, "1": 197}, "missing": 141, "wp": 142,
+           "minor": 143, "around": 178, "blocks": 250, "block_fallbacks": 251, "removes": 144,
+           "unmaps": 145, "remaps": 146, "forks": 147, "fork_waits": 195, "eagain": 148,
+           "merged": 198, "put_off": 199, "cpu_samples": 214, "crossed_cpus": 215,
+           "reordered": 149, "lost_copies_repaired": 150,
            "freed_lazily": 183, "settled_by_record": 190,
            "fault_us": {"p50": 4, "p99": 100, "max": 100, "count": 4, "sum_us": 107,
                         "buckets": [{"le_us": 1, "count": 1}, {"le_us": 2, "count": 0},
@@ -49,7 +62,15 @@ constexpr char kStats[] = R"({
             "unobserved": 173, "unexplained": 174, "missed_by_hooks": 175, "missed_by_uffd": 176,
             "missed_by_kernel": 177},
   "working_set": {"enabled": true, "period_us": 178, "scans": 179, "scan_us": 180, "pages": 181,
-                  "touched": 182}
+                  "touched": 182},
+  "devices": {"count": 200, "queues": 201, "requests": 202, "errors": 203, "checked": 204,
+    "to_guest_bytes": 205, "from_guest_bytes": 206, "bounced": 207, "kicks": 208,
+    "interrupts": 209, "refreshes": 210, "refreshes_in_request": 211, "away": 212,
+    "needed_resets": 213},
+  "dirty_log": {"enabled": true, "kvm": "bitmap", "period_us": 214, "collections": 215,
+                "failures": 216, "collect_us": 217, "pages": 218, "from_kvm": 219,
+                "from_memslots": 220, "from_ram": 221, "waiting": 222, "taken": 223,
+                "given_back": 224, "checked": 225, "missed": 226, "needless": 227}
 })";
 
 TEST(JsonTest, StatsHaveTheStableNamesAndNothingMixedUp) {
@@ -60,6 +81,39 @@ TEST(JsonTest, StatsKeepTheOrderOfTheirStructs) {
   EXPECT_EQ(Dump(ToJson(SomeStats())), Dump(Json::parse(kStats)));
 }
 
+// docs/statistics.md, line by line, as the table of the statistics has it.
+std::vector<std::string> LinesOfTheReference() {
+  constexpr std::array<const char*, 3> kKinds = {"total", "now", "fact"};
+  std::vector<std::string> lines;
+  for (const StatRow& row : StatTable()) {
+    lines.push_back(absl::StrFormat("| `%s.%s` | %s | %s |", std::string(row.group),
+                                    std::string(row.field), kKinds[static_cast<size_t>(row.kind)],
+                                    std::string(row.help)));
+  }
+  return lines;
+}
+
+TEST(JsonTest, TheReferenceHasEachFieldOfTheStatsAndNoOther) {
+  std::ifstream file(UNDERFOOT_STATISTICS_REFERENCE);
+  ASSERT_TRUE(file.is_open());
+  std::vector<std::string> written;
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("| `")) written.push_back(line);
+  }
+  EXPECT_EQ(written, LinesOfTheReference()) << "docs/statistics.md should have these lines:\n"
+                                            << absl::StrJoin(LinesOfTheReference(), "\n");
+}
+
+TEST(JsonTest, TheRowsOfAGroupStandTogetherAndNoFieldComesTwice) {
+  std::vector<std::string_view> groups;
+  for (const StatRow& row : StatTable()) {
+    EXPECT_EQ(FindStat(row.group, row.field), &row) << row.group << "." << row.field;
+    if (groups.empty() || groups.back() != row.group) groups.push_back(row.group);
+  }
+  std::sort(groups.begin(), groups.end());
+  EXPECT_EQ(std::adjacent_find(groups.begin(), groups.end()), groups.end());
+}
+
 TEST(JsonTest, AnEventSaysWhoDidItAndWhy) {
   FakeTarget target;
   target.HappenTo(0x7f0000001);
@@ -67,6 +121,13 @@ TEST(JsonTest, AnEventSaysWhoDidItAndWhy) {
   EXPECT_EQ(event["task"], "ksmd");
   EXPECT_EQ(event["cause"], "ksm");
   EXPECT_EQ(event["pages"], 1);
+}
+
+TEST(JsonTest, AnEventNamesTheGuestFramesAtItsAddress) {
+  FakeTarget target;
+  target.HappenTo(0x21);
+  const Json event = ToJson(target.GetEvents(0, 1).front());
+  EXPECT_EQ(event["gfns"], Json::parse(R"([{"begin": 33, "end": 34}, {"begin": 66, "end": 67}])"));
 }
 
 TEST(JsonTest, EveryStateAndVerdictHasAName) {

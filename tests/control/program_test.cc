@@ -7,10 +7,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <optional>
 #include <sstream>
+#include <streambuf>
 #include <thread>
 
+#include "absl/strings/str_split.h"
 #include "tests/control/fake_target.h"
 #include "tests/control/scratch.h"
 #include "tests/support/wait_until.h"
@@ -21,6 +24,7 @@ namespace underfoot::testing {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::StartsWith;
@@ -117,11 +121,13 @@ TEST_F(ProgramTest, EveryQuestionHasATableAndJson) {
            {{"caches"}, "vring   gpa"},
            {{"memslots"}, "log_dirty_pages,readonly"},
            {{"stage2", "0x10"}, "mapped to pfn 0x4d"},
-           {{"coverage"}, "must see it"},
+           {{"dirty"}, "collection 7, 20.0 ms ago"},
+           {{"coverage"}, "must report it"},
            {{"churn"}, "churn runs, seed 7"}}) {
     const Result table = Run(arguments);
     EXPECT_EQ(table.exit, 0) << table.err;
     EXPECT_THAT(table.out, HasSubstr(text));
+    EXPECT_EQ(table.err, "underfoot: the answer of vm-1:\n");
     std::vector<std::string> as_json = arguments;
     as_json.push_back("--json");
     const Result json = Run(as_json);
@@ -129,6 +135,17 @@ TEST_F(ProgramTest, EveryQuestionHasATableAndJson) {
     EXPECT_TRUE(Json::parse(json.out, nullptr, false).is_object()) << json.out;
   }
   EXPECT_EQ(Json::parse(Run({"stats", "--json"}).out), ToJson(SomeStats()));
+  EXPECT_THAT(Run({"stats", "--csv"}).out, StartsWith("vm.name,vm.vcpus,"));
+}
+
+TEST_F(ProgramTest, DirtyPagesAreTakenAsRangesOfFrames) {
+  const auto server = Serve("vm-1");
+  const Result taken = Run({"dirty", "--take"});
+  EXPECT_EQ(taken.exit, 0) << taken.err;
+  EXPECT_EQ(taken.out, "0x0 0x3\n0x3f 0x40\n0x141 0x142\n");
+  EXPECT_EQ(Run({"dirty", "--take"}).out, "");
+  EXPECT_EQ(Json::parse(Run({"dirty", "--take", "--json"}).out)["dirty"], 0);
+  EXPECT_EQ(Run({"dirty", "--take", "--watch"}).exit, 2);
 }
 
 TEST_F(ProgramTest, EventsAreFollowedUntilTheMachineEnds) {
@@ -136,10 +153,12 @@ TEST_F(ProgramTest, EventsAreFollowedUntilTheMachineEnds) {
   const Result lines = Follow({"events", "--from", "0"});
   const Result json = Follow({"events", "--from", "1", "--json"});
   EXPECT_EQ(lines.exit, 0) << lines.err;
-  EXPECT_EQ(std::count(lines.out.begin(), lines.out.end(), '\n'), 2) << lines.out;
+  EXPECT_EQ(std::count(lines.out.begin(), lines.out.end(), '\n'), 3) << lines.out;
+  EXPECT_THAT(lines.out, HasSubstr("times are seconds of CLOCK_MONOTONIC"));
   EXPECT_THAT(lines.out, HasSubstr("kernel unmap"));
   EXPECT_EQ(json.exit, 0) << json.err;
-  EXPECT_EQ(Json::parse(json.out, nullptr, false)["number"], 1) << json.out;
+  const std::string event = json.out.substr(json.out.find('\n') + 1);  // after the clock
+  EXPECT_EQ(Json::parse(event, nullptr, false)["number"], 1) << json.out;
 }
 
 TEST_F(ProgramTest, PauseResumeQuitAndChurnReachTheMachine) {
@@ -193,6 +212,99 @@ TEST_F(ProgramTest, WatchAsksAgainUntilTheMachineIsGone) {
     EXPECT_EQ(Json::parse(line), ToJson(SomeStats()));
   }
   EXPECT_GE(answers, 3U);
+}
+
+// Takes nothing, like a full disk or a pipe without a reader.
+class FullDisk : public std::streambuf {
+ protected:
+  std::streamsize xsputn(const char*, std::streamsize) override { return Fail(); }
+  int_type overflow(int_type) override {
+    static_cast<void>(Fail());
+    return traits_type::eof();
+  }
+
+ private:
+  static std::streamsize Fail() {
+    errno = ENOSPC;
+    return 0;
+  }
+};
+
+TEST_F(ProgramTest, AnOutputThatCannotBeWrittenIsAnErrorOfEveryCommand) {
+  const auto server = Serve("vm-1");
+  target_.HappenTo(1, 2);
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"--help"},
+                                             {"--version"},
+                                             {"run", "--help"},
+                                             {"doctor"},
+                                             {"doctor", "--json"},
+                                             {"stats"},
+                                             {"stats", "--json"},
+                                             {"stats", "--csv"},
+                                             {"stats", "--watch"},
+                                             {"caches"},
+                                             {"memslots"},
+                                             {"stage2", "0x10"},
+                                             {"working-set"},
+                                             {"dirty"},
+                                             {"coverage"},
+                                             {"events", "--from", "0"},
+                                             {"events", "--from", "0", "--json"},
+                                             {"churn"},
+                                             {"pause"},
+                                             {"resume"},
+                                             {"quit"}}) {
+    FullDisk full;
+    std::ostream out(&full);
+    std::ostringstream err;
+    EXPECT_EQ(RunProgram(arguments, environment_, {.out = out, .err = err},
+                         [](const RunOptions&) { return 0; }),
+              1)
+        << arguments[0];
+    EXPECT_THAT(err.str(),
+                EndsWith("underfoot: standard output cannot be written: No space left on device\n"))
+        << arguments[0];
+  }
+}
+
+TEST_F(ProgramTest, StatsOfAGroupThatIsNotThereNamesThoseThatAre) {
+  const auto server = Serve("vm-1");
+  const Result result = Run({"stats", "wings"});
+  EXPECT_EQ(result.exit, 1);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("no group 'wings'"), HasSubstr("vm, guest")));
+  EXPECT_EQ(Json::parse(Run({"stats", "rcu", "--json"}).out),
+            Json::object({{"rcu", ToJson(SomeStats())["rcu"]}}));
+}
+
+TEST_F(ProgramTest, OnATerminalWatchFitsItsScreen) {
+  auto server = Serve("vm-1");
+  std::ostringstream out;
+  std::ostringstream err;
+  const Output output{.out = out, .err = err, .terminal = true, .rows = [] { return 24; }};
+  std::thread watcher([&] {
+    EXPECT_EQ(RunProgram({"stats", "--watch", "1ms"}, environment_, output,
+                         [](const RunOptions&) { return 0; }),
+              0);
+  });
+  const uint64_t asked = target_.stats_asked();
+  EXPECT_TRUE(WaitUntil([&] { return target_.stats_asked() >= asked + 3; }));
+  server.reset();
+  watcher.join();
+  const std::vector<std::string> screens = absl::StrSplit(out.str(), "\x1b[H\x1b[2J");
+  ASSERT_GE(screens.size(), 4U);
+  for (size_t i = 1; i < screens.size(); ++i) {
+    EXPECT_EQ(std::count(screens[i].begin(), screens[i].end(), '\n'), 23) << screens[i];
+  }
+}
+
+TEST(OutputTest, ColoursAreForATerminalThatHasThemUnlessTheyAreRefused) {
+  EXPECT_TRUE(WantsColour(true, nullptr, "xterm"));
+  EXPECT_TRUE(WantsColour(true, "", "xterm"));
+  EXPECT_FALSE(WantsColour(true, "1", "xterm"));
+  EXPECT_FALSE(WantsColour(true, nullptr, "dumb"));
+  EXPECT_FALSE(WantsColour(true, nullptr, nullptr));
+  EXPECT_FALSE(WantsColour(false, nullptr, "xterm"));
 }
 
 }  // namespace

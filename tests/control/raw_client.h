@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "tests/support/wait_until.h"
-#include "vmm/unique_fd.h"
+#include "vmm/base/unique_fd.h"
 
 namespace underfoot::testing {
 

@@ -13,6 +13,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
+constexpr char kClockEvent[] = "event: clock\ndata: {\"clock\":\"CLOCK_MONOTONIC\",";
+
 class RoutesTest : public ::testing::Test {
  protected:
   HttpReply Ask(const std::string& method, const std::string& path, const std::string& body = "",
@@ -61,9 +63,10 @@ TEST_F(RoutesTest, TheIndexListsEveryRoute) {
     EXPECT_EQ(Ask("GET", paths.back() + query).status, 200) << paths.back();
     EXPECT_EQ(Ask("HEAD", paths.back() + query).status, 200) << paths.back();
   }
-  EXPECT_THAT(paths, ::testing::ElementsAre("/v1", "/v1/vm", "/v1/stats", "/v1/caches",
-                                            "/v1/memslots", "/v1/stage2", "/v1/working-set",
-                                            "/v1/coverage", "/v1/events", "/v1/churn", "/metrics"));
+  EXPECT_THAT(paths,
+              ::testing::ElementsAre("/v1", "/v1/vm", "/v1/stats", "/v1/caches", "/v1/memslots",
+                                     "/v1/stage2", "/v1/working-set", "/v1/dirty", "/v1/coverage",
+                                     "/v1/devices", "/v1/events", "/v1/churn", "/metrics"));
 }
 
 TEST_F(RoutesTest, CachesSayWhatTheyAreKeyedByAndWhatTheyHold) {
@@ -123,6 +126,51 @@ TEST_F(RoutesTest, TheWorkingSetIsBySlotAndOfTheWindowThatIsAsked) {
   }
 }
 
+TEST_F(RoutesTest, DevicesHaveTheirQueues) {
+  const Json answer = Get("/v1/devices");
+  ASSERT_EQ(answer["devices"].size(), 1u);
+  Json device = answer["devices"][0];
+  EXPECT_EQ(device["queues"][0], Json::parse(R"({"name": "blk-0", "active": true,
+    "next_available": 3, "next_used": 4, "requests": 5, "errors": 6, "to_guest_bytes": 7,
+    "from_guest_bytes": 8, "bounced": 9, "kicks": 10, "interrupts": 11, "refreshes": 12,
+    "refreshes_in_request": 13, "away": 14})"));
+  EXPECT_EQ(device["queues"][1]["active"], false);
+  device.erase("queues");
+  EXPECT_EQ(device, Json::parse(R"({"name": "blk", "id": 2, "gpa": "0x7fc0000000",
+    "status": "0xf", "resets": 1, "needed_resets": 2})"));
+}
+
+TEST_F(RoutesTest, TheDirtyLogIsShownBySlotAndLeftAsItIs) {
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(Get("/v1/dirty"), Json::parse(R"({"period_us": 50000, "collections": 7,
+      "age_us": 20000, "pages": 384, "last": 11, "waiting": 14, "slots": [
+      {"id": 0, "gfn_begin": 0, "pages": 256, "last": 3, "waiting": 5},
+      {"id": 1, "gfn_begin": 256, "pages": 128, "last": 8, "waiting": 9}]})"));
+  }
+  EXPECT_EQ(target_.dirty_takes(), 0);
+}
+
+TEST_F(RoutesTest, APostTakesTheDirtyPagesAsABitmapInTheOrderOfTheFrames) {
+  target_.SetDirtyPages(130);
+  const HttpReply taken = Ask("POST", "/v1/dirty");
+  EXPECT_EQ(taken.status, 200);
+  EXPECT_EQ(Json::parse(taken.body), Json::parse(R"({"collections": 7, "gfn_begin": 0,
+    "pages": 130, "dirty": 5, "bitmap": "0700000000000080000000000000000002"})"));
+  EXPECT_EQ(Json::parse(Ask("POST", "/v1/dirty").body)["dirty"], 0) << "taken once";
+  ASSERT_TRUE(taken.undelivered);
+  taken.undelivered();
+  EXPECT_EQ(Json::parse(Ask("POST", "/v1/dirty").body)["dirty"], 5) << "and again if it got lost";
+}
+
+TEST_F(RoutesTest, ATakeHasNoBodyAndNoOtherMethod) {
+  EXPECT_THAT(Message(Ask("POST", "/v1/dirty", "{}"), 400), HasSubstr("takes no body"));
+  const HttpReply put = Ask("PUT", "/v1/dirty", "{}");
+  EXPECT_THAT(Message(put, 405), HasSubstr("it takes GET, HEAD, POST"));
+  EXPECT_EQ(put.allow, "GET, HEAD, POST");
+  EXPECT_EQ(Ask("POST", "/v1/stats").status, 405);
+  EXPECT_EQ(target_.dirty_takes(), 0);
+}
+
 TEST_F(RoutesTest, CoverageIsARowAKindWithACellASource) {
   const Json coverage = Get("/v1/coverage");
   EXPECT_EQ(coverage["sources"], Json::parse(R"({"hook": "on", "uffd": "on", "kernel": "off"})"));
@@ -142,7 +190,7 @@ TEST_F(RoutesTest, EventsAreAStreamThatBeginsNowOrWhereAsked) {
   const HttpReply now = Ask("GET", "/v1/events");
   EXPECT_EQ(now.content_type, "text/event-stream");
   ASSERT_TRUE(now.more);
-  EXPECT_EQ(now.more(), "");
+  EXPECT_THAT(now.more(), ::testing::StartsWith(kClockEvent));
   target_.HappenTo(2);
   const std::string text = now.more();
   EXPECT_THAT(text, ::testing::StartsWith("id: 1\nevent: kernel\ndata: {"));
@@ -153,7 +201,7 @@ TEST_F(RoutesTest, EventsAreAStreamThatBeginsNowOrWhereAsked) {
   EXPECT_EQ(data["lag_us"], 24);
   EXPECT_EQ(data["task"], "ksmd");
   EXPECT_EQ(now.more(), "");
-  EXPECT_THAT(Ask("GET", "/v1/events?from=0").more(), ::testing::StartsWith("id: 0\n"));
+  EXPECT_THAT(Ask("GET", "/v1/events?from=0").more(), HasSubstr("\n\nid: 0\n"));
   EXPECT_THAT(Message(Ask("GET", "/v1/events?from=x"), 400), HasSubstr("the number of an event"));
   EXPECT_THAT(Message(Ask("GET", "/v1/events?since=1"), 400), HasSubstr("no parameter 'since'"));
 }
@@ -161,7 +209,79 @@ TEST_F(RoutesTest, EventsAreAStreamThatBeginsNowOrWhereAsked) {
 TEST_F(RoutesTest, AStreamThatFellBehindSaysHowMuchIsMissing) {
   const HttpReply reply = Ask("GET", "/v1/events?from=0");
   target_.HappenTo(1, EventLog::kCapacity + 3);
-  EXPECT_THAT(reply.more(), ::testing::StartsWith("event: gap\ndata: {\"lost\":3}\n\nid: 3\n"));
+  EXPECT_THAT(reply.more(), HasSubstr("\n\nevent: gap\ndata: {\"lost\":3}\n\nid: 3\n"));
+}
+
+TEST_F(RoutesTest, AStreamBeginsWithItsClockAndTheTimeOfDay) {
+  const int64_t before = MonotonicNs();
+  const std::string text = Ask("GET", "/v1/events").more();
+  ASSERT_THAT(text, ::testing::StartsWith(kClockEvent));
+  const Json clock = Json::parse(text.substr(text.find('{')));
+  EXPECT_EQ(clock["clock"], "CLOCK_MONOTONIC");
+  EXPECT_GE(clock["now_ns"].get<int64_t>(), before);
+  EXPECT_LE(clock["now_ns"].get<int64_t>(), MonotonicNs());
+  EXPECT_GT(clock["unix_ns"].get<int64_t>(), 0);
+}
+
+// What the stream with this Last-Event-ID begins with, without its clock.
+std::string EventsAfter(FakeTarget& target, const std::string& id, const std::string& from = "") {
+  HttpRequest request{.method = "GET",
+                      .path = "/v1/events",
+                      .query = {},
+                      .content_type = "",
+                      .body = "",
+                      .last_event_id = id};
+  if (!from.empty()) request.query.emplace_back("from", from);
+  const HttpReply reply = Answer(target, request);
+  if (!reply.more) return reply.body;
+  const std::string text = reply.more();
+  return text.substr(text.find("\n\n") + 2);
+}
+
+TEST_F(RoutesTest, AClientThatConnectsAgainGetsWhatCameAfterTheLastEventThatItHas) {
+  target_.HappenTo(1, 5);
+  EXPECT_THAT(EventsAfter(target_, "2"), ::testing::StartsWith("id: 3\n"));
+  EXPECT_THAT(EventsAfter(target_, "2", "0"), ::testing::StartsWith("id: 3\n"))
+      << "its first URL must not send it back to the start";
+  EXPECT_EQ(EventsAfter(target_, "4"), "");
+  EXPECT_THAT(EventsAfter(target_, "18446744073709551615"), ::testing::StartsWith("id: 0\n"))
+      << "a number of an earlier machine";
+  EXPECT_THAT(EventsAfter(target_, "x"), HasSubstr("Last-Event-ID is 'x'"));
+  EXPECT_THAT(EventsAfter(target_, ""), HasSubstr("it must be the id of an event"));
+}
+
+TEST_F(RoutesTest, ATypeIsJsonInAnyCaseAndWithParameters) {
+  const auto status = [&](const std::string& type) {
+    HttpRequest request{.method = "PUT",
+                        .path = "/v1/churn",
+                        .query = {},
+                        .content_type = type,
+                        .body = R"({"seed": 5})"};
+    return Answer(target_, request).status;
+  };
+  for (const char* good :
+       {"", "application/json", "Application/JSON", "APPLICATION/JSON; charset=UTF-8",
+        "application/json;charset=utf-8", "application/json ; q=1", " application/json",
+        "Application/X-WWW-Form-Urlencoded"}) {
+    EXPECT_EQ(status(good), 200) << good;
+  }
+  for (const char* bad : {"text/json", "application/jsonx", "application/merge-patch+json", ";",
+                          "application/ json", "application"}) {
+    EXPECT_EQ(status(bad), std::string(bad) == ";" ? 200 : 415) << bad;
+  }
+}
+
+TEST_F(RoutesTest, ANulInABodyIsRefusedWhereverItStands) {
+  using std::string_literals::operator""s;
+  for (const std::string& body : {"{\"seed\":77}\0 this is not JSON {\"seed\":1"s,
+                                  "{\"seed\":77}\0"s, "{\"running\":true\0}"s, "\0{\"seed\":3}"s,
+                                  "{\"spec\":\"mixed\0\"}"s, "{\"spec\":\"mixed\\u0000\"}"s,
+                                  "{\"seed\\u0000\":3}"s, "{\"rates\":{\"discard\\u0000\":3}}"s}) {
+    EXPECT_EQ(Ask("PUT", "/v1/churn", body).status, 400) << body;
+  }
+  EXPECT_EQ(Ask("PUT", "/v1/vm", "{\"state\":\"paused\\u0000\"}").status, 400);
+  EXPECT_EQ(target_.GetChurn()->seed, 7U) << "nothing was set";
+  EXPECT_EQ(target_.state(), VmState::kRunning);
 }
 
 TEST_F(RoutesTest, PausedRunningAndQuitReachTheMachine) {
@@ -183,15 +303,15 @@ TEST_F(RoutesTest, AWrongStateIsNamed) {
 
 TEST_F(RoutesTest, ABodyThatIsNoObjectOfKnownMembersIsRefused) {
   EXPECT_THAT(Message(Ask("PUT", "/v1/vm", ""), 400), HasSubstr("body is empty"));
-  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", "{"), 400), HasSubstr("no JSON"));
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", "{"), 400), HasSubstr("not JSON"));
   EXPECT_THAT(Message(Ask("PUT", "/v1/vm", "{}"), 400), HasSubstr("object is empty"));
   EXPECT_THAT(Message(Ask("PUT", "/v1/vm", "[1]"), 400), HasSubstr("JSON array"));
   EXPECT_THAT(Message(Ask("PUT", "/v1/vm", R"({"State": "paused"})"), 400),
               HasSubstr("unknown member 'State'; known are state"));
   EXPECT_THAT(Message(Ask("PUT", "/v1/churn", R"({"running": true, "sead": 1})"), 400),
               HasSubstr("unknown member 'sead'; known are running, seed, rates, spec"));
-  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", "{\"\xff\": 1}"), 400), HasSubstr("no JSON"));
-  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", std::string(60000, '[')), 400), HasSubstr("no JSON"));
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", "{\"\xff\": 1}"), 400), HasSubstr("not JSON"));
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", std::string(60000, '[')), 400), HasSubstr("not JSON"));
 }
 
 TEST_F(RoutesTest, ChurnChangesWhatIsGivenAndNothingElse) {
@@ -228,7 +348,7 @@ TEST_F(RoutesTest, ChurnRefusesWhatIsWrongByName) {
   EXPECT_THAT(message(R"({"rates": {"zap": -1}})"), HasSubstr("rate of zap is -1/s"));
   EXPECT_THAT(message(R"({"rates": {"zap": 1e300}})"), HasSubstr("from 0 to 1000000"));
   EXPECT_THAT(message(R"({"spec": 1})"), HasSubstr("spec must be a string"));
-  EXPECT_THAT(message(R"({"spec": "frob:1/s"})"), HasSubstr("'frob' is no kind of churn"));
+  EXPECT_THAT(message(R"({"spec": "frob:1/s"})"), HasSubstr("'frob' is not a kind of churn"));
   EXPECT_THAT(message(R"({"spec": "off", "rates": {}})"), HasSubstr("both spec and rates"));
   EXPECT_EQ(Get("/v1/churn")["seed"], 7);
 }
@@ -292,10 +412,12 @@ TEST_F(RoutesTest, AnErrorOfTheMachineKeepsItsMessageAndGetsItsStatus) {
   for (const auto& [status, http] : expected) {
     target_.FailWith(status);
     const std::string message(status.message());
-    for (const char* path : {"/v1/vm", "/v1/stats", "/v1/caches", "/v1/memslots",
-                             "/v1/stage2?gfn=1", "/v1/working-set", "/v1/churn", "/metrics"}) {
+    for (const char* path :
+         {"/v1/vm", "/v1/stats", "/v1/caches", "/v1/memslots", "/v1/stage2?gfn=1",
+          "/v1/working-set", "/v1/dirty", "/v1/churn", "/metrics"}) {
       EXPECT_EQ(Message(Ask("GET", path), http), message) << path;
     }
+    EXPECT_EQ(Message(Ask("POST", "/v1/dirty"), http), message);
     EXPECT_EQ(Message(Ask("PUT", "/v1/vm", R"({"state": "quit"})"), http), message);
     EXPECT_EQ(Message(Ask("PUT", "/v1/churn", R"({"running": true})"), http), message);
   }

@@ -49,6 +49,13 @@ void LeaveStaleSocket(const std::string& path) {
   ASSERT_TRUE(WIFSIGNALED(status)) << "the child could not bind " << path;
 }
 
+// What a server that ended without its destructor leaves, without the cost of a process.
+void BindAndForget(const std::string& path) {
+  const absl::StatusOr<sockaddr_un> address = SocketAddress(path);
+  const UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(bind(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(*address)), 0);
+}
+
 class SocketTest : public ::testing::Test {
  protected:
   SocketTest() {
@@ -83,6 +90,22 @@ TEST_F(SocketTest, TheDefaultPathPrefersXdgThenRunUserThenTmp) {
   mkdir((environment_.run_user + "/" + uid).c_str(), 0700);
   EXPECT_EQ(DefaultSocketPath("vm-1", environment_),
             environment_.run_user + "/" + uid + "/underfoot/vm-1.sock");
+}
+
+TEST_F(SocketTest, XdgCountsOnlyIfItIsThereAndTheCallersOwn) {
+  const std::string tmp = scratch_ / "tmp/underfoot-" + std::to_string(geteuid()) + "/vm-1.sock";
+  const std::string xdg = environment_.xdg_runtime_dir;
+  environment_.xdg_runtime_dir = scratch_ / "none";
+  EXPECT_EQ(DefaultSocketPath("vm-1", environment_), tmp);
+  environment_.xdg_runtime_dir = "xdg";
+  EXPECT_EQ(DefaultSocketPath("vm-1", environment_), tmp) << "a relative path";
+  std::ofstream(scratch_ / "file") << "x";
+  environment_.xdg_runtime_dir = scratch_ / "file";
+  EXPECT_EQ(DefaultSocketPath("vm-1", environment_), tmp) << "no directory";
+  environment_.xdg_runtime_dir = xdg;
+  environment_.uid = geteuid() + 1;  // as root with another user's XDG_RUNTIME_DIR
+  EXPECT_EQ(DefaultSocketPath("vm-1", environment_),
+            scratch_ / "tmp/underfoot-" + std::to_string(environment_.uid) + "/vm-1.sock");
 }
 
 TEST_F(SocketTest, TheDirectoryIsMadeForThisUserAlone) {
@@ -121,7 +144,7 @@ TEST_F(SocketTest, ALinkInPlaceOfTheDirectoryIsRefused) {
   symlink(scratch_.path().c_str(), (scratch_ / "xdg/underfoot").c_str());
   const absl::Status status =
       PrepareSocketDirectory(DefaultSocketPath("vm-1", environment_), environment_);
-  EXPECT_THAT(ErrorOf(status), HasSubstr("is no directory"));
+  EXPECT_THAT(ErrorOf(status), HasSubstr("is not a directory"));
 }
 
 TEST_F(SocketTest, AnExplicitPathMayLieInAnyDirectory) {
@@ -169,13 +192,14 @@ TEST_F(SocketTest, APathThatIsNoSocketIsLeftAlone) {
   const std::string path = scratch_ / "precious";
   std::ofstream(path) << "data";
   const auto listener = UnixListener::Bind(path);
-  EXPECT_THAT(ErrorOf(listener.status()), HasSubstr("is no socket"));
+  EXPECT_THAT(ErrorOf(listener.status()), HasSubstr("is not a socket"));
   std::string content;
   std::ifstream(path) >> content;
   EXPECT_EQ(content, "data");
-  EXPECT_THAT(ErrorOf(UnixListener::Bind(scratch_.path()).status()), HasSubstr("is no socket"));
+  EXPECT_THAT(ErrorOf(UnixListener::Bind(scratch_.path()).status()), HasSubstr("is not a socket"));
   symlink(path.c_str(), (scratch_ / "link").c_str());
-  EXPECT_THAT(ErrorOf(UnixListener::Bind(scratch_ / "link").status()), HasSubstr("is no socket"));
+  EXPECT_THAT(ErrorOf(UnixListener::Bind(scratch_ / "link").status()),
+              HasSubstr("is not a socket"));
 }
 
 TEST_F(SocketTest, APathThatIsTooLongIsAClearError) {
@@ -184,13 +208,6 @@ TEST_F(SocketTest, APathThatIsTooLongIsAClearError) {
               AllOf(HasSubstr("takes at most 107"), HasSubstr(path)));
   EXPECT_FALSE(SocketAddress("").ok());
   EXPECT_FALSE(SocketAddress(std::string("a\0b", 3)).ok());
-}
-
-// What a server that ended without its destructor leaves, without the cost of a process.
-void BindAndForget(const std::string& path) {
-  const absl::StatusOr<sockaddr_un> address = SocketAddress(path);
-  const UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  ASSERT_EQ(bind(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(*address)), 0);
 }
 
 TEST_F(SocketTest, OfManyThatStartAtOnceOnAStalePathOneGetsIt) {
@@ -231,7 +248,8 @@ TEST_F(SocketTest, NobodyBindsWhileAnotherHoldsTheDirectory) {
   ASSERT_EQ(flock(directory.get(), LOCK_EX), 0);
   const std::chrono::milliseconds patience(20);
   EXPECT_THAT(ErrorOf(UnixListener::Bind(scratch_ / "x.sock", patience).status()),
-              AllOf(HasSubstr("keeps the directory locked"), HasSubstr("--control PATH")));
+              AllOf(HasSubstr("keeps the control directory " + scratch_.path() + " locked"),
+                    HasSubstr("--control PATH")));
   EXPECT_EQ(ProbeSocket(scratch_ / "x.sock"), SocketProbe::kAbsent);
   ASSERT_EQ(flock(directory.get(), LOCK_UN), 0);
   EXPECT_TRUE(UnixListener::Bind(scratch_ / "x.sock", patience).ok());
@@ -271,6 +289,37 @@ TEST_F(SocketTest, DeadSocketsAndOtherFilesAreNoMachines) {
   LeaveStaleSocket(DefaultSocketPath("dead", environment_));
   std::ofstream(scratch_ / "xdg/underfoot/file.sock") << "x";
   EXPECT_THAT(FindLiveSockets(environment_), ElementsAre(listener->path()));
+}
+
+TEST_F(SocketTest, ADeadSocketIsRemovedByTheNextClientAndOnlyThat) {
+  const auto listener = Run("vm-1");
+  const std::string dead = DefaultSocketPath("dead", environment_);
+  const std::string file = scratch_ / "xdg/underfoot/file.sock";
+  LeaveStaleSocket(dead);
+  LeaveStaleSocket(scratch_ / "xdg/underfoot/other");
+  std::ofstream(file) << "x";
+  EXPECT_THAT(FindLiveSockets(environment_), ElementsAre(listener->path()));
+  EXPECT_EQ(ProbeSocket(dead), SocketProbe::kAbsent);
+  EXPECT_EQ(ProbeSocket(listener->path()), SocketProbe::kLive);
+  EXPECT_EQ(ProbeSocket(file), SocketProbe::kNotSocket);
+  EXPECT_EQ(ProbeSocket(scratch_ / "xdg/underfoot/other"), SocketProbe::kStale)
+      << "no name of ours";
+}
+
+TEST_F(SocketTest, ASocketThatIsBeingMadeIsNotTakenForADeadOne) {
+  const std::string path = DefaultSocketPath("vm-1", environment_);
+  ASSERT_TRUE(PrepareSocketDirectory(path, environment_).ok());
+  BindAndForget(path);  // bound, nobody listens yet
+  const auto lock = LockDirectory(DirectoryOf(path), std::chrono::milliseconds(0));
+  ASSERT_TRUE(lock.ok());
+  EXPECT_THAT(FindLiveSockets(environment_), IsEmpty());
+  EXPECT_EQ(ProbeSocket(path), SocketProbe::kStale) << "removed while its maker had the lock";
+}
+
+TEST_F(SocketTest, DeadSocketsAreRemovedFromNoDirectoryButOurOwn) {
+  LeaveStaleSocket(scratch_ / "x.sock");
+  RemoveDeadSockets(scratch_.path(), environment_);
+  EXPECT_EQ(ProbeSocket(scratch_ / "x.sock"), SocketProbe::kStale);
 }
 
 TEST_F(SocketTest, ADirectoryThatIsNotOursHidesNoMachine) {

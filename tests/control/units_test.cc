@@ -42,12 +42,26 @@ TEST(UnitsTest, DurationsHaveAUnitExceptZero) {
   EXPECT_EQ(*ParseDuration("10s"), milliseconds(10000));
   EXPECT_EQ(*ParseDuration("2m"), milliseconds(120000));
   EXPECT_EQ(*ParseDuration("1h"), milliseconds(3600000));
-  for (const char* bad : {"", "10", "s", "-1s", "1.5s", "1 s", "1d", "1us"}) {
+  EXPECT_EQ(*ParseDuration("0.5s"), milliseconds(500));
+  EXPECT_EQ(*ParseDuration("1.5m"), milliseconds(90000));
+  EXPECT_EQ(*ParseDuration("1D"), milliseconds(86400000));
+  EXPECT_EQ(*ParseDuration("0.0s"), milliseconds(0));
+  for (const char* bad : {"", "10", "s", "-1s", "+1s", ".5s", "1 s", "1us", "1,5s", "1e3s", "nans",
+                          "infs", "0x10s", "1.2.3s"}) {
     EXPECT_THAT(std::string(ParseDuration(bad).status().message()), HasSubstr("like 10s")) << bad;
   }
   for (const char* much : {"9000h", "18446744073709551615h", "99999999999999999999s"}) {
     EXPECT_THAT(std::string(ParseDuration(much).status().message()), HasSubstr("a year")) << much;
   }
+}
+
+TEST(UnitsTest, ATimeThatIsNotZeroNeverBecomesZero) {
+  for (const char* little : {"0.0001s", "0.4ms", "0.000000001d"}) {
+    EXPECT_THAT(std::string(ParseDuration(little).status().message()), HasSubstr("1ms")) << little;
+  }
+  EXPECT_EQ(*ParseDuration("0.6ms"), milliseconds(1));
+  EXPECT_EQ(*ParseDuration("365d"), milliseconds(int64_t{365} * 86400000));
+  EXPECT_FALSE(ParseDuration("365.01d").ok());
 }
 
 TEST(UnitsTest, NumbersAreDecimalOrHexadecimal) {

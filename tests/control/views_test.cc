@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_split.h"
 #include "tests/control/fake_target.h"
 #include "vmm/cli/status_line.h"
 #include "vmm/cli/summary.h"
@@ -36,11 +37,11 @@ TEST(TableTest, NoControlCharacterReachesTheTerminal) {
 
 TEST(ViewsTest, StatsShowEveryFieldOnceUnderItsGroup) {
   const std::string text = StatsView(ToJson(SomeStats()), nullptr);
-  EXPECT_THAT(text, AllOf(HasSubstr("\nguest        workload"), HasSubstr("oldest_us"),
+  EXPECT_THAT(text, AllOf(HasSubstr("\nguest        workload"), HasSubstr(" oldest "),
                           HasSubstr("operations.discard"), HasSubstr("causes.ksm"),
-                          HasSubstr("fault_us.p99"), HasSubstr("105 us"), Not(HasSubstr("/s"))));
+                          HasSubstr("fault.p99"), HasSubstr("105 us"), Not(HasSubstr("/s"))));
   EXPECT_EQ(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')),
-            6 + 4 + 10 + 8 + 5 + 4 + 6 + 18 + 23 + (2 + kChurnKinds.size()) + 13 + 6);
+            6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 14 + 16);
 }
 
 TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {
@@ -48,10 +49,74 @@ TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {
   now.vm.uptime_us += 2000000;
   now.stage2.maps += 5000;
   now.stage2.tables += 10;
+  now.uffd.fault_us.sum_us += 1000000;  // a sum of times has no rate
   const Json before = ToJson(SomeStats());
   const std::string text = StatsView(ToJson(now), &before);
   EXPECT_THAT(text, HasSubstr("5,123  2,500/s\n"));
   EXPECT_EQ(text.find("/s"), text.rfind("/s"));
+}
+
+std::vector<std::string> LinesOf(const std::string& text) {
+  return absl::StrSplit(text, '\n', absl::SkipEmpty());
+}
+
+TEST(ViewsTest, StatsThatDoNotFitShowTheFastestFirstAndSayHowManyAreLeftOut) {
+  Stats now = SomeStats();
+  now.vm.uptime_us += 1000000;
+  now.stage2.maps += 50;
+  now.uffd.missing += 7000;
+  now.stage2.tables += 10;
+  now.uffd.fault_us.sum_us += 1000000;  // a sum of times has no rate
+  const Json before = ToJson(SomeStats());
+  const std::vector<std::string> lines =
+      LinesOf(StatsView(ToJson(now), &before, {.group = "", .nonzero = false, .rows = 10}));
+  ASSERT_EQ(lines.size(), 10U);
+  EXPECT_THAT(lines[0], AllOf(HasSubstr("uffd"), HasSubstr("missing"), HasSubstr("7,000/s")));
+  EXPECT_THAT(lines[1], AllOf(HasSubstr("stage2"), HasSubstr("maps"), HasSubstr("50/s")));
+  EXPECT_THAT(lines[2], AllOf(HasSubstr("vm"), HasSubstr("uptime")));
+  EXPECT_THAT(lines[3], AllOf(HasSubstr("stage2"), HasSubstr("tables")));
+  EXPECT_THAT(lines[9], ::testing::ContainsRegex("\\.\\.\\. [0-9]+ more"));
+}
+
+TEST(ViewsTest, StatsAreThoseOfOneGroupOrThatAreNotZero) {
+  Stats stats = SomeStats();
+  stats.rcu.retired = 0;
+  const Json json = ToJson(stats);
+  const std::string rcu = StatsView(json, nullptr, {.group = "rcu"});
+  EXPECT_EQ(LinesOf(rcu).size(), 6U);
+  EXPECT_THAT(rcu, HasSubstr("retired"));
+  const std::string nonzero = StatsView(json, nullptr, {.group = "rcu", .nonzero = true});
+  EXPECT_EQ(LinesOf(nonzero).size(), 5U);
+  EXPECT_THAT(nonzero, Not(HasSubstr("retired")));
+}
+
+TEST(ViewsTest, AUnitStandsInTheNameOrInTheValueAndNotInBoth) {
+  for (const std::string& line : LinesOf(StatsView(ToJson(SomeStats()), nullptr))) {
+    EXPECT_THAT(line, Not(::testing::ContainsRegex("_us|_bytes"))) << line;
+  }
+}
+
+TEST(ViewsTest, CsvHasOneLineOfNamesAndTheSameColumnsInEachLine) {
+  std::vector<std::string> names;
+  Json json = ToJson(SomeStats());
+  json["vm"]["name"] = "a,\"b";
+  const std::vector<std::string> first = LinesOf(StatsCsv(json, {.group = "vm"}, &names));
+  json["vm"].erase("kvm_vendor");
+  const std::vector<std::string> second = LinesOf(StatsCsv(json, {.group = "vm"}, &names));
+  EXPECT_THAT(first, ::testing::ElementsAre(
+                         "vm.name,vm.vcpus,vm.memory_bytes,vm.state,vm.uptime_us,vm.kvm_vendor",
+                         "\"a,\"\"b\",102,103,running,105,kvm_test"));
+  EXPECT_THAT(second, ::testing::ElementsAre("\"a,\"\"b\",102,103,running,105,"));
+}
+
+TEST(ViewsTest, ChurnThatHasNoRatesIsOffAndDoesNotRun) {
+  Json churn = {
+      {"seed", 7}, {"running", true}, {"rates", Json::object()}, {"operations", {{"zap", 3}}}};
+  EXPECT_THAT(ChurnView(churn), HasSubstr("churn is off, seed 7\n"));
+  churn["rates"] = {{"zap", 5}};
+  EXPECT_THAT(ChurnView(churn), HasSubstr("churn runs"));
+  churn["running"] = false;
+  EXPECT_THAT(ChurnView(churn), HasSubstr("churn is stopped"));
 }
 
 TEST(ViewsTest, CoverageShowsWhatWasDoneWhoSawItAndWhoMust) {
@@ -68,7 +133,16 @@ TEST(ViewsTest, AnEventIsALine) {
   EXPECT_EQ(EventLine(ToJson(target.GetEvents(0, 1).front())),
             "      0.001000  kernel unmap         0x7f0000001000  1 pages, lag 24 us, ksmd (ksm), "
             "invalidated");
+  Json of_a_hook = ToJson(target.GetEvents(0, 1).front());
+  of_a_hook.update({{"source", "hook"}, {"change", "discard"}, {"call", "UFFDIO_MOVE"}});
+  of_a_hook.update({{"task", ""}, {"cause", "unknown"}});
+  EXPECT_EQ(
+      EventLine(of_a_hook),
+      "      0.001000  hook   discard       0x7f0000001000  1 pages, lag 24 us, by UFFDIO_MOVE, "
+      "invalidated");
   EXPECT_EQ(EventLine(Json::parse(R"({"lost": 1234})")), "... 1,234 events are missing here");
+  EXPECT_EQ(EventLine(Json::parse(R"({"clock": "CLOCK_MONOTONIC", "now_ns": 2500000})")),
+            "times are seconds of CLOCK_MONOTONIC; now: 0.002500");
 }
 
 TEST(SummaryTest, AKindThatASourceMissedIsAProblem) {
@@ -113,6 +187,24 @@ TEST(ViewsTest, CachesMemslotsStage2AndChurn) {
             "  0    0x0    1 MiB        -  not sampled\n"
             "  1  0x100  512 KiB  128 KiB        25.0%\n"
             "all         512 KiB  128 KiB        25.0%\n");
+  EXPECT_EQ(DevicesView(ToJson(*target.GetDevices())),
+            "blk: registers at 0x7fc0000000, status 0xf, 1 resets, 2 needed\n"
+            "QUEUE  NEXT  REQUESTS  ERRORS  TO GUEST  FROM GUEST  KICKS  INTERRUPTS  REFRESHES  IN "
+            "REQUEST\n"
+            "blk-0     4         5       6   7 bytes     8 bytes     10          11         12"
+            "          13\n"
+            "blk-1     -         0       0   0 bytes     0 bytes      0           0          0"
+            "           0\n");
+  EXPECT_EQ(DevicesView(ToJson(std::vector<DeviceInfo>())), "no virtio devices\n");
+  EXPECT_EQ(
+      DirtyView(ToJson(*target.GetDirty())),
+      "collection 7, 20.0 ms ago; WRITTEN: in it, WAITING: and in earlier ones, not taken yet\n"
+      " ID    GFN       SIZE  WRITTEN  WAITING\n"
+      "  0    0x0      1 MiB   12 KiB   20 KiB\n"
+      "  1  0x100    512 KiB   32 KiB   36 KiB\n"
+      "all         1,536 KiB   44 KiB   56 KiB\n");
+  EXPECT_EQ(TakenView(ToJson(*target.TakeDirty())), "0x0 0x3\n0x3f 0x40\n0x141 0x142\n");
+  EXPECT_EQ(TakenView(ToJson(*target.TakeDirty())), "");
   EXPECT_EQ(VmView(ToJson(*target.GetVm())), "vm-1 is running\n");
 }
 
@@ -129,8 +221,8 @@ TEST(StatusLineTest, RatesAreOverTheTimeBetween) {
   now.guest.mismatches = 0;
   now.audit.unexplained = 0;
   EXPECT_EQ(StatusLine(now, before),
-            "running 2s | 2,000 churn/s | 1,000 faults/s | cache hits 99.90% | checked 1,234,567 | "
-            "mismatches 0 | audit 0 | retired 136");
+            "running 2s | mismatches 0 | audit 0 | checked 1,234,567 | 2,000 churn/s | "
+            "1,000 faults/s | cache hits 99.90% | retired 136");
 }
 
 TEST(StatusLineTest, TheFirstLineHasNoRatesAndNothingDividesByZero) {
@@ -139,8 +231,16 @@ TEST(StatusLineTest, TheFirstLineHasNoRatesAndNothingDividesByZero) {
       AllOf(HasSubstr("- churn/s | - faults/s | cache hits -"), HasSubstr("mismatches 109")));
 }
 
-TEST(StatusLineTest, ItIsNeverWiderThanTheTerminal) {
-  EXPECT_EQ(StatusLine(SomeStats(), Stats(), 40).size(), 40U);
+TEST(StatusLineTest, ItIsNeverWiderThanTheTerminalAndKeepsWhatDecides) {
+  EXPECT_EQ(StatusLine(SomeStats(), SomeStats(), 40), "running 0s | mismatches 109 | audit 174");
+  for (size_t columns = 1; columns < 200; ++columns) {
+    EXPECT_LE(StatusLine(SomeStats(), Stats(), columns).size(), columns);
+  }
+  Stats long_run = SomeStats();
+  long_run.vm.uptime_us = uint64_t{100000} * 1000000;
+  long_run.guest.pages_checked = uint64_t{1000000} * 1000000;
+  EXPECT_THAT(StatusLine(long_run, long_run, 79),
+              AllOf(HasSubstr("mismatches 109"), HasSubstr("audit 174"), HasSubstr("checked 1,0")));
 }
 
 Stats GoodStats() {
@@ -166,7 +266,10 @@ TEST(SummaryTest, EachProblemIsFoundAlone) {
             "the guest's verdict is bad");
   EXPECT_EQ(problem([](Stats* s) { s->guest.verdict = GuestVerdict::kPending; }),
             "the guest's verdict is pending");
-  EXPECT_THAT(problem([](Stats* s) { s->guest.mismatches = 3; }), HasSubstr("read 3 pages"));
+  Stats without = GoodStats();
+  without.guest.verdict = GuestVerdict::kNone;
+  EXPECT_THAT(ProblemsIn(without, {}), IsEmpty()) << "the machine says why there is none";
+  EXPECT_THAT(problem([](Stats* s) { s->guest.mismatches = 3; }), HasSubstr("in 3 pages"));
   EXPECT_THAT(problem([](Stats* s) { s->audit.unexplained = 4; }), HasSubstr("4 wrong"));
   EXPECT_THAT(problem([](Stats* s) { ++s->notifier.ends; }), HasSubstr("127 invalidations begun"));
   EXPECT_THAT(problem([](Stats* s) { s->notifier.in_flight = 1; }), HasSubstr("1 in flight"));
@@ -174,14 +277,28 @@ TEST(SummaryTest, EachProblemIsFoundAlone) {
 }
 
 TEST(SummaryTest, SaysWhatCameOutAndHowToLook) {
-  const RunSummary good{.stats = GoodStats(), .problems = {}, .control_path = "/x.sock"};
-  EXPECT_THAT(SummaryText(good),
-              AllOf(HasSubstr("verdict good, 108 pages checked, 0 mismatches"),
-                    HasSubstr("307 operations"), HasSubstr("discard 153, foreign 154, seed 151"),
-                    HasSubstr("PASSED"), HasSubstr("curl --unix-socket /x.sock http://")));
-  const RunSummary bad{.stats = GoodStats(), .problems = {"it leaks"}, .control_path = "/x.sock"};
+  const RunSummary good{.stats = GoodStats(), .problems = {}};
+  EXPECT_THAT(
+      SummaryText(good),
+      AllOf(HasSubstr("verdict good, 108 pages checked, 0 mismatches"), HasSubstr("307 operations"),
+            HasSubstr("discard 153, foreign 154, seed 151"), HasSubstr("PASSED"),
+            HasSubstr("  underfoot stats --watch\n"), Not(HasSubstr("--control"))));
+  const RunSummary bad{.stats = GoodStats(), .problems = {"it leaks"}};
   EXPECT_THAT(SummaryText(bad),
               AllOf(HasSubstr("FAILED:\n  it leaks\n"), Not(HasSubstr("PASSED"))));
+}
+
+TEST(SummaryTest, OfSeveralEndsTheWorstCountsAndATimeoutIsNoFailureOfTheGuest) {
+  RunSummary summary{.stats = GoodStats(), .problems = {}};
+  EXPECT_EQ(summary.result(), RunEnd::kPassed);
+  summary.Add({RunEnd::kUnfinished, "timeout"});
+  EXPECT_EQ(Json::parse(SummaryJson(summary))["exit_code"], 3);
+  EXPECT_EQ(Json::parse(SummaryJson(summary))["result"], "did not finish");
+  EXPECT_THAT(SummaryText(summary), HasSubstr("DID NOT FINISH:\n  timeout\n"));
+  summary.Add({RunEnd::kWrong, "a mismatch"});
+  summary.Add({RunEnd::kUnfinished, "the record"});
+  EXPECT_EQ(summary.result(), RunEnd::kWrong);
+  EXPECT_THAT(SummaryText(summary), HasSubstr("FAILED:\n  timeout\n  a mismatch\n"));
 }
 
 TEST(SummaryTest, AReplaySaysHowMuchOfItWasDoneAndWhatDifferedFirst) {
@@ -200,16 +317,15 @@ TEST(SummaryTest, AReplaySaysHowMuchOfItWasDoneAndWhatDifferedFirst) {
 TEST(SummaryTest, NamesTheCausesOfWhatOnlyTheKernelTold) {
   Stats stats = GoodStats();
   stats.kernel.causes = {};
-  EXPECT_THAT(SummaryText({.stats = stats, .problems = {}, .control_path = ""}),
-              HasSubstr("163 foreign, 161 ages"));
+  EXPECT_THAT(SummaryText({.stats = stats, .problems = {}}), HasSubstr("163 foreign, 161 ages"));
   stats.kernel.causes[static_cast<size_t>(HostCause::kKsm)] = 3;
   stats.kernel.causes[static_cast<size_t>(HostCause::kHugePage)] = 1160;
-  EXPECT_THAT(SummaryText({.stats = stats, .problems = {}, .control_path = ""}),
+  EXPECT_THAT(SummaryText({.stats = stats, .problems = {}}),
               HasSubstr("163 foreign (1,160 huge-page, 3 ksm), 161 ages"));
 }
 
 TEST(SummaryTest, TheJsonHoldsTheStatsUnderTheirStableNames) {
-  const RunSummary summary{.stats = GoodStats(), .problems = {"a"}, .control_path = ""};
+  const RunSummary summary{.stats = GoodStats(), .problems = {"a"}};
   const Json json = Json::parse(SummaryJson(summary));
   EXPECT_EQ(json["passed"], false);
   EXPECT_EQ(json["problems"], Json::array({"a"}));
@@ -222,6 +338,70 @@ TEST(SummaryTest, TheJsonSaysWhichKindsOfChurnWereLeftOutAndWhy) {
   summary.skipped = {{ChurnKind::kMerge, "no KSM"}, {ChurnKind::kMigrate, "one node"}};
   EXPECT_EQ(Json::parse(SummaryJson(summary))["skipped"],
             Json::parse(R"({"merge": "no KSM", "migrate": "one node"})"));
+}
+
+TEST(SummaryTest, TheRateThatWasAskedForStandsBesideTheOneThatWasReached) {
+  RunSummary summary{.stats = GoodStats(), .problems = {}};  // 307 operations
+  summary.churned_us = 1000000;
+  summary.options.churn.rates = {{ChurnKind::kDiscard, 200}, {ChurnKind::kForeign, 100}};
+  EXPECT_THAT(SummaryText(summary), HasSubstr("307 operations (307/s of 300/s asked), discard"));
+  summary.options.churn.rates = {{ChurnKind::kDiscard, 3070}};
+  EXPECT_THAT(SummaryText(summary), HasSubstr("(307/s, only 10% of 3,070/s asked)"));
+  EXPECT_EQ(Json::parse(SummaryJson(summary))["churn_rate"],
+            Json::parse(R"({"asked": 3070.0, "done": 307.0})"));
+  summary.options.replay_path = "record";
+  EXPECT_THAT(SummaryText(summary), HasSubstr("307 operations (307/s), discard"));
+}
+
+TEST(SummaryTest, NothingIsCalledCleanThatTheAuditHadToRepair) {
+  RunSummary summary{.stats = GoodStats(), .problems = {}};
+  summary.stats.audit.unobserved = 0;
+  EXPECT_THAT(SummaryText(summary), HasSubstr("PASSED: nothing stale"));
+  summary.stats.audit.unobserved = 57;
+  EXPECT_THAT(SummaryText(summary),
+              AllOf(HasSubstr("PASSED: the guest read nothing stale"),
+                    HasSubstr("repaired 57 translations that no source could report"),
+                    Not(HasSubstr("PASSED: nothing stale"))));
+}
+
+TEST(SummaryTest, OnlyTheVerdictIsColouredAndOnlyIfAsked) {
+  RunSummary summary{.stats = GoodStats(), .problems = {}};
+  EXPECT_THAT(SummaryText(summary, true), HasSubstr("\x1b[1;32mPASSED\x1b[0m: "));
+  EXPECT_THAT(SummaryText(summary, false), Not(HasSubstr("\x1b")));
+  summary.problems = {"it leaks"};
+  EXPECT_THAT(SummaryText(summary, true), HasSubstr("\x1b[1;31mFAILED\x1b[0m:\n  it leaks"));
+}
+
+TEST(SummaryTest, WhyAKindIsSkippedIsNotSaidASecondTime) {
+  RunSummary summary{.stats = GoodStats(), .problems = {}};
+  summary.skipped = {{ChurnKind::kMerge, "no KSM"}, {ChurnKind::kMigrate, "one node"}};
+  EXPECT_THAT(SummaryText(summary),
+              AllOf(HasSubstr("skipped: merge, migrate\n"), Not(HasSubstr("no KSM"))));
+}
+
+TEST(SummaryTest, TheJsonSaysWhatItIsTheResultOfAlsoWhenTheStartFailed) {
+  RunOptions options;
+  options.command_line = "underfoot run --seed 9";
+  options.churn.text = "discard:5/s";
+  options.churn.rates = {{ChurnKind::kDiscard, 5}};
+  options.backing = Backing::kMemfd;
+  options.seed = 9;
+  const Json failed = Json::parse(StartFailureJson(options, "no KVM"));
+  RunSummary summary{.stats = GoodStats(), .problems = {}};
+  summary.options = options;
+  const Json passed = Json::parse(SummaryJson(summary));
+  for (const Json& json : {failed, passed}) {
+    EXPECT_EQ(json["run"]["version"], "0.1.0");
+    EXPECT_EQ(json["run"]["command_line"], "underfoot run --seed 9");
+    EXPECT_EQ(json["run"]["backing"], "memfd");
+    EXPECT_EQ(json["run"]["churn"], "discard:5/s");
+    EXPECT_EQ(json["run"]["rates"]["discard"], 5);
+    EXPECT_EQ(json["run"]["seed"], 9);
+    EXPECT_EQ(json["run"]["duration_ms"], 10000);
+    EXPECT_EQ(json["run"]["guest"], "mixed");
+  }
+  EXPECT_EQ(failed["passed"], false);
+  EXPECT_EQ(failed["problems"], Json::array({"no KVM"}));
 }
 
 }  // namespace

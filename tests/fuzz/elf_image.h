@@ -11,11 +11,29 @@
 #include <span>
 #include <vector>
 
-#include "vmm/loader.h"
+#include "vmm/boot/loader.h"
 
 namespace underfoot::testing {
 
 inline constexpr GpaRange kOpenRange{{0x200000}, {0x400000}};
+
+// Of a static executable, whose program headers follow it at once.
+inline Elf64_Ehdr ElfHeader(uint64_t entry, uint16_t program_headers) {
+  Elf64_Ehdr header{};
+  std::memcpy(header.e_ident, ELFMAG, SELFMAG);
+  header.e_ident[EI_CLASS] = ELFCLASS64;
+  header.e_ident[EI_DATA] = ELFDATA2LSB;
+  header.e_ident[EI_VERSION] = EV_CURRENT;
+  header.e_type = ET_EXEC;
+  header.e_machine = EM_X86_64;
+  header.e_version = EV_CURRENT;
+  header.e_entry = entry;
+  header.e_phoff = sizeof(Elf64_Ehdr);
+  header.e_ehsize = sizeof(Elf64_Ehdr);
+  header.e_phentsize = sizeof(Elf64_Phdr);
+  header.e_phnum = program_headers;
+  return header;
+}
 
 // Header, two program headers (code with the entry; data with a zeroed tail), their bytes.
 class ElfImage {
@@ -27,18 +45,7 @@ class ElfImage {
   static constexpr uint64_t kDataMemory = 0x3000;
 
   ElfImage() {
-    std::memcpy(header.e_ident, ELFMAG, SELFMAG);
-    header.e_ident[EI_CLASS] = ELFCLASS64;
-    header.e_ident[EI_DATA] = ELFDATA2LSB;
-    header.e_ident[EI_VERSION] = EV_CURRENT;
-    header.e_type = ET_EXEC;
-    header.e_machine = EM_X86_64;
-    header.e_version = EV_CURRENT;
-    header.e_entry = kCode + 16;
-    header.e_phoff = sizeof(Elf64_Ehdr);
-    header.e_ehsize = sizeof(Elf64_Ehdr);
-    header.e_phentsize = sizeof(Elf64_Phdr);
-    header.e_phnum = 2;
+    header = ElfHeader(kCode + 16, 2);
     const uint64_t contents = sizeof(Elf64_Ehdr) + 2 * sizeof(Elf64_Phdr);
     code = Load(contents, kCode, kCodeBytes, kCodeBytes);
     data = Load(contents + kCodeBytes, kData, kDataBytes, kDataMemory);

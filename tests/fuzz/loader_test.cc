@@ -1,4 +1,4 @@
-#include "vmm/loader.h"
+#include "vmm/boot/loader.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -12,7 +12,7 @@
 #include "guest/abi.h"
 #include "tests/fuzz/elf_image.h"
 #include "tests/support/random.h"
-#include "vmm/boot.h"
+#include "vmm/boot/boot.h"
 
 namespace underfoot::testing {
 namespace {
@@ -217,6 +217,28 @@ TEST_F(ImageFile, IsRefusedWhenItIsNoFile) {
   const auto missing = ReadImageFile(path_ + ".missing", 10);
   EXPECT_EQ(missing.status().code(), absl::StatusCode::kNotFound);
   EXPECT_NE(missing.status().message().find(path_), std::string::npos);
+}
+
+TEST_F(ImageFile, IsNamedByEachErrorOfItsContent) {
+  const auto write = [](Gpa, std::span<const std::byte>) { return absl::OkStatus(); };
+  const absl::Status bad = LoadElfFile(path_, kOpenRange, write).status();
+  EXPECT_EQ(bad.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(bad.message().find(path_ + ": not a loadable guest image"), std::string::npos) << bad;
+  const absl::Status missing = LoadElfFile(path_ + ".missing", kOpenRange, write).status();
+  EXPECT_NE(missing.message().find(path_ + ".missing"), std::string::npos) << missing;
+}
+
+TEST_F(ImageFile, MayBeLargerThanGuestMemoryHasRoomForThroughWhatIsNotLoaded) {
+  std::vector<std::byte> bytes = ElfImage().Bytes();
+  bytes.resize(kImageRange.size() + 4096);  // debug information follows what is loaded
+  const int fd = open(path_.c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC);
+  ASSERT_EQ(write(fd, bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+  close(fd);
+  LoadedMemory memory;
+  const absl::StatusOr<Gpa> entry = LoadElfFile(
+      path_, kOpenRange,
+      [&](Gpa gpa, std::span<const std::byte> content) { return memory.Write(gpa, content); });
+  EXPECT_TRUE(entry.ok()) << entry.status();
 }
 
 }  // namespace

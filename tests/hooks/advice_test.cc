@@ -9,10 +9,10 @@
 
 #include <set>
 
-#include "tests/hooks/told.h"
+#include "tests/hooks/recorded_changes.h"
 #include "tests/support/skip.h"
 #include "vmm/hooks/calls.h"
-#include "vmm/memory/pagemap.h"
+#include "vmm/ram/pagemap.h"
 
 namespace underfoot::testing {
 namespace {
@@ -20,7 +20,7 @@ namespace {
 using hooks::AdviceEffect;
 using hooks::AdviceRule;
 
-static_assert(hooks::RuleOf(4711).effect == AdviceEffect::kDrops);
+static_assert(hooks::RuleOf(4711).effect == AdviceEffect::kDropsAll);
 static_assert(hooks::RuleOf(MADV_DONTNEED).raises_event);
 static_assert(!hooks::RuleOf(MADV_PAGEOUT).raises_event);
 
@@ -44,14 +44,14 @@ TEST(AdviceTest, WhatIsToldAsNothingLeavesEachPageInItsFrame) {
   int tried = 0;
   for (const AdviceRule& rule : hooks::kAdviceRules) {
     if (rule.effect != AdviceEffect::kNothing || Poisons(rule.advice)) continue;
-    Told told(2);
-    told.Word(1) = 11;
-    const PagemapEntry before = pagemap->Read(HvaOf(told.At(1)));
-    if (RawMadvise(told.Pages(0, 2), rule.advice) != 0) continue;  // not of this kernel
-    const PagemapEntry after = pagemap->Read(HvaOf(told.At(1)));
+    RecordedChanges recorded(2);
+    recorded.Word(1) = 11;
+    const PagemapEntry before = pagemap->Read(HvaOf(recorded.At(1)));
+    if (RawMadvise(recorded.Pages(0, 2), rule.advice) != 0) continue;  // not of this kernel
+    const PagemapEntry after = pagemap->Read(HvaOf(recorded.At(1)));
     EXPECT_TRUE(after.present) << rule.name;
     EXPECT_EQ(after.pfn, before.pfn) << rule.name;
-    EXPECT_EQ(told.Word(1), 11u) << rule.name;
+    EXPECT_EQ(recorded.Word(1), 11u) << rule.name;
     ++tried;
   }
   EXPECT_GT(tried, 10);
@@ -60,15 +60,15 @@ TEST(AdviceTest, WhatIsToldAsNothingLeavesEachPageInItsFrame) {
 TEST(AdviceTest, EachAdviceIsToldAsItsRuleSays) {
   for (const AdviceRule& rule : hooks::kAdviceRules) {
     if (Poisons(rule.advice)) continue;
-    Told told(4);
-    told.Word(1) = 11;
-    static_cast<void>(hooks::Madvise(told.At(1), 2 * kPageSize, rule.advice));
-    const std::vector<underfoot_change> changes = told.Take();
+    RecordedChanges recorded(4);
+    recorded.Word(1) = 11;
+    static_cast<void>(hooks::Madvise(recorded.At(1), 2 * kPageSize, rule.advice));
+    const std::vector<underfoot_change> changes = recorded.Take();
     ASSERT_EQ(changes.size(), rule.effect == AdviceEffect::kNothing ? 0u : 1u) << rule.name;
     if (changes.empty()) continue;
     EXPECT_EQ(changes[0].call, UNDERFOOT_MADVISE);
     EXPECT_EQ(changes[0].argument, rule.advice);
-    EXPECT_EQ(Told::RangeOf(changes[0]), told.Pages(1, 2));
+    EXPECT_EQ(RecordedChanges::RangeOf(changes[0]), recorded.Pages(1, 2));
   }
 }
 

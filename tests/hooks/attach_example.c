@@ -2,7 +2,9 @@
  * How another program uses libunderfoot_hooks: it attaches a range, and whatever a library of the
  * process does to it is told before and after. Exits with 0 if all that was told is what happened.
  *
- * The library here is a toy allocator that gives pages back by madvise, as real ones do.
+ * A complete program; from the project's folder, with `build` being where it was built:
+ *
+ *   cc -std=c11 -Ivmm/hooks tests/hooks/attach_example.c -Lbuild -lunderfoot_hooks -Wl,-rpath,build
  */
 
 #define _GNU_SOURCE
@@ -17,8 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/hooks/toy_allocator.h"
-#include "vmm/hooks/underfoot_hooks.h"
+#include "underfoot_hooks.h"
 
 enum { kPage = 4096, kPages = 64, kThreads = 4, kRounds = 2000 };
 
@@ -28,13 +29,16 @@ static atomic_int in_flight;
 static atomic_int page_was_there;
 static atomic_int page_is_gone;
 
-#define CHECK(what)                                                                 \
-  do {                                                                              \
-    if (!(what)) {                                                                  \
+#define CHECK(what)                                                                        \
+  do {                                                                                     \
+    if (!(what)) {                                                                         \
       fprintf(stderr, "%s:%d: not so: %s (errno %d)\n", __FILE__, __LINE__, #what, errno); \
-      exit(1);                                                                      \
-    }                                                                               \
+      exit(1);                                                                             \
+    }                                                                                      \
   } while (0)
+
+/* Gives pages back by madvise, as allocators do, and knows nothing of hooks. */
+static void ToyFree(void* pages, size_t bytes) { CHECK(madvise(pages, bytes, MADV_DONTNEED) == 0); }
 
 static int IsPresent(const void* page) {
   unsigned char present = 0;
@@ -101,16 +105,17 @@ static void CheckChild(char* memory) {
 
 int main(void) {
   CHECK(underfoot_hooks_version() >> 16 == UNDERFOOT_HOOKS_VERSION >> 16);
-  char* const memory = mmap(NULL, kPages * kPage, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  char* const memory =
+      mmap(NULL, kPages * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(memory != MAP_FAILED);
-  struct underfoot_range range = {.start = memory,
-                                  .length = (kPages / 2) * kPage,
-                                  .fd = -1,
-                                  .begin = Begin,
-                                  .end = End};
+  struct underfoot_range range = {
+      .start = memory, .length = (kPages / 2) * kPage, .fd = -1, .begin = Begin, .end = End};
   uint64_t handle = 0;
-  CHECK(underfoot_attach(&range, &handle) == 0);
+  const int error = underfoot_attach(&range, &handle);
+  if (error != 0) {
+    fprintf(stderr, "underfoot_attach: %s\n", underfoot_strerror(error));
+    return 1;
+  }
   CheckOneCall(memory);
   ToyFree(memory + (kPages / 2) * kPage, kPage); /* beside the range */
   CHECK(atomic_load(&begins) == 1);

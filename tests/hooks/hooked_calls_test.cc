@@ -1,5 +1,5 @@
-// Each hooked call: which parts of attached ranges it is told for, and that results and errno are
-// those of the system call.
+// Each hooked call: which parts of attached ranges it is reported for, and that results and errno
+// are those of the system call.
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -13,10 +13,10 @@
 #include <utility>
 #include <vector>
 
-#include "tests/hooks/told.h"
+#include "tests/hooks/recorded_changes.h"
 #include "tests/support/skip.h"
+#include "vmm/base/unique_fd.h"
 #include "vmm/hooks/calls.h"
-#include "vmm/unique_fd.h"
 
 namespace underfoot::testing {
 namespace {
@@ -29,86 +29,86 @@ UniqueFd Memfd(uint64_t pages) {
 
 UniqueFd PidfdOf(pid_t pid) { return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))); }
 
-void ExpectOne(Told& told, underfoot_call call, underfoot_effect effect, HvaRange range) {
-  const std::vector<underfoot_change> changes = told.Take();
+void ExpectOne(RecordedChanges& recorded, underfoot_call call, underfoot_effect effect,
+               HvaRange range) {
+  const std::vector<underfoot_change> changes = recorded.Take();
   ASSERT_EQ(changes.size(), 1u);
   EXPECT_EQ(changes[0].call, call);
   EXPECT_EQ(changes[0].effect, effect);
-  EXPECT_EQ(Told::RangeOf(changes[0]), range);
+  EXPECT_EQ(RecordedChanges::RangeOf(changes[0]), range);
   EXPECT_EQ(changes[0].error, 0);
 }
 
 TEST(HookedCallsTest, TheCallStandsBetweenBeginAndEnd) {
-  Told told(4);
-  told.Word(1) = 5;
+  RecordedChanges recorded(4);
+  recorded.Word(1) = 5;
   uint64_t before = 0;
   uint64_t after = 5;
-  told.at_begin = [&](const underfoot_change&) { before = told.Word(1); };
-  told.at_end = [&](const underfoot_change&) { after = told.Word(1); };
-  ASSERT_EQ(hooks::Madvise(told.At(1), kPageSize, MADV_DONTNEED), 0);
+  recorded.at_begin = [&](const underfoot_change&) { before = recorded.Word(1); };
+  recorded.at_end = [&](const underfoot_change&) { after = recorded.Word(1); };
+  ASSERT_EQ(hooks::Madvise(recorded.At(1), kPageSize, MADV_DONTNEED), 0);
   EXPECT_EQ(before, 5u);
   EXPECT_EQ(after, 0u);
-  ExpectOne(told, UNDERFOOT_MADVISE, UNDERFOOT_PAGES_GO, told.Pages(1));
+  ExpectOne(recorded, UNDERFOOT_MADVISE, UNDERFOOT_PAGES_GO, recorded.Pages(1));
 }
 
 TEST(HookedCallsTest, ErrnoIsTheSystemCalls) {
-  Told told(2);
-  told.at_begin = [](const underfoot_change&) { errno = EXDEV; };
-  told.at_end = [](const underfoot_change&) { errno = ENOTTY; };
+  RecordedChanges recorded(2);
+  recorded.at_begin = [](const underfoot_change&) { errno = EXDEV; };
+  recorded.at_end = [](const underfoot_change&) { errno = ENOTTY; };
   errno = 0;
-  EXPECT_EQ(hooks::Madvise(static_cast<char*>(told.At(0)) + 1, kPageSize, MADV_DONTNEED), -1);
+  EXPECT_EQ(hooks::Madvise(static_cast<char*>(recorded.At(0)) + 1, kPageSize, MADV_DONTNEED), -1);
   EXPECT_EQ(errno, EINVAL);
-  EXPECT_EQ(told.Take().at(0).error, EINVAL);
+  EXPECT_EQ(recorded.Take().at(0).error, EINVAL);
   errno = EDOM;
-  EXPECT_EQ(hooks::Madvise(told.At(0), kPageSize, MADV_DONTNEED), 0);
+  EXPECT_EQ(hooks::Madvise(recorded.At(0), kPageSize, MADV_DONTNEED), 0);
   EXPECT_EQ(errno, EDOM) << "a call that works leaves errno alone";
-  EXPECT_EQ(hooks::Munmap(told.At(0), 0), -1);
+  EXPECT_EQ(hooks::Munmap(recorded.At(0), 0), -1);
   EXPECT_EQ(errno, EINVAL);
 }
 
 TEST(HookedCallsTest, ALengthIsRoundedUpAsTheKernelDoes) {
-  Told told(4);
-  told.Word(2) = 1;
-  ASSERT_EQ(hooks::Madvise(told.At(1), kPageSize + 1, MADV_DONTNEED), 0);
-  EXPECT_EQ(told.Word(2), 0u);
-  ExpectOne(told, UNDERFOOT_MADVISE, UNDERFOOT_PAGES_GO, told.Pages(1, 2));
-  EXPECT_EQ(hooks::Madvise(told.At(1), SIZE_MAX - kPageSize, MADV_DONTNEED), -1);
-  EXPECT_EQ(told.Take().size(), 1u);
+  RecordedChanges recorded(4);
+  recorded.Word(2) = 1;
+  ASSERT_EQ(hooks::Madvise(recorded.At(1), kPageSize + 1, MADV_DONTNEED), 0);
+  EXPECT_EQ(recorded.Word(2), 0u);
+  ExpectOne(recorded, UNDERFOOT_MADVISE, UNDERFOOT_PAGES_GO, recorded.Pages(1, 2));
+  EXPECT_EQ(hooks::Madvise(recorded.At(1), SIZE_MAX - kPageSize, MADV_DONTNEED), -1);
+  EXPECT_EQ(recorded.Take().size(), 1u);
 }
 
 TEST(HookedCallsTest, AProcessMadviseOfItselfIsToldForEachPlace) {
   const UniqueFd self = PidfdOf(getpid());
-  Told told(16);
-  const Told beside(1);
-  std::vector<iovec> parts{{told.At(1), kPageSize},
+  RecordedChanges recorded(16);
+  const RecordedChanges beside(1);
+  std::vector<iovec> parts{{recorded.At(1), kPageSize},
                            {beside.At(0), kPageSize},
-                           {told.At(4), 2 * kPageSize},
-                           {told.At(6), kPageSize},
-                           {told.At(9), kPageSize}};
+                           {recorded.At(4), 2 * kPageSize},
+                           {recorded.At(6), kPageSize},
+                           {recorded.At(9), kPageSize}};
   const ssize_t done =
       hooks::ProcessMadvise(self.get(), parts.data(), parts.size(), MADV_PAGEOUT, 0);
   if (done < 0 && errno == EINVAL) UNDERFOOT_SKIP("process_madvise knows no PAGEOUT here");
-  const std::vector<underfoot_change> changes = told.Take();
+  const std::vector<underfoot_change> changes = recorded.Take();
   ASSERT_EQ(changes.size(), 3u);
-  EXPECT_EQ(Told::RangeOf(changes[2]), told.Pages(1));
-  EXPECT_EQ(Told::RangeOf(changes[1]), told.Pages(4, 3));
-  EXPECT_EQ(Told::RangeOf(changes[0]), told.Pages(9));
+  EXPECT_EQ(RecordedChanges::RangeOf(changes[2]), recorded.Pages(1));
+  EXPECT_EQ(RecordedChanges::RangeOf(changes[1]), recorded.Pages(4, 3));
+  EXPECT_EQ(RecordedChanges::RangeOf(changes[0]), recorded.Pages(9));
 }
 
 TEST(HookedCallsTest, AProcessMadviseOfVeryManyPlacesIsToldForAllOfThem) {
   const UniqueFd self = PidfdOf(getpid());
-  Told told(1024);
-  Told last(1);
+  RecordedChanges recorded(1024);
+  RecordedChanges last(1);
   std::vector<iovec> parts;
-  for (uint64_t i = 0; i < 500; ++i) parts.push_back({told.At(2 * i), kPageSize});
+  for (uint64_t i = 0; i < 500; ++i) parts.push_back({recorded.At(2 * i), kPageSize});
   parts.push_back({last.At(0), kPageSize});
   static_cast<void>(hooks::ProcessMadvise(self.get(), parts.data(), parts.size(), MADV_PAGEOUT, 0));
-  const std::vector<underfoot_change> changes = told.Take();
-  EXPECT_LE(changes.size(), 32u);
+  const std::vector<underfoot_change> changes = recorded.Take();
   for (uint64_t i = 0; i < 500; ++i) {
     bool covered = false;
     for (const underfoot_change& change : changes) {
-      covered = covered || Told::RangeOf(change).Contains(told.Pages(2 * i));
+      covered = covered || RecordedChanges::RangeOf(change).Contains(recorded.Pages(2 * i));
     }
     EXPECT_TRUE(covered) << i;
   }
@@ -118,7 +118,7 @@ TEST(HookedCallsTest, AProcessMadviseOfVeryManyPlacesIsToldForAllOfThem) {
 TEST(HookedCallsTest, AProcessMadviseOfAnotherProcessIsNoneOfOurs) {
   int pipe_ends[2];
   ASSERT_EQ(pipe(pipe_ends), 0);
-  Told told(1);
+  RecordedChanges recorded(1);
   const pid_t child = fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
@@ -128,9 +128,9 @@ TEST(HookedCallsTest, AProcessMadviseOfAnotherProcessIsNoneOfOurs) {
     _exit(0);
   }
   const UniqueFd other = PidfdOf(child);
-  const iovec part{told.At(0), kPageSize};
+  const iovec part{recorded.At(0), kPageSize};
   static_cast<void>(hooks::ProcessMadvise(other.get(), &part, 1, MADV_PAGEOUT, 0));
-  EXPECT_TRUE(told.Take().empty());
+  EXPECT_TRUE(recorded.Take().empty());
   close(pipe_ends[0]);
   close(pipe_ends[1]);
   EXPECT_EQ(waitpid(child, nullptr, 0), child);
@@ -138,7 +138,7 @@ TEST(HookedCallsTest, AProcessMadviseOfAnotherProcessIsNoneOfOurs) {
 
 TEST(HookedCallsTest, IovecsThatCannotBeReadAreTheKernelsError) {
   const UniqueFd self = PidfdOf(getpid());
-  Told told(1);
+  RecordedChanges recorded(1);
   const auto* const nowhere = std::bit_cast<const iovec*>(uint64_t{0x10000});
   EXPECT_EQ(hooks::ProcessMadvise(self.get(), nowhere, 3, MADV_PAGEOUT, 0), -1);
   EXPECT_EQ(errno, EFAULT);
@@ -147,14 +147,14 @@ TEST(HookedCallsTest, IovecsThatCannotBeReadAreTheKernelsError) {
 }
 
 TEST(HookedCallsTest, AnUnmapIsToldForWhatItTakes) {
-  Told told(8);
-  ASSERT_EQ(hooks::Munmap(told.At(2), 3 * kPageSize), 0);
-  ExpectOne(told, UNDERFOOT_MUNMAP, UNDERFOOT_PAGES_GO, told.Pages(2, 3));
+  RecordedChanges recorded(8);
+  ASSERT_EQ(hooks::Munmap(recorded.At(2), 3 * kPageSize), 0);
+  ExpectOne(recorded, UNDERFOOT_MUNMAP, UNDERFOOT_PAGES_GO, recorded.Pages(2, 3));
 }
 
 TEST(HookedCallsTest, AMoveIsToldAtBothPlaces) {
-  Told from(4);
-  Told to(4);
+  RecordedChanges from(4);
+  RecordedChanges to(4);
   from.Word(1) = 9;
   ASSERT_EQ(
       hooks::Mremap(from.At(1), kPageSize, kPageSize, MREMAP_MAYMOVE | MREMAP_FIXED, to.At(2)),
@@ -165,48 +165,49 @@ TEST(HookedCallsTest, AMoveIsToldAtBothPlaces) {
 }
 
 TEST(HookedCallsTest, AShrinkIsToldForTheTailAndAGrowthForNothing) {
-  Told told(8);
-  ASSERT_EQ(hooks::Mremap(told.At(0), 8 * kPageSize, 5 * kPageSize, MREMAP_MAYMOVE, nullptr),
-            told.At(0));
-  ExpectOne(told, UNDERFOOT_MREMAP, UNDERFOOT_PAGES_GO, told.Pages(5, 3));
-  ASSERT_EQ(hooks::Mremap(told.At(0), 5 * kPageSize, 6 * kPageSize, 0, nullptr), told.At(0));
-  EXPECT_TRUE(told.Take().empty());
+  RecordedChanges recorded(8);
+  ASSERT_EQ(hooks::Mremap(recorded.At(0), 8 * kPageSize, 5 * kPageSize, MREMAP_MAYMOVE, nullptr),
+            recorded.At(0));
+  ExpectOne(recorded, UNDERFOOT_MREMAP, UNDERFOOT_PAGES_GO, recorded.Pages(5, 3));
+  ASSERT_EQ(hooks::Mremap(recorded.At(0), 5 * kPageSize, 6 * kPageSize, 0, nullptr),
+            recorded.At(0));
+  EXPECT_TRUE(recorded.Take().empty());
 }
 
 TEST(HookedCallsTest, AProtectionIsToldByWhatItTakes) {
-  Told told(2);
+  RecordedChanges recorded(2);
   for (const auto& [protection, effect] :
        {std::pair(PROT_READ, UNDERFOOT_WRITES_GO), std::pair(PROT_NONE, UNDERFOOT_PAGES_GO),
         std::pair(PROT_READ | PROT_WRITE, UNDERFOOT_NOTHING_GOES)}) {
-    ASSERT_EQ(hooks::Mprotect(told.At(1), kPageSize, protection), 0);
-    ExpectOne(told, UNDERFOOT_MPROTECT, effect, told.Pages(1));
+    ASSERT_EQ(hooks::Mprotect(recorded.At(1), kPageSize, protection), 0);
+    ExpectOne(recorded, UNDERFOOT_MPROTECT, effect, recorded.Pages(1));
   }
 }
 
 TEST(HookedCallsTest, OnlyAFixedMappingComesOverAnother) {
-  Told told(2);
+  RecordedChanges recorded(2);
   void* const beside =
-      hooks::Mmap(told.At(1), kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      hooks::Mmap(recorded.At(1), kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(beside, MAP_FAILED);
-  EXPECT_EQ(hooks::Mmap(told.At(1), kPageSize, PROT_READ,
+  EXPECT_EQ(hooks::Mmap(recorded.At(1), kPageSize, PROT_READ,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0),
             MAP_FAILED);
   EXPECT_EQ(errno, EEXIST);
-  EXPECT_TRUE(told.Take().empty());
-  ASSERT_EQ(
-      hooks::Mmap(told.At(1), kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
-      told.At(1));
-  ExpectOne(told, UNDERFOOT_MMAP, UNDERFOOT_PAGES_GO, told.Pages(1));
+  EXPECT_TRUE(recorded.Take().empty());
+  ASSERT_EQ(hooks::Mmap(recorded.At(1), kPageSize, PROT_READ,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+            recorded.At(1));
+  ExpectOne(recorded, UNDERFOOT_MMAP, UNDERFOOT_PAGES_GO, recorded.Pages(1));
   ASSERT_EQ(hooks::Munmap(beside, kPageSize), 0);
 }
 
 TEST(HookedCallsTest, AHoleInAFileIsToldWhereverItIsMapped) {
   const UniqueFd fd = Memfd(16);
   const UniqueFd again(dup(fd.get()));
-  Told whole(16, fd.get());
-  Told half(8, fd.get(), 8 * kPageSize);
+  RecordedChanges whole(16, fd.get());
+  RecordedChanges half(8, fd.get(), 8 * kPageSize);
   const UniqueFd other = Memfd(16);
-  Told unrelated(16, other.get());
+  RecordedChanges unrelated(16, other.get());
   ASSERT_EQ(hooks::Fallocate(again.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                              7 * kPageSize + 10, 3 * kPageSize),
             0);
@@ -219,8 +220,8 @@ TEST(HookedCallsTest, AHoleInAFileIsToldWhereverItIsMapped) {
 
 TEST(HookedCallsTest, ARemovalThroughOneMappingIsToldToTheOthers) {
   const UniqueFd fd = Memfd(16);
-  Told one(16, fd.get());
-  Told other(8, fd.get(), 4 * kPageSize);
+  RecordedChanges one(16, fd.get());
+  RecordedChanges other(8, fd.get(), 4 * kPageSize);
   other.Word(1) = 3;
   ASSERT_EQ(hooks::Madvise(one.At(5), kPageSize, MADV_REMOVE), 0);
   EXPECT_EQ(other.Word(1), 0u);
@@ -230,24 +231,24 @@ TEST(HookedCallsTest, ARemovalThroughOneMappingIsToldToTheOthers) {
 
 TEST(HookedCallsTest, AFileThatBecomesShorterLosesItsTail) {
   const UniqueFd fd = Memfd(16);
-  Told told(16, fd.get());
+  RecordedChanges recorded(16, fd.get());
   ASSERT_EQ(hooks::Ftruncate(fd.get(), 12 * kPageSize + 5), 0);
-  ExpectOne(told, UNDERFOOT_FTRUNCATE, UNDERFOOT_PAGES_GO, told.Pages(12, 4));
+  ExpectOne(recorded, UNDERFOOT_FTRUNCATE, UNDERFOOT_PAGES_GO, recorded.Pages(12, 4));
   ASSERT_EQ(hooks::Ftruncate(fd.get(), 16 * kPageSize), 0);
-  EXPECT_TRUE(told.Take().empty()) << "a file that grows loses nothing";
+  EXPECT_TRUE(recorded.Take().empty()) << "a file that grows loses nothing";
   EXPECT_EQ(hooks::Ftruncate(-1, 0), -1);
   EXPECT_EQ(errno, EBADF);
 }
 
 TEST(HookedCallsTest, CallsInsideOfCallbacksAreToldToo) {
-  Told told(4);
+  RecordedChanges recorded(4);
   int nested = 0;
-  told.at_begin = [&](const underfoot_change& change) {
+  recorded.at_begin = [&](const underfoot_change& change) {
     if (change.argument != MADV_DONTNEED || nested++ != 0) return;
-    EXPECT_EQ(hooks::Madvise(told.At(0), 4 * kPageSize, MADV_PAGEOUT), 0);
+    EXPECT_EQ(hooks::Madvise(recorded.At(0), 4 * kPageSize, MADV_PAGEOUT), 0);
   };
-  ASSERT_EQ(hooks::Madvise(told.At(1), kPageSize, MADV_DONTNEED), 0);
-  const std::vector<underfoot_change> changes = told.Take();
+  ASSERT_EQ(hooks::Madvise(recorded.At(1), kPageSize, MADV_DONTNEED), 0);
+  const std::vector<underfoot_change> changes = recorded.Take();
   ASSERT_EQ(changes.size(), 2u);
   EXPECT_EQ(changes[0].argument, MADV_PAGEOUT);
   EXPECT_EQ(changes[1].argument, MADV_DONTNEED);

@@ -9,13 +9,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "tests/control/scratch.h"
 #include "tests/support/skip.h"
 #include "tests/support/wait_until.h"
@@ -50,12 +53,20 @@ class HostChangesTest : public ::testing::Test {
     return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(journal_, error),
                                              std::filesystem::directory_iterator()));
   }
+  std::unique_ptr<HostChanges> Take() {
+    absl::StatusOr<std::unique_ptr<HostChanges>> changes = HostChanges::Take(Announce(), places_);
+    EXPECT_TRUE(changes.ok()) << changes.status();
+    return changes.ok() ? *std::move(changes) : nullptr;
+  }
+  static void MakeSwapSpace(const std::string& path) {
+    std::ofstream(path) << std::string(kSwapHeaderBytes - kSwapSignature.size(), '\0')
+                        << kSwapSignature;
+  }
   // What a process does that is killed in the middle of it.
   void InAKilledProcess(const std::function<void(HostChanges&)>& change) {
     const pid_t child = fork();
     if (child == 0) {
-      auto* changes = new HostChanges([](std::string_view) {}, places_);  // never put back
-      change(*changes);
+      change(*Take().release());  // never put back
       kill(getpid(), SIGKILL);
     }
     ASSERT_EQ(waitpid(child, nullptr, 0), child);
@@ -75,8 +86,8 @@ class HostChangesTest : public ::testing::Test {
 
 TEST_F(HostChangesTest, AKnobIsAnnouncedSetAndPutBack) {
   {
-    HostChanges changes(Announce(), places_);
-    ASSERT_TRUE(changes.SetKnob(knob_, "1").ok());
+    const std::unique_ptr<HostChanges> changes = Take();
+    ASSERT_TRUE(changes->SetKnob(knob_, "1").ok());
     EXPECT_EQ(Knob(), "1");
     EXPECT_EQ(Journals(), 1U);
     EXPECT_THAT(announced_, ElementsAre("host: " + knob_ + " from 0 to 1"));
@@ -87,8 +98,8 @@ TEST_F(HostChangesTest, AKnobIsAnnouncedSetAndPutBack) {
 }
 
 TEST_F(HostChangesTest, AKnobThatHasTheValueIsLeftAlone) {
-  HostChanges changes(Announce(), places_);
-  ASSERT_TRUE(changes.SetKnob(knob_, "0").ok());
+  const std::unique_ptr<HostChanges> changes = Take();
+  ASSERT_TRUE(changes->SetKnob(knob_, "0").ok());
   EXPECT_THAT(announced_, IsEmpty());
   EXPECT_EQ(Journals(), 0U);
 }
@@ -96,74 +107,130 @@ TEST_F(HostChangesTest, AKnobThatHasTheValueIsLeftAlone) {
 TEST_F(HostChangesTest, WhatAKilledRunLeftIsRestoredOnce) {
   InAKilledProcess([&](HostChanges& changes) { static_cast<void>(changes.SetKnob(knob_, "7")); });
   EXPECT_EQ(Knob(), "7");
-  EXPECT_THAT(HostJournal::Leftovers(places_), ElementsAre(knob_ + " was 0"));
+  EXPECT_THAT(*HostJournal::Leftovers(places_), ElementsAre(knob_ + " was 0"));
   const auto restored = HostJournal::RestoreLeftovers(places_);
   ASSERT_TRUE(restored.ok()) << restored.status();
   EXPECT_THAT(restored->put_back, ElementsAre(knob_ + " was 0"));
   EXPECT_EQ(Knob(), "0");
-  EXPECT_THAT(HostJournal::Leftovers(places_), IsEmpty());
+  EXPECT_THAT(*HostJournal::Leftovers(places_), IsEmpty());
 }
 
 // An init of a container may never ask.
 TEST_F(HostChangesTest, AKilledRunThatNobodyHasWaitedForIsALeftover) {
   const pid_t child = fork();
   if (child == 0) {
-    auto* changes = new HostChanges([](std::string_view) {}, places_);
-    static_cast<void>(changes->SetKnob(knob_, "7"));
+    static_cast<void>(Take().release()->SetKnob(knob_, "7"));
     kill(getpid(), SIGKILL);
   }
   siginfo_t info{};
   ASSERT_EQ(waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
-  EXPECT_THAT(HostJournal::Leftovers(places_), ElementsAre(knob_ + " was 0"));
+  EXPECT_THAT(*HostJournal::Leftovers(places_), ElementsAre(knob_ + " was 0"));
   ASSERT_EQ(waitpid(child, nullptr, 0), child);
 }
 
 TEST_F(HostChangesTest, ALivingRunIsNoLeftover) {
-  HostChanges changes(Announce(), places_);
-  ASSERT_TRUE(changes.SetKnob(knob_, "1").ok());
+  const std::unique_ptr<HostChanges> changes = Take();
+  ASSERT_TRUE(changes->SetKnob(knob_, "1").ok());
   EXPECT_THAT(HostJournal::RestoreLeftovers(places_)->put_back, IsEmpty());
   EXPECT_EQ(Knob(), "1");
 }
 
-TEST_F(HostChangesTest, TheLastOfTwoRunsPutsBackWhatTheFirstFound) {
-  auto first = std::make_unique<HostChanges>(Announce(), places_);
-  ASSERT_TRUE(first->SetKnob(knob_, "1").ok());
-  int go[2];
-  int ready[2];
-  ASSERT_EQ(pipe(go) | pipe(ready), 0);
+// In another process, which is forked: it inherits the first one's lock, and must not count as it.
+TEST_F(HostChangesTest, OneRunAtATimeMayChangeTheHostAndASecondIsToldThePidOfTheFirst) {
+  std::unique_ptr<HostChanges> first = Take();
+  const std::string pid = absl::StrFormat("pid %d)", getpid());
   const pid_t child = fork();
   if (child == 0) {
-    HostChanges second([](std::string_view) {}, places_);
-    char byte = second.SetKnob(knob_, "1").ok() ? 1 : 0;
-    static_cast<void>(!write(ready[1], &byte, 1));
-    static_cast<void>(!read(go[0], &byte, 1));
-    _exit(second.PutBack().ok() ? 0 : 1);
+    const auto second = HostChanges::Take([](std::string_view) {}, places_);
+    const bool refused = absl::IsAlreadyExists(second.status());
+    _exit(refused && std::string(second.status().message()).find(pid) != std::string::npos ? 0 : 1);
   }
-  char byte = 0;
-  ASSERT_EQ(read(ready[0], &byte, 1), 1);
-  EXPECT_EQ(byte, 1);
-  first.reset();
-  EXPECT_EQ(Knob(), "1") << "the other run still needs it";
-  ASSERT_EQ(write(go[1], &byte, 1), 1);
   int status = 0;
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
-  EXPECT_EQ(Knob(), "0");
-  for (const int fd : {go[0], go[1], ready[0], ready[1]}) close(fd);
 }
 
-TEST_F(HostChangesTest, AJournalThatCannotBeWrittenForbidsTheChange) {
+// A child of the run that lives on has a copy of the descriptor.
+TEST_F(HostChangesTest, TheLockEndsWithTheRunAlsoWhereAChildLivesOn) {
+  std::unique_ptr<HostChanges> first = Take();
+  const pid_t child = fork();
+  if (child == 0) {
+    pause();
+    _exit(0);
+  }
+  first.reset();
+  EXPECT_NE(Take(), nullptr);
+  kill(child, SIGKILL);
+  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+}
+
+// Each sees the host as it was, for as long as it has the leave.
+TEST_F(HostChangesTest, RunsThatEndTogetherLeaveTheHostAsItWas) {
+  constexpr int kRuns = 3;
+  constexpr int kRounds = 50;
+  std::array<pid_t, kRuns> runs{};
+  for (pid_t& run : runs) {
+    run = fork();
+    if (run != 0) continue;
+    for (int round = 0; round < kRounds; ++round) {
+      auto changes = HostChanges::Take([](std::string_view) {}, places_);
+      if (absl::IsAlreadyExists(changes.status())) continue;
+      if (!changes.ok() || Knob() != "0") _exit(1);
+      if (!(*changes)->SetKnob(knob_, "1").ok() || !(*changes)->PutBack().ok()) _exit(2);
+    }
+    _exit(0);
+  }
+  for (const pid_t run : runs) {
+    int status = 0;
+    ASSERT_EQ(waitpid(run, &status, 0), run);
+    EXPECT_EQ(status, 0);
+  }
+  EXPECT_EQ(Knob(), "0");
+  EXPECT_EQ(Journals(), 0U);
+}
+
+TEST_F(HostChangesTest, AChangeThatCouldNotBeMadeIsWithdrawn) {
+  const std::unique_ptr<HostChanges> changes = Take();
+  EXPECT_FALSE(changes->SetKnob("/proc/version", "7").ok());
+  EXPECT_EQ(Journals(), 0U);
+  Write(SwapFile::PathOf(places_), "in the way");
+  EXPECT_FALSE(changes->AddSwap(uint64_t{1} << 20).ok());
+  EXPECT_EQ(Journals(), 0U);
+  EXPECT_TRUE(changes->PutBack().ok());
+  EXPECT_TRUE(std::filesystem::exists(SwapFile::PathOf(places_))) << "it is not ours";
+}
+
+TEST_F(HostChangesTest, WithoutTheRightToWriteTheJournalTheRunIsToldThatItNeedsRoot) {
   std::ofstream(scratch_ / "file") << "";
   places_.journal = scratch_ / "file" + "/journal";
-  HostChanges changes(Announce(), places_);
-  EXPECT_THAT(std::string(changes.SetKnob(knob_, "1").message()), HasSubstr("need root"));
-  EXPECT_EQ(Knob(), "0");
+  const auto changes = HostChanges::Take(Announce(), places_);
+  EXPECT_TRUE(absl::IsPermissionDenied(changes.status())) << changes.status();
+  EXPECT_THAT(std::string(changes.status().message()), HasSubstr("needs root"));
+  if (geteuid() != 0) return;
+  places_.journal = journal_;
+  std::filesystem::create_directories(journal_);
+  std::filesystem::permissions(journal_, std::filesystem::perms::owner_all);
+  const pid_t child = fork();
+  if (child == 0) {
+    if (setresuid(65534, 65534, 65534) != 0) _exit(2);
+    const auto refused = HostChanges::Take([](std::string_view) {}, places_);
+    const bool reported = !HostJournal::Leftovers(places_).ok();  // it cannot be read
+    _exit(absl::IsPermissionDenied(refused.status()) && reported ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
 }
 
-TEST_F(HostChangesTest, AFileThatIsNoJournalIsLeftAlone) {
+TEST_F(HostChangesTest, AJournalThatCannotBeReadIsReportedAndKept) {
   std::filesystem::create_directories(journal_);
-  std::ofstream(journal_ + "/1.json") << "{\"pid\": \"x\"";
+  std::ofstream(journal_ + "/changes.json") << "{\"changes\": [{\"kind\"";
+  EXPECT_THAT(std::string(HostJournal::Leftovers(places_).status().message()),
+              HasSubstr("/changes.json"));
   EXPECT_THAT(HostJournal::RestoreLeftovers(places_)->put_back, IsEmpty());
+  EXPECT_THAT(HostJournal::RestoreLeftovers(places_)->left_alone,
+              ElementsAre(HasSubstr("/changes.json")));
+  EXPECT_FALSE(HostChanges::Take(Announce(), places_).ok()) << "it would be overwritten";
   EXPECT_EQ(Journals(), 1U);
 }
 
@@ -191,8 +258,7 @@ class ZramTest : public HostChangesTest {
   void KillARunThatWaitsForItsDevice() {
     const pid_t child = fork();
     if (child == 0) {
-      HostChanges changes([](std::string_view) {}, places_);
-      static_cast<void>(changes.AddSwap(uint64_t{1} << 20));
+      static_cast<void>(Take()->AddSwap(uint64_t{1} << 20));
       _exit(1);
     }
     UniqueFd kernel;
@@ -208,9 +274,9 @@ class ZramTest : public HostChangesTest {
 TEST_F(ZramTest, ADeviceIsInTheJournalBeforeItIsMade) {
   MakeDevice("0", "4096");
   KillARunThatWaitsForItsDevice();
-  EXPECT_THAT(HostJournal::Leftovers(places_), IsEmpty()) << "nothing was made yet";
+  EXPECT_THAT(*HostJournal::Leftovers(places_), IsEmpty()) << "nothing was made yet";
   MakeDevice("1");
-  EXPECT_THAT(HostJournal::Leftovers(places_), ElementsAre("device /dev/zram1"));
+  EXPECT_THAT(*HostJournal::Leftovers(places_), ElementsAre("device /dev/zram1"));
   const auto restored = HostJournal::RestoreLeftovers(places_);
   ASSERT_TRUE(restored.ok()) << restored.status();
   EXPECT_THAT(restored->put_back, ElementsAre("device /dev/zram1"));
@@ -241,16 +307,6 @@ TEST_F(ZramTest, ADeviceWithASizeIsSomebodyElses) {
   EXPECT_EQ(Removed(), "");
 }
 
-TEST_F(ZramTest, ADeviceThatALivingRunHasMadeIsItsOwn) {
-  KillARunThatWaitsForItsDevice();
-  HostJournal living(places_);
-  ASSERT_TRUE(living.Write({HostChangeKind::kZram, "0", ""}).ok());
-  MakeDevice("0");
-  EXPECT_THAT(HostJournal::RestoreLeftovers(places_)->put_back, IsEmpty());
-  EXPECT_EQ(Removed(), "");
-  ASSERT_TRUE(living.Withdraw().ok());
-}
-
 // By name: how much of each is in use is up to the whole host.
 std::set<std::string> Swaps() {
   std::ifstream file("/proc/swaps");
@@ -269,8 +325,8 @@ TEST_F(HostChangesTest, SwapSpaceComesAndGoes) {
   places_ = {.journal = journal_, .swap_files = files.swap_files};
   for (int i = 0; i < 2; ++i, places_ = files) {
     {
-      HostChanges changes(Announce(), places_);
-      const absl::Status added = changes.AddSwap(uint64_t{16} << 20);
+      const std::unique_ptr<HostChanges> changes = Take();
+      const absl::Status added = changes->AddSwap(uint64_t{16} << 20);
       if (geteuid() != 0 || !added.ok()) {
         GTEST_SKIP() << "no swap space can be added here: " << added;
       }
@@ -295,7 +351,7 @@ TEST_F(HostChangesTest, ASwapFileIsFoundWithoutItsJournal) {
       [&](HostChanges& changes) { static_cast<void>(changes.AddSwap(uint64_t{1} << 20)); });
   EXPECT_FALSE(std::filesystem::is_empty(places_.swap_files));
   std::filesystem::remove_all(journal_);
-  EXPECT_THAT(HostJournal::Leftovers(places_), ElementsAre(HasSubstr("underfoot-swap-")));
+  EXPECT_THAT(*HostJournal::Leftovers(places_), ElementsAre(HasSubstr("underfoot-swap-")));
   const auto restored = HostJournal::RestoreLeftovers(places_);
   ASSERT_TRUE(restored.ok()) << restored.status();
   EXPECT_THAT(restored->put_back, ElementsAre(HasSubstr("underfoot-swap-")));
@@ -306,13 +362,33 @@ TEST_F(HostChangesTest, ASwapFileIsFoundWithoutItsJournal) {
 TEST_F(HostChangesTest, ASwapFileThatIsHeldIsNoLeftover) {
   const absl::StatusOr<UniqueFd> held = SwapFile::Make(places_, uint64_t{1} << 20);
   ASSERT_TRUE(held.ok()) << held.status();
+  MakeSwapSpace(SwapFile::PathOf(places_));
   EXPECT_THAT(HostJournal::RestoreLeftovers(places_)->put_back, IsEmpty());
   EXPECT_TRUE(std::filesystem::exists(SwapFile::PathOf(places_)));
 }
 
+TEST_F(HostChangesTest, ANameThatTheProgramDoesNotMakeIsNotItsSwapFile) {
+  std::set<std::string> others;
+  for (const char* name : {"benchmark-results.txt", "007", "-1", "", "12x", "1.bak"}) {
+    MakeSwapSpace(*others.insert(places_.swap_files + "/underfoot-swap-" + name).first);
+  }
+  const std::string ours = places_.swap_files + "/underfoot-swap-4711";
+  MakeSwapSpace(ours);
+  EXPECT_THAT(HostJournal::RestoreLeftovers(places_)->put_back, ElementsAre("file " + ours));
+  EXPECT_FALSE(std::filesystem::exists(ours));
+  for (const std::string& other : others) EXPECT_TRUE(std::filesystem::exists(other)) << other;
+}
+
+TEST_F(HostChangesTest, AFileWithoutTheSignatureOfSwapSpaceIsNotOurs) {
+  const std::string notes = places_.swap_files + "/underfoot-swap-4711";
+  std::ofstream(notes) << std::string(uint64_t{2} * kSwapHeaderBytes, 'n');
+  EXPECT_THAT(HostJournal::RestoreLeftovers(places_)->put_back, IsEmpty());
+  EXPECT_TRUE(std::filesystem::exists(notes));
+}
+
 TEST_F(HostChangesTest, WhatIsNoSwapFileOfOursIsLeftAlone) {
   Write(places_.swap_files + "/somebody-elses", "");
-  Write(scratch_ / "linked", "");
+  MakeSwapSpace(scratch_ / "linked");
   std::filesystem::create_hard_link(scratch_ / "linked", places_.swap_files + "/underfoot-swap-1");
   std::filesystem::create_symlink(scratch_ / "linked", places_.swap_files + "/underfoot-swap-2");
   std::filesystem::create_directory(places_.swap_files + "/underfoot-swap-3");

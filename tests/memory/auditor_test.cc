@@ -1,20 +1,23 @@
 // Who audits the translations: it finds what is wrong, says who should have told, and only that.
 
-#include "vmm/memory/auditor.h"
+#include "vmm/audit/auditor.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "mmu/pfn_cache.h"
+#include "tests/memory/changes_by_others.h"
 #include "tests/memory/fake_records.h"
-#include "tests/memory/host_witness.h"
 #include "tests/memory/memory_test.h"
-#include "vmm/memory/event_log.h"
-#include "vmm/memory/kernel_notifier.h"
+#include "vmm/evidence/foreign_changes.h"
+#include "vmm/sources/hooks/hooked_calls.h"
+#include "vmm/sources/kernel/kernel_notifier.h"
 
 namespace underfoot::testing {
 namespace {
@@ -22,38 +25,38 @@ namespace {
 class AuditorTest : public MemoryTest {
  protected:
   static constexpr uint64_t kLeaves = 40;
-  // When a source took an event that the auditor remembers however long the audit takes.
-  static constexpr int64_t kAlwaysOfLate = INT64_MAX;
-
   void SetUp() override {
     MemoryTest::SetUp();
     if (side_ == nullptr) return;
     StartMonitor();
     for (uint64_t i = 0; i < kLeaves; ++i) FaultIn(i);
-    MakeAuditor(nullptr, log_);
+    foreign_.emplace(side().memory->hvas(), [] { return int64_t{1}; });
+    MakeAuditor(nullptr);
   }
   void TearDown() override {
     auditor_.reset();
     kernel_.reset();
     MemoryTest::TearDown();
   }
-  void MakeAuditor(KernelNotifier* kernel, const EventLog& log) {
+  void MakeAuditor(KernelNotifier* kernel) { MakeAuditor(kernel, *foreign_); }
+  void MakeAuditor(KernelNotifier* kernel, const ForeignChanges& foreign) {
     auditor_ = std::make_unique<Auditor>(mmu(), side().pagemap,
-                                         Auditor::Sources{.settling = side().settling,
+                                         Auditor::Sources{.removals = side().removals,
                                                           .monitor = side().monitor,
                                                           .kernel = kernel,
-                                                          .log = &log,
+                                                          .foreign_changes = &foreign,
                                                           .backing = GetParam(),
                                                           .lazy = &side().lazy},
                                          GfnRange{side().GfnAt(0), side().GfnAt(kLeaves)}, 1);
   }
   // From here on the kernel's source is on; it tells what the test tells.
   void ListenToTheKernel() {
-    kernel_ =
-        std::make_unique<KernelNotifier>(mmu(), log_, side().memory->hvas(), records_.Opener());
+    kernel_ = std::make_unique<KernelNotifier>(
+        mmu(), side().own_changes, side().memory->hvas(), records_.Opener(),
+        KernelNotifierOptions{.foreign_changes = &*foreign_});
     ASSERT_TRUE(kernel_->Start().ok());
     ASSERT_TRUE(kernel_->WaitUntilOpen().ok());
-    MakeAuditor(kernel_.get(), log_);
+    MakeAuditor(kernel_.get());
   }
 
   // Behind everybody's back: the event is taken for one of our own.
@@ -64,7 +67,7 @@ class AuditorTest : public MemoryTest {
   }
   // Freed and there again: the kernel has kept the page, until it needs it.
   void FreeLazily(uint64_t i) {
-    ASSERT_TRUE(side().hooks.Madvise(side().Pages(i), MADV_FREE).ok());
+    ASSERT_TRUE(hooked::Madvise(side().Pages(i), MADV_FREE).ok());
     ASSERT_TRUE(side().EntryOf(i).present);
     FaultIn(i);
   }
@@ -85,7 +88,7 @@ class AuditorTest : public MemoryTest {
     EXPECT_EQ(auditor_->Stats().unexplained, unexplained);
   }
 
-  EventLog log_;
+  std::optional<ForeignChanges> foreign_;  // its clock stands still: it remembers each change
   FakeRecords records_;
   std::unique_ptr<KernelNotifier> kernel_;
   std::unique_ptr<Auditor> auditor_;
@@ -94,14 +97,14 @@ class AuditorTest : public MemoryTest {
 TEST_P(AuditorTest, OverAQuietMemoryItAgreesWithEveryLeaf) {
   auditor_->Sweep();
   ExpectAudit(kLeaves, 0);
-  ASSERT_TRUE(side().hooks.Madvise(side().Pages(0, 10), MADV_DONTNEED).ok());
+  ASSERT_TRUE(hooked::Madvise(side().Pages(0, 10), MADV_DONTNEED).ok());
   auditor_->Sweep();
   ExpectAudit(kLeaves + kLeaves - 10, 0);
 }
 
 TEST_P(AuditorTest, HolesBetweenLeavesAreReadOverAndAreNoDifferences) {
   for (uint64_t i = 1; i < kLeaves; i += 2) {
-    ASSERT_TRUE(side().hooks.Madvise(side().Pages(i), MADV_DONTNEED).ok());
+    ASSERT_TRUE(hooked::Madvise(side().Pages(i), MADV_DONTNEED).ok());
   }
   auditor_->Sweep();
   ExpectAudit(kLeaves / 2, 0);
@@ -177,8 +180,8 @@ TEST_P(AuditorTest, APageThatCameInAfterOurDiscardIsLazyNoMore) {
   if (memfd()) return;
   for (const uint64_t i : {7, 8}) {
     FreeLazily(i);
-    ASSERT_TRUE((i == 7 ? side().hooks.Discard(side().Pages(i))
-                        : side().hooks.Madvise(side().Pages(i), MADV_DONTNEED))
+    ASSERT_TRUE((i == 7 ? side().hooks.Discard(side().Pages(i)).status()
+                        : hooked::Madvise(side().Pages(i), MADV_DONTNEED))
                     .ok());
     FaultIn(i);
     LosePage(i);
@@ -223,12 +226,7 @@ TEST_P(AuditorTest, AChangeThatWasToldAndNotTakenYetIsWaitedForAndExplained) {
 // The translation came back before the change was over, and outlasted the second invalidation.
 TEST_P(AuditorTest, AStaleLeafThatTheKernelToldOfIsRepaired) {
   ListenToTheKernel();
-  HostEvent event;
-  event.source = EventSource::kKernel;
-  event.change = HostChange::kUnmap;
-  event.range = side().Pages(6, 2);
-  event.taken_ns = kAlwaysOfLate;
-  log_.Report(event);
+  foreign_->Note(side().Pages(6, 2));
   LosePage(7);
   auditor_->Sweep();
   ExpectAudit(kLeaves, 0);
@@ -240,13 +238,14 @@ TEST_P(AuditorTest, AStaleLeafThatTheKernelToldOfIsRepaired) {
 // What a hook did is strict: it explains no translation that is wrong afterwards.
 TEST_P(AuditorTest, ARecordThatAHookExplainsExplainsNothingItself) {
   ListenToTheKernel();
-  HostEvent event;
-  event.source = EventSource::kKernel;
-  event.change = HostChange::kUnmap;
-  event.range = side().Pages(7);
-  event.taken_ns = kAlwaysOfLate;
-  event.known = true;
-  log_.Report(event);
+  int64_t inside = 0;
+  {
+    InvalidationScope hook(mmu().notifier(), {side().Pages(7), InvalidationKind::kUnmap});
+    inside = MonotonicNs();
+  }
+  records_.Tell(side().Pages(7), gettid(), inside);
+  ASSERT_TRUE(kernel_->Drain());
+  FaultIn(7);
   LosePage(7);
   auditor_->Sweep();
   EXPECT_EQ(auditor_->Stats().unexplained, 1u);
@@ -298,14 +297,14 @@ TEST_P(AuditorTest, AWriteProtectionBehindEverybodysBackIsADifference) {
 }
 
 TEST_P(AuditorTest, AWriteProtectionByTheHooksIsNone) {
-  ASSERT_TRUE(side().hooks.WriteProtect(side().Pages(0, 10)).ok());
+  ASSERT_TRUE(hooked::WriteProtect(side().uffd, side().Pages(0, 10)).ok());
   auditor_->Sweep();
   ExpectAudit(kLeaves, 0);
 }
 
 TEST_P(AuditorTest, APageThatAForeignRemovalTookLateIsExplainedAndRepaired) {
   LosePage(7);
-  side().settling.Add(side().Pages(6, 2));
+  side().removals.Add(side().Pages(6, 2));
   auditor_->Sweep();
   ExpectAudit(kLeaves, 0);
   EXPECT_EQ(auditor_->Stats().explained_uffd, 1u);
@@ -317,16 +316,16 @@ TEST_P(AuditorTest, APageThatAForeignRemovalTookLateIsExplainedAndRepaired) {
 // The removal is told, but it may be seen before it was heard of.
 TEST_P(AuditorTest, WhileForeignersRemoveAndHooksProtectItFindsNoDifference) {
   constexpr uint64_t kRemovals = 500;
-  // What the host takes meanwhile is told, too; what this process does is not, by this one.
-  const std::unique_ptr<HostWitness> witness = HostWitness::Start(side());
-  if (witness != nullptr) MakeAuditor(&witness->notifier(), side().events);
+  // The auditor also learns what the rest of the host takes meanwhile.
+  const std::unique_ptr<ChangesByOthers> others = ChangesByOthers::Start(side());
+  if (others != nullptr) MakeAuditor(&others->notifier(), others->changes());
   std::atomic<bool> stop{false};
   std::thread toucher([&] {
     for (uint64_t n = 0; !stop; ++n) side().Store(n % kLeaves, n);
   });
   std::thread protector([&] {
     for (uint64_t n = 0; !stop; ++n) {
-      EXPECT_TRUE(side().hooks.WriteProtect(side().Pages(n * 7 % kLeaves)).ok());
+      EXPECT_TRUE(hooked::WriteProtect(side().uffd, side().Pages(n * 7 % kLeaves)).ok());
     }
   });
   std::thread foreigner([&] {
@@ -339,18 +338,18 @@ TEST_P(AuditorTest, WhileForeignersRemoveAndHooksProtectItFindsNoDifference) {
   for (std::thread* thread : {&toucher, &protector, &foreigner}) thread->join();
   // While removals settle no leaf is made: there is something to audit once they have.
   EXPECT_TRUE(WaitUntil([&] {
-    EXPECT_TRUE(side().hooks.Madvise(side().Pages(0), MADV_DONTNEED).ok());
+    EXPECT_TRUE(hooked::Madvise(side().Pages(0), MADV_DONTNEED).ok());
     side().Store(0, 1);
     auditor_->Sweep();
     return auditor_->Stats().checks > 0;
   }));
   EXPECT_EQ(auditor_->Stats().unexplained, 0u);
   EXPECT_EQ(auditor_->Stats().unobserved, 0u);
-  auditor_.reset();  // before the witness that it asks
+  auditor_.reset();  // before the notifier that it asks
 }
 
 TEST_P(AuditorTest, ItSamplesByItselfUntilItIsStopped) {
-  auditor_->Start();
+  ASSERT_TRUE(auditor_->Start().ok());
   EXPECT_TRUE(WaitUntil([&] { return auditor_->Stats().checks > 100; }));
   auditor_->Stop();
   const uint64_t checks = auditor_->Stats().checks;

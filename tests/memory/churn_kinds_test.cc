@@ -5,7 +5,9 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -21,12 +23,12 @@
 #include <vector>
 
 #include "tests/memory/memory_test.h"
+#include "vmm/base/newer_kernels.h"
 #include "vmm/churn/adversary.h"
 #include "vmm/churn/forking.h"
 #include "vmm/churn/host_needs.h"
 #include "vmm/churn/huge_pages.h"
 #include "vmm/churn/relocation.h"
-#include "vmm/hooks/newer_kernels.h"
 
 namespace underfoot::testing {
 namespace {
@@ -85,8 +87,8 @@ class MovingPagesTest : public ChurnKindsTest {};
 INSTANTIATE_TEST_SUITE_P(Backings, MovingPagesTest, ::testing::Values(Backing::kAnon), BackingOf);
 
 TEST_P(ChurnKindsTest, ACollapseMovesFramesAndKeepsContent) {
-  HugePageChurn churn(mmu(), side().hooks, side().uffd);
-  const std::optional<HvaRange> block = HugePageChurn::BlockIn(Slot(), 0);
+  HugePageChurn churn(mmu(), side().uffd, HugePages::kOff);
+  const std::optional<HvaRange> block = HugePageChurn::BlockIn(Slot(), kBlockBytes, 0);
   ASSERT_TRUE(block.has_value());
   const uint64_t first = (block->begin - side().PageAt(0)) / kPageSize;
   side().Store(first + 3, 77);
@@ -98,8 +100,8 @@ TEST_P(ChurnKindsTest, ACollapseMovesFramesAndKeepsContent) {
 }
 
 TEST_P(ChurnKindsTest, ASplitKeepsContentAndLeavesNoProtection) {
-  HugePageChurn churn(mmu(), side().hooks, side().uffd);
-  const std::optional<HvaRange> block = HugePageChurn::BlockIn(Slot(), 1);
+  HugePageChurn churn(mmu(), side().uffd, HugePages::kOff);
+  const std::optional<HvaRange> block = HugePageChurn::BlockIn(Slot(), kBlockBytes, 1);
   ASSERT_TRUE(block.has_value());
   ASSERT_TRUE(churn.Split(Slot(), *block).ok());
   const uint64_t middle = (block->begin - side().PageAt(0)) / kPageSize + 256;
@@ -120,6 +122,19 @@ TEST_P(ChurnKindsTest, AMappingThatWentAwayComesBackWithItsContentAndItsFaults) 
   ASSERT_TRUE(side().hooks.Discard(side().Pages(0)).ok());
   EXPECT_EQ(side().Load(0), 0u);
   EXPECT_GT(side().monitor.Stats().missing, missing);
+}
+
+// A part of it was mapped anew by a raw call: mremap may refuse the two mappings.
+TEST_P(ChurnKindsTest, ARemapAfterARawMappingOfAPartIsNoFailure) {
+  Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source);
+  const int fd = side().memory->fd();
+  const HvaRange part = side().Pages(1);
+  ASSERT_EQ(syscall(SYS_mmap, part.begin.value, part.size(), PROT_READ | PROT_WRITE,
+                    MAP_FIXED | (fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS), fd,
+                    side().GpaAt(1).value),
+            static_cast<long>(part.begin.value));
+  const absl::StatusOr<ChurnOutcome> outcome = churn.Remap(side().Pages(0, kPages));
+  EXPECT_TRUE(outcome.ok()) << outcome.status();
 }
 
 TEST_P(MovingPagesTest, TheyComeBack) {
@@ -237,17 +252,17 @@ TEST_P(ChurnKindsTest, NothingIsBroughtInWhereTheGateIsShut) {
   ASSERT_TRUE(side().hooks.Discard(side().Pages(1)).ok());
   {
     const PageInGate::Shut shut(side().source.gate(), side().Pages(1));
-    EXPECT_EQ(side().source.PageIn(side().PageAt(1), Access::kWrite).outcome,
+    EXPECT_EQ(side().source.PageIn(side().PageAt(1), Access::kWrite, nullptr).outcome,
               PageInOutcome::kAgain);
     EXPECT_FALSE(side().EntryOf(1).present);
-    EXPECT_EQ(side().source.PageIn(side().PageAt(2), Access::kWrite).outcome,
+    EXPECT_EQ(side().source.PageIn(side().PageAt(2), Access::kWrite, nullptr).outcome,
               PageInOutcome::kPresent);
   }
   EXPECT_EQ(side().Load(1), 0u);
 }
 
 TEST_P(ChurnKindsTest, AForkKeepsContentOnBothSidesAndEndsItsChild) {
-  ASSERT_TRUE(ForkWith(side().hooks, side().Pages(0, kPages), absl::Milliseconds(1)).ok());
+  ASSERT_TRUE(ForkWith(side().Pages(0, kPages), absl::Milliseconds(1)).ok());
   ExpectContentKept();
   for (uint64_t i = 0; i < kPages; ++i) side().Store(i, 1000 + i);
   ExpectContentKept();
@@ -273,10 +288,12 @@ TEST_P(ChurnKindsTest, TheAdversaryReclaimsFromOutsideAndDiesWithUs) {
 TEST(HostNeedsTest, WithoutLeaveNothingIsChangedAndEachKindSaysWhatItNeeds) {
   ChurnRates all;
   for (const ChurnKindInfo& info : kChurnKinds) all[info.kind] = 1;
-  const ChurnLimits limits = ProvideForChurn(Backing::kAnon, uint64_t{32} << 20, all, nullptr);
-  EXPECT_NE(limits.WhyNot(ChurnKind::kCompact).find("--allow-host-changes"), std::string::npos);
-  EXPECT_EQ(limits.WhyNot(ChurnKind::kDiscard), "");
-  EXPECT_NE(limits.WhyNot(ChurnKind::kZap).find("--backing memfd"), std::string::npos);
+  const ChurnLimits limits =
+      ProvideForChurn({.backing = Backing::kAnon}, uint64_t{32} << 20, all, nullptr);
+  EXPECT_NE(limits.UnavailableReason(ChurnKind::kCompact).find("--allow-host-changes"),
+            std::string::npos);
+  EXPECT_EQ(limits.UnavailableReason(ChurnKind::kDiscard), "");
+  EXPECT_NE(limits.UnavailableReason(ChurnKind::kZap).find("--backing memfd"), std::string::npos);
   for (const auto& [kind, why] : limits.unavailable) {
     EXPECT_NE(InfoOf(kind).host, HostNeed::kNothing) << why;
     EXPECT_FALSE(why.empty());

@@ -1,8 +1,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <fstream>
 
+#include "absl/strings/str_format.h"
 #include "tests/control/scratch.h"
 #include "vmm/churn/script.h"
 #include "vmm/churn/tape.h"
@@ -12,7 +14,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr ScriptMachine kMachine = {uint64_t{64} << 20, Backing::kMemfd};
+const ScriptMachine kMachine = {uint64_t{64} << 20, Backing::kMemfd, 7, 4, "stamp"};
 
 ScriptedOperation Discard(uint64_t page, ChurnOutcome outcome = ChurnOutcome::kDone) {
   return {.lane = ChurnLane::kPages,
@@ -28,7 +30,7 @@ class ChurnScriptTest : public ::testing::Test {
     ChurnTape tape;
     ASSERT_TRUE(tape.Open(path_, "", kMachine).ok());
     for (const ScriptedOperation& operation : operations) tape.Done(operation, std::nullopt);
-    ASSERT_TRUE(tape.Finish().ok());
+    ASSERT_TRUE(tape.status().ok());
   }
   std::string Content() const {
     std::ifstream file(path_);
@@ -82,6 +84,7 @@ TEST_F(ChurnScriptTest, ARepetitionTellsTheFirstDifference) {
 TEST_F(ChurnScriptTest, ARepetitionThatIsCutShortKnowsHowMuchThereWas) {
   ScriptedOperation slow = Discard(9);
   slow.lane = ChurnLane::kSlow;
+  slow.step.kind = ChurnKind::kFork;
   Record({Discard(1), slow, Discard(2)});
   ChurnTape tape;
   ASSERT_TRUE(tape.Open("", path_, kMachine).ok());
@@ -123,6 +126,9 @@ TEST_F(ChurnScriptTest, AScriptOfAnotherMachineIsRefused) {
   ChurnTape tape;
   EXPECT_THAT(std::string(tape.Open("", path_, {kMachine.memory_bytes, Backing::kAnon}).message()),
               HasSubstr("--memory 65536K --backing memfd"));
+  ScriptMachine huge = kMachine;
+  huge.huge_pages = HugePages::kThp;
+  EXPECT_THAT(std::string(tape.Open("", path_, huge).message()), HasSubstr("--huge-pages off"));
 }
 
 TEST_F(ChurnScriptTest, AFileThatIsNoScriptIsNamedWithItsLine) {
@@ -140,6 +146,62 @@ TEST_F(ChurnScriptTest, AFileThatIsNoScriptIsNamedWithItsLine) {
               HasSubstr("another version"));
   EXPECT_THAT(std::string(Script::Read(scratch_ / "none").status().message()),
               HasSubstr("cannot be read"));
+}
+
+TEST_F(ChurnScriptTest, WhatNoRecordHoldsIsRefused) {
+  const std::string head = R"({"underfoot_churn": 1, "memory_bytes": 4096, "backing": "anon"})";
+  const auto with = [&](const char* at_us, const char* lane, const char* kind, const char* gpa) {
+    return absl::StrFormat(
+        R"(%s%c{"at_us":%s,"lane":%s,"kind":"%s","random":1,"gpa":%s,"bytes":1,"outcome":"done"}%c)",
+        head, '\n', at_us, lane, kind, gpa, '\n');
+  };
+  EXPECT_EQ(ErrorOf(with("5", "0", "wp", "0")), "");
+  EXPECT_EQ(ErrorOf(with("5", "2", "fork", "0")), "");
+  for (const char* at : {"-1", "1e300", "9223372036854775807", "18446744073709551615", "\"1\""}) {
+    EXPECT_THAT(ErrorOf(with(at, "0", "wp", "0")), HasSubstr("at_us is not a time")) << at;
+  }
+  EXPECT_THAT(ErrorOf(with("1", "1", "wp", "0")), HasSubstr("another kind's lane"));
+  EXPECT_THAT(ErrorOf(with("1", "0", "fork", "0")), HasSubstr("another kind's lane"));
+  EXPECT_THAT(ErrorOf(with("1", "-1", "wp", "0")), HasSubstr("an unknown kind, lane"));
+  EXPECT_THAT(ErrorOf(with("1", "0", "wp", "-4096")), HasSubstr("whole numbers"));
+  EXPECT_THAT(ErrorOf(R"({"underfoot_churn": 1, "memory_bytes": 4096, "backing": "anon",)"
+                      "\"huge_pages\": \"4M\"}\n"),
+              HasSubstr("huge_pages is none of"));
+  EXPECT_THAT(ErrorOf(R"({"underfoot_churn": 1, "memory_bytes": 4096, "backing": "xx"})"
+                      "\n"),
+              HasSubstr("neither anon nor memfd"));
+  EXPECT_THAT(ErrorOf(R"({"underfoot_churn": 1, "memory_bytes": -1, "backing": "anon"})"
+                      "\n"),
+              HasSubstr("not a size of memory"));
+}
+
+TEST_F(ChurnScriptTest, ARecordNamesTheOptionsThatARepetitionLacks) {
+  Record({Discard(1)});
+  const absl::StatusOr<Script> script = Script::Read(path_);
+  ASSERT_TRUE(script.ok()) << script.status();
+  EXPECT_EQ(script->machine.OptionsMissingFrom(kMachine), "");
+  ScriptMachine other = kMachine;
+  other.vcpus = 2;
+  other.guest = "mixed";
+  EXPECT_EQ(script->machine.OptionsMissingFrom(other), "--vcpus 4 --guest stamp");
+  other = kMachine;
+  other.seed = 8;
+  EXPECT_EQ(script->machine.OptionsMissingFrom(other), "--seed 7");
+  EXPECT_EQ(ScriptMachine{}.OptionsMissingFrom(other), "") << "an older program's record";
+}
+
+TEST_F(ChurnScriptTest, AFifoWithoutAPartnerIsRefusedAndNotWaitedFor) {
+  ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
+  EXPECT_THAT(std::string(Script::Read(path_).status().message()), HasSubstr("not a regular file"));
+  ChurnTape tape;
+  EXPECT_THAT(std::string(tape.Open(path_, "", kMachine).message()),
+              HasSubstr("not a regular file"));
+}
+
+TEST_F(ChurnScriptTest, AFullDiskIsNamed) {
+  ChurnTape tape;
+  EXPECT_THAT(std::string(tape.Open("/dev/full", "", kMachine).message()),
+              HasSubstr("No space left on device"));
 }
 
 TEST_F(ChurnScriptTest, AFileThatCannotBeWrittenIsNamed) {

@@ -1,4 +1,4 @@
-#include "vmm/coverage/coverage.h"
+#include "vmm/audit/coverage.h"
 
 #include <gtest/gtest.h>
 
@@ -50,6 +50,18 @@ TEST_F(CoverageTest, AnEventBelongsToTheOperationOfItsRangeAndTime) {
   EXPECT_EQ(RowOf(ChurnKind::kProtect).cells[0].events, 1U);
   EXPECT_EQ(RowOf(ChurnKind::kDiscard).result, CoverageResult::kSeen);
   EXPECT_EQ(coverage_.Matrix().others[0], 0U);
+}
+
+TEST_F(CoverageTest, UserfaultfdIsNoSourceAnyMoreOnceAPartOfRamIsNotWatched) {
+  coverage_.SetSource(EventSource::kUffd, true);
+  Tell(EventSource::kUffd, kPage);
+  EXPECT_TRUE(coverage_.Matrix().sources[static_cast<size_t>(EventSource::kUffd)]);
+  HostEvent unwatched;
+  unwatched.source = EventSource::kUffd;
+  unwatched.change = HostChange::kLostRecords;
+  unwatched.range = kPage;
+  coverage_.Report(unwatched);
+  EXPECT_FALSE(coverage_.Matrix().sources[static_cast<size_t>(EventSource::kUffd)]);
 }
 
 TEST_F(CoverageTest, OfTwoOperationsTheLatestIsTheCause) {
@@ -114,7 +126,100 @@ TEST_F(CoverageTest, NothingIsExpectedOfASourceThatIsOff) {
   Do(ChurnKind::kForeign, 10);
   EXPECT_EQ(RowOf(ChurnKind::kForeign).result, CoverageResult::kUnobservable);
   coverage_.SetSource(EventSource::kKernel, true);
+  EXPECT_EQ(RowOf(ChurnKind::kForeign).result, CoverageResult::kNothing)
+      << "it owes nothing for what was done before";
+  Do(ChurnKind::kForeign, 10);
   EXPECT_EQ(RowOf(ChurnKind::kForeign).result, CoverageResult::kMissed);
+}
+
+TEST_F(CoverageTest, NoSourceOwesAnEventForAnOperationThatChangedNothing) {
+  coverage_.SetSource(EventSource::kKernel, true);
+  for (int i = 0; i < 100; ++i) {
+    Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kPage);
+    discard.Changed({});
+  }
+  EXPECT_EQ(RowOf(ChurnKind::kDiscard).operations, 100U);
+  EXPECT_EQ(RowOf(ChurnKind::kDiscard).result, CoverageResult::kNothing);
+}
+
+TEST_F(CoverageTest, ASourceOwesEventsOnlyForWhatItReports) {
+  coverage_.SetSource(EventSource::kKernel, true);
+  for (int i = 0; i < 100; ++i) {
+    Coverage::Operation wp(coverage_, ChurnKind::kWp, kPage);
+    wp.Changed({true, true, false});
+    Tell(EventSource::kHook, kPage, 0, ThisThread());
+  }
+  EXPECT_EQ(RowOf(ChurnKind::kWp).result, CoverageResult::kSeen);
+  EXPECT_EQ(RowOf(ChurnKind::kWp).cells[2].owed, 0U);
+  Do(ChurnKind::kWp, 10);
+  EXPECT_EQ(RowOf(ChurnKind::kWp).result, CoverageResult::kMissed);
+}
+
+TEST_F(CoverageTest, AHookEventOfAThreadWithoutAnOperationBelongsToNoOperation) {
+  std::optional<Coverage::Operation> fork;
+  std::thread([&] { fork.emplace(coverage_, ChurnKind::kFork, kPage); }).join();
+  for (int i = 0; i < 17; ++i) Tell(EventSource::kHook, kPage, 0, ThisThread());
+  fork.reset();
+  EXPECT_EQ(RowOf(ChurnKind::kFork).cells[0].events, 0U);
+  EXPECT_EQ(RowOf(ChurnKind::kFork).result, CoverageResult::kUnobservable);
+  EXPECT_EQ(coverage_.Matrix().others[0], 17U);
+}
+
+TEST_F(CoverageTest, WhatTheKernelDoesForAnotherThreadBelongsToAKindThatLetsOthersAct) {
+  coverage_.SetSource(EventSource::kKernel, true);
+  std::optional<Coverage::Operation> fork;
+  std::optional<Coverage::Operation> zap;
+  std::thread([&] {
+    fork.emplace(coverage_, ChurnKind::kFork, kPage);
+    zap.emplace(coverage_, ChurnKind::kZap, kPage);
+  }).join();
+  Tell(EventSource::kKernel, kPage, 0, ThisThread());
+  EXPECT_EQ(RowOf(ChurnKind::kFork).cells[2].events, 1U);
+  EXPECT_EQ(RowOf(ChurnKind::kZap).cells[2].events, 0U);
+}
+
+TEST_F(CoverageTest, WhatTheKernelDoesForAnActorBelongsToItsOperation) {
+  coverage_.SetSource(EventSource::kKernel, true);
+  constexpr int32_t kActor = 1;
+  Coverage::Operation adversary(coverage_, ChurnKind::kAdversary, kPage);
+  adversary.ActsAs(kActor);
+  const Coverage::Operation fork(coverage_, ChurnKind::kFork, kPage);
+  Tell(EventSource::kKernel, kPage, 0, kActor);
+  EXPECT_EQ(RowOf(ChurnKind::kAdversary).cells[2].events, 1U);
+}
+
+TEST_F(CoverageTest, AnEventThatIsReadLateBelongsToItsOperation) {
+  coverage_.SetSource(EventSource::kKernel, true);
+  HostEvent late;
+  late.source = EventSource::kKernel;
+  late.range = kPage;
+  late.tid = ThisThread();
+  {
+    const Coverage::Operation zap(coverage_, ChurnKind::kZap, kPage);
+    late.happened_ns = MonotonicNs();
+  }
+  Do(ChurnKind::kDiscard, 5000);
+  coverage_.Report(late);
+  EXPECT_EQ(RowOf(ChurnKind::kZap).cells[2].events, 1U);
+}
+
+TEST_F(CoverageTest, ASourceThatHasNotGotAsFarAsAForgottenOperationHasNotMissedIt) {
+  coverage_.SetSource(EventSource::kKernel, true);
+  Do(ChurnKind::kForeign, 100);
+  EXPECT_EQ(RowOf(ChurnKind::kForeign).cells[2].owed, 100U);
+  Do(ChurnKind::kMemslot, 20000);
+  EXPECT_EQ(RowOf(ChurnKind::kForeign).cells[2].owed, 0U);
+}
+
+TEST_F(CoverageTest, ASourceThatLostRecordsMayHaveLostThoseThatAreNotThere) {
+  coverage_.SetSource(EventSource::kUffd, false);
+  coverage_.SetSource(EventSource::kKernel, true);
+  Do(ChurnKind::kForeign, 100);
+  HostEvent lost;
+  lost.source = EventSource::kKernel;
+  lost.change = HostChange::kLostRecords;
+  coverage_.Report(lost);
+  EXPECT_EQ(RowOf(ChurnKind::kForeign).result, CoverageResult::kTooFew);
 }
 
 TEST_F(CoverageTest, OfAFewOperationsOnlyAHookMustHaveSeenOne) {

@@ -1,4 +1,4 @@
-#include "vmm/memory/event_log.h"
+#include "vmm/evidence/event_log.h"
 
 #include <gtest/gtest.h>
 
@@ -37,25 +37,6 @@ TEST(EventLogTest, ForgetsTheOldestAndShowsTheGap) {
   const std::vector<NumberedEvent> events = log.Since(0, 1);
   ASSERT_EQ(events.size(), 1);
   EXPECT_EQ(events[0].number, 5);
-  EXPECT_FALSE(log.Touched(EventAt(4).range, 0));
-  EXPECT_TRUE(log.Touched(EventAt(5).range, 0));
-}
-
-TEST(EventLogTest, TouchedLooksOnlyAtWhatCameSince) {
-  EventLog log;
-  log.Report(EventAt(7));
-  EXPECT_TRUE(log.Touched(EventAt(7).range, 0));
-  EXPECT_FALSE(log.Touched(EventAt(7).range, 1));
-}
-
-TEST(EventLogTest, CountsBySourceAndChange) {
-  EventLog log;
-  log.Report(EventAt(1, EventSource::kHook));
-  log.Report(EventAt(2, EventSource::kKernel));
-  const EventCounts counts = log.Counts();
-  EXPECT_EQ(counts[0][static_cast<size_t>(HostChange::kDiscard)], 1);
-  EXPECT_EQ(counts[1][static_cast<size_t>(HostChange::kDiscard)], 0);
-  EXPECT_EQ(counts[2][static_cast<size_t>(HostChange::kDiscard)], 1);
 }
 
 TEST(EventLogTest, PassesEachEventOn) {
@@ -63,9 +44,8 @@ TEST(EventLogTest, PassesEachEventOn) {
     void Report(const HostEvent& event) override { range = event.range; }
     HvaRange range;
   };
-  EventLog log;
   Last last;
-  log.SetSink(&last);
+  EventLog log(&last);
   log.Report(EventAt(9));
   EXPECT_EQ(last.range, EventAt(9).range);
 }

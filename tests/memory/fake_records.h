@@ -11,8 +11,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "vmm/memory/host_event.h"
-#include "vmm/memory/kernel_notifier.h"
+#include "vmm/evidence/host_event.h"
+#include "vmm/sources/kernel/kernel_notifier.h"
 
 namespace underfoot::testing {
 

@@ -25,7 +25,7 @@ class FaultAroundSideTest : public MemoryTest {
 
   Answers PageInSome() {
     Answers answers;
-    side().source.PageInSome(side().Pages(0, kWindow), answers);
+    side().source.PageInSome(side().Pages(0, kWindow), answers, nullptr);
     return answers;
   }
   void ExpectPresent(const Answers& answers, uint64_t i, Access granted = Access::kWrite) {
@@ -87,9 +87,9 @@ TEST_P(FaultAroundSideTest, AWriteProtectionIsNotLifted) {
 // The page itself comes in without a translation, its neighbours not at all.
 TEST_P(FaultAroundSideTest, WhileARemovalSettlesThereIsNothingAround) {
   Create(absl::Hours(1));
-  side().settling.Add(side().Pages(4, 4));
+  side().removals.Add(side().Pages(4, 4));
   const FaultAroundResult result = Around(5);
-  EXPECT_EQ(result.fault.outcome, FaultOutcome::kSettling);
+  EXPECT_EQ(result.fault.outcome, FaultOutcome::kRemovalPending);
   EXPECT_EQ(result.around, 0u);
   EXPECT_TRUE(side().EntryOf(5).present);
   for (uint64_t i = 0; i < kWindow; ++i) {

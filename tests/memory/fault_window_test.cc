@@ -1,4 +1,4 @@
-#include "vmm/memory/fault_window.h"
+#include "vmm/sources/uffd/fault_window.h"
 
 #include <gtest/gtest.h>
 

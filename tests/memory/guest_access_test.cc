@@ -1,9 +1,10 @@
 // The VMM's own accesses to guest RAM, with a translation and without.
 
-#include "vmm/memory/guest_access.h"
+#include "vmm/ram/guest_access.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -20,6 +21,7 @@
 #include "absl/time/clock.h"
 #include "tests/memory/memory_test.h"
 #include "tests/support/thread_state.h"
+#include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot::testing {
 namespace {
@@ -48,7 +50,7 @@ class GuestAccessTest : public MemoryTest {
     return word;
   }
   // Of the slot that the tests' pages lie in.
-  uint32_t SlotId() { return side().memory->FindSlot(side().GpaAt(0))->id; }
+  uint32_t SlotId() { return side().memory->slots()[2].id; }
   void DeleteSlot() { ASSERT_TRUE(mmu().DeleteMemslot(SlotId()).ok()); }
   void CreateSlot() {
     const RamSlot& slot = side().memory->slots()[SlotId()];
@@ -108,7 +110,7 @@ TEST_P(GuestAccessTest, WhileItsSlotIsAwayTheAccessGoesByHva) {
 TEST_P(GuestAccessTest, WhileAPageSettlesTheAccessGoesByHva) {
   Create(absl::Hours(1));
   StartMonitor();
-  side().settling.Add(side().Pages(0));
+  side().removals.Add(side().Pages(0));
   ASSERT_TRUE(WriteWord(side().GpaAt(0), 5).ok());
   EXPECT_EQ(ReadWord(side().GpaAt(0)), 5u);
   EXPECT_FALSE(side().LeafOf(0).has_value());
@@ -116,7 +118,7 @@ TEST_P(GuestAccessTest, WhileAPageSettlesTheAccessGoesByHva) {
 
 TEST_P(GuestAccessTest, AWriteByHvaLiftsAWriteProtection) {
   ASSERT_TRUE(WriteWord(side().GpaAt(0), 5).ok());
-  ASSERT_TRUE(side().hooks.WriteProtect(side().Pages(0)).ok());
+  ASSERT_TRUE(hooked::WriteProtect(side().uffd, side().Pages(0)).ok());
   DeleteSlot();
   EXPECT_EQ(ReadWord(side().GpaAt(0)), 5u);
   EXPECT_TRUE(side().EntryOf(0).uffd_wp);
@@ -158,7 +160,12 @@ TEST_P(GuestAccessTest, AnAccessByHvaWaitsForAMappingThatIsAway) {
   std::thread writer;
   {
     const MmHooks::Absence away(side().hooks, side().Pages(0));
-    ASSERT_TRUE(side().hooks.Mremap(side().Pages(0), HvaOf(elsewhere)).ok());
+    ASSERT_TRUE(hooked::Mremap(side().Pages(0), HvaOf(elsewhere)).ok());
+    // Into a hole another thread's mapping could come, and the way back would take it away. Past
+    // the hooks, to which this is no change of RAM.
+    ASSERT_EQ(syscall(SYS_mmap, home.value, kPageSize, PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0),
+              static_cast<long>(home.value));
     writer = std::thread([&] {
       writer_id = gettid();
       const absl::Status written = WriteWord(side().GpaAt(0), 6);
@@ -167,7 +174,7 @@ TEST_P(GuestAccessTest, AnAccessByHvaWaitsForAMappingThatIsAway) {
     });
     EXPECT_TRUE(WaitUntil([&] { return done || (writer_id != 0 && ThreadSleeps(writer_id)); }));
     EXPECT_FALSE(done);
-    ASSERT_TRUE(side().hooks.Mremap(PageRangeOf(HvaOf(elsewhere)), home).ok());
+    ASSERT_TRUE(hooked::Mremap(PageRangeOf(HvaOf(elsewhere)), home).ok());
   }
   writer.join();
   EXPECT_EQ(side().Load(0), 6u);
@@ -179,7 +186,9 @@ class StagedPageIns final : public PageSource {
   using Stage = std::function<PageInResult(Hva page, Access access)>;
 
   void Set(Stage stage) { stage_ = std::move(stage); }
-  PageInResult PageIn(Hva page, Access access) override { return stage_(page, access); }
+  PageInResult PageIn(Hva page, Access access, FaultContext*) override {
+    return stage_(page, access);
+  }
 
  private:
   Stage stage_;
@@ -190,7 +199,7 @@ TEST_P(GuestAccessTest, AFailureThatABracketExplainsIsTriedAgain) {
   Mmu without_slots(source);
   bool failed = false;
   source.Set([&](Hva page, Access wanted) {
-    if (std::exchange(failed, true)) return side().source.PageIn(page, wanted);
+    if (std::exchange(failed, true)) return side().source.PageIn(page, wanted, nullptr);
     InvalidationScope came_and_went(without_slots.notifier(), {PageRangeOf(page)});
     return PageInResult{};
   });
@@ -201,13 +210,48 @@ TEST_P(GuestAccessTest, AFailureThatABracketExplainsIsTriedAgain) {
   EXPECT_TRUE(read.ok()) << read;
 }
 
+// As while a fork event waits to be read for which no descriptor is free.
+TEST_P(GuestAccessTest, AnAccessThatTheSourcePutsOffTooOftenIsUnavailableAndCanBeMadeAgain) {
+  constexpr unsigned kTries = 12;
+  StagedPageIns source;
+  Mmu mmu(source, {.page_in_tries = kTries});
+  unsigned refused = 0;
+  bool again = true;
+  source.Set([&](Hva page, Access wanted) {
+    if (!again) return side().source.PageIn(page, wanted, nullptr);
+    ++refused;
+    return PageInResult{PageInOutcome::kAgain, {}, Access::kRead};
+  });
+  GuestAccess access(mmu, *side().memory, side().pagemap);
+  Reader reader(mmu.readers());
+  const RamSlot& slot = side().memory->slots()[SlotId()];
+  const Gfn gfn = GfnOf(slot.gpa);
+  std::array<std::byte, 8> word{};
+  for (const bool by_hva : {true, false}) {
+    if (!by_hva) {
+      ASSERT_TRUE(
+          mmu.CreateMemslot(
+                 {.id = slot.id, .gfns = {gfn, gfn + slot.bytes / kPageSize}, .hva = slot.hva})
+              .ok());
+    }
+    again = true;
+    refused = 0;
+    const absl::Status read = access.Read(reader, side().GpaAt(0), word);
+    EXPECT_TRUE(absl::IsUnavailable(read)) << read;
+    EXPECT_NE(std::string(read.message()).find("try again later"), std::string::npos) << read;
+    EXPECT_EQ(refused, kTries);
+    again = false;
+    EXPECT_TRUE(access.Read(reader, side().GpaAt(0), word).ok());
+  }
+}
+
 TEST_P(GuestAccessTest, AnAccessByHvaWaitsForABracketThatBeganAfterThePageIn) {
   StagedPageIns source;
   Mmu without_slots(source);
   std::optional<BracketToken> overtaking;  // begins before anybody can use the page
   std::atomic<bool> overtaken{false};
   source.Set([&](Hva page, Access wanted) {
-    const PageInResult in = side().source.PageIn(page, wanted);
+    const PageInResult in = side().source.PageIn(page, wanted, nullptr);
     if (!overtaking.has_value()) overtaking = without_slots.notifier().Begin({PageRangeOf(page)});
     overtaken = true;
     return in;
@@ -226,6 +270,24 @@ TEST_P(GuestAccessTest, AnAccessByHvaWaitsForABracketThatBeganAfterThePageIn) {
   EXPECT_FALSE(done);
   without_slots.notifier().End(*overtaking);
   writer.join();
+}
+
+TEST_P(GuestAccessTest, AnAccessByHvaNoticesABracketThatIsOver) {
+  StagedPageIns source;
+  Mmu without_slots(source);
+  int page_ins = 0;
+  source.Set([&](Hva page, Access wanted) {
+    const PageInResult in = side().source.PageIn(page, wanted, nullptr);
+    if (++page_ins > 1) return in;
+    InvalidationScope came_and_went(without_slots.notifier(), {PageRangeOf(page)});
+    EXPECT_TRUE(side().hooks.Discard(PageRangeOf(page)).ok());
+    return in;
+  });
+  GuestAccess access(without_slots, *side().memory, side().pagemap);
+  Reader reader(without_slots.readers());
+  std::array<std::byte, 8> word{};
+  EXPECT_TRUE(access.Write(reader, side().GpaAt(0), word).ok());
+  EXPECT_EQ(page_ins, 2) << "the access has found its page gone, instead of faulting on it";
 }
 
 TEST_P(GuestAccessTest, AnAccessThatIsNotInRamIsOutOfRangeAndSaysWhere) {

@@ -1,13 +1,14 @@
 // The late source: what it recognizes, what it drops, and what it does about a loss. Its records
 // are made by hand; kvm_tracepoints_test.cc has the kernel's.
 
-#include "vmm/memory/kernel_notifier.h"
+#include "vmm/sources/kernel/kernel_notifier.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 
 #include "tests/memory/fake_records.h"
 #include "tests/memory/memory_test.h"
+#include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot::testing {
 namespace {
@@ -30,11 +32,11 @@ class KernelNotifierTest : public MemoryTest {
     if (side_ == nullptr) return;
     StartMonitor();
     for (uint64_t i = 0; i < kLeaves; ++i) FaultIn(i);
-    kernel_.emplace(mmu(), log_, side().memory->hvas(), records_.Opener());
-    kernel_->SetAgeSink([this](HvaRange pages, int64_t) {
-      ++aged_;
-      last_aged_ = pages;
-    });
+    kernel_.emplace(mmu(), side().own_changes, side().memory->hvas(), records_.Opener(),
+                    KernelNotifierOptions{.removal_records = &side().ram->removal_records(),
+                                          .foreign_changes = &side().ram->foreign_changes(),
+                                          .sink = &log_,
+                                          .open_sink = [this] { ++opened_; }});
     const absl::Status started = kernel_->Start();
     ASSERT_TRUE(started.ok()) << started;
     const absl::Status open = kernel_->WaitUntilOpen();
@@ -60,8 +62,7 @@ class KernelNotifierTest : public MemoryTest {
   EventLog log_;
   FakeRecords records_;
   std::optional<KernelNotifier> kernel_;
-  std::atomic<uint64_t> aged_{0};
-  HvaRange last_aged_;
+  std::atomic<int> opened_{0};
 };
 
 TEST_P(KernelNotifierTest, WhatOnlyTheKernelToldDropsItsTranslationsAndNoOther) {
@@ -86,6 +87,27 @@ TEST_P(KernelNotifierTest, WhatOnlyTheKernelToldDropsItsTranslationsAndNoOther) 
   EXPECT_GE(event.taken_ns, event.happened_ns);
 }
 
+TEST_P(KernelNotifierTest, OnlyAForeignChangeIsNotedForTheAuditor) {
+  const ForeignChanges& noted = side().ram->foreign_changes();
+  int64_t inside = 0;
+  {
+    InvalidationScope hook(mmu().notifier(), {side().Pages(3), InvalidationKind::kUnmap});
+    inside = MonotonicNs();
+  }
+  records_.Tell(side().Pages(3), gettid(), inside);
+  records_.Tell(side().Pages(4), kForeignTid, MonotonicNs(), KernelRecord::Kind::kAge);
+  Drain();
+  EXPECT_FALSE(noted.Lately(side().Pages(0, kLeaves)));
+  records_.Tell(side().Pages(5));
+  Drain();
+  EXPECT_TRUE(noted.Lately(side().Pages(5)));
+  EXPECT_FALSE(noted.Lately(side().Pages(6)));
+}
+
+TEST_P(KernelNotifierTest, ItReportsThatItIsOpenBeforeAnybodyHasWaitedForThat) {
+  EXPECT_EQ(opened_, 1);
+}
+
 TEST_P(KernelNotifierTest, WhatAHookDidIsKnownAndInvalidatedOnce) {
   int64_t inside = 0;
   {
@@ -102,8 +124,8 @@ TEST_P(KernelNotifierTest, WhatAHookDidIsKnownAndInvalidatedOnce) {
   EXPECT_TRUE(LastEvent().known);
 }
 
-// Says when a bracket was between its Begin and its End. Subscribers are called in their order.
-class Witness final : public Subscriber {
+// Notes a time between the Begin and the End of a bracket. Subscribers are called in their order.
+class TimeInBracket final : public Subscriber {
  public:
   bool Invalidate(const Invalidation&) override {
     inside_ns_ = MonotonicNs();
@@ -117,13 +139,13 @@ class Witness final : public Subscriber {
 };
 
 TEST_P(KernelNotifierTest, ARealHookIsAnnouncedFromItsBeginToItsEnd) {
-  Witness witness;
-  mmu().notifier().Register(witness);
-  ASSERT_TRUE(side().hooks.Madvise(side().Pages(3), MADV_DONTNEED).ok());
+  TimeInBracket in_bracket;
+  mmu().notifier().Register(in_bracket);
+  ASSERT_TRUE(hooked::Madvise(side().Pages(3), MADV_DONTNEED).ok());
   const int64_t after = MonotonicNs();
-  mmu().notifier().Unregister(witness);
-  EXPECT_TRUE(kernel_->own_changes().Made(gettid(), side().Pages(3), witness.inside_ns()));
-  EXPECT_FALSE(kernel_->own_changes().Made(gettid(), side().Pages(3), after + 1'000'000));
+  mmu().notifier().Unregister(in_bracket);
+  EXPECT_TRUE(side().own_changes.Made(gettid(), side().Pages(3), in_bracket.inside_ns()));
+  EXPECT_FALSE(side().own_changes.Made(gettid(), side().Pages(3), after + 1'000'000));
 }
 
 // A raw call of the same thread, and one of another thread beside the hook.
@@ -140,15 +162,11 @@ TEST_P(KernelNotifierTest, WhatHappenedBesideAHookIsForeign) {
 }
 
 TEST_P(KernelNotifierTest, ARemovalThatUserfaultfdToldOfIsKnownWhileItSettles) {
-  HostEvent removal;
-  removal.source = EventSource::kUffd;
-  removal.change = HostChange::kDiscard;
-  removal.range = side().Pages(3, 4);
-  removal.happened_ns = MonotonicNs();
-  log_.Report(removal);
-  records_.Tell(side().Pages(4), kForeignTid, removal.happened_ns + 1000);
-  records_.Tell(side().Pages(6, 2), kForeignTid, removal.happened_ns + 1000);
-  records_.Tell(side().Pages(5), kForeignTid, removal.happened_ns + 60'000'000);
+  const int64_t read_ns = MonotonicNs();
+  side().ram->removal_records().Reported(side().Pages(3, 4), read_ns);
+  records_.Tell(side().Pages(4), kForeignTid, read_ns + 1000);
+  records_.Tell(side().Pages(6, 2), kForeignTid, read_ns + 1000);
+  records_.Tell(side().Pages(5), kForeignTid, read_ns + 60'000'000);
   Drain();
   EXPECT_EQ(kernel_->Stats().known, 1u);
   EXPECT_EQ(kernel_->Stats().foreign, 2u) << "beyond the removal, and too long after it";
@@ -156,17 +174,13 @@ TEST_P(KernelNotifierTest, ARemovalThatUserfaultfdToldOfIsKnownWhileItSettles) {
 
 // A page may have settled by evidence and have a leaf again: the next change of it is another one.
 TEST_P(KernelNotifierTest, ARemovalExplainsOneRecordOfEachPage) {
-  HostEvent removal;
-  removal.source = EventSource::kUffd;
-  removal.change = HostChange::kDiscard;
-  removal.range = side().Pages(3);
-  removal.happened_ns = MonotonicNs();
-  log_.Report(removal);
-  records_.Tell(side().Pages(3), kForeignTid, removal.happened_ns + 1000);
+  const int64_t read_ns = MonotonicNs();
+  side().ram->removal_records().Reported(side().Pages(3), read_ns);
+  records_.Tell(side().Pages(3), kForeignTid, read_ns + 1000);
   Drain();
   EXPECT_EQ(kernel_->Stats().known, 1u);
   EXPECT_TRUE(side().LeafOf(3).has_value());
-  records_.Tell(side().Pages(3), kForeignTid, removal.happened_ns + 2000);
+  records_.Tell(side().Pages(3), kForeignTid, read_ns + 2000);
   Drain();
   EXPECT_EQ(kernel_->Stats().foreign, 1u);
   EXPECT_FALSE(side().LeafOf(3).has_value());
@@ -176,6 +190,7 @@ TEST_P(KernelNotifierTest, ALostRecordInvalidatesEverything) {
   records_.Lose(7);
   Drain();
   EXPECT_EQ(Leaves(), 0u);
+  EXPECT_TRUE(side().ram->foreign_changes().Lately(side().Pages(6)));
   EXPECT_EQ(kernel_->Stats().lost, 7u);
   EXPECT_EQ(kernel_->Stats().resyncs, 1u);
   EXPECT_EQ(LastEvent().change, HostChange::kLostRecords);
@@ -213,12 +228,12 @@ TEST_P(KernelNotifierTest, AnAgeIsCountedAndToldAndDropsNothing) {
   Drain();
   EXPECT_EQ(kernel_->Stats().ages, kAges);
   EXPECT_EQ(kernel_->Stats().unmaps, 0u);
-  EXPECT_EQ(aged_, kAges);
-  EXPECT_EQ(last_aged_, side().Pages((kAges - 1) % kLeaves));
   EXPECT_EQ(Leaves(), kLeaves);
-  EXPECT_EQ(log_.Counts()[static_cast<size_t>(EventSource::kKernel)]
-                         [static_cast<size_t>(HostChange::kAge)],
-            1u)
+  const std::vector<NumberedEvent> events = log_.Since(0, EventLog::kCapacity);
+  EXPECT_EQ(
+      std::count_if(events.begin(), events.end(),
+                    [](const NumberedEvent& one) { return one.event.change == HostChange::kAge; }),
+      1)
       << "a flood of them is not for the log";
 }
 
@@ -247,21 +262,21 @@ TEST_P(KernelNotifierTest, StopActsUponWhatWasToldAndLeavesNoSubscriber) {
   kernel_->Stop();
   EXPECT_FALSE(side().LeafOf(3).has_value());
   EXPECT_FALSE(kernel_->Drain());
-  ASSERT_TRUE(side().hooks.Madvise(side().Pages(5), MADV_DONTNEED).ok());
+  ASSERT_TRUE(hooked::Madvise(side().Pages(5), MADV_DONTNEED).ok());
   EXPECT_TRUE(kernel_->Stats().enabled) << "it was";
 }
 
 TEST_P(KernelNotifierTest, WhereItCannotBeOpenedItSaysWhyAndNobodyWaits) {
-  KernelNotifier none(mmu(), log_, side().memory->hvas(),
+  KernelNotifier none(mmu(), side().own_changes, side().memory->hvas(),
                       []() -> absl::StatusOr<std::unique_ptr<KernelRecordSource>> {
-                        return absl::FailedPreconditionError("tracefs is not mounted");
+                        return absl::FailedPreconditionError("no tracefs is mounted");
                       });
   EXPECT_FALSE(none.Drain());
   ASSERT_TRUE(none.Start().ok());
-  EXPECT_THAT(std::string(none.WaitUntilOpen().message()), HasSubstr("not mounted"));
+  EXPECT_THAT(std::string(none.WaitUntilOpen().message()), HasSubstr("no tracefs"));
   EXPECT_FALSE(none.Drain());
   EXPECT_FALSE(none.enabled());
-  EXPECT_EQ(none.Stats().why_not, "tracefs is not mounted");
+  EXPECT_EQ(none.Stats().why_not, "no tracefs is mounted");
   none.Stop();
 }
 
@@ -270,7 +285,7 @@ TEST_P(KernelNotifierTest, BesideHooksAndFaultsEveryDrainEnds) {
   std::atomic<bool> stop{false};
   std::thread hooks([&] {
     for (uint64_t n = 0; !stop; ++n) {
-      EXPECT_TRUE(side().hooks.Madvise(side().Pages(n % kLeaves), MADV_DONTNEED).ok());
+      EXPECT_TRUE(hooked::Madvise(side().Pages(n % kLeaves), MADV_DONTNEED).ok());
     }
   });
   std::thread toucher([&] {

@@ -1,28 +1,36 @@
 // The kernel's own records: a virtual machine without a vCPU or a memslot is enough for the kernel
 // to tell KVM of every change of this process's memory.
 
-#include "vmm/memory/kvm_tracepoints.h"
+#include "vmm/sources/kernel/kvm_tracepoints.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
-#include "mmu/ordering.h"
+#include "mmu/base/ordering.h"
 #include "tests/bench/cpus.h"
 #include "tests/memory/memory_test.h"
+#include "tests/support/skip.h"
 #include "tests/support/thread_state.h"
-#include "vmm/kvm.h"
-#include "vmm/memory/kernel_notifier.h"
+#include "tests/support/wait_until.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/sources/hooks/hooked_calls.h"
+#include "vmm/sources/kernel/kernel_notifier.h"
 
 namespace underfoot::testing {
 namespace {
@@ -160,9 +168,120 @@ TEST_F(KvmTracepointsTest, AFullRingIsNoticedAndTheLossIsCounted) {
   EXPECT_EQ(after.lost + read + rest, all);
 }
 
-TEST_F(KvmTracepointsTest, AnotherNameOfTheEventsDirectoryIsAnError) {
-  const auto source = KvmTracepoints::Open(Pages(0), {.tracefs = {"/nonexistent"}});
-  EXPECT_FALSE(source.ok());
+// For a machine where nothing is mounted, as a new one.
+TEST_F(KvmTracepointsTest, NoTracefsHasToBeMounted) {
+  const auto source = KvmTracepoints::Open(Pages(0), {.mountinfo = "/dev/null"});
+  if (absl::IsPermissionDenied(source.status())) GTEST_SKIP() << source.status().message();
+  EXPECT_TRUE(source.ok()) << source.status();
+}
+
+TEST_F(KvmTracepointsTest, RecordsAreStampedWithTheClockOfThisTimeNamespace) {
+  std::string offsets = ::testing::TempDir() + "timens-XXXXXX";
+  const UniqueFd file(mkstemp(offsets.data()));
+  ASSERT_TRUE(file.valid());
+  ASSERT_GT(dprintf(file.get(), "monotonic 1000000 5\nboottime 7 0\n"), 0);
+  const auto ahead = KvmTracepoints::Open(Pages(0, kPages), {.timens_offsets = offsets});
+  ASSERT_EQ(unlink(offsets.c_str()), 0);
+  ASSERT_TRUE(ahead.ok()) << ahead.status();
+  // Of the host's clock, wherever this test runs.
+  const int64_t before = MonotonicNs() - MonotonicOffsetNs("/proc/self/timens_offsets");
+  Discard(Pages(3));
+  KernelBatch batch;
+  (*ahead)->Read(batch);
+  std::erase_if(batch.records, [](const KernelRecord& record) { return record.tid != gettid(); });
+  ASSERT_FALSE(batch.records.empty());
+  EXPECT_GE(batch.records.front().time_ns, before + int64_t{1'000'000} * 1'000'000'000);
+}
+
+TEST(MonotonicOffsetTest, IsTheSumOfSecondsAndNanosecondsOfItsLine) {
+  const std::string name = ::testing::TempDir() + "timens-offsets";
+  std::ofstream(name) << "monotonic           -3         7\nboottime            9         0\n";
+  EXPECT_EQ(MonotonicOffsetNs(name), -2'999'999'993);
+  std::ofstream(name, std::ios::trunc) << "boottime 9 0\n";
+  EXPECT_EQ(MonotonicOffsetNs(name), 0);
+  ASSERT_EQ(unlink(name.c_str()), 0);
+  EXPECT_EQ(MonotonicOffsetNs(name), 0) << "a kernel without time namespaces";
+}
+
+// Which CPUs are watched. No machine is needed: the tracepoints are there all the same.
+class WatchedCpusTest : public ::testing::Test {
+ protected:
+  static constexpr HvaRange kAnyRange = {Hva{kPageSize}, Hva{2 * kPageSize}};
+  // Of the last CPU.
+  static inline int failing_cpu = -1;
+  static inline int failure = ENODEV;
+
+  static int OpenUnlessFailing(const perf_event_attr& attr, int cpu) {
+    if (cpu != failing_cpu) return OpenPerfEvent(attr, cpu);
+    errno = failure;
+    return -1;
+  }
+  // Looks when it is asked to, and not by the time.
+  void SetUp() override {
+    failing_cpu = -1;
+    const auto source = KvmTracepoints::Open(kAnyRange);
+    if (!source.ok()) GTEST_SKIP() << source.status().message();
+    all_ = (*source)->cpus_watched();
+    ASSERT_GE(all_, 1u);
+    failing_cpu = static_cast<int>(all_) - 1;
+    failure = ENODEV;
+    if (all_ == 1) GTEST_SKIP() << "a single CPU";
+    auto opened = KvmTracepoints::Open(
+        kAnyRange, {.open_event = OpenUnlessFailing, .look_period = std::chrono::hours(1)});
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    source_ = *std::move(opened);
+  }
+  bool OverrunAfterALook() {
+    source_->LookForCpus();
+    KernelBatch batch;
+    source_->Read(batch);
+    return batch.overrun;
+  }
+
+  size_t all_ = 0;
+  std::unique_ptr<KvmTracepoints> source_;
+};
+
+TEST_F(WatchedCpusTest, AreAllThatThisProcessMayRunOn) {
+  cpu_set_t mine;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(mine), &mine), 0);
+  EXPECT_GE(all_, static_cast<size_t>(CPU_COUNT(&mine)));
+}
+
+TEST_F(WatchedCpusTest, ACpuThatIsOfflineIsNoLoss) {
+  EXPECT_EQ(source_->cpus_watched(), all_ - 1);
+  EXPECT_FALSE(OverrunAfterALook());
+}
+
+TEST_F(WatchedCpusTest, ACpuThatComesLaterIsWatchedAndWhatItToldBeforeIsLost) {
+  failing_cpu = -1;
+  EXPECT_TRUE(OverrunAfterALook());
+  EXPECT_EQ(source_->cpus_watched(), all_);
+  EXPECT_FALSE(OverrunAfterALook()) << "once";
+}
+
+TEST_F(WatchedCpusTest, ACpuThatCannotBeWatchedIsALossInEachLook) {
+  failure = EMFILE;
+  EXPECT_TRUE(OverrunAfterALook());
+  EXPECT_TRUE(OverrunAfterALook());
+  EXPECT_EQ(source_->cpus_watched(), all_ - 1);
+  failing_cpu = -1;
+  EXPECT_TRUE(OverrunAfterALook());
+  EXPECT_FALSE(OverrunAfterALook());
+}
+
+TEST_F(WatchedCpusTest, ACpuThatGoesOfflineAndComesBackIsWatchedAgain) {
+  UNDERFOOT_CHANGES_THE_HOST();
+  const std::string online = "/sys/devices/system/cpu/cpu" + std::to_string(all_ - 1) + "/online";
+  failing_cpu = -1;
+  EXPECT_TRUE(OverrunAfterALook());
+  const auto set = [&](char value) { return !!(std::ofstream(online) << value << std::flush); };
+  if (!set('0')) GTEST_SKIP() << "no CPU can be taken offline here: " << online;
+  EXPECT_TRUE(WaitUntil([&] { return OverrunAfterALook() || source_->cpus_watched() < all_; }))
+      << "its events stand still";
+  ASSERT_TRUE(set('1'));
+  EXPECT_TRUE(WaitUntil([&] { return OverrunAfterALook(); }));
+  EXPECT_EQ(source_->cpus_watched(), all_);
 }
 
 // Leaves the records where the kernel has put them for as long as a test wants.
@@ -192,13 +311,14 @@ class KernelSourceTest : public MemoryTest {
     absl::StatusOr<Vm> vm = kvm->CreateVm();
     ASSERT_TRUE(vm.ok()) << vm.status();
     vm_.emplace(*std::move(vm));
-    kernel_.emplace(mmu(), log_, side().memory->hvas(),
-                    [this]() -> absl::StatusOr<std::unique_ptr<KernelRecordSource>> {
-                      auto all = KvmTracepoints::Open(side().memory->hvas());
-                      if (!all.ok()) return std::move(all).status();
-                      return std::make_unique<HeldRecords>(*std::move(all), held_);
-                    });
-    side().source.Announce(kernel_->own_changes());
+    kernel_.emplace(
+        mmu(), side().own_changes, side().memory->hvas(),
+        [this]() -> absl::StatusOr<std::unique_ptr<KernelRecordSource>> {
+          auto all = KvmTracepoints::Open(side().memory->hvas());
+          if (!all.ok()) return std::move(all).status();
+          return std::make_unique<HeldRecords>(*std::move(all), held_);
+        },
+        KernelNotifierOptions{.sink = &log_});
     StartMonitor();
     ASSERT_TRUE(kernel_->Start().ok());
     const absl::Status open = kernel_->WaitUntilOpen();
@@ -241,9 +361,9 @@ TEST_P(KernelSourceTest, TwentyThousandChangesAreAllToldAndNoneIsLost) {
 TEST_P(KernelSourceTest, HooksAndWriteFaultsAreKnownAndNothingIsForeign) {
   held_.store(true, kRelease);
   for (uint64_t i = 0; i < 50; ++i) side().Store(i, i);
-  ASSERT_TRUE(side().hooks.WriteProtect(side().Pages(0, 50)).ok());
+  ASSERT_TRUE(hooked::WriteProtect(side().uffd, side().Pages(0, 50)).ok());
   for (uint64_t i = 0; i < 50; ++i) side().Store(i, i + 1);  // the protection is lifted
-  ASSERT_TRUE(side().hooks.Madvise(side().Pages(0, 50), MADV_DONTNEED).ok());
+  ASSERT_TRUE(hooked::Madvise(side().Pages(0, 50), MADV_DONTNEED).ok());
   ASSERT_TRUE(WaitUntil(OtherThreadsSleep));
   held_.store(false, kRelease);
   ASSERT_TRUE(kernel_->Drain());

@@ -1,6 +1,6 @@
 // Pages that MADV_FREE has left: which those are, to the page.
 
-#include "vmm/memory/lazy_frees.h"
+#include "vmm/evidence/lazy_frees.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>

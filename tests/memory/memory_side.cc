@@ -9,8 +9,9 @@
 #include <cerrno>
 #include <utility>
 
-#include "mmu/ordering.h"
-#include "mmu/rcu.h"
+#include "mmu/base/ordering.h"
+#include "mmu/base/rcu.h"
+#include "vmm/hooks/calls.h"
 
 namespace underfoot::testing {
 namespace {
@@ -21,26 +22,18 @@ std::atomic_ref<uint64_t> WordAt(Hva hva) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<MemorySide>> MemorySide::Create(Backing backing,
-                                                               absl::Duration settle,
-                                                               const UffdOptions& options,
-                                                               uint64_t fault_around) {
-  absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open(options);
-  if (!uffd.ok()) return std::move(uffd).status();
-  absl::StatusOr<Pagemap> pagemap = Pagemap::Open();
-  if (!pagemap.ok()) return std::move(pagemap).status();
-  absl::StatusOr<std::unique_ptr<GuestMemory>> memory = GuestMemory::Create(kBytes, backing, *uffd);
-  if (!memory.ok()) return std::move(memory).status();
-  std::unique_ptr<MemorySide> side(new MemorySide(*std::move(memory), *std::move(uffd),
-                                                  *std::move(pagemap), settle, fault_around));
-  const GuestMemory& ram = *side->memory;
-  if (absl::Status attached = side->hooks.Attach(ram.hvas(), backing, ram.fd()); !attached.ok()) {
-    return attached;
-  }
+absl::StatusOr<std::unique_ptr<MemorySide>> MemorySide::Create(CoherentRamOptions options) {
+  options.bytes = kBytes;
+  options.kernel_events = true;  // tests may listen to records
+  absl::StatusOr<std::unique_ptr<CoherentRam>> ram = CoherentRam::Create(options);
+  if (!ram.ok()) return std::move(ram).status();
+  std::unique_ptr<MemorySide> side(new MemorySide(*std::move(ram)));
   for (const RamSlot& slot : side->memory->slots()) {
     const Gfn gfn = GfnOf(slot.gpa);
-    if (absl::Status added = side->mmu.CreateMemslot(
-            {.id = slot.id, .gfns = {gfn, gfn + slot.bytes / kPageSize}, .hva = slot.hva});
+    if (absl::Status added = side->mmu.CreateMemslot({.id = slot.id,
+                                                      .gfns = {gfn, gfn + slot.bytes / kPageSize},
+                                                      .hva = slot.hva,
+                                                      .flags = {.log_dirty = options.log_writes}});
         !added.ok()) {
       return added;
     }
@@ -48,26 +41,28 @@ absl::StatusOr<std::unique_ptr<MemorySide>> MemorySide::Create(Backing backing,
   return side;
 }
 
-MemorySide::MemorySide(std::unique_ptr<GuestMemory> ram, Userfaultfd userfaultfd, Pagemap map,
-                       absl::Duration settle, uint64_t fault_around)
-    : memory(std::move(ram)),
-      uffd(std::move(userfaultfd)),
-      pagemap(std::move(map)),
-      settling(settle),
-      lazy(memory->backing() == Backing::kAnon ? memory->hvas() : HvaRange()),
-      source(uffd, pagemap, settling, memory->backing()),
-      mmu(source),
-      hooks(mmu.notifier(), uffd, expected, &events),
-      access(mmu, *memory, pagemap),
-      monitor(mmu, uffd, pagemap, source, expected, settling, &events, fault_around) {
-  hooks.NoteLazyFrees(lazy);
-  monitor.NoteLazyFrees(lazy);
-}
+MemorySide::MemorySide(std::unique_ptr<CoherentRam> coherent)
+    : ram(std::move(coherent)),
+      memory(&ram->memory()),
+      uffd(ram->uffd()),
+      pagemap(ram->pagemap()),
+      removals(ram->removals()),
+      lazy(ram->lazy_frees()),
+      expected(ram->expected()),
+      own_changes(ram->own_changes()),
+      source(ram->page_source()),
+      mmu(ram->mmu()),
+      events(ram->events()),
+      hooks(ram->hooks()),
+      access(ram->access()),
+      monitor(ram->monitor()) {}
 
 std::optional<Pte> MemorySide::LeafOf(uint64_t i) {
   rcu::ReadScope rcu;
   const auto leaf = mmu.stage2().Lookup(GfnAt(i));
-  return leaf.has_value() ? std::optional(leaf->pte) : std::nullopt;
+  // The leaf may be a block: the frame is that of this page.
+  if (!leaf.has_value()) return std::nullopt;
+  return leaf->pte.WithPfn(leaf->PfnOf(GfnAt(i)));
 }
 
 FaultResult MemorySide::Fault(uint64_t i, Access access_wanted) {
@@ -106,9 +101,15 @@ HvaRange MemorySide::MapMore() {
   Reader reader(mmu.readers());
   for (uint64_t i = 0; i < kCount; ++i) {
     EXPECT_EQ(mmu.faults().FaultIn(reader, kMore + i, Access::kWrite).outcome,
-              FaultOutcome::kMapped);
+              FaultInOutcome::kMapped);
   }
   return range;
+}
+
+absl::Status HookedMapOver(HvaRange range, int protection, int flags, int fd, uint64_t offset) {
+  void* const mapped = hooks::Mmap(PointerOf(range.begin), range.size(), protection,
+                                   flags | MAP_FIXED, fd, static_cast<off_t>(offset));
+  return mapped == MAP_FAILED ? absl::ErrnoToStatus(errno, "mmap(MAP_FIXED)") : absl::OkStatus();
 }
 
 int ForeignMadvise(HvaRange range, int advice) {

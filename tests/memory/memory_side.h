@@ -14,17 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "mmu/mmu.h"
-#include "vmm/memory/event_log.h"
-#include "vmm/memory/expected_events.h"
-#include "vmm/memory/guest_access.h"
-#include "vmm/memory/guest_memory.h"
-#include "vmm/memory/guest_page_source.h"
-#include "vmm/memory/lazy_frees.h"
-#include "vmm/memory/mm_hooks.h"
-#include "vmm/memory/pagemap.h"
-#include "vmm/memory/settling.h"
-#include "vmm/memory/uffd_monitor.h"
-#include "vmm/memory/userfaultfd.h"
+#include "vmm/coherent/coherent_ram.h"
 
 namespace underfoot::testing {
 
@@ -32,11 +22,8 @@ class MemorySide {
  public:
   static constexpr uint64_t kBytes = uint64_t{32} << 20;
 
-  // `settle`: how long a foreign removal settles. `fault_around`: as of the monitor, which does not
-  // run yet.
-  static absl::StatusOr<std::unique_ptr<MemorySide>> Create(Backing backing, absl::Duration settle,
-                                                            const UffdOptions& options = {},
-                                                            uint64_t fault_around = 1);
+  // RAM of kBytes, whatever the options say. The monitor does not run yet.
+  static absl::StatusOr<std::unique_ptr<MemorySide>> Create(CoherentRamOptions options);
 
   // The i-th page of a slot that only tests touch.
   Gfn GfnAt(uint64_t i) const { return GfnOf(memory->slots()[2].gpa) + i; }
@@ -62,23 +49,28 @@ class MemorySide {
   // By the file, past the mapping and userfaultfd. memfd only.
   void StoreInFile(uint64_t i, uint64_t value) const;
 
-  std::unique_ptr<GuestMemory> memory;
-  Userfaultfd uffd;
-  Pagemap pagemap;
-  SettlingRanges settling;
-  LazyFrees lazy;
-  ExpectedEvents expected;
-  GuestPageSource source;
-  Mmu mmu;
-  EventLog events;
-  MmHooks hooks;
-  GuestAccess access;
-  UffdMonitor monitor;
+  const std::unique_ptr<CoherentRam> ram;
+  // Its parts.
+  GuestMemory* const memory;
+  Userfaultfd& uffd;
+  const Pagemap& pagemap;
+  PendingRemovals& removals;
+  LazyFrees& lazy;
+  ExpectedEvents& expected;
+  OwnChanges& own_changes;
+  GuestPageSource& source;
+  Mmu& mmu;
+  EventLog& events;
+  MmHooks& hooks;
+  GuestAccess& access;
+  UffdMonitor& monitor;
 
  private:
-  MemorySide(std::unique_ptr<GuestMemory> memory, Userfaultfd uffd, Pagemap pagemap,
-             absl::Duration settle, uint64_t fault_around);
+  explicit MemorySide(std::unique_ptr<CoherentRam> coherent);
 };
+
+// mmap(2) with MAP_FIXED, by its hooked call.
+absl::Status HookedMapOver(HvaRange range, int protection, int flags, int fd, uint64_t offset);
 
 // A raw madvise(2), as a library would make it that knows nothing of guests. It returns when the
 // event was read; 0 or errno.

@@ -14,6 +14,12 @@
 #include "tests/support/skip.h"
 #include "tests/support/wait_until.h"
 
+// How many handlers read userfaultfd, and the name of the tests that run with them.
+#ifndef UNDERFOOT_TEST_HANDLERS
+#define UNDERFOOT_TEST_HANDLERS 1
+#define UNDERFOOT_TEST_BACKINGS Backing
+#endif
+
 namespace underfoot::testing {
 
 class MemoryTest : public ::testing::TestWithParam<Backing> {
@@ -26,7 +32,10 @@ class MemoryTest : public ::testing::TestWithParam<Backing> {
   void Create(absl::Duration settle, uint64_t fault_around = 1) {
     side_.reset();
     absl::StatusOr<std::unique_ptr<MemorySide>> side =
-        MemorySide::Create(GetParam(), settle, {}, fault_around);
+        MemorySide::Create({.backing = GetParam(),
+                            .fault_around = fault_around,
+                            .fault_handlers = UNDERFOOT_TEST_HANDLERS,
+                            .removal_bound = settle});
     if (absl::IsPermissionDenied(side.status())) {
       UNDERFOOT_SKIP(std::string(side.status().message()));
     }
@@ -54,7 +63,7 @@ class MemoryTest : public ::testing::TestWithParam<Backing> {
   void FaultIn(uint64_t i, Access access = Access::kWrite) {
     Reader reader(mmu().readers());
     ASSERT_EQ(mmu().faults().FaultIn(reader, side().GfnAt(i), access).outcome,
-              FaultOutcome::kMapped);
+              FaultInOutcome::kMapped);
   }
 
   std::unique_ptr<MemorySide> side_;
@@ -66,9 +75,12 @@ inline std::string BackingOf(const ::testing::TestParamInfo<Backing>& info) {
 
 }  // namespace underfoot::testing
 
-#define UNDERFOOT_FOR_BOTH_BACKINGS(Test)                                                          \
-  INSTANTIATE_TEST_SUITE_P(                                                                        \
-      Backing, Test, ::testing::Values(::underfoot::Backing::kAnon, ::underfoot::Backing::kMemfd), \
+#define UNDERFOOT_FOR_BOTH_BACKINGS_AS(Name, Test)                                              \
+  INSTANTIATE_TEST_SUITE_P(                                                                     \
+      Name, Test, ::testing::Values(::underfoot::Backing::kAnon, ::underfoot::Backing::kMemfd), \
       ::underfoot::testing::BackingOf)
+#define UNDERFOOT_FOR_BOTH_BACKINGS_IN(Name, Test) UNDERFOOT_FOR_BOTH_BACKINGS_AS(Name, Test)
+#define UNDERFOOT_FOR_BOTH_BACKINGS(Test) \
+  UNDERFOOT_FOR_BOTH_BACKINGS_IN(UNDERFOOT_TEST_BACKINGS, Test)
 
 #endif  // UNDERFOOT_TESTS_MEMORY_MEMORY_TEST_H_

@@ -13,7 +13,9 @@
 #include "tests/memory/memory_test.h"
 #include "tests/memory/pending_event.h"
 #include "vmm/hooks/calls.h"
-#include "vmm/memory/mm_hooks.h"
+#include "vmm/hooks/mapping.h"
+#include "vmm/sources/hooks/hooked_calls.h"
+#include "vmm/sources/hooks/mm_hooks.h"
 
 namespace underfoot::testing {
 namespace {
@@ -56,11 +58,11 @@ TEST_P(MmHooksMappingTest, AMoveAwayAndBackRestoresContentAndRegistration) {
   side().Store(5, 55);
   const HvaRange range = side().Pages(4, 4);
   const HvaRange away = Elsewhere(4);
-  ASSERT_TRUE(hooks().Mremap(range, away.begin).ok());
+  ASSERT_TRUE(hooked::Mremap(range, away.begin).ok());
   EXPECT_FALSE(side().LeafOf(5).has_value());
   const FaultResult nowhere = side().Fault(5, Access::kRead);
   EXPECT_EQ(nowhere.outcome, FaultOutcome::kFailed) << "a hole: accesses fail";
-  ASSERT_TRUE(hooks().Mremap(away, range.begin).ok());
+  ASSERT_TRUE(hooked::Mremap(away, range.begin).ok());
   EXPECT_EQ(side().Load(5), 55u);
   ExpectFaultsAreOurs(6, 0);
   FaultIn(5);
@@ -72,10 +74,10 @@ TEST_P(MmHooksMappingTest, WhatComesBackUnregisteredIsRegisteredAgain) {
   StartMonitor();
   const HvaRange range = side().Pages(4, 4);
   const HvaRange away = Elsewhere(4);
-  ASSERT_TRUE(hooks().Mremap(range, away.begin).ok());
+  ASSERT_TRUE(hooked::Mremap(range, away.begin).ok());
   uffdio_range there{away.begin.value, away.size()};
   ASSERT_EQ(ioctl(side().uffd.fd(), UFFDIO_UNREGISTER, &there), 0);
-  ASSERT_TRUE(hooks().Mremap(away, range.begin).ok());
+  ASSERT_TRUE(hooked::Mremap(away, range.begin).ok());
   ExpectFaultsAreOurs(6, 0);
 }
 
@@ -84,7 +86,7 @@ TEST_P(MmHooksMappingTest, AMoveThatLeavesItsMappingLeavesItEmptyAndOurs) {
   FaultIn(5);
   side().Store(5, 56);
   const HvaRange away = Elsewhere(4);
-  const absl::Status moved = hooks().Mremap(side().Pages(4, 4), away.begin, MREMAP_DONTUNMAP);
+  const absl::Status moved = hooked::Mremap(side().Pages(4, 4), away.begin, MREMAP_DONTUNMAP);
   ASSERT_TRUE(moved.ok()) << moved;
   EXPECT_FALSE(side().LeafOf(5).has_value());
   ExpectFaultsAreOurs(5, memfd() ? 56u : 0u);
@@ -97,8 +99,8 @@ TEST_P(MmHooksMappingTest, AMappingOverGuestRamIsRegistered) {
   side().Store(5, 57);
   const HvaRange range = side().Pages(4, 4);
   const absl::Status mapped =
-      hooks().MapOver(range, PROT_READ | PROT_WRITE, MapFlags() | MAP_NORESERVE,
-                      side().memory->fd(), side().GpaAt(4).value);
+      HookedMapOver(range, PROT_READ | PROT_WRITE, MapFlags() | MAP_NORESERVE, side().memory->fd(),
+                    side().GpaAt(4).value);
   ASSERT_TRUE(mapped.ok()) << mapped;
   EXPECT_FALSE(side().LeafOf(5).has_value());
   ExpectFaultsAreOurs(5, memfd() ? 57u : 0u);
@@ -107,13 +109,14 @@ TEST_P(MmHooksMappingTest, AMappingOverGuestRamIsRegistered) {
 TEST_P(MmHooksMappingTest, AShrinkLeavesAHoleWhereTheTailWas) {
   StartMonitor();
   const HvaRange more = side().MapMore();
-  ASSERT_TRUE(hooks().Shrink(more, 2 * kPageSize).ok());
+  ASSERT_NE(hooks::Mremap(PointerOf(more.begin), more.size(), 2 * kPageSize, 0, nullptr),
+            MAP_FAILED);
   Reader reader(mmu().readers());
   EXPECT_TRUE(
       static_cast<bool>(mmu().Translate(reader, GpaOf(MemorySide::kMore + 1), Access::kRead)));
   EXPECT_FALSE(
       static_cast<bool>(mmu().Translate(reader, GpaOf(MemorySide::kMore + 2), Access::kRead)));
-  ASSERT_TRUE(hooks().Munmap({more.begin, more.begin + 2 * kPageSize}).ok());
+  ASSERT_TRUE(hooked::Munmap({more.begin, more.begin + 2 * kPageSize}).ok());
 }
 
 // None of these events is a foreigner's: nothing settles, nothing is dropped twice.
@@ -121,34 +124,70 @@ TEST_P(MmHooksMappingTest, TheEventsOfOurOwnMovesAreKnown) {
   StartMonitor();
   const HvaRange range = side().Pages(4, 4);
   const HvaRange away = Elsewhere(4);
-  ASSERT_TRUE(hooks().Mremap(range, away.begin).ok());
+  ASSERT_TRUE(hooked::Mremap(range, away.begin).ok());
   ASSERT_TRUE(WaitUntil([&] { return EventsOf(EventSource::kUffd).size() == 2; }));
   for (const HostEvent& event : EventsOf(EventSource::kUffd)) {
     EXPECT_TRUE(event.known) << HostChangeName(event.change);
   }
-  ASSERT_TRUE(hooks().Mremap(away, range.begin).ok());
+  ASSERT_TRUE(hooked::Mremap(away, range.begin).ok());
 }
 
 TEST_P(MmHooksMappingTest, WhatIsLiftedInPartStaysProtectedElsewhere) {
   StartMonitor();
   FaultIn(4);
   FaultIn(6);
-  ASSERT_TRUE(hooks().Mprotect(side().Pages(4, 4), PROT_READ).ok());
+  ASSERT_TRUE(hooked::Mprotect(side().Pages(4, 4), PROT_READ).ok());
   EXPECT_FALSE(side().LeafOf(4).has_value());
-  ASSERT_TRUE(hooks().Mprotect(side().Pages(5, 2), PROT_READ | PROT_WRITE).ok());
+  ASSERT_TRUE(hooked::Mprotect(side().Pages(5, 2), PROT_READ | PROT_WRITE).ok());
   FaultIn(6);
   EXPECT_EQ(side().Fault(4, Access::kRead).outcome, FaultOutcome::kBlocked);
   EXPECT_EQ(side().Fault(7, Access::kRead).outcome, FaultOutcome::kBlocked);
   EXPECT_EQ(mmu().in_flight().count(), 2u);
-  ASSERT_TRUE(hooks().Mprotect(side().Pages(4, 4), PROT_READ | PROT_WRITE).ok());
+  ASSERT_TRUE(hooked::Mprotect(side().Pages(4, 4), PROT_READ | PROT_WRITE).ok());
   hooks().WaitForProtectionChange();
   FaultIn(4);
   FaultIn(7);
 }
 
+// As a library protects memory in which remap churn is at work.
+TEST_P(MmHooksMappingTest, AProtectionGoesAwayAndComesBackWithItsMapping) {
+  StartMonitor();
+  FaultIn(4);
+  const HvaRange range = side().Pages(4, 4);
+  const HvaRange away = Elsewhere(2);
+  ASSERT_TRUE(hooked::Mprotect(range, PROT_READ).ok());
+  ASSERT_TRUE(hooked::Mremap(side().Pages(5, 2), away.begin).ok());
+  ASSERT_TRUE(hooked::Mremap(away, side().PageAt(5)).ok());
+  for (const uint64_t i : {4, 5, 6, 7}) {
+    EXPECT_EQ(side().Fault(i, Access::kWrite).outcome, FaultOutcome::kBlocked) << i;
+  }
+  ASSERT_TRUE(hooked::Mprotect(range, PROT_READ | PROT_WRITE).ok());
+  hooks().WaitForProtectionChange();
+  for (const uint64_t i : {4, 5, 6, 7}) FaultIn(i);
+}
+
+TEST_P(MmHooksMappingTest, AMappingThatGrantsEverythingLiftsTheProtectionOfItsPlace) {
+  const hooks::MappingQuery query;
+  hooks::Mapping mapping;
+  if (query.FindFrom(side().PageAt(4), &mapping) != hooks::MappingQuery::Answer::kFound) {
+    UNDERFOOT_SKIP("the kernel has no PROCMAP_QUERY (Linux 6.11)");
+  }
+  StartMonitor();
+  const HvaRange away = Elsewhere(2);
+  ASSERT_TRUE(hooked::Mremap(side().Pages(5, 2), away.begin).ok());
+  ASSERT_FALSE(hooked::Mprotect(side().Pages(4, 4), PROT_READ).ok()) << "there is a hole";
+  ASSERT_TRUE(hooked::Mprotect(side().Pages(7), PROT_READ).ok());
+  ASSERT_TRUE(hooked::Mremap(away, side().PageAt(5)).ok());
+  FaultIn(5);
+  FaultIn(6);
+  EXPECT_EQ(side().Fault(4, Access::kRead).outcome, FaultOutcome::kBlocked);
+  EXPECT_EQ(side().Fault(7, Access::kRead).outcome, FaultOutcome::kBlocked);
+  EXPECT_TRUE(hooked::Mprotect(side().Pages(4, 4), PROT_READ | PROT_WRITE).ok());
+}
+
 TEST_P(MmHooksMappingTest, AnAbortedProtectionLeavesNothingProtected) {
   const Hva unaligned = side().PageAt(4) + 8;
-  EXPECT_FALSE(hooks().Mprotect({unaligned, unaligned + kPageSize}, PROT_READ).ok());
+  EXPECT_FALSE(hooked::Mprotect({unaligned, unaligned + kPageSize}, PROT_READ).ok());
   hooks().WaitForProtectionChange();
   FaultIn(4);
 }
@@ -158,7 +197,7 @@ TEST_P(MmHooksMappingTest, ADiscardRaisesNoEvent) {
   FaultIn(5);
   side().Store(5, 58);
   FaultIn(9);
-  const absl::Status discarded = hooks().Discard(side().Pages(4, 4));
+  const absl::Status discarded = hooks().Discard(side().Pages(4, 4)).status();
   ASSERT_TRUE(discarded.ok()) << discarded;
   EXPECT_FALSE(SomethingIsPending(side().uffd));
   EXPECT_FALSE(side().EntryOf(5).present);
@@ -204,7 +243,7 @@ TEST_P(MmHooksMappingTest, AMovedPageIsGoneHereAndThereWithItsContent) {
   void* const place =
       mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_TRUE(other->Register(PageRangeOf(HvaOf(place)), Backing::kAnon).ok());
-  const absl::Status moved = hooks().Move(*other, side().Pages(5), HvaOf(place));
+  const absl::Status moved = hooked::Move(*other, side().Pages(5), HvaOf(place));
   ASSERT_TRUE(moved.ok()) << moved;
   EXPECT_FALSE(side().LeafOf(5).has_value());
   EXPECT_FALSE(side().EntryOf(5).present);
@@ -214,13 +253,12 @@ TEST_P(MmHooksMappingTest, AMovedPageIsGoneHereAndThereWithItsContent) {
 
 TEST_P(MmHooksMappingTest, AnAsynchronousWriteProtectIsLiftedByTheKernel) {
   side_.reset();
-  auto created =
-      MemorySide::Create(GetParam(), absl::Milliseconds(100), {.async_write_protect = true});
+  auto created = MemorySide::Create({.backing = GetParam(), .uffd = {.async_write_protect = true}});
   if (!created.ok()) UNDERFOOT_SKIP(std::string(created.status().message()));
   side_ = *std::move(created);
   StartMonitor();
   FaultIn(5);
-  ASSERT_TRUE(hooks().WriteProtect(side().Pages(4, 4)).ok());
+  ASSERT_TRUE(hooked::WriteProtect(side().uffd, side().Pages(4, 4)).ok());
   EXPECT_FALSE(side().LeafOf(5)->writable());
   side().Store(5, 61);
   EXPECT_EQ(side().monitor.Stats().wp, 0u);
@@ -233,7 +271,7 @@ TEST_P(MmHooksMappingTest, AScatteredProcessMadviseDropsEachPlaceAndNoOther) {
   StartMonitor();
   for (uint64_t i = 0; i < 8; ++i) FaultIn(i);
   const std::array<HvaRange, 2> ranges{side().Pages(1), side().Pages(4, 2)};
-  const absl::Status done = hooks().ProcessMadvise(ranges, MADV_DONTNEED);
+  const absl::Status done = hooked::ProcessMadvise(ranges, MADV_DONTNEED);
   if (absl::IsInvalidArgument(done)) UNDERFOOT_SKIP("process_madvise knows no DONTNEED here");
   ASSERT_TRUE(done.ok()) << done;
   for (uint64_t i = 0; i < 8; ++i) {
@@ -246,20 +284,21 @@ TEST_P(MmHooksMappingTest, AFileThatBecomesShorterDropsWhatWasBehind) {
   StartMonitor();
   FaultIn(5);
   const uint64_t bytes = side().memory->bytes();
-  ASSERT_TRUE(hooks().Truncate(side().memory->fd(), side().GpaAt(4).value).ok());
+  ASSERT_EQ(hooks::Ftruncate(side().memory->fd(), static_cast<off_t>(side().GpaAt(4).value)), 0);
   EXPECT_FALSE(side().LeafOf(5).has_value());
-  ASSERT_TRUE(hooks().Truncate(side().memory->fd(), bytes).ok());
+  ASSERT_EQ(hooks::Ftruncate(side().memory->fd(), static_cast<off_t>(bytes)), 0);
   EXPECT_EQ(side().Load(5), 0u);
 }
 
 TEST_P(MmHooksMappingTest, AHookReportsWhoDidWhatAndWhetherAnythingWasThere) {
   StartMonitor();
   FaultIn(5);
-  ASSERT_TRUE(hooks().Madvise(side().Pages(4, 4), MADV_DONTNEED).ok());
-  ASSERT_TRUE(hooks().Madvise(side().Pages(4, 4), MADV_PAGEOUT).ok());
+  ASSERT_TRUE(hooked::Madvise(side().Pages(4, 4), MADV_DONTNEED).ok());
+  ASSERT_TRUE(hooked::Madvise(side().Pages(4, 4), MADV_PAGEOUT).ok());
   const std::vector<HostEvent> events = EventsOf(EventSource::kHook);
   ASSERT_EQ(events.size(), 2u);
   EXPECT_EQ(events[0].change, HostChange::kDiscard);
+  EXPECT_EQ(events[0].call, "madvise");
   EXPECT_EQ(events[0].range, side().Pages(4, 4));
   EXPECT_EQ(events[0].tid, static_cast<int32_t>(syscall(SYS_gettid)));
   EXPECT_TRUE(events[0].invalidated);
@@ -269,6 +308,37 @@ TEST_P(MmHooksMappingTest, AHookReportsWhoDidWhatAndWhetherAnythingWasThere) {
   EXPECT_TRUE(EventsOf(EventSource::kUffd)[0].known);
 }
 
+// Both are UFFDIO_MOVE on private memory; one of them takes the content away for good.
+TEST_P(MmHooksMappingTest, ADiscardIsReportedAsOneWhateverCallMakesIt) {
+  StartMonitor();
+  FaultIn(5);
+  ASSERT_TRUE(hooks().Discard(side().Pages(5)).ok());
+  const std::vector<HostEvent> events = EventsOf(EventSource::kHook);
+  ASSERT_FALSE(events.empty());
+  for (const HostEvent& event : events) {
+    EXPECT_EQ(event.change, memfd() ? HostChange::kPunch : HostChange::kDiscard);
+    EXPECT_TRUE(event.call == "UFFDIO_MOVE" || event.call == "madvise" || event.call == "fallocate")
+        << event.call;
+  }
+}
+
+TEST_P(MmHooksMappingTest, AMoveToElsewhereIsReportedAsAMove) {
+  if (memfd()) return;  // UFFDIO_MOVE is for private memory
+  StartMonitor();
+  FaultIn(5);
+  auto uffd = Userfaultfd::Open({.events = UffdEvents::kNone, .move = true});
+  if (absl::IsUnimplemented(uffd.status())) UNDERFOOT_SKIP("no UFFDIO_MOVE before Linux 6.8");
+  ASSERT_TRUE(uffd.ok()) << uffd.status();
+  const HvaRange away = Elsewhere(1);
+  ASSERT_EQ(mprotect(PointerOf(away.begin), kPageSize, PROT_READ | PROT_WRITE), 0);
+  ASSERT_TRUE(uffd->Register(away, Backing::kAnon).ok());
+  ASSERT_TRUE(hooked::Move(*uffd, side().Pages(5), away.begin).ok());
+  const std::vector<HostEvent> events = EventsOf(EventSource::kHook);
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(events[0].change, HostChange::kMove);
+  EXPECT_EQ(events[0].call, "UFFDIO_MOVE");
+}
+
 TEST_P(MmHooksMappingTest, TheMonitorReportsWhatAForeignerDid) {
   StartMonitor();
   FaultIn(5);
@@ -276,6 +346,7 @@ TEST_P(MmHooksMappingTest, TheMonitorReportsWhatAForeignerDid) {
   ASSERT_TRUE(WaitUntil([&] { return EventsOf(EventSource::kUffd).size() == 1; }));
   const HostEvent event = EventsOf(EventSource::kUffd)[0];
   EXPECT_EQ(event.change, HostChange::kDiscard);
+  EXPECT_EQ(event.call, "");
   EXPECT_EQ(event.range, side().Pages(4, 4));
   EXPECT_FALSE(event.known);
   EXPECT_TRUE(event.invalidated);
@@ -287,11 +358,11 @@ TEST_P(MmHooksMappingTest, TheMonitorReportsWhatAForeignerDid) {
 TEST_P(MmHooksMappingTest, WithoutRemovalEventsAHookWaitsForNobody) {
   side_.reset();
   auto created =
-      MemorySide::Create(GetParam(), absl::Milliseconds(100), {.events = UffdEvents::kNoRemovals});
+      MemorySide::Create({.backing = GetParam(), .uffd = {.events = UffdEvents::kNoRemovals}});
   ASSERT_TRUE(created.ok()) << created.status();
   side_ = *std::move(created);
   FaultIn(5);
-  ASSERT_TRUE(hooks().Madvise(side().Pages(4, 4), MADV_DONTNEED).ok());
+  ASSERT_TRUE(hooked::Madvise(side().Pages(4, 4), MADV_DONTNEED).ok());
   EXPECT_FALSE(side().LeafOf(5).has_value());
   EXPECT_FALSE(SomethingIsPending(side().uffd));
 }

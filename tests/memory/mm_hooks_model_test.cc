@@ -13,7 +13,8 @@
 #include "tests/memory/memory_test.h"
 #include "tests/support/random.h"
 #include "tests/support/seed.h"
-#include "vmm/memory/mm_hooks.h"
+#include "vmm/sources/hooks/hooked_calls.h"
+#include "vmm/sources/hooks/mm_hooks.h"
 
 namespace underfoot::testing {
 namespace {
@@ -67,35 +68,33 @@ class MmHooksModelTest : public MemoryTest {
     switch (random.Below(4)) {
       case 0:
         Lose(first, count);
-        return hooks.Discard(range);
+        return hooks.Discard(range).status();
       case 1:
         if (!memfd()) Lose(first, count);
-        return hooks.Madvise(range, MADV_DONTNEED);
+        return hooked::Madvise(range, MADV_DONTNEED);
       case 2:
-        return hooks.Madvise(range, random.Below(2) == 0 ? MADV_PAGEOUT : MADV_COLD);
+        return hooked::Madvise(range, random.Below(2) == 0 ? MADV_PAGEOUT : MADV_COLD);
       default:
         if (memfd()) {
           Lose(first, count);
-          return hooks.Madvise(range, MADV_REMOVE);
+          return hooked::Madvise(range, MADV_REMOVE);
         }
-        return hooks.WriteProtect(range);
+        return hooked::WriteProtect(side().uffd, range);
     }
   }
 
   absl::Status MapOver(uint64_t first, uint64_t count) {
     if (!memfd()) Lose(first, count);
     Each(first, count, [](Model& page) { page.is_protected = false; });
-    return side().hooks.MapOver(
-        side().Pages(first, count), PROT_READ | PROT_WRITE,
-        (memfd() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_NORESERVE, side().memory->fd(),
-        side().GpaAt(first).value);
+    return HookedMapOver(side().Pages(first, count), PROT_READ | PROT_WRITE,
+                         (memfd() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS) | MAP_NORESERVE,
+                         side().memory->fd(), side().GpaAt(first).value);
   }
 
   absl::Status Protect(Random& random, uint64_t first, uint64_t count) {
     const bool take = random.Below(2) == 0;
     Each(first, count, [take](Model& page) { page.is_protected = take; });
-    return side().hooks.Mprotect(side().Pages(first, count),
-                                 take ? PROT_READ : PROT_READ | PROT_WRITE);
+    return hooked::Mprotect(side().Pages(first, count), take ? PROT_READ : PROT_READ | PROT_WRITE);
   }
 
   // Moves page by page: a range of pages that were moved before is many mappings.
@@ -103,8 +102,8 @@ class MmHooksModelTest : public MemoryTest {
     for (uint64_t i = first; i < first + count; ++i) {
       Model& page = model_[i];
       if (page.is_protected) continue;
-      const absl::Status moved = page.away ? side().hooks.Mremap(Away(i, 1), side().PageAt(i))
-                                           : side().hooks.Mremap(side().Pages(i), Away(i, 1).begin);
+      const absl::Status moved = page.away ? hooked::Mremap(Away(i, 1), side().PageAt(i))
+                                           : hooked::Mremap(side().Pages(i), Away(i, 1).begin);
       if (!moved.ok()) return moved;
       page.away = !page.away;
     }
@@ -172,9 +171,9 @@ TEST_P(MmHooksModelTest, RandomCallsKeepContentAndTranslationsAsTheModelSays) {
   EXPECT_GT(leaves_, 100u);
   for (uint64_t i = 0; i < kPages; ++i) {
     if (model_[i].away) {
-      ASSERT_TRUE(side().hooks.Mremap(Away(i, 1), side().PageAt(i)).ok());
+      ASSERT_TRUE(hooked::Mremap(Away(i, 1), side().PageAt(i)).ok());
     }
-    ASSERT_TRUE(side().hooks.Mprotect(side().Pages(i), PROT_READ | PROT_WRITE).ok());
+    ASSERT_TRUE(hooked::Mprotect(side().Pages(i), PROT_READ | PROT_WRITE).ok());
     EXPECT_EQ(side().Load(i), model_[i].word) << i;
   }
   side().hooks.WaitForProtectionChange();

@@ -1,6 +1,6 @@
 // The strict source: the host mm call stands between Begin and End (I2), each bracket ends (I3).
 
-#include "vmm/memory/mm_hooks.h"
+#include "vmm/sources/hooks/mm_hooks.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -16,6 +16,7 @@
 #include "tests/memory/pending_event.h"
 #include "tests/support/thread_state.h"
 #include "tests/support/wait_until.h"
+#include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot::testing {
 namespace {
@@ -86,24 +87,21 @@ class MmHooksTest : public MemoryTest {
 
 TEST_P(MmHooksTest, AMadviseStandsBetweenItsBeginAndItsEnd) {
   StartMonitor();
-  ExpectTheCallInside([&] { return side().hooks.Madvise(side().Pages(4, 4), MADV_DONTNEED); },
-                      true);
+  ExpectTheCallInside([&] { return hooked::Madvise(side().Pages(4, 4), MADV_DONTNEED); }, true);
   // The call returns when its event is read; it is counted a moment later.
   EXPECT_TRUE(WaitUntil([&] { return side().monitor.Stats().removes == 1; }));
 }
 
 TEST_P(MmHooksTest, AWriteProtectStandsBetweenItsBeginAndItsEnd) {
   StartMonitor();
-  ExpectTheCallInside([&] { return side().hooks.WriteProtect(side().Pages(4, 4)); }, false);
+  ExpectTheCallInside([&] { return hooked::WriteProtect(side().uffd, side().Pages(4, 4)); }, false);
 }
 
 TEST_P(MmHooksTest, APunchedHoleStandsBetweenItsBeginAndItsEnd) {
   if (!memfd()) return;
   StartMonitor();
   ExpectTheCallInside(
-      [&] {
-        return side().hooks.PunchHole(side().memory->fd(), side().GpaAt(4).value, 4 * kPageSize);
-      },
+      [&] { return hooked::PunchHole(side().memory->fd(), side().GpaAt(4).value, 4 * kPageSize); },
       true);
   EXPECT_EQ(side().Load(5), 0u);
 }
@@ -117,7 +115,7 @@ TEST_P(MmHooksTest, DuringTheCallThereIsNoTranslationAndNoneCanBeMade) {
   ASSERT_TRUE(cache.Activate(reader, side().GpaAt(5), kPageSize, Access::kWrite).ok());
   ASSERT_TRUE(static_cast<bool>(cache.Check(reader)));
   std::thread hook([&] {
-    const absl::Status status = side().hooks.Madvise(side().Pages(4, 4), MADV_DONTNEED);
+    const absl::Status status = hooked::Madvise(side().Pages(4, 4), MADV_DONTNEED);
     EXPECT_TRUE(status.ok()) << status;
   });
   ASSERT_TRUE(WaitUntil([&] { return SomethingIsPending(side().uffd); }));
@@ -141,7 +139,7 @@ TEST_P(MmHooksTest, ThePageStaysUntilItsReaderHasLeft) {
     const TranslatedPage page = mmu().Translate(reader, side().GpaAt(5), Access::kRead);
     ASSERT_TRUE(static_cast<bool>(page));
     hook = std::thread([&] {
-      const absl::Status status = side().hooks.Madvise(side().Pages(4, 4), DiscardAdvice());
+      const absl::Status status = hooked::Madvise(side().Pages(4, 4), DiscardAdvice());
       EXPECT_TRUE(status.ok()) << status;
     });
     ASSERT_TRUE(WaitUntil([&] { return mmu().in_flight().count() == 1; }));
@@ -159,7 +157,7 @@ TEST_P(MmHooksTest, AWriteProtectTakesTheWriteAndKeepsTheTranslation) {
   FaultIn(5);
   const Pfn pfn = side().LeafOf(5)->pfn();
   ASSERT_TRUE(side().LeafOf(5)->writable());
-  ASSERT_TRUE(side().hooks.WriteProtect(side().Pages(4, 4)).ok());
+  ASSERT_TRUE(hooked::WriteProtect(side().uffd, side().Pages(4, 4)).ok());
   ASSERT_TRUE(side().LeafOf(5).has_value());
   EXPECT_FALSE(side().LeafOf(5)->writable());
   EXPECT_EQ(side().LeafOf(5)->pfn(), pfn);
@@ -179,7 +177,7 @@ TEST_P(MmHooksTest, AProtectionHoldsItsBracketOpen) {
   side().Store(5, 8);
   const uint32_t epoch = side().hooks.protection_epoch();
   {
-    MmHooks::Protection protection(side().hooks, side().Pages(4, 4), PROT_READ);
+    hooked::Protection protection(side().Pages(4, 4), PROT_READ);
     ASSERT_TRUE(protection.status().ok()) << protection.status();
     EXPECT_NE(side().hooks.protection_epoch(), epoch);
     ExpectNothingOfThePage(5);
@@ -204,13 +202,13 @@ TEST_P(MmHooksTest, CallsThatChangePermissionsAreNotedInTheOrderInWhichTheyWereM
   const HvaRange range = side().Pages(0, 4);
   MmHooks hooks(mmu().notifier(), side().uffd, side().expected, &stage);
   ASSERT_TRUE(hooks.Attach(range, GetParam()).ok());
-  std::thread first([&] { EXPECT_TRUE(hooks.Mprotect(range, PROT_READ | PROT_WRITE).ok()); });
+  std::thread first([&] { EXPECT_TRUE(hooked::Mprotect(range, PROT_READ | PROT_WRITE).ok()); });
   ASSERT_TRUE(WaitUntil([&] { return !stage.stops; }));  // it is done and not noted
   std::atomic<bool> done{false};
   std::atomic<pid_t> second_id{0};
   std::thread second([&] {
     second_id = gettid();
-    EXPECT_TRUE(hooks.Mprotect(range, PROT_READ).ok());
+    EXPECT_TRUE(hooked::Mprotect(range, PROT_READ).ok());
     done = true;
   });
   EXPECT_TRUE(WaitUntil([&] { return done || (second_id != 0 && ThreadSleeps(second_id)); }));
@@ -218,13 +216,13 @@ TEST_P(MmHooksTest, CallsThatChangePermissionsAreNotedInTheOrderInWhichTheyWereM
   first.join();
   second.join();
   EXPECT_TRUE(mmu().in_flight().FindOverlap(range).has_value()) << "read-only and not in flight";
-  EXPECT_TRUE(hooks.Mprotect(range, PROT_READ | PROT_WRITE).ok());
+  EXPECT_TRUE(hooked::Mprotect(range, PROT_READ | PROT_WRITE).ok());
   EXPECT_FALSE(mmu().in_flight().FindOverlap(range).has_value());
 }
 
 // Protections of several threads overlap for as long as they please: one end is enough to look.
 TEST_P(MmHooksTest, WhoWaitsForAProtectionGoesOnWhenOneIsLifted) {
-  auto lasting = std::make_unique<MmHooks::Protection>(side().hooks, side().Pages(0), PROT_READ);
+  auto lasting = std::make_unique<hooked::Protection>(side().Pages(0), PROT_READ);
   std::atomic<bool> waited{false};
   std::thread waiter([&] {
     side().hooks.WaitForProtectionChange();
@@ -232,7 +230,7 @@ TEST_P(MmHooksTest, WhoWaitsForAProtectionGoesOnWhenOneIsLifted) {
   });
   EXPECT_FALSE(waited);
   EXPECT_TRUE(WaitUntil([&] {
-    const MmHooks::Protection passing(side().hooks, side().Pages(1), PROT_READ);
+    const hooked::Protection passing(side().Pages(1), PROT_READ);
     return waited.load();
   }));
   lasting.reset();
@@ -242,12 +240,12 @@ TEST_P(MmHooksTest, WhoWaitsForAProtectionGoesOnWhenOneIsLifted) {
 TEST_P(MmHooksTest, AnUnmapStandsBetweenItsBeginAndItsEnd) {
   StartMonitor();
   const HvaRange range = side().MapMore();
-  ASSERT_TRUE(side().hooks.Munmap(range).ok());
+  ASSERT_TRUE(hooked::Munmap(range).ok());
   EXPECT_TRUE(WaitUntil([&] { return side().monitor.Stats().unmaps == 1; }));
   Reader reader(mmu().readers());
   EXPECT_FALSE(static_cast<bool>(mmu().Translate(reader, GpaOf(MemorySide::kMore), Access::kRead)));
   EXPECT_EQ(mmu().faults().FaultIn(reader, MemorySide::kMore, Access::kRead).outcome,
-            FaultOutcome::kFailed);
+            FaultInOutcome::kFailed);
   ExpectBalance(1);
 }
 
@@ -256,12 +254,12 @@ TEST_P(MmHooksTest, ACallThatFailsSaysWhereAndEndsItsBracket) {
   constexpr HvaRange kNowhere{{0x10000}, {0x12000}};
   ASSERT_TRUE(side().hooks.Attach(kNowhere, Backing::kAnon).ok());
   for (const absl::Status& status :
-       {side().hooks.Madvise(kNowhere, MADV_DONTNEED), side().hooks.WriteProtect(kNowhere),
-        side().hooks.MapOver(kNowhere, PROT_READ, MAP_SHARED, -1, 0),
-        MmHooks::Protection(side().hooks, kNowhere, PROT_READ).status()}) {
+       {hooked::Madvise(kNowhere, MADV_DONTNEED), hooked::WriteProtect(side().uffd, kNowhere),
+        hooked::Protection(kNowhere, PROT_READ).status()}) {
     EXPECT_FALSE(status.ok());
     EXPECT_NE(status.message().find("[0x10000, 0x12000)"), std::string::npos) << status;
   }
+  EXPECT_FALSE(HookedMapOver(kNowhere, PROT_READ, MAP_SHARED, -1, 0).ok());
   ExpectBalance(4);
   side().hooks.WaitForProtectionChange();
 }
@@ -270,9 +268,9 @@ TEST_P(MmHooksTest, ACallThatFailsSaysWhereAndEndsItsBracket) {
 TEST_P(MmHooksTest, TheEventOfAHookSettlesNothing) {
   StartMonitor();
   FaultIn(5);
-  ASSERT_TRUE(side().hooks.Madvise(side().Pages(4, 4), MADV_DONTNEED).ok());
+  ASSERT_TRUE(hooked::Madvise(side().Pages(4, 4), MADV_DONTNEED).ok());
   ASSERT_TRUE(WaitUntil([&] { return side().monitor.Stats().removes == 1; }));
-  EXPECT_FALSE(side().settling.Explains(side().Pages(4, 4)));
+  EXPECT_FALSE(side().removals.Explains(side().Pages(4, 4)));
   FaultIn(5);
   ExpectBalance(1);
 }

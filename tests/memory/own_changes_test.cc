@@ -1,6 +1,6 @@
 // What this process announced, by thread, range and time.
 
-#include "vmm/memory/own_changes.h"
+#include "vmm/evidence/own_changes.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "tests/support/wait_until.h"
-#include "vmm/memory/host_event.h"
+#include "vmm/evidence/host_event.h"
 
 namespace underfoot::testing {
 namespace {

@@ -1,9 +1,13 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <array>
+#include <functional>
+#include <utility>
+
 #include "tests/memory/memory_test.h"
 #include "tests/memory/pending_event.h"
-#include "vmm/memory/guest_page_source.h"
+#include "vmm/ram/guest_page_source.h"
 
 namespace underfoot::testing {
 namespace {
@@ -11,8 +15,8 @@ namespace {
 class PageSourceTest : public MemoryTest {
  protected:
   // A page-in that ends well, and what it says is what the kernel says.
-  void ExpectPageIn(uint64_t i, Access access, Access granted) {
-    const PageInResult in = side().source.PageIn(side().PageAt(i), access);
+  void ExpectPageIn(uint64_t i, Access access, Access granted, FaultContext* context = nullptr) {
+    const PageInResult in = side().source.PageIn(side().PageAt(i), access, context);
     ASSERT_EQ(in.outcome, PageInOutcome::kPresent);
     EXPECT_EQ(in.granted, granted);
     const PagemapEntry entry = side().EntryOf(i);
@@ -55,9 +59,9 @@ TEST_P(PageSourceTest, WhatWasSaidOfAPageIsNoMoreThanAHint) {
         if (there) side().Store(i, i + 1);
         if (there && zapped) RemoveUnnoticed(i, MADV_DONTNEED);
         const bool absent = !there || zapped;
-        const Fault told(side().PageAt(i), kind);
-        ExpectPageIn(i, Access::kWrite, Access::kWrite);
-        EXPECT_EQ(told.woken(), absent);
+        Fault fault(side().PageAt(i), kind);
+        ExpectPageIn(i, Access::kWrite, Access::kWrite, &fault);
+        EXPECT_EQ(fault.woken(), absent);
         EXPECT_EQ(side().Load(i), there && (memfd() || !zapped) ? i + 1 : 0);
         ++i;
       }
@@ -68,9 +72,9 @@ TEST_P(PageSourceTest, WhatWasSaidOfAPageIsNoMoreThanAHint) {
 TEST_P(PageSourceTest, AWriteProtectedPageThatWasSaidToBeMissingIsLifted) {
   ExpectPageIn(0, Access::kWrite, Access::kWrite);
   ASSERT_EQ(side().uffd.WriteProtect(side().Pages(0), true), UffdOutcome::kDone);
-  const GuestPageSource::Fault told(side().PageAt(0), GuestPageSource::Fault::Kind::kMissing);
-  ExpectPageIn(0, Access::kRead, Access::kRead);
-  ExpectPageIn(0, Access::kWrite, Access::kWrite);
+  GuestPageSource::Fault fault(side().PageAt(0), GuestPageSource::Fault::Kind::kMissing);
+  ExpectPageIn(0, Access::kRead, Access::kRead, &fault);
+  ExpectPageIn(0, Access::kWrite, Access::kWrite, &fault);
 }
 
 TEST_P(PageSourceTest, AZappedPageKeepsItsContentIfTheFileHasIt) {
@@ -102,7 +106,7 @@ TEST_P(PageSourceTest, AZappedWriteProtectedPageComesIn) {
     RemoveUnnoticed(i, MADV_DONTNEED);
     ASSERT_FALSE(side().EntryOf(i).present);
     EXPECT_EQ(side().EntryOf(i).swapped, memfd());
-    const PageInResult in = side().source.PageIn(side().PageAt(i), access);
+    const PageInResult in = side().source.PageIn(side().PageAt(i), access, nullptr);
     ASSERT_EQ(in.outcome, PageInOutcome::kPresent);
     EXPECT_TRUE(side().EntryOf(i).present);
     EXPECT_EQ(side().Load(i), memfd() ? 6u : 0u);
@@ -110,17 +114,72 @@ TEST_P(PageSourceTest, AZappedWriteProtectedPageComesIn) {
 }
 
 TEST_P(PageSourceTest, WhileARemovalSettlesThePageComesInAndNoTranslationMayBeKept) {
-  side().settling.Add(side().Pages(0));
-  const PageInResult in = side().source.PageIn(side().PageAt(0), Access::kWrite);
-  EXPECT_EQ(in.outcome, PageInOutcome::kSettling);
+  side().removals.Add(side().Pages(0));
+  const PageInResult in = side().source.PageIn(side().PageAt(0), Access::kWrite, nullptr);
+  EXPECT_EQ(in.outcome, PageInOutcome::kRemovalPending);
   EXPECT_TRUE(side().EntryOf(0).present);
   ExpectPageIn(1, Access::kWrite, Access::kWrite);
+}
+
+// PendingRemovals asks for the time, and the zap comes at that moment and completes.
+std::function<void()> g_zap;
+absl::Time g_now;
+absl::Time NowAndZap() {
+  if (g_zap) std::exchange(g_zap, nullptr)();
+  return g_now;
+}
+
+// The source must ask whether a removal settles before it looks at the page: after the look, the
+// zap can come and settle, and a leaf is made of a page that is gone.
+TEST_P(PageSourceTest, APageWhoseRemovalSettlesBesideThePageInIsNotTakenForPresent) {
+  constexpr absl::Duration kBound = absl::Seconds(1);
+  g_now = absl::UnixEpoch();
+  PendingRemovals removals(kBound, &NowAndZap);
+  GuestPageSource source(side().uffd, side().pagemap, removals, GetParam());
+  ExpectPageIn(0, Access::kWrite, Access::kWrite);
+  removals.Add(side().Pages(0));
+  bool zapped = false;
+  g_zap = [&] {
+    RemoveUnnoticed(0, MADV_DONTNEED);
+    zapped = !side().EntryOf(0).present;
+    g_now += kBound;
+  };
+  const PageInResult in = source.PageIn(side().PageAt(0), Access::kWrite, nullptr);
+  EXPECT_TRUE(zapped);
+  EXPECT_EQ(in.outcome, PageInOutcome::kPresent);
+  EXPECT_TRUE(side().EntryOf(0).present);
+  EXPECT_EQ(in.pfn, side().EntryOf(0).pfn);
+}
+
+// For a window it is asked once and for all: of a removal that is read later the claims are taken.
+TEST_P(PageSourceTest, NoPageOfAWindowThatARemovalSettlesOnIsBroughtIn) {
+  constexpr absl::Duration kBound = absl::Seconds(1);
+  g_now = absl::UnixEpoch();
+  PendingRemovals removals(kBound, &NowAndZap);
+  GuestPageSource source(side().uffd, side().pagemap, removals, GetParam());
+  ExpectPageIn(0, Access::kWrite, Access::kWrite);
+  removals.Add(side().Pages(0));
+  std::array<PageInResult, 4> results;
+  source.PageInSome(side().Pages(0, results.size()), results, nullptr);
+  for (const PageInResult& in : results) EXPECT_EQ(in.outcome, PageInOutcome::kRemovalPending);
+  EXPECT_FALSE(side().EntryOf(1).present);
+  g_zap = [&] {
+    RemoveUnnoticed(0, MADV_DONTNEED);
+    g_now += kBound;
+  };
+  source.PageInSome(side().Pages(0, results.size()), results, nullptr);
+  for (uint64_t i = 0; i < results.size(); ++i) {
+    EXPECT_EQ(results[i].outcome, PageInOutcome::kPresent) << i;
+    EXPECT_TRUE(side().EntryOf(i).present) << i;
+    EXPECT_EQ(results[i].pfn, side().EntryOf(i).pfn) << i;
+  }
 }
 
 TEST_P(PageSourceTest, AnUnreadEventIsAnOutcomeAndIsCounted) {
   PendingMadvise foreign(side().uffd, side().Pages(8), MADV_DONTNEED);
   ASSERT_TRUE(foreign.pending());
-  EXPECT_EQ(side().source.PageIn(side().PageAt(0), Access::kRead).outcome, PageInOutcome::kAgain);
+  EXPECT_EQ(side().source.PageIn(side().PageAt(0), Access::kRead, nullptr).outcome,
+            PageInOutcome::kAgain);
   EXPECT_EQ(side().source.eagain(), 1u);
   EXPECT_FALSE(side().EntryOf(0).present);
   ASSERT_TRUE(ReadOneEvent(side().uffd));
@@ -129,7 +188,7 @@ TEST_P(PageSourceTest, AnUnreadEventIsAnOutcomeAndIsCounted) {
 }
 
 TEST_P(PageSourceTest, AnHvaThatIsNoRamFails) {
-  EXPECT_EQ(side().source.PageIn({0x1000}, Access::kRead).outcome, PageInOutcome::kFailed);
+  EXPECT_EQ(side().source.PageIn({0x1000}, Access::kRead, nullptr).outcome, PageInOutcome::kFailed);
 }
 
 UNDERFOOT_FOR_BOTH_BACKINGS(PageSourceTest);

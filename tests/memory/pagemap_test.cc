@@ -1,4 +1,4 @@
-#include "vmm/memory/pagemap.h"
+#include "vmm/ram/pagemap.h"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // A perf ring made by hand: what the reader takes from it, and what it refuses.
 
-#include "vmm/memory/perf_ring.h"
+#include "vmm/sources/kernel/perf_ring.h"
 
 #include <gtest/gtest.h>
 

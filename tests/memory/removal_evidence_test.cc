@@ -12,10 +12,10 @@
 
 #include "tests/memory/fake_records.h"
 #include "tests/memory/memory_test.h"
-#include "vmm/kvm.h"
-#include "vmm/memory/kvm_tracepoints.h"
-#include "vmm/memory/mmap_barrier.h"
-#include "vmm/memory/task_names.h"
+#include "vmm/evidence/mmap_barrier.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/sources/kernel/kvm_tracepoints.h"
+#include "vmm/sources/kernel/task_names.h"
 
 namespace underfoot::testing {
 namespace {
@@ -36,12 +36,15 @@ class RemovalEvidenceTest : public MemoryTest {
   }
 
   void Listen(KernelNotifier::Open open) {
-    kernel_.emplace(mmu(), side().events, side().memory->hvas(), std::move(open));
-    kernel_->SetEvidence({&side().settling, [this] {
-                            settles_while_waited_ = side().settling.Settling(removed_);
-                            ++waits_;
-                            barrier_.Wait();
-                          }});
+    const auto wait = [this] {
+      settles_while_waited_ = side().removals.Pending(removed_);
+      ++waits_;
+      barrier_.Wait();
+    };
+    kernel_.emplace(mmu(), side().own_changes, side().memory->hvas(), std::move(open),
+                    KernelNotifierOptions{.removal_records = &side().ram->removal_records(),
+                                          .removals = &side().removals,
+                                          .wait_for_mmap_lock = wait});
     ASSERT_TRUE(kernel_->Start().ok());
     const absl::Status open_now = kernel_->WaitUntilOpen();
     ASSERT_TRUE(open_now.ok()) << open_now;
@@ -52,12 +55,12 @@ class RemovalEvidenceTest : public MemoryTest {
     ASSERT_EQ(ForeignMadvise(range, MADV_DONTNEED), 0);
     // The event is read before the call goes on, and taken soon after.
     side().monitor.WaitForBatch();
-    ASSERT_TRUE(side().settling.Explains(range));
+    ASSERT_TRUE(side().removals.Explains(range));
   }
   bool SettlesAfter(HvaRange told, int32_t tid = kForeignTid, int64_t time_ns = MonotonicNs()) {
     records_.Tell(told, tid, time_ns);
     EXPECT_TRUE(kernel_->Drain());
-    return side().settling.Settling(removed_);
+    return side().removals.Pending(removed_);
   }
 
   FakeRecords records_;
@@ -74,7 +77,7 @@ TEST_P(RemovalEvidenceTest, TheRecordAndThenTheLockEndIt) {
   EXPECT_FALSE(SettlesAfter(side().Pages(4, 4)));
   EXPECT_EQ(waits_, 1);
   EXPECT_TRUE(settles_while_waited_) << "it settled before mmap_lock was free";
-  EXPECT_EQ(side().settling.passed(), 1u);
+  EXPECT_EQ(side().removals.passed(), 1u);
 }
 
 TEST_P(RemovalEvidenceTest, ARecordOfOtherPagesOrOfEarlierIsNone) {
@@ -92,17 +95,12 @@ TEST_P(RemovalEvidenceTest, ARecordThatWasTakenBeforeTheRemovalWasKnownIsOneToo)
   Listen(records_.Opener());
   removed_ = side().Pages(4, 4);
   constexpr int64_t kRead = 1'000'000;
-  side().settling.Add(removed_, kRead);
+  side().removals.Add(removed_, kRead);
   EXPECT_TRUE(SettlesAfter(removed_, kForeignTid, kRead - 1));
   EXPECT_TRUE(SettlesAfter(removed_, kForeignTid, kRead + 1));
-  HostEvent removal;
-  removal.source = EventSource::kUffd;
-  removal.change = HostChange::kDiscard;
-  removal.range = removed_;
-  removal.happened_ns = kRead;
-  side().events.Report(removal);
+  side().ram->removal_records().Reported(removed_, kRead);
   EXPECT_TRUE(kernel_->Drain());
-  EXPECT_FALSE(side().settling.Settling(removed_));
+  EXPECT_FALSE(side().removals.Pending(removed_));
   EXPECT_EQ(waits_, 1);
 }
 
@@ -140,7 +138,8 @@ TEST_P(RemovalEvidenceTest, TheKernelsOwnRecordIsIt) {
   ASSERT_TRUE(vm.ok()) << vm.status();
   const HvaRange ram = side().memory->hvas();
   if (const auto source = KvmTracepoints::Open(ram); !source.ok()) {
-    UNDERFOOT_SKIP(std::string(source.status().message()));
+    // Not UNDERFOOT_SKIP: a user who may open /dev/kvm need not have the right to tracepoints.
+    GTEST_SKIP() << source.status().message();
   }
   Listen([ram]() -> absl::StatusOr<std::unique_ptr<KernelRecordSource>> {
     return KvmTracepoints::Open(ram);
@@ -148,8 +147,8 @@ TEST_P(RemovalEvidenceTest, TheKernelsOwnRecordIsIt) {
   constexpr uint64_t kPages = 1024;
   for (uint64_t i = 0; i < kPages; ++i) FaultIn(i);
   Remove(side().Pages(0, kPages));
-  EXPECT_TRUE(WaitUntil([&] { return !side().settling.Settling(removed_); }));
-  EXPECT_EQ(side().settling.passed(), 1u);
+  EXPECT_TRUE(WaitUntil([&] { return !side().removals.Pending(removed_); }));
+  EXPECT_EQ(side().removals.passed(), 1u);
   for (uint64_t i = 0; i < kPages; ++i) EXPECT_FALSE(side().EntryOf(i).present) << i;
 }
 

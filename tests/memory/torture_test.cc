@@ -23,11 +23,12 @@
 #include <string>
 
 #include "mmu/pfn_cache.h"
-#include "tests/memory/host_witness.h"
+#include "tests/memory/changes_by_others.h"
 #include "tests/memory/memory_test.h"
 #include "tests/stress/squad.h"
 #include "tests/support/seed.h"
-#include "vmm/memory/auditor.h"
+#include "vmm/audit/auditor.h"
+#include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot::testing {
 namespace {
@@ -38,6 +39,7 @@ constexpr uint64_t kHookedPages = 64;
 struct Torture {
   Backing backing;
   int settle_ms;
+  unsigned handlers = 1;
 };
 
 // What its owner knows of a page.
@@ -49,14 +51,16 @@ struct Note {
 class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
  protected:
   void SetUp() override {
-    auto side = MemorySide::Create(GetParam().backing, absl::Milliseconds(GetParam().settle_ms));
+    auto side = MemorySide::Create({.backing = GetParam().backing,
+                                    .fault_handlers = GetParam().handlers,
+                                    .removal_bound = absl::Milliseconds(GetParam().settle_ms)});
     if (absl::IsPermissionDenied(side.status())) {
       UNDERFOOT_SKIP(std::string(side.status().message()));
     }
     ASSERT_TRUE(side.ok()) << side.status();
     side_ = *std::move(side);
     ASSERT_TRUE(side_->monitor.Start().ok());
-    witness_ = HostWitness::Start(*side_);
+    others_ = ChangesByOthers::Start(*side_);
     const char* events = std::getenv("UNDERFOOT_EVENTS");
     if (events != nullptr) events_ = std::strtoull(events, nullptr, 10);
   }
@@ -125,9 +129,11 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
   }
   // After it: only who is not of this process may take a page from it.
   void Went(uint64_t page) {
-    if (witness_ != nullptr && witness_->Took(side_->Pages(page))) return taken_.Add();
+    if (others_ != nullptr && others_->Include(side_->Pages(page))) return taken_.Add();
     Breach("page " + std::to_string(page) + " went while a section was open on it" +
-           (witness_ == nullptr ? "; whether the host took it, no kernel source tells here" : ""));
+           (others_ == nullptr
+                ? "; the kernel has no records here that would show whether the host took it"
+                : ""));
   }
 
   void AddStrictReader() {
@@ -169,18 +175,18 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
     const HvaRange range = side_->Pages(page, std::min(random.Between(1, 8), kPages - page));
     switch (random.Below(5)) {
       case 0:
-        return side_->hooks.WriteProtect(range);
+        return hooked::WriteProtect(side_->uffd, range);
       case 1:
         if (page >= kHookedPages) return absl::OkStatus();
-        return MmHooks::Protection(side_->hooks, side_->Pages(page), PROT_READ).status();
+        return hooked::Protection(side_->Pages(page), PROT_READ).status();
       case 2:
         if (!memfd() || Precious(page)) return absl::OkStatus();
-        return side_->hooks.PunchHole(side_->memory->fd(), side_->GpaAt(page).value, kPageSize);
+        return hooked::PunchHole(side_->memory->fd(), side_->GpaAt(page).value, kPageSize);
       case 3:
         if (!memfd() || Precious(page)) return absl::OkStatus();
-        return side_->hooks.Madvise(side_->Pages(page), MADV_REMOVE);
+        return hooked::Madvise(side_->Pages(page), MADV_REMOVE);
       default:
-        return side_->hooks.Madvise(range, MADV_DONTNEED);
+        return hooked::Madvise(range, MADV_DONTNEED);
     }
   }
 
@@ -224,10 +230,10 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
 
   void ExpectNothingWrong() {
     Auditor auditor(mmu(), side_->pagemap,
-                    {.settling = side_->settling,
+                    {.removals = side_->removals,
                      .monitor = side_->monitor,
-                     .kernel = witness_ == nullptr ? nullptr : &witness_->notifier(),
-                     .log = &side_->events,
+                     .kernel = others_ == nullptr ? nullptr : &others_->notifier(),
+                     .foreign_changes = others_ == nullptr ? nullptr : &others_->changes(),
                      .backing = side_->memory->backing()},
                     {side_->GfnAt(0), side_->GfnAt(kPages)}, Seed());
     auditor.Sweep();
@@ -236,10 +242,10 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
     std::printf(
         "%lu events: %lu checks, 0 expected wrong, %lu strict checks, %lu times zeroes, %lu hooked "
         "and %lu foreign moves, %lu faults, reordered %lu, lost copies repaired %lu, EAGAIN %lu, "
-        "audited %lu, taken by the host %lu\n",
+        "merged %lu, audited %lu, taken by the host %lu\n",
         uffd.removes, checks_.Get(), strict_checks_.Get(), zeroes_.Get(), moves_.Get(),
         foreign_moves_.Get(), TotalFaults(uffd), uffd.reordered, uffd.lost_copies_repaired,
-        uffd.eagain, auditor.Stats().checks, taken_.Get());
+        uffd.eagain, uffd.merged, auditor.Stats().checks, taken_.Get());
     if (events_ != 0) {
       EXPECT_GE(uffd.removes, events_) << "the time was up; give more";
       EXPECT_GT(uffd.reordered, 0u) << "nothing was read in another order; give more events";
@@ -255,7 +261,7 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
   static constexpr uint64_t kCachedPage = 1;
 
   std::unique_ptr<MemorySide> side_;
-  std::unique_ptr<HostWitness> witness_;
+  std::unique_ptr<ChangesByOthers> others_;
   Squad squad_;
   uint64_t events_ = 0;
   Counter checks_;
@@ -286,14 +292,18 @@ TEST_P(MemoryTortureTest, NoPageIsEverWrong) {
 
 std::string NameOf(const ::testing::TestParamInfo<Torture>& info) {
   return std::string(BackingName(info.param.backing)) +
-         (info.param.settle_ms == 0 ? "WithoutSettling" : "");
+         (info.param.settle_ms == 0 ? "WithoutSettling" : "") +
+         (info.param.handlers == 1 ? "" : std::to_string(info.param.handlers) + "Handlers");
 }
 
-INSTANTIATE_TEST_SUITE_P(Memory, MemoryTortureTest,
-                         ::testing::Values(Torture{Backing::kAnon, 100}, Torture{Backing::kAnon, 0},
-                                           Torture{Backing::kMemfd, 100},
-                                           Torture{Backing::kMemfd, 0}),
-                         NameOf);
+INSTANTIATE_TEST_SUITE_P(
+    Memory, MemoryTortureTest,
+    ::testing::Values(Torture{Backing::kAnon, 100}, Torture{Backing::kAnon, 0},
+                      Torture{Backing::kMemfd, 100}, Torture{Backing::kMemfd, 0},
+                      Torture{Backing::kAnon, 100, 2}, Torture{Backing::kAnon, 0, 2},
+                      Torture{Backing::kMemfd, 100, 2}, Torture{Backing::kMemfd, 0, 2},
+                      Torture{Backing::kAnon, 100, 4}, Torture{Backing::kMemfd, 100, 4}),
+    NameOf);
 
 }  // namespace
 }  // namespace underfoot::testing

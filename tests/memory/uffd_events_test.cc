@@ -17,8 +17,9 @@
 #include "mmu/pfn_cache.h"
 #include "tests/memory/memory_test.h"
 #include "tests/memory/pending_event.h"
-#include "vmm/capability.h"
-#include "vmm/memory/uffd_monitor.h"
+#include "vmm/host/capability.h"
+#include "vmm/sources/hooks/hooked_calls.h"
+#include "vmm/sources/uffd/uffd_monitor.h"
 
 namespace underfoot::testing {
 namespace {
@@ -50,6 +51,49 @@ TEST_P(UffdEventsTest, AForeignRemovalDropsLeavesAndCachesOfItsRange) {
   cache.Deactivate();
 }
 
+// By a raw call over pages that are registered; with `fd`, which is RAM's own file or another.
+bool RawMapOver(HvaRange range, int fd, uint64_t offset) {
+  const int flags = MAP_FIXED | (fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
+  return static_cast<uint64_t>(syscall(SYS_mmap, range.begin.value, range.size(),
+                                       PROT_READ | PROT_WRITE, flags, fd, offset)) ==
+         range.begin.value;
+}
+
+TEST_P(UffdEventsTest, AMappingThatARawCallHasPutInThePlaceOfRamIsWatchedAgain) {
+  StartMonitor();
+  FaultIn(5);
+  const HvaRange range = side().Pages(4, 4);
+  ASSERT_TRUE(RawMapOver(range, side().memory->fd(), side().GpaAt(4).value));
+  side().Store(5, 77);
+  // The call returns when its event has been read, before the handler registers the new mapping.
+  Reader reader(mmu().readers());
+  ASSERT_TRUE(WaitUntil([&] {
+    return mmu().faults().FaultIn(reader, side().GfnAt(6), Access::kWrite).outcome ==
+           FaultInOutcome::kMapped;
+  }));
+  const uint64_t removes = Stats().removes;
+  ASSERT_EQ(ForeignMadvise(side().Pages(6), MADV_DONTNEED), 0);
+  EXPECT_TRUE(WaitUntil([&] { return !side().LeafOf(6).has_value(); }, kPatience));
+  EXPECT_EQ(Stats().removes, removes + 1);
+  for (const NumberedEvent& event : side().events.Since(0, EventLog::kCapacity)) {
+    EXPECT_NE(event.event.change, HostChange::kLostRecords);
+  }
+}
+
+TEST_P(UffdEventsTest, ARangeThatCannotBeWatchedAgainIsReported) {
+  StartMonitor();
+  const HvaRange range = side().Pages(4, 4);
+  ASSERT_EQ(syscall(SYS_munmap, range.begin.value, range.size()), 0);
+  const auto reported = [&] {
+    for (const NumberedEvent& event : side().events.Since(0, EventLog::kCapacity)) {
+      if (event.event.change != HostChange::kLostRecords) continue;
+      return event.event.source == EventSource::kUffd && event.event.range == range;
+    }
+    return false;
+  };
+  EXPECT_TRUE(WaitUntil(reported, kPatience));
+}
+
 #ifndef __SANITIZE_THREAD__  // which cannot do clone(CLONE_VM)
 // In another process that has our memory and none of our hooks: nothing but the system call.
 int DiscardAndExit(void* range) {
@@ -60,7 +104,7 @@ int DiscardAndExit(void* range) {
 // The failed call had announced events that never came: they are not the foreigner's.
 TEST_P(UffdEventsTest, AForeignRemovalAfterAHookedCallThatFailedIsForeign) {
   StartMonitor();
-  ASSERT_FALSE(side().hooks.MapOver(side().Pages(5), PROT_READ, MAP_SHARED, -1, 0).ok());
+  ASSERT_FALSE(HookedMapOver(side().Pages(5), PROT_READ, MAP_SHARED, -1, 0).ok());
   FaultIn(5);
   ASSERT_EQ(ForeignMadvise(side().Pages(5), MADV_DONTNEED), 0);
   EXPECT_TRUE(WaitUntil([&] { return !side().LeafOf(5).has_value(); }, kPatience));
@@ -108,13 +152,13 @@ TEST_P(UffdEventsTest, WhileARemovalSettlesThePageIsUsedAndNoTranslationIsKept) 
   EXPECT_EQ(side().Load(5), 2u);
   EXPECT_FALSE(side().LeafOf(5).has_value());
   // The monitor may be busy with the page for a moment longer.
-  EXPECT_TRUE(
-      WaitUntil([&] { return side().Fault(5, Access::kRead).outcome == FaultOutcome::kSettling; }));
+  EXPECT_TRUE(WaitUntil(
+      [&] { return side().Fault(5, Access::kRead).outcome == FaultOutcome::kRemovalPending; }));
   Reader reader(mmu().readers());
   PfnCache cache(mmu(), "cache");
   ASSERT_TRUE(cache.Activate(reader, side().GpaAt(5), kPageSize, Access::kRead).ok());
   EXPECT_FALSE(static_cast<bool>(cache.Check(reader)));
-  EXPECT_EQ(cache.Refresh(reader), RefreshOutcome::kSettling);
+  EXPECT_EQ(cache.Refresh(reader), RefreshOutcome::kRemovalPending);
   cache.Deactivate();
 }
 
@@ -128,11 +172,11 @@ TEST_P(UffdEventsTest, APageThatTheRemovalHasPassedIsTranslatedAtOnce) {
   ASSERT_TRUE(WaitUntil([&] { return mmu().Stats().notifier.ends == 1; }));
   static_cast<void>(side().Load(5));
   EXPECT_TRUE(WaitUntil([&] { return side().LeafOf(5).has_value(); }));
-  EXPECT_EQ(side().settling.settled(), 1u);
+  EXPECT_EQ(side().removals.settled(), 1u);
   // Nothing was known of its neighbour.
   static_cast<void>(side().Load(6));
-  EXPECT_TRUE(
-      WaitUntil([&] { return side().Fault(6, Access::kRead).outcome == FaultOutcome::kSettling; }));
+  EXPECT_TRUE(WaitUntil(
+      [&] { return side().Fault(6, Access::kRead).outcome == FaultOutcome::kRemovalPending; }));
 }
 
 // The removal stands before its zap; a hook of ours takes the page meanwhile.
@@ -140,14 +184,14 @@ TEST_P(UffdEventsTest, WhatOurOwnHookTookIsNoEvidenceOfARemoval) {
   Create(absl::Hours(1));
   StartMonitor();
   FaultIn(5);
-  const uint64_t removal = side().settling.Add(side().Pages(5));
-  side().settling.Witness(removal, {true});
+  const uint64_t removal = side().removals.Add(side().Pages(5));
+  side().removals.NotePresent(removal, {true});
   ASSERT_TRUE(side().hooks.Discard(side().Pages(5)).ok());
   ASSERT_FALSE(side().EntryOf(5).present);
   static_cast<void>(side().Load(5));
-  EXPECT_TRUE(
-      WaitUntil([&] { return side().Fault(5, Access::kRead).outcome == FaultOutcome::kSettling; }));
-  EXPECT_EQ(side().settling.settled(), 0u);
+  EXPECT_TRUE(WaitUntil(
+      [&] { return side().Fault(5, Access::kRead).outcome == FaultOutcome::kRemovalPending; }));
+  EXPECT_EQ(side().removals.settled(), 0u);
 }
 
 TEST_P(UffdEventsTest, WhenARemovalHasSettledTranslationsComeBack) {
@@ -199,8 +243,10 @@ TEST_P(UffdEventsTest, AFaultReadBeforeTheRemovalThatPrecededItComesAfterIt) {
   toucher.join();
   foreign.Join();
   EXPECT_EQ(seen.invalidations.Get(), 1u);
-  EXPECT_EQ(seen.faults.Get(), 0u);
-  EXPECT_EQ(Stats().reordered, 1u);
+  if (UNDERFOOT_TEST_HANDLERS == 1) {  // several read one message each, and count their own
+    EXPECT_EQ(seen.faults.Get(), 0u);
+    EXPECT_EQ(Stats().reordered, 1u);
+  }
   EXPECT_EQ(Stats().removes, 1u);
   EXPECT_FALSE(side().LeafOf(5).has_value());
   EXPECT_FALSE(side().LeafOf(6).has_value()) << "the removal settles";
@@ -236,7 +282,7 @@ TEST_P(UffdEventsTest, AForeignUnmapDropsWhatLayThere) {
   EXPECT_EQ(Stats().unmaps, 1u);
   EXPECT_FALSE(Translates(MemorySide::kMore));
   EXPECT_TRUE(Translates(MemorySide::kMore + 1));
-  ASSERT_TRUE(side().hooks.Munmap({range.begin + kPageSize, range.end}).ok());
+  ASSERT_TRUE(hooked::Munmap({range.begin + kPageSize, range.end}).ok());
 }
 
 TEST_P(UffdEventsTest, AForeignMoveDropsWhatLayThere) {

@@ -1,6 +1,6 @@
 // The net below the hooks: faults become leaves, and what is lost is found and repaired.
 
-#include "vmm/memory/uffd_monitor.h"
+#include "vmm/sources/uffd/uffd_monitor.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -21,6 +21,8 @@
 #include "mmu/pfn_cache.h"
 #include "tests/memory/memory_test.h"
 #include "tests/memory/pending_event.h"
+#include "vmm/sources/hooks/hooked_calls.h"
+#include "vmm/sources/uffd/retry_time.h"
 
 namespace underfoot::testing {
 namespace {
@@ -58,8 +60,8 @@ class UffdMonitorTest : public MemoryTest {
     ASSERT_TRUE(side().LeafOf(i).has_value());
   }
 
-  // The page goes while no monitor runs, and nobody is told.
-  void TakePageUntold(uint64_t i) {
+  // The page goes while no monitor runs, and it is not reported.
+  void TakePageUnreported(uint64_t i) {
     if (memfd()) {
       const auto offset = static_cast<off_t>(side().GpaAt(i).value);
       ASSERT_EQ(fallocate(side().memory->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
@@ -156,7 +158,7 @@ TEST_P(UffdMonitorTest, EachKindOfFaultIsCountedAsWhatItIs) {
   side().Store(0, 1);
   EXPECT_EQ(Stats().missing, 1u);
   ExpectTrueLeaf(0);
-  ASSERT_TRUE(side().hooks.WriteProtect(side().Pages(0)).ok());
+  ASSERT_TRUE(hooked::WriteProtect(side().uffd, side().Pages(0)).ok());
   EXPECT_EQ(side().Load(0), 1u);
   EXPECT_EQ(Stats().wp, 0u);
   side().Store(0, 2);
@@ -236,7 +238,7 @@ TEST_P(UffdMonitorTest, APageThatCameBackInAnotherFrameThanItsLeafSaysWasLost) {
   FaultIn(3);
   const Pfn frame = side().LeafOf(3)->pfn();
   const KeptFrame kept(side().PageAt(3));
-  TakePageUntold(3);
+  TakePageUnreported(3);
   ASSERT_FALSE(side().EntryOf(3).present);
   std::thread guest([&] { EXPECT_EQ(side().Load(3), 0u); });
   ASSERT_TRUE(WaitUntil([&] { return PendingFaults(side().uffd) == 1; }));
@@ -254,7 +256,7 @@ TEST_P(UffdMonitorTest, APageThatMadvFreeLeftIsNoLostCopyWhenItIsGone) {
   StartMonitor();
   FaultIn(0);
   side().Store(0, 7);
-  ASSERT_TRUE(side().hooks.Madvise(side().Pages(0), MADV_FREE).ok());
+  ASSERT_TRUE(hooked::Madvise(side().Pages(0), MADV_FREE).ok());
   FaultIn(0);
   LosePage(0);
   EXPECT_EQ(side().Load(0), 0u);
@@ -292,7 +294,7 @@ TEST_P(UffdMonitorTest, AReaderThatFaultsWhileABeginWaitsForItIsNoDeadlock) {
     ASSERT_TRUE(static_cast<bool>(page));
     LosePage(0);
     hook = std::thread([&] {
-      const absl::Status status = side().hooks.Madvise(side().Pages(0, 4), MADV_DONTNEED);
+      const absl::Status status = hooked::Madvise(side().Pages(0, 4), MADV_DONTNEED);
       EXPECT_TRUE(status.ok()) << status;
     });
     ASSERT_TRUE(WaitUntil([&] { return mmu().in_flight().count() == 1; }));
@@ -328,6 +330,32 @@ TEST_P(UffdMonitorTest, FaultsThatMeetAnUnreadEventAreTriedAgainBehindIt) {
     EXPECT_EQ(side().Load(i), i + 1);
     ExpectTrueLeaf(i);
   }
+}
+
+// Each attempt at the fault makes the tables for its claim, and gives them up again: that is
+// counted.
+TEST_P(UffdMonitorTest, MessagesDoNotBringForwardOrMoveTheTimeOfAFaultThatWasPutOff) {
+  constexpr uint64_t kMessages = 500;
+  constexpr uint64_t kTablesOfAnAttempt = 3;
+  constexpr uint64_t kAttemptsBeforeTheLongestWait = 6;
+  StartMonitor();
+  BracketToken token = mmu().notifier().Begin({side().Pages(0)});
+  std::thread toucher([&] { side().Store(0, 7); });
+  ASSERT_TRUE(WaitUntil([&] { return Stats().missing == 1; }));
+  const uint64_t before = mmu().Stats().rcu.retired;
+  const int64_t start_ns = MonotonicNs();
+  for (uint64_t i = 0; i < kMessages; ++i) {
+    ASSERT_EQ(ForeignMadvise(side().Pages(2000), MADV_DONTNEED), 0);
+  }
+  side().monitor.WaitForBatch();
+  const uint64_t tables = mmu().Stats().rcu.retired - before;
+  const auto passed_ns = static_cast<uint64_t>(MonotonicNs() - start_ns);
+  mmu().notifier().End(token);
+  toucher.join();
+  EXPECT_GT(mmu().Stats().rcu.retired, 0u);
+  EXPECT_LE(tables, kTablesOfAnAttempt *
+                        (passed_ns / RetryTime::kLongestNs + kAttemptsBeforeTheLongestWait + 1));
+  EXPECT_EQ(side().Load(0), 7u);
 }
 
 TEST_P(UffdMonitorTest, AStopLeavesAFaultThatWasPutOffToWhoeverClosesTheDescriptor) {

@@ -1,4 +1,4 @@
-#include "vmm/memory/userfaultfd.h"
+#include "vmm/ram/userfaultfd.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>

@@ -22,14 +22,15 @@ class WorkingSetTest : public MemoryTest {
 
   void SetUp() override {
     absl::StatusOr<std::unique_ptr<MemorySide>> side =
-        MemorySide::Create(GetParam(), absl::Milliseconds(100), {.async_write_protect = !memfd()});
+        MemorySide::Create({.backing = GetParam(),
+                            .uffd = {.async_write_protect = !memfd()},
+                            .touch_sink = [this](Hva page) { set_->Touched(page); }});
     if (absl::IsPermissionDenied(side.status()) || absl::IsUnimplemented(side.status())) {
       UNDERFOOT_SKIP(std::string(side.status().message()));
     }
     ASSERT_TRUE(side.ok()) << side.status();
     side_ = *std::move(side);
-    set_.emplace(*side_->memory, mmu().notifier(), side_->hooks, side_->pagemap);
-    side_->source.TellTouches([this](Hva page) { set_->Touched(page); });
+    set_.emplace(*side_->memory, mmu().notifier(), side_->pagemap, absl::Milliseconds(1));
     StartMonitor();
   }
   void TearDown() override {
@@ -53,9 +54,13 @@ class WorkingSetTest : public MemoryTest {
     return touched;
   }
 
-  // The monitor is done with the last fault: it may look at the page again after it was resolved.
+  // The handler has finished with the last fault: after it has woken this thread, it looks at the page
+  // again and publishes its leaf.
   void Scan() {
-    side().monitor.WaitForBatch();
+    ASSERT_TRUE(WaitUntil([&] {
+      const UffdStats stats = side().monitor.Stats();
+      return stats.fault_us.count >= stats.missing + stats.wp + stats.minor;
+    }));
     set_->Scan();
   }
 
@@ -65,7 +70,7 @@ class WorkingSetTest : public MemoryTest {
     TranslatedPage page = mmu().Translate(reader, side().GpaAt(i), Access::kRead);
     while (!page) {
       ASSERT_EQ(mmu().faults().FaultIn(reader, side().GfnAt(i), Access::kRead).outcome,
-                FaultOutcome::kMapped);
+                FaultInOutcome::kMapped);
       page = mmu().Translate(reader, side().GpaAt(i), Access::kRead);
     }
   }
@@ -142,10 +147,9 @@ TEST_P(WorkingSetTest, NoWritableTranslationOutlivesAScan) {
 
 TEST_P(WorkingSetTest, WhatTheKernelMadeOldWasTouchedBefore) {
   Warm();
-  EventLog log;
   FakeRecords records;
-  KernelNotifier kernel(mmu(), log, side().memory->hvas(), records.Opener());
-  kernel.SetYoungSink([this](Hva page) { set_->Touched(page); });
+  KernelNotifier kernel(mmu(), side().own_changes, side().memory->hvas(), records.Opener(),
+                        {.young_sink = [this](Hva page) { set_->Touched(page); }});
   ASSERT_TRUE(kernel.Start().ok());
   ASSERT_TRUE(kernel.WaitUntilOpen().ok());
   Read(8);
@@ -188,7 +192,7 @@ TEST_P(WorkingSetTest, TheAnswerIsBySlotAndLeavesTheSystemAreaOut) {
 }
 
 TEST_P(WorkingSetTest, AThreadScansByItself) {
-  set_->Start(absl::Milliseconds(1));
+  ASSERT_TRUE(set_->Start().ok());
   EXPECT_TRUE(WaitUntil([&] { return set_->Stats().scans > 3; }));
   set_->Stop();
 }

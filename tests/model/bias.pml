@@ -1,11 +1,12 @@
-/* A reader's bias: its slot is a plain store, and a Begin that looks takes the bias away with a membarrier.
+/* A reader's bias: a biased reader enters a section by a plain store to its slot. A Begin that looks at
+ * the slot takes the bias away, with a membarrier.
  *
- * The reader's plain stores go through a buffer, first in first out, that drains at any time, before each
- * locked instruction of the reader, and in a membarrier. All else is seen at once. Each round of a Begin
- * clears a page of its own. The reader may take the bias at any time in an announced section, give it up
- * at any time outside of sections, and end.
+ * The reader's plain stores go through a store buffer, first in first out. The buffer drains at any time,
+ * before each locked instruction of the reader, and in a membarrier. All other steps are visible at once.
+ * Each round of a Begin clears a page of its own. The reader may take the bias at any time in an announced
+ * section, may give it up at any time outside of sections, and may end.
  *
- * Checked: no reader uses a page when the Begin that cleared it has returned (I1). */
+ * Checked: no reader uses a page after the Begin that cleared it has returned (I1). */
 
 #ifndef BEGINS
 #define BEGINS 2

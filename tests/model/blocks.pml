@@ -1,17 +1,20 @@
-/* One entry of level 1, a block of two pages, and the table of pages that may stand in its place: a
- * claim of the block against a claim of a page and against a Begin for a part of it, the publication of
- * a block, and of a table that was filled in private (RANGE), which a Begin of one page steals as well.
- * COLLAPSE is the simple one: the entry starts as a table of leaves, one thread brackets both pages
- * while the host moves them into a block, and then installs that as any block.
+/* One entry of level 1: a block of two pages, or the table of pages that may replace it.
  *
- * Checked: between Begin and End no translation of the page is there or appears (I1); each published
- * page is what the host has now; references never run short; at the end an empty table is not linked,
- * and the linked one counts right (I5).
+ * The model has a claim of the block, against a claim of one page and against a Begin for a part of the
+ * block; the publication of a block; and the publication of a table that was filled in private (RANGE). A
+ * Begin of one page also steals the claim behind such a table. With COLLAPSE the entry starts as a table of
+ * leaves: one thread brackets both pages while the host moves them into a block, and then installs the
+ * block like any other.
  *
- * Every step is one compare-exchange, and a private table is of this world when it is linked: table
- * numbers are not used again, grace periods are the part of tables.pml and levels.pml.
+ * Checked: between Begin and End no translation of the page is present or appears (I1). Each published page
+ * is the one that the host has now. References never run short. At the end an empty table is not linked,
+ * and the count of a linked table is right (I5).
  *
- * Sizes: BLOCKS, PAGES (who claims page 0), BRACKETS (of one page each, in turn), ROUNDS. */
+ * Each step is one compare-exchange. A private table becomes part of the model when it is linked. Table
+ * numbers are never reused: tables.pml and levels.pml model the grace periods.
+ *
+ * Sizes: BLOCKS; PAGES (threads that claim page 0); BRACKETS (of one page each, one after the other);
+ * ROUNDS. */
 
 #ifndef BLOCKS
 #define BLOCKS 1

@@ -1,13 +1,13 @@
-/* One pfn cache: a refresher (who also changes the key and deactivates), brackets, readers with a
- * slot each, and a memslot update that moves the gpa to another hva. Sequentially consistent; the
- * weak orders of the lockless precheck are cache_orders.cc's part.
+/* One pfn cache: a thread that refreshes it, changes its key and deactivates it; brackets; readers with
+ * one slot each; and a memslot update that moves the gpa to another hva. All steps are sequentially
+ * consistent; cache_orders.cc checks the weak orders of the lockless precheck.
  *
- * Checked: a reader never uses a page inside a bracket, nor one that the host has replaced (I1), nor
- * an hva that an update has taken away, nor a deactivated cache; a valid cache is listed where it
- * points; no one waits for ever. A bracket of another hva never makes a refresh fail.
+ * Checked: a reader never uses a page inside a bracket (I1), a page that the host has replaced, an hva that
+ * an update has removed, or a cache that is not active. A valid cache is listed at the hva to which it
+ * points. No thread waits for ever. A bracket of another hva never makes a refresh fail.
  *
  * Sizes: REFRESHES, ROUNDS (of the bracket thread of each hva), READS. UNRELATED keeps the cache on one
- * hva and the brackets on the other; UPDATES=1 adds the update. */
+ * hva and the brackets on the other. UPDATES=1 adds the memslot update. */
 
 #ifndef REFRESHES
 #define REFRESHES 2
@@ -93,11 +93,6 @@ retry:
      :: else
      fi;
 #endif
-#ifndef BREAK_PENDING_AFTER_LOOKUP
-     page = host_page[hva];
-#endif
-     cached_hva = hva;
-     cached_page = page;
 #if UPDATES
 #ifndef BREAK_NO_GENERATION_CHECK
      if
@@ -106,6 +101,11 @@ retry:
      fi;
 #endif
 #endif
+#ifndef BREAK_PENDING_AFTER_LOOKUP
+     page = host_page[hva];
+#endif
+     cached_hva = hva;
+     cached_page = page;
      atomic {
        if
 #ifdef BREAK_PUBLISH_BY_STORE

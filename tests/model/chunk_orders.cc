@@ -1,7 +1,7 @@
-// The C++ orders of a growing list of chunks: InFlightRanges and ReaderRegistry link a new chunk
-// before its first word is taken. Two Begins need the second chunk: one links its own, the other
-// loses that race or finds it linked. An installer that finds no chunk, or no bracket in it, must
-// have claimed before both scans (I1); whoever finds the chunk finds it initialized.
+// The C++ orders of a list of chunks that grows: InFlightRanges and ReaderRegistry link a new chunk
+// before they take its first word. Two Begins need the second chunk. One links its own; the other
+// loses that race or finds the chunk linked. An installer that finds no chunk, or no bracket in it,
+// must have claimed before both scans (I1). A thread that finds the chunk must find it initialized.
 
 #include "relacy_main.h"
 

@@ -1,10 +1,11 @@
-// The C++ orders of the set of ranges in flight: its limit, which ends a search early. Two Begins
-// take the two words, one installer claims and searches them. Each Begin raises the limit, or finds
-// it raised by the other, before it takes its word. An installer that finds no bracket must have
-// claimed before both scans, so that both Begins see its claim (I1).
+// The C++ orders of the set of ranges in flight: the limit at which a search ends. Two Begins take
+// the two words, and one installer claims and searches the words. Each Begin raises the limit, or
+// finds it raised by the other, before it takes its word. An installer that finds no bracket must
+// have claimed before both scans, so that both Begins see its claim (I1).
 //
-// The load that finds the limit raised by another is seq_cst in the code, and is not weakened here:
-// relacy's one order is that of execution, in which whoever reads a step comes after it anyway.
+// The load that finds the limit raised by another Begin is seq_cst in the code and is not weakened
+// here. Relacy's total order is the order of execution, in which a thread that reads the result of
+// a step always comes after that step.
 
 #include "relacy_main.h"
 

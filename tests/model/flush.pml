@@ -1,20 +1,22 @@
-/* What a Begin owes after its walk: unlink, flush, hand over, and a grace period before the table is
- * freed (I4); one flush for all that its walk removed, none where it removed no leaf (I7).
+/* What a Begin does after its walk: it unlinks tables, flushes, hands them over, and a grace period passes
+ * before a table is freed (I4). One flush covers all that the walk removed; a walk that removed no leaf
+ * does not flush (I7).
  *
- * One table with two pages under its parent. A Begin takes both pages and drops both references when it
- * leaves the table; whoever empties the table unlinks it, be it the Begin that cleared the last leaf,
- * another one, or a claim that is given back (PRUNERS). A reader walks under RCU, uses the page in its
- * slot, and leaves when the flush tells it to: the flush is a hint for it, the wait of Begin is what
- * makes it safe.
+ * One table with two pages lies under its parent. A Begin takes both pages and drops both references when
+ * it leaves the table. The thread that empties the table unlinks it: the Begin that cleared the last leaf,
+ * another Begin, or an installer that gives its claim back (PRUNERS). A reader walks inside an RCU read
+ * section, uses the page under its slot, and leaves when the flush tells it to. For the reader the flush is
+ * only a hint: the wait of Begin makes it safe.
  *
- * WALKER adds what mmu/ does not have: a user without RCU and without a slot, like a hardware walker,
- * that keeps the table it has found until a flush. For one Begin the order keeps it safe. With two it
- * would need more, and the rows say so: the Begin that finds nothing does not wait for the flush of the
- * one that cleared the leaf (WALKER_USES_LEAVES), and it, or a claim that is given back, may retire the
- * table before it. With FLUSH_FOR_TABLES whoever unlinks a table flushes, and tables are safe.
+ * WALKER adds a user that mmu/ does not have: like a hardware walker, it has neither RCU nor a slot, and
+ * keeps the table that it has found until a flush. With one Begin the order of the steps keeps it safe. With
+ * two Begins it would need more, and the rows of models.tsv show that: the Begin that finds nothing does not
+ * wait for the flush of the Begin that cleared the leaf (WALKER_USES_LEAVES). That Begin, or an installer
+ * that gives its claim back, may also retire the table before that flush. With FLUSH_FOR_TABLES each thread
+ * that unlinks a table flushes, and tables are safe.
  *
- * Checked: nobody touches a freed table; no reader uses a page inside a bracket, though its leaf was
- * cleared by another Begin; every Begin returns (no reader is left without its hint). */
+ * Checked: no thread touches a freed table. No reader uses a page inside a bracket, although another Begin
+ * cleared its leaf. Each Begin returns, so no reader is left without its hint. */
 
 #ifndef BRACKETS
 #define BRACKETS 2
@@ -40,7 +42,6 @@ bool handed_over = false;
 bool freed = false;
 byte inside_rcu = 0;
 byte waits_for = 0;
-byte flush_epoch = 0;
 byte inside = 0;
 bool section = false;
 bool using = false;
@@ -75,7 +76,6 @@ inline flush() {
     flushes++;
     assert(flushes <= 1);
     assert(unmapped);
-    flush_epoch++;
     cached = false
   }
 }
@@ -206,15 +206,12 @@ out:
 }
 
 proctype Reader() {
-  byte round, epoch;
+  byte round;
   bool found;
   do
   :: round < READS ->
      round++;
      section = true;
-#ifndef BREAK_EPOCH_AFTER_LOOKUP
-     epoch = flush_epoch;
-#endif
      rcu_enter(READER);
      found = linked;
      if
@@ -222,13 +219,9 @@ proctype Reader() {
      :: else
      fi;
      rcu_leave(READER);
-#ifdef BREAK_EPOCH_AFTER_LOOKUP
-     epoch = flush_epoch;
-#endif
      if
      :: found ->
         atomic { using = true; assert(inside == 0) };
-        (flush_epoch != epoch); /* a section without an end of its own */
         using = false
      :: else
      fi;

@@ -1,13 +1,13 @@
-/* One stage-2 entry: installers claim it, look the page up without a lock and publish; brackets
- * (Begin .. End) take the translation away while the host changes the page; readers protect their
- * use with a slot each. Sequentially consistent; weak orders are install_orders.cc's part.
+/* One stage-2 entry. Installers claim it, look the page up without a lock, and publish. Brackets (Begin to
+ * End) take the translation away while the host changes the page. Each reader protects its use with a slot.
+ * All steps are sequentially consistent; install_orders.cc checks the weak orders.
  *
- * Checked: from the return of Begin to End no leaf is present, none appears and no reader uses one
- * (I1, I2); a published leaf is the page that the host has now; nobody waits for ever; an installer
- * fails at most twice for each bracket, once stolen and once refused (I9).
+ * Checked: from the return of Begin to End no leaf is present, no leaf appears and no reader uses one (I1,
+ * I2). A published leaf is the page that the host has now. No thread waits for ever. An installer fails at
+ * most twice for each bracket: once because its claim was stolen, once because it saw the bracket (I9).
  *
  * Sizes: INSTALLERS, BRACKETS, ROUNDS (of each bracket), READERS, READS (of each reader).
- * Each BREAK_* switch removes one step of the protocol and must be caught. */
+ * Each BREAK_* switch removes one step of the protocol; the checker must then find a fault. */
 
 #ifndef INSTALLERS
 #define INSTALLERS 1

@@ -1,14 +1,15 @@
-/* Two levels of tables that come and go: root (never dies) -> a mid table with two entries -> low tables
- * with one entry each (tables.pml has one level, and more entries). A claim links what is missing in
- * one step, with the claim already inside; whoever empties an entry unlinks what that empties, from the
- * lowest table up: a claim may revive the mid table while somebody takes it apart.
+/* Two levels of tables that come and go: the root, which never dies; a middle table with two entries; and
+ * low tables with one entry each. (tables.pml has one level and more entries.) A claim links the missing
+ * tables in one step, with the claim already inside. The thread that empties an entry unlinks the tables
+ * that become empty, from the lowest one up. Meanwhile a claim may take a reference of the middle table
+ * while another thread unlinks it.
  *
- * Checked: no freed table is touched (I4); each is retired and freed once; counts never go below one
- * reference; at the end every linked table is in use and counts right, all others are free (I5); no leaf
- * appears inside a bracket (I1).
+ * Checked: no thread touches a freed table (I4). Each table is retired and freed once. A count never falls
+ * below one reference. At the end each linked table is in use and its count is right, and all others are
+ * free (I5). No leaf appears inside a bracket (I1).
  *
- * Sizes: INSTALLERS (the second takes the other entry of the mid table; with SAME_PAGE the same),
- * BRACKETS, ROUNDS. */
+ * Sizes: INSTALLERS (the second one claims the other entry of the middle table; with SAME_PAGE the same
+ * entry), BRACKETS, ROUNDS. */
 
 #ifndef INSTALLERS
 #define INSTALLERS 2

@@ -1,6 +1,6 @@
-// The C++ orders of a reader's line that changes hands: what its owner leaves behind (the nonce,
-// the counters) is plain memory, and the next owner goes on with it. The nonce must never go back:
-// a Begin tells two sections of one slot by it.
+// The C++ orders of a reader's line that gets a new owner. What the old owner leaves behind (the
+// nonce, the counters) is plain memory, and the next owner continues with it. The nonce must never
+// go back: a Begin distinguishes two sections of one slot by it.
 
 #include "relacy_main.h"
 

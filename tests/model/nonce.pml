@@ -1,15 +1,15 @@
-/* The nonce of a reader's slot has few bits and wraps. A Begin has read the slot's word and polls it
- * until it differs; a reader leaves and re-enters the same range for ever. The nonces of a line are one
- * sequence for all its slots: nested sections take them too.
+/* The nonce in a reader's slot has few bits and wraps. A Begin has read the word of the slot and polls it
+ * until it differs; a reader leaves and enters the same range again, for ever. The nonces of a line are one
+ * sequence for all its slots, so nested sections consume them too.
  *
- * Checked for every schedule and NONCES values: Begin never returns while the section that it met is
- * open, so a wrap is never unsafe; and when a poll finds the old word in another section than the poll
- * before (it is fooled), the line has made at least NONCES sections since that one was entered. So a
- * Begin outlasts a reader by one poll for each NONCES sections at most: the code has 2^20 of them, and
- * polls without a pause. (At most 3 * NONCES sections between two polls; no other bound.)
+ * Checked, for every schedule and for NONCES values: Begin never returns while the section that it met is
+ * open, so a wrap is never unsafe. If a poll finds the old word in a later section than the previous poll
+ * did, the line has made at least NONCES sections since it entered the one that the previous poll saw. One
+ * poll can therefore be deceived at most once for each NONCES sections. The code has 2^20 nonces and polls
+ * without a pause. (At most 3 * NONCES sections lie between two polls; there is no other bound.)
  *
- * STARVED asks for the end of the wait under weak fairness. The checker answers with the one reader that
- * can hold up a Begin: between any two polls it makes exactly a multiple of NONCES sections. */
+ * STARVED requires that the wait ends under weak fairness. The checker answers with the only reader that
+ * can delay a Begin for ever: between any two polls it makes exactly a multiple of NONCES sections. */
 
 #ifndef NONCES
 #define NONCES 2

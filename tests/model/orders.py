@@ -1,6 +1,6 @@
 """The memory orders of mmu/ and the models that catch their weakening: orders.tsv, checked.
 
-Used by tests/mutants.py, for whose kill table these are the mutants that x86 hides.
+Used by tests/mutants/run.py, for whose kill table these are the mutants that x86 hides.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ def code_of(path):
 
 def complaints(places):
     """Orders without a row, rows without an order, killers that models.tsv does not have."""
-    for path in sorted(SOURCES.glob("*.h")) + sorted(SOURCES.glob("*.cc")):
+    for path in sorted(SOURCES.rglob("*.h")) + sorted(SOURCES.rglob("*.cc")):
         if path.name == NAMES_THE_ORDERS:
             continue
         name = str(path.relative_to(models.ROOT))

@@ -1,6 +1,7 @@
-// The C++ orders of a published pointer (rcu::Pointer), here that of the memslot set. What it
-// points to was written before; and whoever announces something (a section, a claim, a range)
-// before the load is met by the update's scan after the publication, or loads the new set.
+// The C++ orders of a published pointer (rcu::Pointer), here that of the memslot set. The object
+// that it points to was written before. A thread that announces something (a section, a claim, a
+// range) before its load either is found by the scan that the update makes after the publication,
+// or loads the new set.
 
 #include "relacy_main.h"
 

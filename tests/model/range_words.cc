@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "mmu/range_word.h"
+#include "mmu/base/range_word.h"
 
 namespace underfoot {
 namespace {
@@ -48,7 +48,7 @@ struct Packing : PackedRange<PageBits, CountBits> {
 #endif
   }
 
-  // Whether the word says exactly what the range is.
+  // Whether the word stands for exactly this range.
   static constexpr bool Fits(HvaRange bytes) {
     const HvaRange range = RoundOutToPages(bytes);
     return range.begin.value >> kPageShift <= Real::kMaxPage &&

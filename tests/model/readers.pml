@@ -1,11 +1,11 @@
-/* Readers protect a translation with a slot; Begin clears the translation, then waits for the
- * readers of that page. Readers enter again and again, and for ever.
+/* Readers protect a translation with a slot. Begin clears the translation and then waits for the readers
+ * of that page. Readers leave and enter again for ever.
  *
- * Checked, with weak fairness: each Begin returns (I9), although readers re-enter without end, and
- * although a reader of another page never leaves (I11); no reader uses a cleared translation (I1).
+ * Checked, with weak fairness: each Begin returns (I9), although readers enter again without end and a
+ * reader of another page never leaves (I11). No reader uses a cleared translation (I1).
  *
- * The nonce in a slot never repeats. What Begin needs of it is only "has the word changed since I
- * looked", so `changed` stands for it, and the state space stays finite. */
+ * The nonce in a slot never repeats here. Begin asks only whether the word has changed since it looked, so
+ * `changed` stands for the nonce, and the state space stays finite. */
 
 #ifndef READERS
 #define READERS 2

@@ -1,9 +1,10 @@
-// The C++ orders of the registry of readers: the limit, which ends a scan early. Two readers
-// register, announce a section and look at the translation; Begin clears the translation and scans
-// the lines up to the limit. A reader that still found the translation must be found (I1).
+// The C++ orders of the registry of readers: the limit at which a scan ends. Two readers register,
+// announce a section and look at the translation. Begin clears the translation and scans the lines
+// up to the limit. It must find a reader that still found the translation (I1).
 //
-// The load that finds the limit raised by another is seq_cst in the code, and is not weakened here:
-// relacy's one order is that of execution, in which whoever reads a step comes after it anyway.
+// The load that finds the limit raised by another reader is seq_cst in the code and is not weakened
+// here. Relacy's total order is the order of execution, in which a thread that reads the result of
+// a step always comes after that step.
 
 #include "relacy_main.h"
 

@@ -1,6 +1,7 @@
-// The C++ orders by which a Begin learns that the readers of a bracket that did not wait are gone.
-// Somebody's scan finds the reader outside and says so (waited_through_); a Begin that reads this
-// does not look itself, and its page goes.
+// The C++ orders by which a Begin learns that the readers of a bracket that did not wait have left.
+// The scan of another Begin finds the reader outside of sections and records this in
+// waited_through_. A Begin that reads the record does not scan itself, and its caller changes the
+// page.
 
 #include "relacy_main.h"
 

@@ -1,9 +1,11 @@
-/* When a Begin may leave out its wait for readers: its walk found nothing, no other overlapping bracket
- * is in flight, no section without a translation is open, and no bracket that did not wait is unsettled.
- * Whoever clears the leaf is a bracket that waits, one that does not (NOWAITS), or a memslot update,
- * which has its range in flight meanwhile. The leaf comes back when nothing is in flight.
+/* When a Begin may skip its wait for readers: its walk found nothing, no other overlapping bracket is in
+ * flight, no section without a translation is open, and each earlier bracket that did not wait has been
+ * waited for by another one.
  *
- * Checked: a waiting bracket never has a reader of the page inside (I1, I11).
+ * The leaf is cleared by a bracket that waits, by one that does not wait (NOWAITS), or by a memslot update,
+ * which holds its range in flight meanwhile. The leaf comes back when nothing is in flight.
+ *
+ * Checked: when a waiting Begin returns, no reader is inside the page (I1, I11).
  *
  * Sizes: BRACKETS, NOWAITS (of ROUNDS each), UPDATES, READERS, READS, DIRECTS (sections by hva). */
 

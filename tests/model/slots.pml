@@ -1,11 +1,11 @@
-/* Memslot sets and bracket tokens. Set 0 has the slot; an update publishes set 1, in which the slot is
- * dying (no look-ups, still walked), takes its leaf and claim away, publishes set 2 without it, and
- * frees the old sets when no walker and no pinned bracket can reach them. With ADD the sets run the
- * other way: set 0 has no slot, set 1 has it.
+/* Sets of memslots, and the token of a bracket. Set 0 contains the slot. An update publishes set 1, in which
+ * the slot is dying: look-ups do not find it, and Begin still walks it. The update then removes its leaf and
+ * its claim, publishes set 2 without the slot, and frees the old sets when no walker and no pinned bracket
+ * can reach them. With ADD the order is reversed: set 0 has no slot, and set 1 has it.
  *
- * Checked: no leaf is present or appears between the return of Begin and End (I1), no leaf outlives
- * its slot, End works on the set that Begin walked, no freed set is touched, nobody waits for ever. As
- * liveness (FOREVER, weak fairness): an update ends although brackets always overlap (I9).
+ * Checked: no leaf is present or appears between the return of Begin and End (I1). No leaf outlives its
+ * slot. End works on the set that Begin walked. No thread touches a freed set. No thread waits for ever. As
+ * liveness (FOREVER, weak fairness): an update ends although brackets overlap without end (I9).
  *
  * Sizes: BRACKETS, ROUNDS. The installer installs once, by the rules of install.pml. */
 

@@ -1,12 +1,12 @@
-/* A block that is a read-only leaf of two pages, taken apart from several sides at once: a Begin takes
- * page 0 away by one step, block to table without the part; a write fault of page 0 splits the block
- * first and relaxes its page only; BLOCK_RELAXERS relax the whole block; with PROTECT a Begin takes the
- * write permission of page 0 and no more.
+/* A block that is a read-only leaf of two pages, changed from several sides at once. A Begin takes page 0
+ * away in one step, by a table without that page in place of the block. A write fault of page 0 splits the
+ * block first and relaxes only its page. BLOCK_RELAXERS relax the whole block. With PROTECT a Begin takes
+ * only the write permission of page 0.
  *
- * Nobody touches page 1 here. Checked, at every moment: it is mapped, as it was; it is writable only if
- * the whole block was relaxed, and keeps no tag. Of page 0: no translation (or no write permission)
- * between Begin and End, none of an older version of the host's page, and nobody is locked out by a tag
- * whose owner has gone (I1, I6).
+ * No thread changes page 1 alone. Checked, at every moment: page 1 is mapped to the same frame; it is
+ * writable only if the whole block was relaxed; and it keeps no tag. For page 0: there is no translation (or
+ * no write permission) between Begin and End, and no translation of an older version of the host's page. No
+ * thread is locked out by a tag whose owner has ended (I1, I6).
  *
  * Sizes: RELAXERS, BLOCK_RELAXERS, ROUNDS (of the bracket). */
 
@@ -22,7 +22,7 @@
 
 #define THREADS (RELAXERS + BLOCK_RELAXERS)
 #define EMPTY 0
-/* A leaf is the host's version of the page, its write permission and the tag of who relaxes it. */
+/* A leaf is the host's version of the page, its write permission and the tag of the thread that relaxes it. */
 #define LEAF(version) (64 + (version))
 #define WRITABLE 32
 #define VERSION(e) ((e) & 7)

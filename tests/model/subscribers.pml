@@ -1,12 +1,12 @@
-/* Subscribers that come and go while brackets are open. A Begin puts its range in flight and tells
- * everybody on the current list inside RCU; if something was there, what follows the walk (back-pressure)
- * has pinned the list. End tells them too. The subscriber registers,
- * installs a leaf by the rules of install.pml, takes it away, unregisters and ends. Lists: 0 without it,
- * 1 with it, 2 without it again.
+/* Subscribers that register and unregister while brackets are open. A Begin puts its range in flight and
+ * calls each subscriber of the current list inside an RCU read section. If a walk removed something, the
+ * step after the walk (back-pressure) has pinned the list. End calls the subscribers, too. The subscriber
+ * registers, installs a leaf by the rules of install.pml, removes it, unregisters and ends. List 0 lacks the
+ * subscriber, list 1 has it, list 2 lacks it again.
  *
- * Checked: no leaf is there or appears between the return of Begin and End (I1, I3); no walk calls a
- * subscriber that has ended, no walk or wake-up touches a freed list; nobody waits for ever, brackets of
- * any age included.
+ * Checked: no leaf is present or appears between the return of Begin and End (I1, I3). No walk calls a
+ * subscriber that has ended. No walk and no wake-up touches a freed list. No thread waits for ever, however
+ * long a bracket stays open.
  *
  * Sizes: BRACKETS, ROUNDS. */
 
@@ -52,7 +52,7 @@ inline rcu_leave() {
   }
 }
 
-/* The last to unpin wakes who waits, and touches the list for that. */
+/* The last thread to unpin wakes the waiting thread, and touches the list for that. */
 inline unpin_list() {
 #ifndef BREAK_UNPIN_OUTSIDE_RCU
   rcu_enter();

@@ -1,12 +1,16 @@
-/* One table page under its parent entry: it is made by whoever first needs it, holds one reference of
- * its own plus one for each entry that is not empty (claims count), and is dead for good once the
- * count is 0. Installers walk again from the root after their page-in; brackets steal claims.
+/* One table page under its parent entry. The thread that needs it first makes it. Its count is one
+ * reference of its own plus one for each entry that is not empty (claims count). When the count reaches 0,
+ * the table is dead for good. Installers walk again from the root after their page-in. Brackets steal
+ * claims.
  *
- * Checked: no freed table is touched (I4); each is retired and freed at most once; at the end no empty
- * table is linked and nothing else is outstanding (I5); no leaf appears inside a bracket (I1).
+ * Checked: no thread touches a freed table (I4). Each table is retired and freed at most once. At the end no
+ * empty table is linked and nothing else is outstanding (I5). No leaf appears inside a bracket (I1).
  *
- * The root's RCU readers are the threads themselves: a retired table is freed when every thread that
- * was inside at that moment has left. Sizes: INSTALLERS (each has its own entry), BRACKETS, ROUNDS. */
+ * The RCU readers of the root are the threads themselves: a retired table is freed when each thread that was
+ * inside at that moment has left. Sizes: INSTALLERS (each has its own entry), BRACKETS, ROUNDS.
+ *
+ * With COVERS a bracket covers the whole table, like an unmap of a covered table: it empties each entry by
+ * a compare-exchange of its own, and drops the references of all emptied entries in one step. */
 
 #ifndef INSTALLERS
 #define INSTALLERS 2
@@ -72,7 +76,7 @@ inline retire(t) {
   }
 }
 
-/* Turns the parent's entry empty; whoever succeeds retires the table. */
+/* Makes the parent's entry empty; the thread that succeeds retires the table. */
 inline unlink(t) {
   atomic {
     if
@@ -86,8 +90,8 @@ inline unlink(t) {
   }
 }
 
-inline drop(t) {
-  atomic { assert(!freed[t]); assert(count[t] > 1); count[t]-- };
+inline drop_some(t, some) {
+  atomic { assert(!freed[t]); assert(count[t] > some); count[t] = count[t] - some };
 #ifndef BREAK_EMPTY_TABLE_STAYS
   atomic {
     assert(!freed[t]);
@@ -103,6 +107,8 @@ inline drop(t) {
   fi
 #endif
 }
+
+inline drop(t) { drop_some(t, 1) }
 
 /* The table that the root leads to, with one reference more: `t`. */
 inline get_table() {
@@ -255,6 +261,74 @@ cleared:
   finished++
 }
 
+proctype CoveringBracket(byte me) {
+  byte t, k, round, e, target, emptied;
+  bool won;
+  do
+  :: round < ROUNDS ->
+     round++;
+     d_step { flight[0] = flight[0] + 1; flight[1] = flight[1] + 1 };
+     rcu_enter(me);
+     t = parent;
+     if
+     :: t == NONE -> goto cleared
+     :: else
+     fi;
+     emptied = 0;
+     target = 0;
+#ifdef BREAK_DROP_BEFORE_THE_ENTRIES
+     emptied = (entry[AT(t, 0)] != EMPTY) + (entry[AT(t, 1)] != EMPTY);
+     if
+     :: emptied > 0 -> drop_some(t, emptied)
+     :: else
+     fi;
+     emptied = 0;
+#endif
+     do
+     :: target < ENTRIES ->
+        assert(!freed[t]);
+        e = entry[AT(t, target)];
+        if
+        :: e == EMPTY -> target++
+        :: else ->
+           atomic {
+             assert(!freed[t]);
+             if
+             :: entry[AT(t, target)] == e -> entry[AT(t, target)] = EMPTY; emptied++; target++
+             :: else -> /* lost: the entry is read again */
+#ifdef BREAK_COUNTS_WHAT_OTHERS_EMPTIED
+                emptied++
+#endif
+             fi
+           }
+        fi
+     :: else -> break
+     od;
+#ifndef BREAK_DROP_BEFORE_THE_ENTRIES
+     if
+     :: emptied > 0 -> drop_some(t, emptied)
+     :: else
+     fi;
+#endif
+cleared:
+     rcu_leave(me);
+     atomic {
+       inside[0]++;
+       inside[1]++;
+       t = parent;
+       assert(t == NONE || (entry[AT(t, 0)] != LEAF && entry[AT(t, 1)] != LEAF))
+     };
+     d_step {
+       inside[0]--;
+       inside[1]--;
+       flight[0] = flight[0] - 1;
+       flight[1] = flight[1] - 1
+     }
+  :: else -> break
+  od;
+  finished++
+}
+
 /* Once everybody is done: the linked table has as many references as it should, all others are free. */
 proctype Auditor() {
   byte t, entries;
@@ -285,7 +359,11 @@ init {
     :: else -> break
     od;
     do
+#ifdef COVERS
+    :: i < THREADS -> run CoveringBracket(i); i++
+#else
     :: i < THREADS -> run Bracket(i); i++
+#endif
     :: else -> break
     od;
     run Auditor()

@@ -1,15 +1,15 @@
-/* A place in the set of ranges in flight, taken again and again, and an installer that waits for the End
- * of the one bracket it met. The place is taken by compare-exchange, freed, and its epoch moves after
- * that; a search reads the epoch, then the word.
+/* One place in the set of ranges in flight, used again and again, and an installer that waits for the End
+ * of the one bracket that it met. A thread takes the place by compare-exchange and frees it; the epoch of
+ * the place changes after that. A search reads the epoch first and then the word.
  *
- * Two threads bracket the installer's range ROUNDS times each, a third takes the place for another range
- * and keeps it until the installer is done: whoever waits for the word and not for the bracket waits
- * for it in vain. The same word comes back in the same place (ABA).
+ * Two threads bracket the installer's range ROUNDS times each. A third thread takes the place for another
+ * range and keeps it until the installer has ended: an installer that waits for the word, and not for the
+ * bracket, waits in vain. The same word comes back in the same place (ABA).
  *
- * Checked: nobody sleeps through the End of the bracket that it met, so all end; an installer waits at
- * most once for each bracket that overlaps (I9). With EPOCHS=2 the epoch has one bit: it wraps between
- * the search and the sleep, and the checker finds the sleep that never ends. The code has 32 bits and
- * that window: 2^32 Ends in one place between two instructions. */
+ * Checked: no thread sleeps through the End of the bracket that it met, so all threads end. An installer
+ * waits at most once for each bracket that overlaps (I9). With EPOCHS=2 the epoch has one bit: it wraps
+ * between the search and the sleep, and the checker finds a sleep that never ends. The code has 32 bits, so
+ * the same would need 2^32 Ends in one place between two instructions. */
 
 #ifndef OVERLAPPING
 #define OVERLAPPING 2

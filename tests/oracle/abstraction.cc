@@ -4,21 +4,22 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "mmu/rcu.h"
+#include "mmu/base/rcu.h"
 #include "tests/oracle/model.h"
 #include "tests/unit/raw_table.h"
 
 namespace underfoot::oracle {
 namespace {
 
-// Where the way down to a gfn ends: at a table of pages, or above it.
+// The table at which the walk down to a gfn ends: a table of pages, or one above it.
 struct PathEnd {
   Table* pages = nullptr;
   Pte pte;
   unsigned level = 0;
 };
 
-// The tables are shared with other islands, so an rcu::ReadScope must be held; the entries are not.
+// Other islands use the tables too, so the caller must hold an rcu::ReadScope. Only this island
+// uses the entries.
 PathEnd WalkDown(Stage2& stage2, Gfn gfn) {
   Table* table = &stage2.RootUnsafe();
   while (table->level > 0) {
@@ -41,7 +42,8 @@ class IslandAbstraction {
       ++compared_.entries;
       const Pte block = Expected(model.block, 0);
       if (end.pte != block) return Differs(view, 0, block, end.pte);
-      // A block of the level above, or holes where the model has pages.
+      // The walk ended at a block of the level above, or at empty entries where the model has
+      // pages.
       if (!end.pte.empty() && end.level != 1) return Differs(view, 0, Pte(), end.pte);
       if (end.pte.empty() && !IsEmpty(model)) return Differs(view, 0, Expected(model, 0), Pte());
       return {};
@@ -109,15 +111,17 @@ class IslandAbstraction {
                            frame.value);
   }
 
-  std::string DifferenceOfWitness() {
-    const WitnessState& model = island_.state.witness;
-    const Witness::Record& real = world_.witness().records[island_.number];
-    ++compared_.witness;
-    if (real.told == model.told && real.asked == model.asked && real.young == model.young) {
+  std::string DifferenceOfSubscriber() {
+    const SubscriberState& model = island_.state.subscriber;
+    const CountingSubscriber::Record& real = world_.subscriber().records[island_.number];
+    ++compared_.subscriber;
+    if (real.invalidated == model.invalidated && real.asked == model.asked &&
+        real.young == model.young) {
       return {};
     }
-    return absl::StrFormat("the witness: told %u, asked %u, young %d; expected %u, %u, %d",
-                           real.told, real.asked, real.young, model.told, model.asked, model.young);
+    return absl::StrFormat(
+        "the subscriber: invalidated %u, asked %u, young %d; expected %u, %u, %d", real.invalidated,
+        real.asked, real.young, model.invalidated, model.asked, model.young);
   }
 
  private:
@@ -161,7 +165,7 @@ class IslandAbstraction {
   Comparisons& compared_;
 };
 
-// What is there now, over all islands.
+// The sums over all islands of what exists now.
 struct Totals {
   uint64_t pages = 0;
   uint64_t blocks = 0;
@@ -218,7 +222,7 @@ std::string DifferenceOf(World& world, const Island& island, uint8_t cell, Owner
     if (!difference.empty()) return difference;
   }
   std::string difference = real.DifferenceOfHost(cell);
-  if (difference.empty()) difference = real.DifferenceOfWitness();
+  if (difference.empty()) difference = real.DifferenceOfSubscriber();
   if (!difference.empty()) return difference;
   const char* breach = BreachOf(island.state);
   return breach == nullptr ? std::string() : breach;
@@ -227,6 +231,7 @@ std::string DifferenceOf(World& world, const Island& island, uint8_t cell, Owner
 std::string DifferenceOfWhole(World& world, Comparisons& compared) {
   ++compared.censuses;
   const Totals totals = TotalsOf(world);
+  rcu::Barrier();  // the leaves of a table that was unmapped whole count until the table is freed
   testing::RawTables raw = testing::ReadTables(world.mmu().stage2());
   const MmuStats stats = world.mmu().Stats();
   const auto compare = [&raw](const char* what, uint64_t expected, uint64_t found) {

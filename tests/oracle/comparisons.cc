@@ -22,7 +22,7 @@ uint64_t Comparisons::MadeOf(Kind kind) const {
 
 uint64_t Comparisons::Operations() const {
   uint64_t made = 0;
-  // Without the parts of an operation that asked the page source.
+  // The parts of an operation that called the page source do not count as operations.
   for (unsigned kind = 0; kind < static_cast<unsigned>(Kind::kLookUp); ++kind) {
     made += MadeOf(static_cast<Kind>(kind));
   }
@@ -31,7 +31,7 @@ uint64_t Comparisons::Operations() const {
 
 uint64_t Comparisons::Total() const {
   return Operations() + entries + caches + in_flight + contents + sections + freezes + waited +
-         witness;
+         subscriber;
 }
 
 Comparisons& Comparisons::operator+=(const Comparisons& other) {
@@ -39,6 +39,7 @@ Comparisons& Comparisons::operator+=(const Comparisons& other) {
     for (unsigned result = 0; result < kResults; ++result) {
       outcomes[kind][result] += other.outcomes[kind][result];
     }
+    ran_out[kind] += other.ran_out[kind];
   }
   entries += other.entries;
   caches += other.caches;
@@ -47,7 +48,7 @@ Comparisons& Comparisons::operator+=(const Comparisons& other) {
   sections += other.sections;
   freezes += other.freezes;
   waited += other.waited;
-  witness += other.witness;
+  subscriber += other.subscriber;
   interposed += other.interposed;
   waits += other.waits;
   registrations += other.registrations;
@@ -70,10 +71,10 @@ std::string Comparisons::Text() const {
   absl::StrAppendFormat(
       &text,
       "compared: %u outcomes, %u entries, %u caches, %u in flight, %u words, %u sections, "
-      "%u frozen pages, %u waits for readers, %u witness; %u in all\n"
+      "%u frozen pages, %u waits for readers, %u subscriber; %u in all\n"
       "%u operations were interposed at a page source, %u times sections were left for others, "
       "%u readers were registered, %u censuses were taken\n",
-      Operations(), entries, caches, in_flight, contents, sections, freezes, waited, witness,
+      Operations(), entries, caches, in_flight, contents, sections, freezes, waited, subscriber,
       Total(), interposed, waits, registrations, censuses);
   return text;
 }

@@ -14,13 +14,14 @@ struct Share {
 };
 constexpr Share kShares[] = {
     {Kind::kTranslate, 180}, {Kind::kMoveSlot, 3},    {Kind::kSetFlags, 6},
-    {Kind::kCollect, 5},     {Kind::kSplit, 4},       {Kind::kMapBlock, 36},
+    {Kind::kCollect, 5},     {Kind::kSplit, 4},       {Kind::kMapBlock, 24},
     {Kind::kCheck, 160},     {Kind::kFault, 200},     {Kind::kRefresh, 90},
     {Kind::kActivate, 24},   {Kind::kDeactivate, 12}, {Kind::kClaim, 60},
     {Kind::kPublish, 40},    {Kind::kAbandon, 8},     {Kind::kBegin, 32},
     {Kind::kEnd, 50},        {Kind::kMove, 18},       {Kind::kDiscard, 10},
     {Kind::kProtect, 10},    {Kind::kMood, 16},       {Kind::kAge, 40},
-    {Kind::kTouch, 4},       {Kind::kCreateSlot, 12}, {Kind::kDeleteSlot, 4}};
+    {Kind::kTouch, 4},       {Kind::kFaultBlock, 12}, {Kind::kCreateSlot, 12},
+    {Kind::kDeleteSlot, 4}};
 
 constexpr auto kTable = [] {
   std::array<Kind, 1024> table{};
@@ -45,7 +46,8 @@ Cells Draw::AnyCells(unsigned island) {
   return {static_cast<uint8_t>(begin), static_cast<uint8_t>(end)};
 }
 
-// Few are open for long: a page is in one for about a quarter of the time. Some Ends are stray.
+// Most brackets are closed soon, so that a page is inside a bracket for about a quarter of the
+// time. Some Ends are stray.
 void Draw::Bracket(const State& state, Operation& op) {
   op.index = static_cast<uint8_t>(Below(kOwnBrackets));
   op.invalidation = OneIn(3) ? InvalidationKind::kProtect : InvalidationKind::kUnmap;
@@ -55,7 +57,8 @@ void Draw::Bracket(const State& state, Operation& op) {
   }
 }
 
-// A page that is not as usual mostly becomes so: few are not.
+// A page with another mood than the normal one mostly becomes normal again, so that few pages have
+// another mood.
 void Draw::Recover(const State& state, Operation& op) {
   op.mood = static_cast<Mood>(1 + Below(3));
   for (uint8_t cell = 0; cell < kCells && !OneIn(4); ++cell) {
@@ -65,7 +68,7 @@ void Draw::Recover(const State& state, Operation& op) {
   }
 }
 
-// Writes are logged in long stretches: to start costs a grace period.
+// Logging stays on for long stretches, because each start costs a grace period.
 void Draw::Update(const State& state, Operation& op) {
   op.view = static_cast<uint8_t>(Below(kSharedView));
   op.flag = op.view == 1 && OneIn(3);
@@ -74,7 +77,7 @@ void Draw::Update(const State& state, Operation& op) {
   if (op.kind == Kind::kCollect && !logs) op.view = static_cast<uint8_t>(1 - op.view);
 }
 
-// Inside a bracket that is open.
+// Draws cells inside an open bracket.
 void Draw::Host(const State& state, Operation& op) {
   const Cells cells = state.brackets[Below(kBrackets)].cells;
   if (!cells.empty()) op.cells = cells;
@@ -145,6 +148,7 @@ Operation Draw::Any(unsigned island, const State& state) {
     case Kind::kFault:
     case Kind::kDeactivate:
     case Kind::kSplit:
+    case Kind::kFaultBlock:
     case Kind::kTouch:
     case Kind::kSubscribe:
     case Kind::kUnsubscribe:

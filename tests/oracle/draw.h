@@ -1,6 +1,6 @@
-// Random operations: of one island, from a thread's own stream.
+// Draws random operations of one island from the random numbers of one thread.
 //
-// Thread safety: one for each thread.
+// Thread safety: one object for each thread.
 
 #ifndef UNDERFOOT_TESTS_ORACLE_DRAW_H_
 #define UNDERFOOT_TESTS_ORACLE_DRAW_H_
@@ -16,13 +16,13 @@ class Draw {
  public:
   Draw(uint64_t seed, uint64_t stream) : random_(seed, stream) {}
 
-  // Uniform in [0, bound), but for a bias of bound / 2^32.
+  // Uniform in [0, bound), except for a bias of bound / 2^32.
   unsigned Below(unsigned bound) {
     return static_cast<unsigned>((random_.Next() >> 32) * bound >> 32);
   }
   bool OneIn(unsigned n) { return Below(n) == 0; }
 
-  // Something that may be possible in `state`.
+  // Returns an operation that may be possible in `state`.
   Operation Any(unsigned island, const State& state);
 
   uint8_t Page(unsigned island);

@@ -93,7 +93,7 @@ void WriteProtect(View& view, Cells cells, Tally& tally) {
   }
 }
 
-void Invalidate(State& state, Cells cells, InvalidationKind kind) {
+void Invalidate(State& state, Cells cells, InvalidationKind kind, bool no_memory) {
   const bool unmap = kind == InvalidationKind::kUnmap;
   for (CacheState& cache : state.caches) {
     const bool concerned = unmap || cache.writable;
@@ -101,10 +101,16 @@ void Invalidate(State& state, Cells cells, InvalidationKind kind) {
   }
   for (View& view : state.views) {
     if (!view.present) continue;
+    const bool splits =
+        view.block.is_leaf() && cells != kAllCells && (unmap || view.block.writable);
+    if (splits && no_memory) {
+      Unmap(view, kAllCells, state.pages, state.tally);
+      continue;
+    }
     if (unmap) Unmap(view, cells, state.pages, state.tally);
     if (!unmap) WriteProtect(view, cells, state.tally);
   }
-  state.witness.told += state.witness.registered;
+  state.subscriber.invalidated += state.subscriber.registered;
 }
 
 void CollectDirty(View& view) {

@@ -1,4 +1,4 @@
-// The rules of stage-2 entries, without a word about concurrency: what each operation makes of the
+// The rules of stage-2 entries in the model, without concurrency: how each operation changes the
 // entries of one view.
 //
 // Thread safety: functions of their arguments.
@@ -13,33 +13,34 @@
 
 namespace underfoot::oracle {
 
-// kClaimed, kPresent, kBusy, or kTable.
+// Returns kClaimed, kPresent, kBusy, or kTable.
 Result TryClaim(View& view, uint8_t cell, bool block, Access access, Owner owner);
 
-// False: the claim was stolen.
+// Returns false if the claim was stolen.
 bool Publish(View& view, uint8_t cell, Owner owner, EntryState leaf, Tally& tally);
 bool Abandon(View& view, uint8_t cell, Owner owner);
 
-// As the hardware marks what it uses.
+// Sets the young and dirty bits as hardware does for an access.
 void MarkUsed(EntryState& leaf, Access access);
 
-// `pages`: how many each cell has.
+// `pages` is the number of pages of each cell.
 void Unmap(View& view, Cells cells, const std::array<uint16_t, kCells>& pages, Tally& tally);
 void WriteProtect(View& view, Cells cells, Tally& tally);
 
-// Each part is what the block was, except that nobody is relaxing it.
+// Each part gets the value of the block, without the tag of an owner that is relaxing it.
 void Split(View& view);
 
-// What a Begin does to the whole island.
-void Invalidate(State& state, Cells cells, InvalidationKind kind);
+// Applies a Begin to the entries of the whole island. If there is no memory for a table, a block of
+// which a part is removed or loses the write permission is removed as a whole.
+void Invalidate(State& state, Cells cells, InvalidationKind kind, bool no_memory = false);
 
-// The cells were written: for whoever collects next.
+// Marks the cells as written in the view's log, for the next collection.
 void Log(View& view, Cells cells);
 
 // Moves the dirty bits of the leaves into the view's log.
 void CollectDirty(View& view);
 
-// Whether a leaf was young.
+// Returns whether a leaf was young.
 bool Age(View& view, Cells cells, bool clear);
 
 // A fresh leaf, as an install publishes it.

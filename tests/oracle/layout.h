@@ -1,10 +1,11 @@
-// Where the islands lie. They are apart in the model and neighbours in the real thing: they share
-// tables of every level, one memslot spans them all, and brackets may cover several.
+// The layout of the islands. In the model they are independent. In the real library they are
+// neighbours: they share tables of every level, one memslot spans all of them, and a bracket may
+// cover several.
 //
 //   host memory   | 4 islands of 2 MiB each | 12 islands of 8 pages each |
-//   view 0        the same order, four of the small ones in one table of pages
+//   view 0        the same order; four of the small islands share one table of pages
 //   view 1        far apart: two neighbours in one table, which dies whenever both are empty
-//   view 2        one memslot over the whole
+//   view 2        one memslot over all islands
 //
 // Thread safety: pure functions.
 
@@ -13,8 +14,8 @@
 
 #include <cstdint>
 
-#include "mmu/pte.h"
-#include "mmu/types.h"
+#include "mmu/base/types.h"
+#include "mmu/stage2/pte.h"
 #include "tests/oracle/state.h"
 
 namespace underfoot::oracle {
@@ -28,15 +29,15 @@ inline constexpr uint32_t kSharedSlotId = 1000;
 
 constexpr bool MayHaveBlocks(unsigned island) { return island < kBlockIslands; }
 
-// In host memory, from the first page of the first island.
+// The offset in host memory, from the first page of the first island.
 constexpr uint64_t FirstPageOf(unsigned island) {
   return MayHaveBlocks(island)
              ? island * kBlockPages
              : kBlockIslands * kBlockPages + uint64_t{island - kBlockIslands} * kCells;
 }
 
-// Of a cell, from the first page of its island. With blocks, a page and the run behind it take
-// turns.
+// The pages of a cell, counted from the first page of its island. On an island with blocks, cells
+// of one page and cells of the run of pages behind it alternate.
 constexpr uint64_t PageOfCell(unsigned island, unsigned cell) {
   constexpr uint64_t kPair = 2 * kBlockPages / kCells;
   return MayHaveBlocks(island) ? cell / 2 * kPair + cell % 2 : cell;
@@ -64,14 +65,15 @@ constexpr Gfn FirstGfnOf(unsigned island, unsigned view) {
   }
 }
 
-// A memslot may be moved to the same gfns so much higher.
+// A memslot may be moved to the same gfns plus this offset.
 constexpr uint64_t kPagesToOtherPlace = uint64_t{1} << 34;
 
 constexpr uint32_t SlotIdOf(unsigned island, unsigned view) {
   return view == kSharedView ? kSharedSlotId : 2 * island + view;
 }
 
-// A frame number tells the page and how often it has moved, as much of it as fits.
+// A frame number is made of the page and of the number of times that it has moved, as far as both
+// fit.
 constexpr Pfn PfnOf(uint64_t page, uint32_t frame) {
   return {uint64_t{frame & 0xffffff} << 16 | page};
 }

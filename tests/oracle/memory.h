@@ -1,12 +1,11 @@
-// The host memory under the islands: real pages, whose words say what they are.
+// The host memory under the islands: real pages whose words identify them.
 //
-//   word 0        the frame of the page: changes when the page moves, inside a bracket
-//   word 1 + t    written by thread t alone, in a section that may write
+//   word 0        the frame of the page; changes when the page moves, inside a bracket
+//   word 1 + t    written only by thread t, in a section that may write
 //
-// All accesses are plain ones: what orders them is the protocol, so ThreadSanitizer is an oracle
-// too.
+// All accesses are plain ones. Only the protocols order them, so ThreadSanitizer is an oracle too.
 //
-// Thread safety: as the protocol orders it.
+// Thread safety: as the protocols order the accesses.
 
 #ifndef UNDERFOOT_TESTS_ORACLE_MEMORY_H_
 #define UNDERFOOT_TESTS_ORACLE_MEMORY_H_
@@ -14,20 +13,21 @@
 #include <atomic>
 #include <cstdint>
 
-#include "mmu/types.h"
+#include "mmu/base/types.h"
 
 namespace underfoot::oracle {
 
 inline constexpr unsigned kMaxThreads = 7;
 
-// The words of one page, which lie in one cache line of it.
+// The words of one page. They lie in one of its cache lines.
 class PageWords {
  public:
   explicit PageWords(Hva page)
       : words_(static_cast<uint64_t*>(PointerOf(page)) + (page.value >> kPageShift) % 64 * 8) {}
 
   uint64_t Get(unsigned word) const {
-    // The compiler must not keep a word of guest memory in a register over a wait.
+    // A barrier for the compiler: it must not keep a word of guest memory in a register across a
+    // wait.
     std::atomic_signal_fence(std::memory_order::seq_cst);
     return words_[word];
   }
@@ -35,7 +35,7 @@ class PageWords {
     words_[word] = value;
     std::atomic_signal_fence(std::memory_order::seq_cst);
   }
-  // Of what the threads have written.
+  // The sum of the words that the threads have written.
   uint64_t Sum() const {
     uint64_t sum = 0;
     for (unsigned t = 0; t < kMaxThreads; ++t) sum += Get(1 + t);

@@ -1,14 +1,14 @@
 #include "tests/oracle/model.h"
 
-#include "tests/oracle/asking.h"
 #include "tests/oracle/entries.h"
+#include "tests/oracle/page_in_rules.h"
 
 namespace underfoot::oracle {
 namespace {
 
 using Validity = CacheState::Validity;
 
-// A bit for each cell that brackets cover: all of them, and those that take the pages.
+// A bit for each cell that a bracket covers: all brackets, and those of kind kUnmap.
 struct Coverage {
   explicit Coverage(const State& state) {
     for (const BracketState& bracket : state.brackets) {
@@ -21,7 +21,7 @@ struct Coverage {
   unsigned unmap = 0;
 };
 
-// Whether brackets allow the host to change all of the cells.
+// Whether the open brackets allow the host to change all of the cells.
 bool Covered(const State& state, Cells cells, InvalidationKind at_least) {
   const Coverage coverage(state);
   const unsigned bits = BitsOf(cells);
@@ -69,9 +69,9 @@ Outcome Claim(State& state, const Operation& op) {
   }
   bool writable = true;
   for (uint8_t i = cells.begin; i < cells.end; ++i) {
-    if (state.host[i].mood == Mood::kSettling || state.host[i].mood == Mood::kFailed) {
+    if (state.host[i].mood == Mood::kRemovalPending || state.host[i].mood == Mood::kFailed) {
       Abandon(view, cell, owner);
-      return {Result::kSettling};
+      return {Result::kRemovalPending};
     }
   }
   for (uint8_t i = cells.begin; i < cells.end; ++i) {
@@ -81,7 +81,7 @@ Outcome Claim(State& state, const Operation& op) {
   claim = {.open = true,
            .block = op.flag,
            .granted_write = writable && !view.read_only,
-           // The second claimant installs ahead of use: what it maps is clean.
+           // The second claimant installs pages before they are used, so its leaves are clean.
            .dirty = op.access == Access::kWrite && op.index == 0,
            .view = op.view,
            .place = view.place,
@@ -112,7 +112,7 @@ Outcome Begin(State& state, const Operation& op) {
   BracketState& bracket = state.brackets[op.index];
   if (bracket.open) return {Result::kForbidden};
   bracket = {.open = true, .kind = op.invalidation, .cells = op.cells};
-  Invalidate(state, op.cells, op.invalidation);
+  Invalidate(state, op.cells, op.invalidation, op.no_memory);
   return {Result::kDone};
 }
 
@@ -131,7 +131,7 @@ Outcome End(State& state, const Operation& op) {
 
 Outcome ChangeFrames(State& state, const Operation& op) {
   if (!Covered(state, op.cells, InvalidationKind::kUnmap)) return {Result::kForbidden};
-  // What may be a block moves as a whole, so that it can be one again.
+  // Cells that may form a block move together, so that they can form one again.
   if (state.may_have_blocks && op.cells != kAllCells) return {Result::kForbidden};
   for (uint8_t cell = op.cells.begin; cell < op.cells.end; ++cell) {
     ++state.host[cell].frame;
@@ -148,9 +148,10 @@ Outcome Protect(State& state, const Operation& op) {
   return {Result::kDone};
 }
 
-// A page settles, or fails, only when no translation of it is left; it recovers at any time.
+// The mood of a page may become kRemovalPending or kFailed only while a bracket covers the page, so
+// that no translation of it is left. It may become normal again at any time.
 Outcome ChangeMood(State& state, const Operation& op) {
-  const bool needs_bracket = op.mood == Mood::kSettling || op.mood == Mood::kFailed;
+  const bool needs_bracket = op.mood == Mood::kRemovalPending || op.mood == Mood::kFailed;
   if (needs_bracket && !Covered(state, op.cells, InvalidationKind::kUnmap)) {
     return {Result::kForbidden};
   }
@@ -168,11 +169,11 @@ Outcome AgeAll(State& state, const Operation& op) {
   for (View& view : state.views) {
     if (view.present) young = Age(view, op.cells, op.flag) || young;
   }
-  WitnessState& witness = state.witness;
-  if (witness.registered) {
-    ++witness.asked;
-    young = young || witness.young;
-    witness.young = witness.young && !op.flag;
+  SubscriberState& subscriber = state.subscriber;
+  if (subscriber.registered) {
+    ++subscriber.asked;
+    young = young || subscriber.young;
+    subscriber.young = subscriber.young && !op.flag;
   }
   return {young ? Result::kYes : Result::kNo};
 }
@@ -186,7 +187,7 @@ Outcome CreateSlot(State& state, const Operation& op) {
   return {Result::kDone};
 }
 
-// Nothing maps by the memslot any more.
+// Removes everything that was translated by the memslot.
 void Clear(State& state, View& view) {
   Unmap(view, kAllCells, state.pages, state.tally);
   for (CacheState& cache : state.caches) {
@@ -242,8 +243,8 @@ Outcome DeleteSlot(State& state, const Operation& op) {
 }
 
 Outcome Subscribe(State& state, bool registered) {
-  if (state.witness.registered == registered) return {Result::kForbidden};
-  state.witness.registered = registered;
+  if (state.subscriber.registered == registered) return {Result::kForbidden};
+  state.subscriber.registered = registered;
   return {Result::kDone};
 }
 
@@ -275,6 +276,8 @@ Outcome Apply(State& state, const Operation& op) {
       return SplitBlock(state, state.views[op.view]);
     case Kind::kMapBlock:
       return MapBlock(state, op);
+    case Kind::kFaultBlock:
+      return FaultBlock(state, op);
     case Kind::kMove:
     case Kind::kDiscard:
       return ChangeFrames(state, op);
@@ -285,7 +288,7 @@ Outcome Apply(State& state, const Operation& op) {
     case Kind::kAge:
       return AgeAll(state, op);
     case Kind::kTouch:
-      state.witness.young = true;
+      state.subscriber.young = true;
       return {Result::kDone};
     case Kind::kCreateSlot:
       return CreateSlot(state, op);

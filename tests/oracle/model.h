@@ -1,9 +1,9 @@
-// The transitions of the model: what an operation makes of a state, and how it must come out.
+// The transitions of the model: the next state and the expected outcome of each operation.
 //
-// An operation that needs the page source comes in parts, as it does in the library: it asks
-// (Result::kAsks), the page source looks at the page (kLookUp) and answers (kAnswered), and the
-// outcome of kAnswered is that of the operation, or another question. Between the parts other
-// operations may come.
+// An operation that needs the page source has several parts, as in the library. It calls the page
+// source (Result::kAsks). The page source looks the page up (kLookUp) and returns (kAnswered). The
+// outcome of kAnswered is the outcome of the operation, or a further call. Other operations may
+// come between the parts.
 //
 // Thread safety: pure functions.
 
@@ -21,12 +21,12 @@ struct Step {
 
 Step Next(const State& state, const Operation& operation);
 
-// What is wrong with a state by the contract: it has a translation that is stale, or in a bracket,
-// or that grants more than the host. Nullptr: nothing. Real state that equals the model's is as
-// right as the model is, and no more.
+// Checks a state against the contract. Returns nullptr if the state keeps it, and otherwise the
+// breach: a translation that is stale, lies in a bracket, or grants more than the host. Real state
+// that equals the model's state is exactly as correct as the model.
 const char* BreachOf(const State& state);
 
-// Whether a bracket that is open overlaps the cells.
+// Whether an open bracket overlaps the cells.
 bool InFlight(const State& state, Cells cells);
 
 }  // namespace underfoot::oracle

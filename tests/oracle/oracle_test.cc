@@ -1,17 +1,13 @@
-// Random operations on the real thing, each compared with the model. UNDERFOOT_SOAK_OPERATIONS and
-// UNDERFOOT_SOAK_THREADS make the run of many threads longer: ./dev soak.
+// Random operations on the real library, each compared with the model. UNDERFOOT_SOAK_OPERATIONS
+// and UNDERFOOT_SOAK_THREADS make the run with many threads longer: see ./dev soak.
 
 #include <gtest/gtest.h>
 
-#include <chrono>
-#include <cstdio>
+#include <cstdint>
 #include <cstdlib>
-#include <memory>
-#include <string>
-#include <thread>
-#include <vector>
 
-#include "tests/oracle/player.h"
+#include "tests/oracle/memory.h"
+#include "tests/oracle/run.h"
 #include "tests/support/seed.h"
 
 namespace underfoot::oracle {
@@ -26,94 +22,6 @@ constexpr uint64_t kOperations = 1'000'000;
 uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
   const char* text = std::getenv(name);
   return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
-}
-
-struct Report {
-  std::string failure;
-  Comparisons compared;
-  uint64_t operations = 0;
-  uint64_t digest = 0;
-  uint64_t tables_left = 0;
-  uint64_t stray_ends = 0;
-};
-
-// Whoever retires too much waits for the worker that frees it, which looks about every 10 ms. One
-// thread meets that now and then; many threads are rather to meet each other.
-constexpr uint64_t kSmallCap = uint64_t{2} << 20;
-constexpr uint64_t kLargeCap = uint64_t{64} << 20;
-
-// `operations` in all. A run of more than a few seconds says how far it is.
-Report RunThreads(uint64_t operations, unsigned threads, uint64_t seed) {
-  constexpr uint64_t kParts = 20;
-  constexpr uint64_t kLong = 20'000'000;
-  const uint64_t part = operations / threads / kParts + 1;
-  const auto start = std::chrono::steady_clock::now();
-  World world(threads == 1 ? kSmallCap : kLargeCap);
-  std::mutex mutex;
-  Report run;
-  const auto play = [&](unsigned thread) {
-    Player player(world, thread, seed);
-    for (uint64_t i = 1; i <= kParts && !world.failed(); ++i) {
-      player.Play(part);
-      if (thread != 0 || operations < kLong) continue;
-      const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
-      std::printf("%3lu%%, %.0f s, %.2f M operations/s by this thread of %u\n", i * 100 / kParts,
-                  passed.count(), static_cast<double>(player.made()) / 1e6 / passed.count(),
-                  threads);
-      std::fflush(stdout);
-    }
-    std::lock_guard lock(mutex);
-    run.compared += player.compared();
-    run.operations += player.made();
-    run.digest ^= player.digest();
-  };
-  std::vector<std::thread> players;
-  for (unsigned thread = 0; thread < threads; ++thread) players.emplace_back(play, thread);
-  for (std::thread& player : players) player.join();
-  const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
-  std::thread([&] {
-    Player last(world, threads, seed);
-    if (!world.failed()) last.CleanUp();
-    run.compared += last.compared();
-  }).join();
-  run.failure = world.failure();
-  run.tables_left = world.mmu().Stats().stage2.tables;
-  run.stray_ends = world.mmu().Stats().notifier.stray_ends;
-  if (run.failure.empty())
-    std::printf("%s%u threads, seed %lu: %lu operations in %.1f s, %.2f M/s\n",
-                run.compared.Text().c_str(), threads, seed, run.operations, passed.count(),
-                static_cast<double>(run.operations) / 1e6 / passed.count());
-  return run;
-}
-
-// A comparison that was never made proves nothing.
-void ExpectEverythingWasCompared(const Comparisons& compared) {
-  for (unsigned kind = 0; kind < kKinds; ++kind) {
-    EXPECT_GT(compared.MadeOf(static_cast<Kind>(kind)), 0u) << NameOf(static_cast<Kind>(kind));
-  }
-  EXPECT_GT(compared.Of(Kind::kPublish, Result::kStolen), 0u);
-  EXPECT_GT(compared.Of(Kind::kClaim, Result::kTable), 0u);
-  EXPECT_GT(compared.Of(Kind::kFault, Result::kBlocked), 0u);
-  EXPECT_GT(compared.Of(Kind::kAnswered, Result::kAgain), 0u);
-  EXPECT_GT(compared.Of(Kind::kAnswered, Result::kValid), 0u);
-  EXPECT_GT(compared.entries, 0u);
-  EXPECT_GT(compared.caches, 0u);
-  EXPECT_GT(compared.in_flight, 0u);
-  EXPECT_GT(compared.contents, 0u);
-  EXPECT_GT(compared.sections, 0u);
-  EXPECT_GT(compared.freezes, 0u);
-  EXPECT_GT(compared.waited, 0u);
-  EXPECT_GT(compared.witness, 0u);
-  EXPECT_GT(compared.interposed, 0u);
-  EXPECT_GT(compared.registrations, 0u);
-  EXPECT_GT(compared.censuses, 0u);
-}
-
-void ExpectGood(const Report& run) {
-  ASSERT_TRUE(run.failure.empty()) << run.failure;
-  EXPECT_EQ(run.tables_left, 1u);
-  EXPECT_EQ(run.stray_ends, run.compared.Of(Kind::kEnd, Result::kStray));
-  ExpectEverythingWasCompared(run.compared);
 }
 
 TEST(OracleTest, OneThreadEqualsTheModelAndReplaysFromItsSeed) {

@@ -24,7 +24,7 @@ std::string Sections::LookAt(const Page& page) {
 }
 
 void Sections::Count(const Counts& counts, uint32_t difference) {
-  // Relaxed: the section's own words order it, or nothing does.
+  // Relaxed: the slot of the section must order these accesses. Nothing else does.
   for (unsigned i = 0; i < counts.pages; ++i) {
     counts.readers[i].fetch_add(difference, std::memory_order::relaxed);
     if (counts.writers != nullptr) {

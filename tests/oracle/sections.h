@@ -1,7 +1,7 @@
-// The read sections that a thread keeps open while it does other things, and what it sees in them:
-// the page stays what the translation said, and nobody but this thread writes this thread's word.
+// The read sections that a thread keeps open while it makes other operations, and the checks inside
+// them: the page stays what the translation said, and only this thread writes its own word.
 //
-// Thread safety: one for each thread.
+// Thread safety: one object for each thread.
 
 #ifndef UNDERFOOT_TESTS_ORACLE_SECTIONS_H_
 #define UNDERFOOT_TESTS_ORACLE_SECTIONS_H_
@@ -27,7 +27,7 @@ class Sections {
 
   bool empty() const { return open_ == 0; }
 
-  // What is protected, and what it must look like.
+  // The page that a section protects, and its expected content.
   struct Page {
     Hva hva;
     Pfn frame;
@@ -36,21 +36,22 @@ class Sections {
     uint32_t discards = 0;
     bool writable = false;
   };
-  // Counts of open sections, which fall before a section is left: whoever has waited for readers
-  // finds them at 0.
+  // The counts of open sections. They are decremented before a section is left, so an operation
+  // that has waited for readers finds them at 0.
   struct Counts {
     std::atomic<uint32_t>* readers = nullptr;  // of the first page
     std::atomic<uint32_t>* writers = nullptr;  // if it may write
     unsigned pages = 0;
     std::atomic<uint32_t>* cache = nullptr;
   };
-  // Looks at the page; keeps the section open when told to. Returns what was wrong, or nothing.
+  // Checks the page, and keeps the section open if `keep` is set. Returns what was wrong, or an
+  // empty string.
   using AnySection = std::variant<TranslatedPage, CacheSection>;
   std::string Use(AnySection section, const Page& page, const Counts& counts, bool keep);
 
-  // Looks at all that are open.
+  // Checks the pages of all open sections.
   std::string Look();
-  // Looks once more and leaves all.
+  // Checks the pages of all open sections and then leaves them.
   std::string LeaveAll();
 
  private:

@@ -1,17 +1,17 @@
-// The operations of a player over several islands: it takes their mutexes in order.
+// The operations of a driver over several islands. It takes the mutexes of the islands in order.
 
 #include <array>
 #include <mutex>
 
 #include "tests/oracle/abstraction.h"
+#include "tests/oracle/driver.h"
 #include "tests/oracle/model.h"
-#include "tests/oracle/player.h"
 
 namespace underfoot::oracle {
 namespace {
 
 constexpr unsigned kLast = kIslands - 1;
-// What is no operation of several islands is free to mean something else here.
+// Kinds that are not operations on several islands have another meaning here.
 constexpr Kind kIdle = Kind::kTranslate;
 constexpr Kind kCensus = Kind::kLookUp;
 
@@ -30,12 +30,12 @@ class IslandLocks {
 
 }  // namespace
 
-void Player::SharedTurn(uint64_t number) {
+void Driver::SharedTurn(uint64_t number) {
   struct Entry {
     Kind kind;
     unsigned bracket;
   };
-  // Few brackets are over many islands for long.
+  // Brackets over many islands are closed soon.
   static constexpr Entry kOrder[] = {{Kind::kBegin, 0},
                                      {Kind::kAge, 0},
                                      {Kind::kEnd, 0},
@@ -67,7 +67,7 @@ void Player::SharedTurn(uint64_t number) {
   SharedOperation(op);
 }
 
-void Player::SharedOperation(Operation op) {
+void Driver::SharedOperation(Operation op) {
   World::SharedBracket& bracket =
       world_.shared_brackets[(op.index - kOwnBrackets) % kSharedBrackets];
   if (op.kind == Kind::kBegin && bracket.token.open()) return;
@@ -81,7 +81,7 @@ void Player::SharedOperation(Operation op) {
     last = bracket.last;
   }
   const IslandLocks locks(world_, first, last);
-  if (op.kind == Kind::kSubscribe && world_.island(0).state.witness.registered) {
+  if (op.kind == Kind::kSubscribe && world_.island(0).state.subscriber.registered) {
     op.kind = Kind::kUnsubscribe;
   }
   if (op.kind == kCensus) {
@@ -107,7 +107,7 @@ void Player::SharedOperation(Operation op) {
     flush = flush || step.state.tally.flush;
     island.history.Add({made_, thread_, op, step.outcome});
   }
-  world_.shared_flushes += flush;  // one for all of them
+  world_.shared_flushes += flush;  // one flush for all islands
   ++made_;
   ++compared_.outcomes[static_cast<unsigned>(op.kind)][static_cast<unsigned>(expected.result)];
   const HvaRange range{world_.HvaOf(world_.island(first), parts[first].begin),
@@ -115,11 +115,11 @@ void Player::SharedOperation(Operation op) {
   const Outcome found = MakeShared(op, bracket, range, parts, first, last);
   for (unsigned number = first; number <= last && !world_.failed(); ++number) {
     op.cells = parts[number];
-    Judge(world_.island(number), op, expected, found);
+    Compare(world_.island(number), op, expected, found);
   }
 }
 
-Outcome Player::MakeShared(const Operation& op, World::SharedBracket& bracket, HvaRange range,
+Outcome Driver::MakeShared(const Operation& op, World::SharedBracket& bracket, HvaRange range,
                            const std::array<Cells, kIslands>& parts, unsigned first,
                            unsigned last) {
   Notifier& notifier = world_.mmu().notifier();
@@ -147,7 +147,7 @@ Outcome Player::MakeShared(const Operation& op, World::SharedBracket& bracket, H
   }
 }
 
-void Player::CleanUp() {
+void Driver::CleanUp() {
   std::lock_guard lock(world_.shared_mutex);
   for (unsigned k = 0; k < kSharedBrackets; ++k) {
     const auto index = static_cast<uint8_t>(kOwnBrackets + k);
@@ -170,7 +170,7 @@ void Player::CleanUp() {
     }
   }
   SharedOperation({.kind = Kind::kDeleteSlot, .view = kSharedView});
-  if (world_.island(0).state.witness.registered) SharedOperation({.kind = Kind::kUnsubscribe});
+  if (world_.island(0).state.subscriber.registered) SharedOperation({.kind = Kind::kUnsubscribe});
   SharedOperation({.kind = kCensus});
 }
 

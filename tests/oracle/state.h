@@ -1,10 +1,10 @@
-// What the oracle believes: the state of one island, the operations on it, and their outcomes.
+// The state of the model: the state of one island, the operations on it, and their outcomes.
 //
 // An island is a piece of host memory with everything that depends on it: the pages as the host has
-// them, the memslots over them, the stage-2 entries of those memslots, the pfn caches on them and
-// the brackets over them. It is divided into cells. A cell is a page or, on an island that may be
-// mapped by a block, also a run of pages that operations only ever touch as a whole; so eight cells
-// are enough for 2 MiB, and a state is a few hundred bytes that are copied without a thought.
+// them, the memslots over them, the stage-2 entries of these memslots, the pfn caches on them, and
+// the brackets over them. It is divided into cells. A cell is one page. On an island that may be
+// mapped by a block, a cell may also be a run of pages that operations use only as a whole. So
+// eight cells are enough for 2 MiB, and a state has a few hundred bytes and can be copied cheaply.
 //
 // Thread safety: values.
 
@@ -14,8 +14,8 @@
 #include <array>
 #include <cstdint>
 
+#include "mmu/base/types.h"
 #include "mmu/notifier.h"
-#include "mmu/types.h"
 
 namespace underfoot::oracle {
 
@@ -43,18 +43,18 @@ inline constexpr Cells kAllCells{0, kCells};
 constexpr unsigned BitsOf(Cells cells) { return (1u << cells.end) - (1u << cells.begin); }
 constexpr Cells OneCell(uint8_t cell) { return {cell, static_cast<uint8_t>(cell + 1)}; }
 
-// What the host says when it is asked for a page.
-enum class Mood : uint8_t { kUsual, kAgainOnce, kSettling, kFailed };
+// The answer of the host to a page-in.
+enum class Mood : uint8_t { kUsual, kAgainOnce, kRemovalPending, kFailed };
 
 // A page, or a run of them, as the host has it.
 struct HostCell {
-  uint32_t frame = 1;     // moves with every change of the physical page
-  uint32_t discards = 0;  // moves whenever the content becomes zeroes
+  uint32_t frame = 1;     // changes with each change of the physical page
+  uint32_t discards = 0;  // incremented when the content becomes zeroes
   bool writable = true;
   Mood mood = Mood::kUsual;
 };
 
-// Who owns a claim, or the right to relax a leaf.
+// The owner of a claim or of the tag in a leaf that is being relaxed.
 using Owner = uint8_t;
 inline constexpr Owner kUnowned = 0;
 constexpr Owner ClaimantOwner(unsigned claimant) { return static_cast<Owner>(claimant + 1); }
@@ -81,9 +81,9 @@ struct View {
   bool present = false;
   bool read_only = false;
   bool log_dirty = false;
-  uint8_t place = 0;   // which of its two gfn ranges it has
+  uint8_t place = 0;   // the one of its two gfn ranges where it is
   uint8_t logged = 0;  // the log: a bit for each cell
-  uint32_t uid = 0;    // of the memslot: changes with each update of it
+  uint32_t uid = 0;    // of the memslot; changes with each update
   EntryState block;
   std::array<EntryState, kCells> cells{};
 
@@ -101,7 +101,7 @@ struct CacheState {
   uint8_t view = 0;  // of a gpa key, as the next
   uint8_t place = 0;
   Cells cells{};   // of the key
-  Cells listed{};  // where the index has it; empty: nowhere
+  Cells listed{};  // where the index lists it; empty: not listed
   uint32_t frame = 0;
 };
 
@@ -111,7 +111,7 @@ struct BracketState {
   Cells cells{};
 };
 
-// A claim that its claimant believes to have.
+// A claim that its claimant has made; it may have been stolen since.
 struct ClaimState {
   bool open = false;
   bool block = false;
@@ -133,25 +133,28 @@ struct AskingState {
   };
   Who who = Who::kNobody;
   Access access = Access::kRead;
-  bool read_only = false;   // the memslot of the fault
-  bool activating = false;  // the cache is inactive again if this fails
+  bool by_fault = false;                // of a block: it waits for nothing and tries only once
+  Access fault_access = Access::kRead;  // of that fault; its pages are asked for reading
+  bool read_only = false;               // the memslot of the fault
+  bool activating = false;              // if this fails, the cache becomes inactive
   uint8_t view = 0;
-  uint8_t cell = 0;  // asked for
+  uint8_t cell = 0;  // requested from the page source
   uint8_t cache = 0;
   uint8_t page = 0;  // of the cache
   uint32_t uid = 0;  // of the memslot that the cache was translated with
   Answer answer{};
+  EntryState block{};  // the block that the claim had to split, or empty
 };
 
 // A subscriber of the test's own.
-struct WitnessState {
+struct SubscriberState {
   bool registered = false;
   bool young = false;
-  uint32_t told = 0;   // of invalidations
-  uint32_t asked = 0;  // whether it is young
+  uint32_t invalidated = 0;  // calls of Invalidate
+  uint32_t asked = 0;        // calls of TestClearYoung
 };
 
-// What the operations so far have done to the tables.
+// The effects of the operations so far on the tables.
 struct Tally {
   uint32_t maps = 0;
   uint32_t unmaps = 0;
@@ -168,10 +171,10 @@ struct State {
   std::array<BracketState, kBrackets> brackets{};
   std::array<ClaimState, kClaimants> claims{};
   AskingState asking;
-  WitnessState witness;
+  SubscriberState subscriber;
 };
 
-// What an operation does, and which fields of Operation say how.
+// The kinds of operations, and the fields of Operation that each one uses.
 enum class Kind : uint8_t {
   kTranslate,    // view, cells.begin, access
   kCheck,        // index
@@ -186,6 +189,7 @@ enum class Kind : uint8_t {
   kEnd,          // index; stray when the bracket is not open
   kSplit,        // view: its block becomes a table
   kMapBlock,     // view, access, flag = collapse what is there first
+  kFaultBlock,   // view, access: a fault that brings in its block
   kMove,         // cells: other frames
   kDiscard,      // cells: other frames, zeroes
   kProtect,      // cells: the host takes the write permission
@@ -197,10 +201,10 @@ enum class Kind : uint8_t {
   kMoveSlot,     // view: to the other of its places
   kSetFlags,     // view, flag = read-only, index = log writes
   kCollect,      // view
-  kSubscribe,    // the test's own subscriber comes
-  kUnsubscribe,  // and goes
-  kLookUp,       // the page source looks at the page that it was asked for
-  kAnswered,     // it has answered
+  kSubscribe,    // registers the test's own subscriber
+  kUnsubscribe,  // unregisters it
+  kLookUp,       // the page source looks the requested page up
+  kAnswered,     // the page source returns
 };
 inline constexpr unsigned kKinds = static_cast<unsigned>(Kind::kAnswered) + 1;
 
@@ -213,12 +217,13 @@ struct Operation {
   InvalidationKind invalidation = InvalidationKind::kUnmap;
   Mood mood = Mood::kUsual;
   bool flag = false;
+  bool no_memory = false;  // of kBegin: there is no memory to split a block
 };
 
 enum class Result : uint8_t {
-  kWouldWait,  // the operation would wait for another of this island: it is not made
-  kForbidden,  // a caller must not do this now: it is not made
-  kAsks,       // the page source is asked; the outcome comes when it has answered
+  kWouldWait,  // not made: it would wait for another operation of this island
+  kForbidden,  // not made: a caller must not do this now
+  kAsks,       // it has called the page source; the outcome comes with kAnswered
   kDone,
   kNo,  // not present, not young, not there, not granted
   kYes,
@@ -227,7 +232,7 @@ enum class Result : uint8_t {
   kBlocked,
   kBusy,
   kAgain,
-  kSettling,
+  kRemovalPending,
   kNoMemslot,
   kReadOnly,
   kFailed,
@@ -237,8 +242,9 @@ enum class Result : uint8_t {
   kStray,
   kValid,
   kInactive,
+  kNoMemory,  // it threw std::bad_alloc
 };
-inline constexpr unsigned kResults = static_cast<unsigned>(Result::kInactive) + 1;
+inline constexpr unsigned kResults = static_cast<unsigned>(Result::kNoMemory) + 1;
 
 struct Outcome {
   Result result = Result::kDone;

@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "absl/strings/str_format.h"
-#include "tests/oracle/player.h"
+#include "tests/oracle/driver.h"
 
 namespace underfoot::oracle {
 
@@ -35,7 +35,7 @@ Island::Island(Mmu& mmu)
       claimants{Reader(mmu.readers()), Reader(mmu.readers())} {}
 
 template <class Visitor>
-void Witness::ForEachOverlap(HvaRange range, const Visitor& visit) {
+void CountingSubscriber::ForEachOverlap(HvaRange range, const Visitor& visit) {
   for (unsigned island = 0; island < kIslands; ++island) {
     const HvaRange hvas{memory_.PageAt(FirstPageOf(island)),
                         memory_.PageAt(FirstPageOf(island + 1))};
@@ -43,12 +43,12 @@ void Witness::ForEachOverlap(HvaRange range, const Visitor& visit) {
   }
 }
 
-bool Witness::Invalidate(const Invalidation& invalidation) {
-  ForEachOverlap(invalidation.range, [](Record& record) { ++record.told; });
-  return false;  // it translates nothing
+bool CountingSubscriber::Invalidate(const Invalidation& invalidation) {
+  ForEachOverlap(invalidation.range, [](Record& record) { ++record.invalidated; });
+  return false;  // this subscriber holds no translation
 }
 
-bool Witness::TestClearYoung(HvaRange range, bool clear) {
+bool CountingSubscriber::TestClearYoung(HvaRange range, bool clear) {
   bool young = false;
   ForEachOverlap(range, [&](Record& record) {
     ++record.asked;
@@ -58,8 +58,17 @@ bool Witness::TestClearYoung(HvaRange range, bool clear) {
   return young;
 }
 
-PageInResult AskingSource::PageIn(Hva page, Access access) {
-  return Player::OfThisThread().PageIn(page, access);
+PageInResult DriversPageSource::PageIn(Hva page, Access access, FaultContext*) {
+  return Driver::OfThisThread().PageIn(page, access);
+}
+
+// Only for whole blocks. One answer holds for all of their pages.
+void DriversPageSource::PageInSome(HvaRange pages, std::span<PageInResult> results, FaultContext*) {
+  PageInResult in = Driver::OfThisThread().PageIn(pages.begin, Access::kRead);
+  for (PageInResult& result : results) {
+    result = in;
+    in.pfn = in.pfn + 1;
+  }
 }
 
 World::World(uint64_t retired_cap_bytes) : mmu_(source_, {.retired_cap_bytes = retired_cap_bytes}) {
@@ -82,7 +91,8 @@ World::World(uint64_t retired_cap_bytes) : mmu_(source_, {.retired_cap_bytes = r
   if (!created.ok()) Fail(created.ToString());
 }
 
-// Whatever a failed run left open is closed, so that the failure is what is reported.
+// Closes everything that a failed run left open, so that the failure itself is reported and not a
+// check in a destructor.
 World::~World() {
   const auto end = [this](BracketToken& token) {
     if (token.open()) mmu_.notifier().End(token);
@@ -92,7 +102,7 @@ World::~World() {
     for (BracketToken& token : island->brackets) end(token);
     for (PfnCache& cache : island->caches) cache.Deactivate();
   }
-  if (islands_[0]->state.witness.registered) mmu_.notifier().Unregister(witness_);
+  if (islands_[0]->state.subscriber.registered) mmu_.notifier().Unregister(subscriber_);
 }
 
 void World::Fail(const std::string& what) {

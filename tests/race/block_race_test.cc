@@ -1,10 +1,13 @@
-// Whole blocks against invalidations of one of their pages, and splits against relaxing owners.
+// Claims of whole blocks against invalidations of one of their pages, and splits against installers
+// that relax the block.
 
 #include <gtest/gtest.h>
 
+#include <optional>
+
+#include "mmu/base/rcu.h"
+#include "mmu/base/sync_point.h"
 #include "mmu/mmu.h"
-#include "mmu/rcu.h"
-#include "mmu/sync_point.h"
 #include "tests/race/staging.h"
 #include "tests/unit/fake_host.h"
 #include "tests/unit/raw_table.h"
@@ -31,7 +34,7 @@ class BlockRaceTest : public ::testing::Test {
   void FaultInBlock() {
     Reader reader(mmu_.readers());
     EXPECT_EQ(mmu_.range_faults().FaultIn(reader, kBlock, Access::kRead).outcome,
-              FaultOutcome::kMapped);
+              FaultInOutcome::kMapped);
   }
   void MovePage(uint64_t page) {
     InvalidationScope bracket(mmu_.notifier(), {host_.Pages(page), InvalidationKind::kUnmap});
@@ -52,9 +55,9 @@ class BlockRaceTest : public ::testing::Test {
 };
 
 //   installer of the block          invalidation of page 9
-//   claim, page-ins: one block
-//                                   Begin steals the whole claim; the page moves; End
-//   publish: fails, from the start: a table now
+//   claims; page-ins find one block
+//                                   Begin steals the claim; the page moves; End
+//   publication fails; it starts again and publishes a table
 TEST_F(BlockRaceTest, ABracketOfOnePageStealsTheClaimOfItsBlock) {
   Gate gate("block-after-page-in");
   Task installer("installer", [&] { FaultInBlock(); });
@@ -67,12 +70,12 @@ TEST_F(BlockRaceTest, ABracketOfOnePageStealsTheClaimOfItsBlock) {
 }
 
 //   installer of the block          invalidation of page 9
-//   claim, page-ins: a table
-//   publish: walked to the claim
+//   claims; page-ins; fills a table
+//   publication: finds its claim
 //                                   Begin steals the claim; the page moves; End
-//   publish: the exchange fails
+//   the compare-exchange fails
 TEST_F(BlockRaceTest, ATableLosesToATheftInItsLastStep) {
-  MovePage(3);  // no block: a table
+  MovePage(3);  // the host's pages are no block now, so the handler makes a table
   Gate gate("publish-table");
   Task installer("installer", [&] { FaultInBlock(); });
   ASSERT_TRUE(StopsAt(gate, installer));
@@ -83,10 +86,10 @@ TEST_F(BlockRaceTest, ATableLosesToATheftInItsLastStep) {
 }
 
 //   installer of the block          invalidation of page 9
-//                                   Begin: nothing there yet
-//   claim; the bracket is in flight: given back, waits
+//                                   Begin finds no entry
+//   claims; finds the bracket in flight; gives the claim back and waits
 //                                   the page moves; End
-//   from the start
+//   starts again
 TEST_F(BlockRaceTest, AClaimOfABlockWaitsForTheBracketOfAPage) {
   BracketToken bracket = mmu_.notifier().Begin({host_.Pages(9), InvalidationKind::kUnmap});
   Gate gate("wait-for-end");
@@ -101,11 +104,60 @@ TEST_F(BlockRaceTest, AClaimOfABlockWaitsForTheBracketOfAPage) {
   ExpectTheHostsFrames();
 }
 
+//   fault on page 5                 invalidation of page 9
+//   claims the block; page-in of 512 pages
+//                                   Begin steals the claim; the page moves; End
+//   publication fails: the caller brings in page 5 alone
+TEST_F(BlockRaceTest, ABracketOfAnotherPageStealsTheClaimOfABlockFault) {
+  Gate gate("block-fault-after-page-in");
+  std::optional<BlockFaultResult> result = BlockFaultResult{};
+  Task fault("fault", [&] {
+    Reader reader(mmu_.readers());
+    result = mmu_.range_faults().HandleFault(reader, kFirst + 5, 1, Access::kWrite, nullptr);
+  });
+  ASSERT_TRUE(StopsAt(gate, fault));
+  MovePage(9);
+  gate.Open();
+  fault.Join();
+  EXPECT_FALSE(result.has_value());
+  EXPECT_EQ(mmu_.Stats().stage2.tables, 1u);
+  FaultInBlock();
+  ExpectTheHostsFrames();
+}
+
+//   fault on page 5                 invalidation of page 9
+//                                   Begin finds no entry
+//   claims the block; finds the bracket in flight; gives the claim back
+//   does not wait
+//                                   the page moves; End
+TEST_F(BlockRaceTest, ABlockFaultDoesNotWaitForTheBracketOfAnotherPage) {
+  Reader reader(mmu_.readers());
+  Gate gate("block-fault-claimed");
+  std::optional<BlockFaultResult> result = BlockFaultResult{};
+  Task fault("fault", [&] {
+    Reader own(mmu_.readers());
+    result = mmu_.range_faults().HandleFault(own, kFirst + 5, 1, Access::kWrite, nullptr);
+  });
+  ASSERT_TRUE(StopsAt(gate, fault));
+  // The claim comes before the search for brackets, so this Begin steals it.
+  BracketToken bracket = mmu_.notifier().Begin({host_.Pages(9), InvalidationKind::kUnmap});
+  gate.Open();
+  fault.Join();  // while the bracket is in flight
+  EXPECT_FALSE(result.has_value());
+  EXPECT_EQ(host_.page_ins(), 0u);
+  EXPECT_EQ(mmu_.faults().HandleFault(reader, kFirst + 5, Access::kWrite).outcome,
+            FaultOutcome::kMapped);
+  host_.Move(host_.Pages(9));
+  mmu_.notifier().End(bracket);
+  FaultInBlock();
+  ExpectTheHostsFrames();
+}
+
 //   collapse                        reader of page 9
-//                                   in a section
-//   Begin: waits
-//                                   leaves
-//   one leaf
+//                                   is in a section
+//   Begin waits
+//                                   leaves the section
+//   publishes one leaf
 TEST_F(BlockRaceTest, ACollapseWaitsForTheReadersOfItsBlock) {
   FaultInBlock();
   Reader reader(mmu_.readers());
@@ -115,7 +167,7 @@ TEST_F(BlockRaceTest, ACollapseWaitsForTheReadersOfItsBlock) {
   Task collapse("collapse", [&] {
     Reader own(mmu_.readers());
     EXPECT_EQ(mmu_.range_faults().Collapse(own, mmu_.notifier(), kFirst, 1, Access::kRead).outcome,
-              FaultOutcome::kMapped);
+              FaultInOutcome::kMapped);
   });
   ASSERT_TRUE(StopsAt(gate, collapse));
   gate.Open();
@@ -125,10 +177,10 @@ TEST_F(BlockRaceTest, ACollapseWaitsForTheReadersOfItsBlock) {
   ExpectTheHostsFrames();
 }
 
-//   owner                           split
-//   tags the read-only block
+//   installer that relaxes          split
+//   puts its tag into the read-only block
 //                                   publishes the pages, without a tag
-//   publish: the leaf it finds is not its own
+//   publication: the leaf that it finds does not have its tag
 TEST_F(BlockRaceTest, ASplitTakesTheBlockFromARelaxingOwner) {
   Stage2 stage2;
   constexpr OwnerTag kMe = 7;
@@ -141,10 +193,10 @@ TEST_F(BlockRaceTest, ASplitTakesTheBlockFromARelaxingOwner) {
   EXPECT_EQ(WhatIsWrongWith(stage2), "");
 }
 
-//   split                           reader of hardware's kind
-//   has read the block, clean
+//   split                           writer that sets D, as hardware does
+//   has read the block, which is clean
 //                                   writes: the block is dirty
-//   publish: the exchange fails, the entry is read again
+//   the compare-exchange fails; reads the entry again
 TEST_F(BlockRaceTest, ASplitLosesNoDirtyBit) {
   Stage2 stage2;
   constexpr OwnerTag kMe = 7;
@@ -167,10 +219,10 @@ TEST_F(BlockRaceTest, ASplitLosesNoDirtyBit) {
 }
 
 //   unmap                           installer
-//   emptied the last entry, has not
-//   dropped its reference yet
+//   has emptied the last entry and
+//   has not yet dropped its reference
 //                                   claims another entry of the table
-//   drops the reference: the table stays
+//   drops the reference; the table stays
 TEST_F(BlockRaceTest, ATableThatIsFilledAgainBeforeItsReferenceFallsStays) {
   Stage2 stage2;
   constexpr OwnerTag kMe = 7;
@@ -178,9 +230,9 @@ TEST_F(BlockRaceTest, ATableThatIsFilledAgainBeforeItsReferenceFallsStays) {
   ASSERT_TRUE(stage2.Publish(kFirst, kMe, Pte::Leaf({0x200}, Access::kRead)));
   Gate gate("unmap-before-unref");
   Task unmap("unmap", [&] {
-    WalkDebts debts;
-    stage2.Unmap({kFirst, kFirst + 1}, debts);
-    stage2.Finish(debts);
+    MmuGather gather;
+    stage2.Unmap({kFirst, kFirst + 1}, gather);
+    stage2.Finish(gather);
   });
   ASSERT_TRUE(StopsAt(gate, unmap));
   ASSERT_EQ(stage2.TryClaim(kFirst + 1, 0, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);

@@ -1,4 +1,5 @@
-// Writes against collections of the dirty log, invalidations, and a log that is turned on and off.
+// Writes against collections of the dirty log, against invalidations, and against a log that is
+// turned on or off. The steps are those of "Dirty pages" in mmu/LOCKING.md.
 
 #include <gtest/gtest.h>
 
@@ -24,27 +25,61 @@ class DirtyRaceTest : public RaceTest {
 };
 
 //   unmap                           collect
-//   the bit is in the log
-//                                   the leaf is still dirty, or it is in the log
-//   the leaf goes
+//   2 empties the leaf
+//                                   a finds no leaf; b finds a removal and waits
+//   3 marks the log
+//                                   c takes the log
 TEST_F(DirtyRaceTest, ACollectionMeetsABitOnItsWayToTheLog) {
   FaultIn(5, Access::kWrite);
   Gate gate("unmap-half-way");
   Task invalidation("invalidation", [&] { MovePage(5); });
   ASSERT_TRUE(StopsAt(gate, invalidation));
-  EXPECT_TRUE(CollectedNow(5));
+  Gate waits("collect-waits-for-removals");
+  bool collected = false;
+  Task collection("collection", [&] { collected = CollectedNow(5); });
+  const bool waited = StopsAt(waits, collection);
   gate.Open();
+  waits.Open();
   invalidation.Join();
+  collection.Join();
+  EXPECT_TRUE(waited);
+  EXPECT_TRUE(collected);
+}
+
+//   collect             writer          unmap
+//   a collects the leaves
+//                       sets D; writes
+//                                       sees that the leaf is dirty
+//   c takes the log
+//                       finds D; writes
+//                                       2 empties the leaf, then 3 marks the log
+TEST_F(DirtyRaceTest, AWriteThatFindsItsLeafDirtyIsNotLostWithTheLeaf) {
+  FaultIn(5);
+  ASSERT_FALSE(CollectedNow(5));
+  Reader reader(mmu_.readers());
+  Gate half_way("collect-half-way");
+  Task collection("collection", [&] { static_cast<void>(CollectedNow(5)); });
+  ASSERT_TRUE(StopsAt(half_way, collection));
+  ASSERT_TRUE(mmu_.Translate(reader, GpaAt(5), Access::kWrite));
+  Gate going("unmap-leaf");
+  Task invalidation("invalidation", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(going, invalidation));
+  half_way.Open();
+  collection.Join();
+  ASSERT_TRUE(mmu_.Translate(reader, GpaAt(5), Access::kWrite));  // after that collection
+  going.Open();
+  invalidation.Join();
+  EXPECT_TRUE(CollectedNow(5));
 }
 
 //   unmap                           writer
-//   the leaf is clean
-//                                   the leaf is dirty
-//   it is not the leaf that was seen: again, and into the log
+//   sees that the leaf is clean
+//                                   sets D
+//   the exchange of step 2 fails; it starts again and marks the log
 TEST_F(DirtyRaceTest, AWriteInTheMiddleOfAnUnmapIsNotLost) {
   FaultIn(5, Access::kWrite);
   ASSERT_TRUE(CollectedNow(5));
-  Gate gate("unmap-half-way");
+  Gate gate("unmap-leaf");
   Task invalidation("invalidation", [&] { MovePage(5); });
   ASSERT_TRUE(StopsAt(gate, invalidation));
   {
@@ -58,9 +93,9 @@ TEST_F(DirtyRaceTest, AWriteInTheMiddleOfAnUnmapIsNotLost) {
 }
 
 //   collect                         unmap
-//   the leaves are done
-//                                   a leaf that turned dirty since goes; its bit is in the log
-//   takes the log
+//   a collects the leaves
+//                                   removes a leaf that became dirty after a; marks the log
+//   c takes the log
 TEST_F(DirtyRaceTest, AnUnmapInTheMiddleOfACollectionLosesNothing) {
   FaultIn(5, Access::kWrite);
   ASSERT_TRUE(CollectedNow(5));
@@ -79,10 +114,10 @@ TEST_F(DirtyRaceTest, AnUnmapInTheMiddleOfACollectionLosesNothing) {
 }
 
 //   writer                          collect
-//   section; the leaf is dirty
-//                                   D is cleared; waits
-//   writes, leaves
-//                                   returns: what is copied now has the write
+//   enters a section; sets D
+//                                   a clears D; d waits for the reader
+//   writes; leaves the section
+//                                   returns: a copy of the page now contains the write
 TEST_F(DirtyRaceTest, ACollectionWaitsForWhoWritesThroughALeaf) {
   FaultIn(5, Access::kWrite);
   Reader reader(mmu_.readers());
@@ -93,7 +128,8 @@ TEST_F(DirtyRaceTest, ACollectionWaitsForWhoWritesThroughALeaf) {
   EXPECT_TRUE(collected);
 }
 
-// The bit may be that of an earlier write: the mark then changes nothing, and is not seen.
+// If an earlier write has set the bit already, the mark changes nothing, and the collection does
+// not see it.
 TEST_F(DirtyRaceTest, ACollectionWaitsForWhoFoundItsPageMarked) {
   Reader reader(mmu_.readers());
   PfnCache cache(mmu_, "cache");
@@ -109,7 +145,7 @@ TEST_F(DirtyRaceTest, ACollectionWaitsForWhoFoundItsPageMarked) {
 }
 
 //   writer                          collect
-//   section                         takes the log
+//   enters a section                c takes the log
 //   writes, marks, leaves
 TEST_F(DirtyRaceTest, AWriteThroughACacheAfterTheLogWasTakenIsReportedNextTime) {
   Reader reader(mmu_.readers());
@@ -149,8 +185,8 @@ TEST_F(DirtyRaceTest, AWriteThroughACacheInTheMiddleOfACollectionIsReported) {
 //   unmap                           update
 //   walks the set without a log
 //                                   publishes the log; waits for the walk
-//   a leaf goes, nothing is logged
-//                                   returns: every walk logs from now on
+//   empties a leaf, logs nothing
+//                                   returns: each walk marks the log from now on
 TEST_F(DirtyRaceTest, ALogStartsAfterTheWalksThatDoNotKnowOfIt) {
   for (int round = 0; round < 20; ++round) {
     SetLogging(false);
@@ -179,7 +215,8 @@ TEST_F(DirtyRaceTest, ALogEndsAfterTheSectionsThatMarkIt) {
   cache.Deactivate();
 }
 
-// AddressSanitizer is the oracle: a walk that found the slot may mark its log until it ends.
+// A walk that found the slot may mark its log until the walk ends. If the log is freed earlier,
+// AddressSanitizer reports it.
 TEST_F(DirtyRaceTest, ALogOutlivesItsSlotForTheWalksThatFoundIt) {
   Gate waits("slot-waits-for-walks");
   std::unique_ptr<Task> update;
@@ -188,7 +225,7 @@ TEST_F(DirtyRaceTest, ALogOutlivesItsSlotForTheWalksThatFoundIt) {
     const Memslot* slot = mmu_.memslots().Current().Find(GfnAt(5));
     ASSERT_NE(slot, nullptr);
     update = std::make_unique<Task>("update", [&] { DeleteSlot(); });
-    ASSERT_TRUE(StopsAt(waits, *update));  // the slot is in no set any more
+    ASSERT_TRUE(StopsAt(waits, *update));  // no set contains the slot any more
     slot->dirty_sink().Mark({GfnAt(5), GfnAt(6)});
   }
   waits.Open();

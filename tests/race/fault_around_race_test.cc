@@ -1,4 +1,4 @@
-// A fault that brings its neighbours along, against invalidations of some of them.
+// A fault that also brings neighbouring pages in, against invalidations of some of them.
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@ class FaultAroundRaceTest : public RaceTest {
  protected:
   static constexpr uint64_t kWindow = 16;
 
-  // A fault on page 5 with the first sixteen pages, on a thread of its own.
+  // A fault on page 5 with the first sixteen pages as its window, on a thread of its own.
   class Installer {
    public:
     explicit Installer(FaultAroundRaceTest& test)
@@ -42,10 +42,10 @@ class FaultAroundRaceTest : public RaceTest {
 };
 
 //   installer                       invalidation
-//   claims, no bracket in flight
-//                                   Begin: steals the claim of a neighbour
-//   page-in, publish: fails for it
-//                                   the page moves, End
+//   claims; finds no bracket
+//                                   Begin steals the claim of a neighbour
+//   page-in; the publication of this page fails
+//                                   the page moves; End
 TEST_F(FaultAroundRaceTest, ABeginAfterTheClaimsStealsThoseOfItsRange) {
   Gate gate("around-before-page-in");
   Installer installer(*this);
@@ -62,9 +62,9 @@ TEST_F(FaultAroundRaceTest, ABeginAfterTheClaimsStealsThoseOfItsRange) {
 }
 
 //   installer                       invalidation
-//   claims, page-in: the old frame
-//                                   Begin, a neighbour moves, End
-//   publish: fails for it
+//   claims; page-in: the old frame
+//                                   Begin; a neighbour moves; End
+//   the publication of this page fails
 TEST_F(FaultAroundRaceTest, AWholeBracketAfterThePageInIsNotMissed) {
   Gate gate("around-after-page-in");
   Installer installer(*this);
@@ -76,9 +76,9 @@ TEST_F(FaultAroundRaceTest, AWholeBracketAfterThePageInIsNotMissed) {
 }
 
 //   installer                       invalidation
-//   claims, page-in
-//                                   Begin, the page itself moves, End
-//   publish: fails; a fault of one page
+//   claims; page-in
+//                                   Begin; the faulting page moves; End
+//   its publication fails; it makes a fault of one page
 TEST_F(FaultAroundRaceTest, APageThatIsStolenItselfIsTriedOnceMoreAlone) {
   Gate gate("around-after-page-in");
   Installer installer(*this);
@@ -94,8 +94,8 @@ TEST_F(FaultAroundRaceTest, APageThatIsStolenItselfIsTriedOnceMoreAlone) {
 
 //   installer                       invalidation
 //   claims
-//                                   Begin: steals the claim of a neighbour
-//   bracket in flight: gives all back
+//                                   Begin steals the claim of a neighbour
+//   finds the bracket in flight; gives all claims back
 //                                   End
 TEST_F(FaultAroundRaceTest, ABeginBetweenClaimsAndLookIsSeen) {
   Gate gate("around-claimed");
@@ -112,9 +112,9 @@ TEST_F(FaultAroundRaceTest, ABeginBetweenClaimsAndLookIsSeen) {
 }
 
 //   installer                       update
-//   claims, page-in
-//                                   the slot goes elsewhere: all claims are stolen
-//   publish: fails for all; the page itself once more, where it is now
+//   claims; page-in
+//                                   the slot moves; the update steals all claims
+//   each publication fails; it makes a fault of one page, at the slot's new place
 TEST_F(FaultAroundRaceTest, AMemslotUpdateTakesTheWholeWindow) {
   Gate gate("around-after-page-in");
   Installer installer(*this);
@@ -129,8 +129,8 @@ TEST_F(FaultAroundRaceTest, AMemslotUpdateTakesTheWholeWindow) {
 
 //   installer                       update
 //   claims
-//                                   the slot goes elsewhere
-//   the slot is another: gives all back
+//                                   the slot moves
+//   the slot has another identity; gives all claims back
 TEST_F(FaultAroundRaceTest, AnUpdateBetweenClaimsAndLookIsSeen) {
   Gate gate("around-claimed");
   Installer installer(*this);

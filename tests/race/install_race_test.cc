@@ -1,4 +1,4 @@
-// Installers against invalidations (P1): who comes first at each step, both ways round.
+// Installers against invalidations: both orders of each pair of steps that P1 names.
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@ namespace {
 
 class InstallRaceTest : public RaceTest {
  protected:
-  // A fault on a thread of its own.
+  // A fault that runs on a thread of its own.
   class Installer {
    public:
     Installer(InstallRaceTest& test, uint64_t page, Access access = Access::kRead)
@@ -30,10 +30,10 @@ class InstallRaceTest : public RaceTest {
 };
 
 //   installer                       invalidation
-//   claim, no bracket in flight
-//                                   Begin: steals the claim
-//                                   the page moves, End
-//   page-in, publish: fails
+//   1 claims; 2 finds no bracket
+//                                   a, b Begin steals the claim
+//                                   the page moves; d End
+//   3 page-in; 4 publication fails
 TEST_F(InstallRaceTest, ABeginAfterTheClaimStealsIt) {
   Gate gate("fault-before-page-in");
   Installer installer(*this, 5);
@@ -46,9 +46,9 @@ TEST_F(InstallRaceTest, ABeginAfterTheClaimStealsIt) {
 }
 
 //   installer                       invalidation
-//   claim, page-in: the old frame
-//                                   Begin, the page moves, End
-//   publish: fails
+//   1 claims; 3 page-in: the old frame
+//                                   Begin; the page moves; End
+//   4 publication fails
 TEST_F(InstallRaceTest, AWholeBracketAfterThePageInIsNotMissed) {
   Gate gate("fault-after-page-in");
   Installer installer(*this, 5);
@@ -62,10 +62,10 @@ TEST_F(InstallRaceTest, AWholeBracketAfterThePageInIsNotMissed) {
 }
 
 //   installer                       invalidation
-//   claim, no bracket in flight
-//                                   Begin: steals the claim; the mapping goes
-//   page-in: fails; not its claim
-//                                   the mapping comes back, End
+//   1 claims; 2 finds no bracket
+//                                   Begin steals the claim; the mapping is moved away
+//   3 page-in fails; the claim is not its own any more, so it retries
+//                                   the mapping is moved back; End
 TEST_F(InstallRaceTest, APageInThatFailsUnderABracketIsTriedAgain) {
   host_.SetAnswer([](Hva, Access) { return PageInResult{}; });
   Gate gate("fault-before-page-in");
@@ -95,9 +95,9 @@ TEST_F(InstallRaceTest, AClaimWhileTheRangeIsInFlightIsGivenBack) {
 }
 
 //   installer                       invalidation
-//   claim
-//                                   Begin: steals the claim
-//   bracket in flight: give back, which finds nothing
+//   1 claims
+//                                   Begin steals the claim
+//   2 finds the bracket; gives its claim back, but no longer has one
 //                                   End
 TEST_F(InstallRaceTest, ABeginBetweenClaimAndCheckIsSeen) {
   Gate gate("fault-claimed");
@@ -111,9 +111,9 @@ TEST_F(InstallRaceTest, ABeginBetweenClaimAndCheckIsSeen) {
 }
 
 //   installer                       invalidation
-//                                   Begin: not yet in flight
-//   claim, check, page-in, publish
-//                                   in flight; the walk removes the leaf
+//                                   Begin has not yet done a
+//   1 to 4: publishes the leaf
+//                                   a; the walk of b empties the leaf
 TEST_F(InstallRaceTest, TheWalkFindsWhatWasInstalledBeforeTheRange) {
   Gate gate("begin-not-in-flight");
   OpenBracket held;
@@ -127,8 +127,8 @@ TEST_F(InstallRaceTest, TheWalkFindsWhatWasInstalledBeforeTheRange) {
 }
 
 //   installer                       invalidation
-//                                   Begin: in flight, before its walk
-//   claim, check: refused
+//                                   Begin has done a and not yet b
+//   1 claims; 2 finds the range in flight
 TEST_F(InstallRaceTest, TheRangeIsSeenBeforeTheWalk) {
   Gate gate("begin-in-flight");
   OpenBracket held;
@@ -145,11 +145,11 @@ TEST_F(InstallRaceTest, TheRangeIsSeenBeforeTheWalk) {
 }
 
 //   first installer        invalidation         second installer
-//   claim, page-in
-//                          Begin .. End
-//                                               claim
-//   publish: not its claim
-//                                               publish
+//   claims; page-in
+//                          Begin; End
+//                                               claims
+//   publication fails: the claim has another tag
+//                                               publishes
 TEST_F(InstallRaceTest, AClaimOfAnotherIsNotPublished) {
   Gate after("fault-after-page-in");
   Installer first(*this, 5);
@@ -167,9 +167,9 @@ TEST_F(InstallRaceTest, AClaimOfAnotherIsNotPublished) {
 }
 
 //   installer                       invalidation
-//   publish: finds its claim
-//                                   Begin: steals the claim
-//   the exchange fails
+//   4 publication: finds its claim
+//                                   Begin steals the claim
+//   the compare-exchange fails
 TEST_F(InstallRaceTest, APublicationLosesToATheftInItsLastStep) {
   Gate gate("publish-exchange");
   Installer installer(*this, 5);
@@ -265,7 +265,8 @@ TEST_F(InstallRaceTest, EndWakesWhoeverWaitsForIt) {
   EXPECT_TRUE(LeafOf(5).has_value());
 }
 
-// The one that it met ends while another, in the same place of the set, has begun.
+// The bracket that the installer met ends while another bracket, in the same place of the set, has
+// begun.
 TEST_F(InstallRaceTest, AWaiterIsNotHeldByTheNextBracketInThatPlace) {
   OpenBracket held = Begin(5);
   Gate gate("wait-for-end");

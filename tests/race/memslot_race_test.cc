@@ -11,9 +11,9 @@ namespace {
 using MemslotRaceTest = RaceTest;
 
 //   installer                       update
-//   slot looked up
-//                                   delete: nothing to steal yet; the gfns get another slot
-//   claim, generation: refused
+//   i looks the slot up
+//                                   deletes the slot, finds no claim; another slot gets the gfns
+//   ii claims; iii finds another identity: refused
 TEST_F(MemslotRaceTest, AnInstallThatLookedUpTheOldSlotIsRefused) {
   EXPECT_EQ(FaultAround("fault-before-claim", Access::kRead, [&] { MoveSlot(); }),
             FaultOutcome::kAgain);
@@ -21,9 +21,9 @@ TEST_F(MemslotRaceTest, AnInstallThatLookedUpTheOldSlotIsRefused) {
 }
 
 //   installer                       update
-//   claim, generation, page-in
-//                                   delete: steals the claim
-//   publish: fails
+//   ii claims; iii same identity; iv page-in
+//                                   deletes the slot, steals the claim
+//   publication fails
 TEST_F(MemslotRaceTest, AClaimInADyingSlotIsStolen) {
   EXPECT_EQ(FaultAround("fault-after-page-in", Access::kRead, [&] { DeleteSlot(); }),
             FaultOutcome::kAgain);
@@ -31,8 +31,8 @@ TEST_F(MemslotRaceTest, AClaimInADyingSlotIsStolen) {
 }
 
 //   update                          invalidation
-//   the slot dies; its leaves are still there
-//                                   Begin: walks the dying slot, the leaf goes
+//   1 the slot is dying; its leaves still exist
+//                                   Begin walks the dying slot and empties the leaf
 TEST_F(MemslotRaceTest, ABeginStillWalksADyingSlot) {
   FaultIn(5);
   Gate gate("slot-dying");
@@ -68,10 +68,10 @@ TEST_F(MemslotRaceTest, ADeleteWaitsForTheReadersOfItsSlot) {
 }
 
 //   reader                          update
-//   Translate: the old slot
-//                                   the slot goes; its gfns are not free before the reader is done
-//   section, look-up: no leaf
-//                                   another slot, another leaf
+//   Translate finds the old slot
+//                                   deletes the slot; waits with its gfns until the reader has left
+//   enters its section; finds no leaf
+//                                   creates another slot with another leaf
 TEST_F(MemslotRaceTest, ATranslateDoesNotMixTheOldSlotWithANewLeaf) {
   Gate gate("translate-before-section");
   Hva found;
@@ -95,7 +95,7 @@ TEST_F(MemslotRaceTest, ACacheOfTheSlotIsInvalidWhenTheDeleteReturns) {
   ASSERT_TRUE(by_hva.Activate(reader, host_.PageAt(5), 64, Access::kRead).ok());
   DeleteSlot();
   EXPECT_FALSE(by_gpa.Check(reader));
-  EXPECT_TRUE(by_hva.Check(reader));  // no memslot made it
+  EXPECT_TRUE(by_hva.Check(reader));  // this cache does not depend on a memslot
   EXPECT_EQ(by_gpa.Refresh(reader), RefreshOutcome::kNoMemslot);
   CreateSlotAt(0);
   EXPECT_EQ(by_gpa.Refresh(reader), RefreshOutcome::kValid);
@@ -103,18 +103,20 @@ TEST_F(MemslotRaceTest, ACacheOfTheSlotIsInvalidWhenTheDeleteReturns) {
   by_hva.Deactivate();
 }
 
-// A bracket is a count, not a lock: neither waits for the other, whoever comes first.
+// A bracket is a count and not a lock. Neither the update nor the bracket waits for the other,
+// whichever comes first.
 TEST_F(MemslotRaceTest, AnUpdateInsideABracketReturns) {
   FaultIn(5);
   OpenBracket held = Begin(5);
   Task update("update inside a bracket", [&] { MoveSlot(); });
   update.Join();
-  FaultIn(5);  // lies elsewhere now
+  FaultIn(5);  // the page lies at another hva now
   held.End();
   EXPECT_TRUE(LeafOf(5).has_value());
 }
 
-// In flight when the slot is created: the new slot's pages are refused too.
+// The range is in flight before the slot is created. Faults on the new slot's pages are refused,
+// too.
 TEST_F(MemslotRaceTest, ASlotCreatedInsideABracketInstallsNothingThere) {
   OpenBracket held = Begin(kPages / 2 + 5);
   MoveSlot();

@@ -1,4 +1,4 @@
-// A memslot that moves or turns read-only, against installers, invalidations and readers.
+// A memslot that moves or becomes read-only, against installers, invalidations and readers.
 
 #include <gtest/gtest.h>
 
@@ -18,17 +18,18 @@ class MemslotUpdateRaceTest : public RaceTest {
     Reader reader(mmu_.readers());
     return mmu_.faults().HandleFault(reader, kElsewhere + page, Access::kRead).outcome;
   }
-  // What a write fault says in the middle of which, at `point`, the slot turns read-only.
+  // Returns the outcome of a write fault that is stopped at `point` while the slot becomes
+  // read-only.
   FaultOutcome WriteFaultAround(std::string_view point) {
     return FaultAround(point, Access::kWrite, [&] { MakeReadOnly(); });
   }
 };
 
 //   Begin of the old hva            update                       fault
-//   has the old set, not yet walked
-//                                   the slot goes: waits
-//   walks, ends
-//                                   another slot at these gfns
+//   loads the old set, has not walked it
+//                                   deletes the slot and waits for walks
+//   walks and ends
+//                                   creates another slot with these gfns
 //                                                                its leaf stays
 TEST_F(MemslotUpdateRaceTest, AGfnIsNotUsedAgainUnderAWalkOverAnOlderSet) {
   Gate walk("stage2-walk");
@@ -45,7 +46,7 @@ TEST_F(MemslotUpdateRaceTest, AMovedSlotIsNotFoundUnderAWalkOverAnOlderSet) {
   Gate walk("stage2-walk");
   Task bracket("bracket of page 5", [&] { MovePage(5); });
   ASSERT_TRUE(StopsAt(walk, bracket));
-  // One page on: gfn 5 is page 4 then.
+  // The slot moves by one page, so gfn 5 is page 4 then.
   LetWaitForHolder(walk, [&] { ASSERT_TRUE(mmu_.MoveMemslot(kSlot, kFirst + 1).ok()); });
   FaultIn(5);
   walk.Open();
@@ -54,24 +55,25 @@ TEST_F(MemslotUpdateRaceTest, AMovedSlotIsNotFoundUnderAWalkOverAnOlderSet) {
 }
 
 //   installer                       update
-//   claim, identity, page-in
-//                                   read-only; the walk steals the claim
-//   publish: fails
+//   claims; same identity; page-in
+//                                   makes the slot read-only; its walk steals the claim
+//   publication fails
 TEST_F(MemslotUpdateRaceTest, AClaimFromBeforeReadOnlyIsNotPublishedAsWritable) {
   EXPECT_EQ(WriteFaultAround("fault-after-page-in"), FaultOutcome::kAgain);
   EXPECT_FALSE(LeafOf(5).has_value());
 }
 
 //   installer                       update
-//   slot looked up: writable
-//                                   read-only; nothing to steal yet
-//   claim; the slot is another one now: refused
+//   looks the slot up: writable
+//                                   makes the slot read-only; finds no claim to steal
+//   claims; the slot has another identity: refused
 TEST_F(MemslotUpdateRaceTest, AClaimForTheOldFlagsIsRefused) {
   EXPECT_EQ(WriteFaultAround("fault-before-claim"), FaultOutcome::kAgain);
   EXPECT_FALSE(LeafOf(5).has_value());
 }
 
-// The leaf that is being relaxed stays, read-only; its owner has lost the right to relax it.
+// The leaf that is being relaxed stays, read-only. Its installer has lost its tag and cannot relax
+// it.
 TEST_F(MemslotUpdateRaceTest, ARelaxFromBeforeReadOnlyIsNotPublished) {
   host_.GrantOnlyWhatIsAskedFor();
   FaultIn(5);
@@ -81,9 +83,9 @@ TEST_F(MemslotUpdateRaceTest, ARelaxFromBeforeReadOnlyIsNotPublished) {
 }
 
 //   refresh                         update
-//   translated: a writable slot
-//                                   read-only; the cache is not listed yet
-//   listed, looked up; the slot is another one now: again, and refused
+//   finds a writable slot
+//                                   makes the slot read-only; the cache is not listed yet
+//   lists the cache; looks the page up; finds another identity: starts again and is refused
 TEST_F(MemslotUpdateRaceTest, ACacheTranslatedBeforeReadOnlyIsNotValidAfterIt) {
   Gate gate("refresh-translated");
   PfnCache cache(mmu_, "cache");
@@ -118,7 +120,7 @@ TEST_F(MemslotUpdateRaceTest, ReadOnlyWaitsForWhoWritesThroughACache) {
 
 //   writer          update                 Begin(protect)
 //   in a section
-//                   leaf: read-only; waits
+//                   takes the permission from the leaf; waits
 //                                          finds nothing writable. If it returned now, its caller
 //                                          would protect a page that is being written
 TEST_F(MemslotUpdateRaceTest, ABeginWaitsForTheWritersThatReadOnlyWaitsFor) {
@@ -140,8 +142,8 @@ TEST_F(MemslotUpdateRaceTest, ABeginWaitsForTheWritersThatReadOnlyWaitsFor) {
 }
 
 //   update                          invalidation
-//   the slot dies at its old place; its leaves are still there
-//                                   Begin: walks the old place, the leaf goes
+//   the slot is dying at its old place; its leaves still exist
+//                                   Begin walks the old place and empties the leaf
 TEST_F(MemslotUpdateRaceTest, ABeginStillWalksTheOldPlaceOfAMove) {
   FaultIn(5);
   Gate gate("slot-dying");
@@ -184,7 +186,7 @@ TEST_F(MemslotUpdateRaceTest, AMoveWaitsForTheReadersOfItsOldPlace) {
   ExpectToWaitFor(page, [&] { MoveElsewhere(); });
 }
 
-// The range in flight is one of host memory: it follows the slot to its new place.
+// A range in flight is a range of host memory, so it also covers the slot at its new place.
 TEST_F(MemslotUpdateRaceTest, AMoveInsideABracketInstallsNothingAtTheNewPlace) {
   OpenBracket held = Begin(5);
   Task update("update inside a bracket", [&] { MoveElsewhere(); });

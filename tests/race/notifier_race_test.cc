@@ -1,4 +1,4 @@
-// Subscribers that come and go while brackets are open (I3).
+// Subscribers that are registered and unregistered while brackets are open (I3).
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@
 namespace underfoot::testing {
 namespace {
 
-class Witness final : public Subscriber {
+class CountingSubscriber final : public Subscriber {
  public:
   bool Invalidate(const Invalidation&) override {
     ++inside;
@@ -35,10 +35,10 @@ class Witness final : public Subscriber {
 
 class NotifierRaceTest : public RaceTest {
  protected:
-  void Register() { mmu_.notifier().Register(witness_); }
-  void Unregister() { mmu_.notifier().Unregister(witness_); }
+  void Register() { mmu_.notifier().Register(subscriber_); }
+  void Unregister() { mmu_.notifier().Unregister(subscriber_); }
 
-  Witness witness_;
+  CountingSubscriber subscriber_;
 };
 
 TEST_F(NotifierRaceTest, AnUnregisterWaitsForTheWalkInside) {
@@ -50,17 +50,18 @@ TEST_F(NotifierRaceTest, AnUnregisterWaitsForTheWalkInside) {
   std::atomic<int> left_inside{-1};
   Task unregister("unregister", [&] {
     Unregister();
-    left_inside = witness_.inside.load();
+    left_inside = subscriber_.inside.load();
   });
   ASSERT_TRUE(StopsAt(waits, unregister));
   waits.Open();
-  // Time for an unregister that does not wait to return; one that waits is not hurried.
+  // An Unregister that wrongly does not wait gets this time to return. One that waits is not
+  // disturbed by it.
   static_cast<void>(WaitUntil([&] { return unregister.done(); }, std::chrono::milliseconds(100)));
   inside.Open();
   unregister.Join();
   bracket.Join();
   EXPECT_EQ(left_inside, 0);
-  EXPECT_EQ(witness_.begins, 1);
+  EXPECT_EQ(subscriber_.begins, 1);
 }
 
 TEST_F(NotifierRaceTest, AnUnregisterWaitsForWhatFollowsTheWalk) {
@@ -72,7 +73,7 @@ TEST_F(NotifierRaceTest, AnUnregisterWaitsForWhatFollowsTheWalk) {
   std::atomic<int> left_inside{-1};
   Task unregister("unregister", [&] {
     Unregister();
-    left_inside = witness_.inside.load();
+    left_inside = subscriber_.inside.load();
   });
   ASSERT_TRUE(StopsAt(waits, unregister));
   waits.Open();
@@ -80,7 +81,7 @@ TEST_F(NotifierRaceTest, AnUnregisterWaitsForWhatFollowsTheWalk) {
   unregister.Join();
   bracket.Join();
   EXPECT_EQ(left_inside, 0);
-  EXPECT_EQ(witness_.begins, 1);
+  EXPECT_EQ(subscriber_.begins, 1);
 }
 
 TEST_F(NotifierRaceTest, AnUnregisterWaitsForNoBracket) {
@@ -89,8 +90,8 @@ TEST_F(NotifierRaceTest, AnUnregisterWaitsForNoBracket) {
   Task unregister("unregister inside a bracket", [&] { Unregister(); });
   unregister.Join();
   held.End();
-  EXPECT_EQ(witness_.begins, 1);
-  EXPECT_EQ(witness_.ends, 0);
+  EXPECT_EQ(subscriber_.begins, 1);
+  EXPECT_EQ(subscriber_.ends, 0);
   EXPECT_EQ(mmu_.Stats().notifier.in_flight, 0u);
 }
 
@@ -99,18 +100,18 @@ TEST_F(NotifierRaceTest, ANewcomerInsideABracketFindsTheRangeInFlight) {
   Task enroll("register inside a bracket", [&] { Register(); });
   enroll.Join();
   EXPECT_TRUE(mmu_.in_flight().FindOverlap(host_.Pages(5)).has_value());
-  EXPECT_EQ(witness_.begins, 0);
+  EXPECT_EQ(subscriber_.begins, 0);
   held.End();
-  EXPECT_EQ(witness_.ends, 1);  // a stray end, harmless
+  EXPECT_EQ(subscriber_.ends, 1);  // an End without its Begin has no effect
   MovePage(5);
-  EXPECT_EQ(witness_.begins, 1);
+  EXPECT_EQ(subscriber_.begins, 1);
   Unregister();
 }
 
-//   invalidation                    newcomer
-//   in flight, list not yet read
-//                                   registered
-//   tells the newcomer
+//   invalidation                    new subscriber
+//   in flight; has not loaded the list
+//                                   is registered
+//   calls the new subscriber
 TEST_F(NotifierRaceTest, ANewcomerBeforeTheWalkIsTold) {
   Gate gate("begin-in-flight");
   Task bracket("bracket", [&] { MovePage(5); });
@@ -118,7 +119,7 @@ TEST_F(NotifierRaceTest, ANewcomerBeforeTheWalkIsTold) {
   Register();
   gate.Open();
   bracket.Join();
-  EXPECT_EQ(witness_.begins, 1);
+  EXPECT_EQ(subscriber_.begins, 1);
   Unregister();
 }
 
@@ -132,8 +133,8 @@ TEST_F(NotifierRaceTest, BracketsOfOnePageOverlapInASubscriber) {
   EXPECT_EQ(mmu_.in_flight().count(), 1u);
   inside.Open();
   first.Join();
-  EXPECT_EQ(witness_.begins, 2);
-  EXPECT_EQ(witness_.ends, 2);
+  EXPECT_EQ(subscriber_.begins, 2);
+  EXPECT_EQ(subscriber_.ends, 2);
   Unregister();
 }
 

@@ -1,4 +1,4 @@
-// pfn caches (P4): refresh, key change and deactivate against invalidations and readers.
+// pfn caches: refresh, key change and deactivation against invalidations and readers (P4).
 
 #include <gtest/gtest.h>
 
@@ -20,7 +20,7 @@ class PfnCacheRaceTest : public RaceTest {
     const absl::Status activated = cache_.Activate(reader_, key, 64, access);
     ASSERT_TRUE(activated.ok()) << activated;
   }
-  // A refresh on a thread of its own.
+  // A refresh that runs on a thread of its own.
   std::unique_ptr<Task> Refresh() {
     return std::make_unique<Task>("refresh", [this] {
       Reader reader(mmu_.readers());
@@ -35,11 +35,11 @@ class PfnCacheRaceTest : public RaceTest {
 };
 
 //   refresh                         invalidation
-//   listed PENDING, looks up
-//                                   Begin: takes PENDING away; the page moves, End
-//   VALID? PENDING has gone: again
+//   2 lists the cache, PENDING; 4 looks up
+//                                   Begin takes PENDING away; the page moves; End
+//   5 fails, since the state is not PENDING; starts again
 TEST_F(PfnCacheRaceTest, AWholeBracketInsideALookUpIsNotMissed) {
-  constexpr uint64_t kInNoSlot = kPages - 1;  // whose brackets no memslot tells of
+  constexpr uint64_t kInNoSlot = kPages - 1;  // no memslot covers this page
   ActivateAt(host_.PageAt(kInNoSlot));
   MovePage(kInNoSlot);
   Gate gate("page-source");
@@ -59,9 +59,9 @@ TEST_F(PfnCacheRaceTest, AWholeBracketInsideALookUpIsNotMissed) {
 }
 
 //   refresh                         invalidation
-//   listed PENDING
-//                                   Begin: takes PENDING away; the mapping goes
-//   looks up: fails; PENDING has gone: again
+//   2 lists the cache, PENDING
+//                                   Begin takes PENDING away; the mapping is moved away
+//   4 look-up fails; the state is not PENDING; starts again
 TEST_F(PfnCacheRaceTest, ALookUpThatFailsUnderABracketIsTriedAgain) {
   ActivateAt(host_.PageAt(5));
   MovePage(5);
@@ -136,9 +136,9 @@ TEST_F(PfnCacheRaceTest, AnUnrelatedBracketCausesNoRetry) {
 }
 
 //   reader                          invalidation
-//   Check: VALID, section opened
-//                                   Begin: INVALID, waits for the section
-//   state changed: leaves, misses
+//   Check: VALID; enters a section
+//                                   Begin: INVALID; waits for the section
+//   the state has changed: leaves, reports a miss
 TEST_F(PfnCacheRaceTest, AnAnnouncedReaderSeesTheInvalidation) {
   ActivateAt(GpaAt(5));
   Gate announced("check-announced");
@@ -179,7 +179,8 @@ TEST_F(PfnCacheRaceTest, AKeyChangeWaitsForReaders) {
   EXPECT_EQ(HvaOf(section.data()), host_.PageAt(6));
 }
 
-// The same page, so that no listing changes: but the bytes at data() would.
+// The new key is in the same page, so the listing does not change. The bytes at data() would
+// change.
 TEST_F(PfnCacheRaceTest, AKeyChangeWithinThePageWaitsForReaders) {
   ActivateAt(GpaAt(5));
   CacheSection section = cache_.Check(reader_);
@@ -200,8 +201,8 @@ TEST_F(PfnCacheRaceTest, AKeyChangeWithinThePageWaitsForReaders) {
 
 //   reader          key change               invalidation of the old page
 //   in a section
-//                   INVALID, waits
-//                                            finds nothing to drop: waits all the same
+//                   INVALID; waits
+//                                            finds nothing to drop, but waits too
 TEST_F(PfnCacheRaceTest, ABeginDuringAKeyChangeWaitsForReaders) {
   ActivateAt(GpaAt(5));
   CacheSection section = cache_.Check(reader_);
@@ -238,7 +239,7 @@ TEST_F(PfnCacheRaceTest, ADeactivateWaitsForReaders) {
   EXPECT_EQ(mmu_.Stats().pfn_caches.count, 0u);
 }
 
-// The readers have left, the cache is still listed: an invalidation that finds it has nothing to
+// The readers have left and the cache is still listed. An invalidation that finds it has nothing to
 // do.
 TEST_F(PfnCacheRaceTest, ABeginBeforeTheCacheIsUnlistedIsHarmless) {
   ActivateAt(GpaAt(5));
@@ -251,10 +252,10 @@ TEST_F(PfnCacheRaceTest, ABeginBeforeTheCacheIsUnlistedIsHarmless) {
   EXPECT_EQ(mmu_.Stats().pfn_caches.count, 0u);
 }
 
-//   invalidation                    deactivate
-//   precheck: overlap
-//                                   INVALID, unlisted, destroyed
-//   exclusive step: looks again, finds nothing
+//   invalidation                    deactivation
+//   b precheck: overlap
+//                                   INVALID; unlisted; the cache is destroyed
+//   c searches again with the lock exclusive; finds nothing
 TEST_F(PfnCacheRaceTest, TheExclusiveStepLooksAgain) {
   auto doomed = std::make_unique<PfnCache>(mmu_, "doomed");
   ASSERT_TRUE(doomed->Activate(reader_, GpaAt(5), 64, Access::kRead).ok());
@@ -270,9 +271,9 @@ TEST_F(PfnCacheRaceTest, TheExclusiveStepLooksAgain) {
 }
 
 //   refresh                         invalidation
-//                                   in flight, before the precheck
-//   listed PENDING: refused, waits
-//                                   precheck: overlap; drops PENDING
+//                                   a in flight; before the precheck
+//   2 lists the cache, PENDING; 3 finds the range and waits
+//                                   b precheck: overlap; c drops PENDING
 TEST_F(PfnCacheRaceTest, APrecheckFindsACacheListedAfterTheRange) {
   ActivateAt(GpaAt(5));
   MovePage(5);
@@ -293,10 +294,10 @@ TEST_F(PfnCacheRaceTest, APrecheckFindsACacheListedAfterTheRange) {
 }
 
 //   refresh                         memslot update
-//   gpa looked up in the old slot
-//                                   delete: finds no cache at the old place yet; the gfns get
-//                                   another slot
-//   listed, looks up, generation: again
+//   1 translates the gpa by the old slot
+//                                   deletes the slot; finds no cache listed at the old place;
+//                                   another slot gets the gfns
+//   2 lists; 4 looks up; 5 finds another identity; starts again
 TEST_F(PfnCacheRaceTest, ASlotThatMovesBeforeTheListingIsNoticed) {
   ActivateAt(GpaAt(5));
   cache_.Deactivate();
@@ -328,7 +329,7 @@ TEST_F(PfnCacheRaceTest, ASlotThatMovesDuringTheLookUpIsNoticed) {
   EXPECT_EQ(HvaOf(section.data()), host_.PageAt(kPages / 2 + 5));
 }
 
-// A look-up that never answers holds up no invalidation and no inspection.
+// A look-up that does not return delays no invalidation and no inspection.
 TEST_F(PfnCacheRaceTest, ALookUpThatNeverAnswersBlocksNobody) {
   ActivateAt(GpaAt(5));
   MovePage(5);

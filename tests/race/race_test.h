@@ -1,4 +1,7 @@
-// The scene of every race test: an Mmu over a fake host, with one memslot, and brackets on it.
+// The fixture of the race tests: an Mmu over a fake host, with one memslot, and functions that make
+// brackets and faults on it.
+//
+// Thread safety: the functions may be called from the test's thread and from its tasks.
 
 #ifndef UNDERFOOT_TESTS_RACE_RACE_TEST_H_
 #define UNDERFOOT_TESTS_RACE_RACE_TEST_H_
@@ -11,9 +14,9 @@
 #include <string_view>
 #include <utility>
 
+#include "mmu/base/rcu.h"
+#include "mmu/base/sync_point.h"
 #include "mmu/mmu.h"
-#include "mmu/rcu.h"
-#include "mmu/sync_point.h"
 #include "tests/race/staging.h"
 #include "tests/support/wait_until.h"
 #include "tests/unit/fake_host.h"
@@ -21,7 +24,7 @@
 
 namespace underfoot::testing {
 
-// A bracket that ends with its scope at the latest, also where a test fails half-way.
+// A bracket that ends at the end of its scope at the latest, also if a test fails half-way.
 class OpenBracket {
  public:
   OpenBracket() = default;
@@ -53,14 +56,14 @@ class RaceTest : public ::testing::Test {
     EXPECT_EQ(mmu_.in_flight().count(), 0u);
   }
 
-  // The slot over the first or, from `page` on, the second half of the host's pages.
+  // Creates the slot over the half of the host's pages that begins at `page`.
   void CreateSlotAt(uint64_t page) {
     const absl::Status created = mmu_.CreateMemslot(
         {.id = kSlot, .gfns = {kFirst, kFirst + kPages / 2}, .hva = host_.PageAt(page)});
     ASSERT_TRUE(created.ok()) << created;
   }
   void DeleteSlot() { ASSERT_TRUE(mmu_.DeleteMemslot(kSlot).ok()); }
-  // To the other half.
+  // Deletes the slot and creates it again over the other half.
   void MoveSlot() {
     DeleteSlot();
     CreateSlotAt(kPages / 2);
@@ -72,7 +75,7 @@ class RaceTest : public ::testing::Test {
   OpenBracket Begin(uint64_t page, InvalidationKind kind = InvalidationKind::kUnmap) {
     return OpenBracket(mmu_.notifier(), {host_.Pages(page), kind});
   }
-  // One whole bracket, in which the page moves.
+  // Makes one whole bracket in which the page moves to another frame.
   void MovePage(uint64_t page) {
     OpenBracket bracket = Begin(page);
     host_.Move(host_.Pages(page));
@@ -82,9 +85,10 @@ class RaceTest : public ::testing::Test {
   }
   void FaultIn(uint64_t page, Access access = Access::kRead) {
     Reader reader(mmu_.readers());
-    ASSERT_EQ(mmu_.faults().FaultIn(reader, GfnAt(page), access).outcome, FaultOutcome::kMapped);
+    ASSERT_EQ(mmu_.faults().FaultIn(reader, GfnAt(page), access).outcome, FaultInOutcome::kMapped);
   }
-  // What a fault on page 5 says in the middle of which, at `point`, there is a change.
+  // Returns the outcome of a fault on page 5 that is stopped at the sync point `point` while
+  // `change` is made.
   template <class Change>
   FaultOutcome FaultAround(std::string_view point, Access access, const Change& change) {
     Gate gate(point);
@@ -99,7 +103,7 @@ class RaceTest : public ::testing::Test {
     installer.Join();
     return outcome;
   }
-  // `section` is open. The change waits until it is left.
+  // `section` is open. Expects that `change` waits until the section is left.
   template <class Section, class Change>
   void ExpectToWaitFor(Section& section, const Change& change) {
     Gate gate("reader-wait");
@@ -109,15 +113,16 @@ class RaceTest : public ::testing::Test {
     gate.Open();
     task.Join();
   }
-  // An update that has to wait for whoever stands at `holder`: it is opened only if the update
-  // does.
+  // Makes an update that must wait for the thread that stands at the gate `holder`. Opens the gate
+  // only after the update waits.
   template <class Update>
   void LetWaitForHolder(Gate& holder, const Update& change) {
     Gate waits("slot-waits-for-walks");
     Task update("update", change);
     if (!StopsAt(waits, update)) return update.Join();  // before its end, which opens all gates
     waits.Open();
-    // Time for an update that does not wait; one that waits is not hurried.
+    // An update that wrongly does not wait gets this time to return. An update that waits is not
+    // disturbed by it.
     static_cast<void>(WaitUntil([&] { return update.done(); }, std::chrono::milliseconds(100)));
     if (!update.done()) holder.Open();
     update.Join();

@@ -1,4 +1,4 @@
-// Readers against invalidations (P3): who is waited for, and for how long.
+// Readers against invalidations (P3): for which readers an invalidation waits, and for how long.
 
 #include <gtest/gtest.h>
 
@@ -14,7 +14,7 @@ class ReaderRaceTest : public RaceTest {
   ReaderRaceTest() {
     for (uint64_t page = 0; page < 8; ++page) FaultIn(page);
   }
-  // Its sections are plain stores then, until a Begin looks at it.
+  // Makes the reader biased: its sections are plain stores until a Begin looks at it.
   void TakeBias() {
     for (uint64_t i = 0; i <= 2 * ReaderBias::kWindow; ++i) Section(reader_, kKeyElsewhere);
   }
@@ -36,7 +36,7 @@ TEST_F(ReaderRaceTest, ABeginWaitsForTheReaderOfItsPage) {
   Task begin("begin", [&] { held = Begin(5); });
   ASSERT_TRUE(StopsAt(gate, begin));
   gate.Open();
-  EXPECT_FALSE(LeafOf(5).has_value());  // cleared before the wait
+  EXPECT_FALSE(LeafOf(5).has_value());  // emptied before the wait
   page = {};
   begin.Join();
   EXPECT_EQ(mmu_.readers().waits(), 1u);
@@ -53,8 +53,8 @@ TEST_F(ReaderRaceTest, ABeginWaitsForNoOtherReader) {
 
 //   reader          first Begin              second Begin
 //   in a section
-//                   clears, waits
-//                                            finds nothing to clear: waits all the same
+//                   empties the entry, waits
+//                                            finds an empty entry, but waits too
 TEST_F(ReaderRaceTest, TheSecondOfTwoOverlappingBeginsWaitsToo) {
   TranslatedPage page = Read(5);
   ASSERT_TRUE(page);
@@ -75,10 +75,10 @@ TEST_F(ReaderRaceTest, TheSecondOfTwoOverlappingBeginsWaitsToo) {
   second_bracket.End();
 }
 
-//   reader          memslot delete           Begin
+//   reader          deletion of the memslot  Begin
 //   in a section
-//                   clears, waits
-//                                            finds neither slot nor leaf: waits all the same
+//                   empties the entry, waits
+//                                            finds neither slot nor leaf, but waits too
 TEST_F(ReaderRaceTest, ABeginWaitsForReadersOfAMemslotThatGoes) {
   TranslatedPage page = Read(5);
   ASSERT_TRUE(page);
@@ -96,10 +96,10 @@ TEST_F(ReaderRaceTest, ABeginWaitsForReadersOfAMemslotThatGoes) {
   begin.Join();
 }
 
-//   reader          Begin that does not wait Begin
+//   reader          Begin with kNoWait       Begin
 //   in a section
-//                   clears, End
-//                                            finds nothing to clear: waits all the same
+//                   empties the entry; End
+//                                            finds an empty entry, but waits
 TEST_F(ReaderRaceTest, ABeginWaitsForReadersThatAnotherDidNotWaitFor) {
   TranslatedPage page = Read(5);
   ASSERT_TRUE(page);
@@ -113,13 +113,13 @@ TEST_F(ReaderRaceTest, ABeginWaitsForReadersThatAnotherDidNotWaitFor) {
   page = {};
   gate.Open();
   begin.Join();
-  MovePage(7);  // sees every reader outside
+  MovePage(7);  // sees each reader outside of sections
   EXPECT_FALSE(mmu_.readers().MustLook());
 }
 
-//   accessor by hva                          Begin
-//   announced, no bracket in flight
-//                                            finds nothing to clear: waits all the same
+//   reader by hva                            Begin
+//   enters a DirectSection, finds no bracket
+//                                            finds an empty entry, but waits
 TEST_F(ReaderRaceTest, ABeginWaitsForASectionWithoutATranslation) {
   MovePage(5);
   ASSERT_FALSE(LeafOf(5).has_value());
@@ -133,7 +133,8 @@ TEST_F(ReaderRaceTest, ABeginWaitsForASectionWithoutATranslation) {
   begin.Join();
 }
 
-// A Begin that finds nothing, while nothing else is going on there, looks at no reader.
+// A Begin looks at no reader if it finds no translation and no other bracket, update or
+// DirectSection is there.
 TEST_F(ReaderRaceTest, ABeginThatFindsNothingLooksAtNoReader) {
   MovePage(5);
   TranslatedPage page = Read(6);
@@ -161,9 +162,9 @@ TEST_F(ReaderRaceTest, ABeginWaitsForABiasedReader) {
 }
 
 //   biased reader                   first Begin          second Begin
-//                                   bias is leaving
-//                                                        not announced yet: its own membarrier
-//                                   membarrier
+//                                   a2 writes LEAVING
+//                                                        a1 finds LEAVING: its own membarrier
+//                                   a2 membarrier
 TEST_F(ReaderRaceTest, ABeginTrustsNoMembarrierThatIsYetToCome) {
   TakeBias();
   Gate gate("bias-leaving");
@@ -179,9 +180,9 @@ TEST_F(ReaderRaceTest, ABeginTrustsNoMembarrierThatIsYetToCome) {
 }
 
 //   biased reader                   Begin
-//   about to store its slot
-//                                   takes the bias, membarrier
-//   stores: the bias is gone, exchange
+//   is about to store its slot
+//                                   takes the bias away; membarrier
+//   1 stores; 1a finds no bias; exchanges the slot
 TEST_F(ReaderRaceTest, ASectionThatWasAboutToBeginAnnouncesItself) {
   TakeBias();
   int announced = 0;
@@ -198,8 +199,8 @@ TEST_F(ReaderRaceTest, ASectionThatWasAboutToBeginAnnouncesItself) {
   EXPECT_EQ(announced, 1);
 }
 
-// The waiter has seen one section; the reader leaves it and is in another of the same page when the
-// waiter looks again.
+// The waiter has seen one section. The reader leaves it and is in another section of the same page
+// when the waiter looks again.
 TEST_F(ReaderRaceTest, AReaderThatComesBackDoesNotStarveABegin) {
   const uint64_t key = ReaderKey::Pack(host_.Pages(5));
   Section section(reader_, key);
@@ -234,14 +235,14 @@ TEST_F(ReaderRaceTest, ABeginThatMustNotWaitDoesNot) {
   BracketToken token =
       mmu_.notifier().Begin({host_.Pages(5), InvalidationKind::kUnmap}, ReaderWait::kNoWait);
   EXPECT_FALSE(LeafOf(5).has_value());
-  EXPECT_FALSE(Read(5));  // nobody new gets in
+  EXPECT_FALSE(Read(5));  // no reader can enter a section with the old translation
   mmu_.notifier().End(token);
 }
 
 //   reader                          invalidation
-//   Translate: slot looked up
-//                                   Begin, the page moves, End
-//   section, root: no leaf
+//   Translate finds the slot
+//                                   Begin; the page moves; End
+//   enters its section; reads the root; finds no leaf
 TEST_F(ReaderRaceTest, ATranslateBeforeItsSectionSeesTheInvalidation) {
   Gate gate("translate-before-section");
   bool found = true;

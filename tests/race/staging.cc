@@ -7,13 +7,14 @@
 #include <utility>
 #include <vector>
 
-#include "mmu/sync_point.h"
+#include "mmu/base/sync_point.h"
 #include "tests/support/wait_until.h"
 
 namespace underfoot::testing {
 namespace {
 
-// Less than the limit of a negative control, so that a hang tells its name.
+// Shorter than the time limit of a negative control, so that a task that hangs is reported by its
+// name.
 constexpr std::chrono::milliseconds kPatience{12000};
 
 }  // namespace

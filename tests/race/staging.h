@@ -1,8 +1,10 @@
-// Staging a race: a gate stops the first thread that passes a sync point, a task is a thread that
-// must come to its end.
+// The tools with which a test forces a race. A Gate stops the first thread that reaches a sync
+// point. A Task is a thread that must end before a deadline.
 //
-// Nothing here sleeps. What must happen is awaited with a deadline; a task that hangs ends the
-// program, since its thread cannot be joined.
+// Nothing here sleeps. A test waits for an event with a deadline. If a task hangs, the program
+// ends, because its thread cannot be joined.
+//
+// Thread safety: the test's thread makes, opens and joins. Any thread may reach a gate.
 
 #ifndef UNDERFOOT_TESTS_RACE_STAGING_H_
 #define UNDERFOOT_TESTS_RACE_STAGING_H_
@@ -16,8 +18,8 @@
 
 namespace underfoot::testing {
 
-// Stops the first thread that passes the point from now on; later ones pass. A second gate at a
-// point takes the place of the first, which keeps the thread that it has stopped.
+// Stops the first thread that reaches the point from now on. Later threads pass. A second gate at
+// the same point replaces the first one, which keeps the thread that it has stopped.
 class Gate {
  public:
   explicit Gate(std::string_view point);
@@ -26,11 +28,11 @@ class Gate {
   Gate& operator=(const Gate&) = delete;
 
   bool arrived() const;
-  // False when nobody came before the deadline.
+  // Waits until a thread stands at the gate. Returns false if none came before the deadline.
   [[nodiscard]] bool AwaitArrival() const;
   void Open();
 
-  // For a test that has failed half-way: its tasks must end.
+  // Opens all gates, so that the tasks of a test that has failed half-way can end.
   static void OpenAll();
 
  private:
@@ -46,7 +48,7 @@ class Task {
   Task& operator=(const Task&) = delete;
 
   bool done() const { return done_->load(); }
-  // Waits for its end; aborts the program when it hangs.
+  // Waits until the task has ended. Aborts the program if the task hangs.
   void Join();
 
  private:
@@ -55,7 +57,8 @@ class Task {
   std::thread thread_;
 };
 
-// True when the task stands at the gate, false when it ended without coming there.
+// Waits until the task stands at the gate, and returns true; or until the task ends without
+// reaching the gate, and returns false.
 [[nodiscard]] bool StopsAt(const Gate& gate, const Task& task);
 
 }  // namespace underfoot::testing

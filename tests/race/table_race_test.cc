@@ -1,12 +1,14 @@
-// Table pages (P2): claims against the death of a table, frees against parked walkers.
+// Table pages (P2): claims against the death of a table, and the freeing of tables against walkers
+// that are stopped.
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <optional>
 
-#include "mmu/rcu.h"
-#include "mmu/stage2.h"
-#include "mmu/sync_point.h"
+#include "mmu/base/rcu.h"
+#include "mmu/base/sync_point.h"
+#include "mmu/stage2/stage2.h"
 #include "tests/race/staging.h"
 #include "tests/unit/raw_table.h"
 
@@ -32,11 +34,12 @@ class TableRaceTest : public ::testing::Test {
     ASSERT_EQ(stage2.TryClaim(gfn, 0, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);
     ASSERT_TRUE(stage2.Publish(gfn, kMe, Pte::Leaf({0x55}, Access::kRead)));
   }
-  static void Unmap(Stage2& stage2, Gfn gfn) {
-    WalkDebts debts;
-    stage2.Unmap({gfn, gfn + 1}, debts);
-    stage2.Finish(debts);
+  static void UnmapRange(Stage2& stage2, GfnRange range, DirtySink log = {}) {
+    MmuGather gather;
+    stage2.Unmap(range, gather, log);
+    stage2.Finish(gather);
   }
+  static void Unmap(Stage2& stage2, Gfn gfn) { UnmapRange(stage2, {gfn, gfn + 1}); }
   bool Mapped(Gfn gfn) {
     rcu::ReadScope rcu;
     return stage2_.Lookup(gfn).has_value();
@@ -46,9 +49,9 @@ class TableRaceTest : public ::testing::Test {
 };
 
 //   unmap                           claim
-//   the last entry goes, DEAD
-//                                   meets the dead table: unlinks it, makes a new one
-//   unlinks: somebody was faster
+//   empties the last entry; the table is dead
+//                                   finds the dead table; unlinks it, makes a new one
+//   tries to unlink it: the other thread was faster
 TEST_F(TableRaceTest, AClaimThatMeetsADeadTableHelps) {
   Gate gate("table-killed");
   Task unmap("unmap", [&] { Unmap(stage2_, kGfn); });
@@ -61,9 +64,9 @@ TEST_F(TableRaceTest, AClaimThatMeetsADeadTableHelps) {
 }
 
 //   claim                           unmap
-//   found a table with room
-//                                   the last entry goes, DEAD, unlinked
-//   no reference to be had: from the root again
+//   finds a table with room
+//                                   empties the last entry; the table is dead and unlinked
+//   TryRef fails; starts again at the root
 TEST_F(TableRaceTest, AClaimNeverLandsInADeadTable) {
   Gate gate("claim-before-reference");
   Task claim("claim", [&] { Map(stage2_, kGfn + 1); });
@@ -86,7 +89,8 @@ TEST_F(TableRaceTest, ALostClaimGivesItsReferenceBack) {
   EXPECT_EQ(outcome, ClaimOutcome::kPresent);
 }
 
-// The loser holds the last reference of a table that has become empty meanwhile.
+// The thread that loses its claim holds the last reference of a table that has become empty
+// meanwhile.
 TEST_F(TableRaceTest, ALostClaimTakesTheEmptyTableWithIt) {
   Gate gate("claim-hole");
   std::optional<ClaimOutcome> outcome;
@@ -116,6 +120,101 @@ TEST_F(TableRaceTest, ATableWithTwoKillersIsRetiredOnce) {
   EXPECT_EQ(stage2_.RetiredStats().retired, 3u);
 }
 
+constexpr GfnRange kWholeTable{kGfn, kGfn + kEntries};
+static_assert(kWholeTable == EntryRange(kGfn, 1));
+
+//   unmap of a whole table          installer
+//   the entry is a claim
+//                                   publishes: a leaf
+//   it is not the claim that was seen: again, the leaf goes
+TEST_F(TableRaceTest, AClaimThatIsPublishedUnderAnUnmapOfItsTableGoesWithIt) {
+  Unmap(stage2_, kGfn);
+  ASSERT_EQ(stage2_.TryClaim(kGfn + 5, 0, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);
+  const uint64_t unmaps = stage2_.Stats().unmaps;
+  Gate gate("unmap-leaf");
+  Task unmap("unmap", [&] { UnmapRange(stage2_, kWholeTable); });
+  ASSERT_TRUE(StopsAt(gate, unmap));
+  EXPECT_TRUE(stage2_.Publish(kGfn + 5, kMe, Pte::Leaf({0x55}, Access::kRead)));
+  gate.Open();
+  unmap.Join();
+  EXPECT_FALSE(Mapped(kGfn + 5));
+  EXPECT_EQ(stage2_.Stats().unmaps, unmaps + 1);
+  EXPECT_EQ(stage2_.Stats().tables, 1u);
+}
+
+//   unmap of a whole table          installers
+//   entry 0 is empty, entry 5 is a
+//   claim
+//                                   map page 0; give the claim of page 5 back
+//   entry 5 is empty: its reference
+//   is not this walk's to drop
+TEST_F(TableRaceTest, AnEntryThatAnotherThreadEmptiesIsNotCountedTwice) {
+  Unmap(stage2_, kGfn);
+  ASSERT_EQ(stage2_.TryClaim(kGfn + 5, 0, Access::kRead, kOther).outcome, ClaimOutcome::kClaimed);
+  Gate gate("unmap-leaf");
+  Task unmap("unmap", [&] { UnmapRange(stage2_, kWholeTable); });
+  ASSERT_TRUE(StopsAt(gate, unmap));
+  Map(stage2_, kGfn);
+  EXPECT_TRUE(stage2_.Abandon(kGfn + 5, kOther));
+  gate.Open();
+  unmap.Join();
+  EXPECT_TRUE(Mapped(kGfn));
+  EXPECT_EQ(stage2_.Stats().tables, 4u);
+}
+
+//   unmap of a whole table          writer
+//   the leaf is clean
+//                                   the leaf is dirty
+//   it is not the leaf that was seen: again, and into the log
+TEST_F(TableRaceTest, AWriteInTheMiddleOfAnUnmapOfAWholeTableIsNotLost) {
+  DirtyLog log(kEntries);
+  Gate gate("unmap-leaf");
+  Task unmap("unmap", [&] { UnmapRange(stage2_, kWholeTable, {.log = &log, .first = kGfn}); });
+  ASSERT_TRUE(StopsAt(gate, unmap));
+  {
+    rcu::ReadScope rcu;
+    ASSERT_TRUE(stage2_.MarkUsed(kGfn, *stage2_.Lookup(kGfn), Access::kWrite));
+  }
+  gate.Open();
+  unmap.Join();
+  EXPECT_FALSE(Mapped(kGfn));
+  EXPECT_TRUE(log.Take().Contains(0));
+}
+
+//   walker                          teardown over the cap
+//   in a read section, in a table
+//                                   unlinks the table, flushes, waits for a grace period
+//   leaves
+//                                   frees the table
+TEST_F(TableRaceTest, ATeardownFreesItsTablesWhenWalkersHaveLeft) {
+  Stage2 tight(0);
+  Map(tight, kGfn);
+  Gate parked("walk-down");
+  std::atomic<bool> left = false;
+  std::atomic<bool> freed_late = false;
+  Task walker("walker", [&] {
+    rcu::ReadScope rcu;
+    static_cast<void>(tight.Lookup(kGfn));
+    left = true;
+  });
+  ASSERT_TRUE(StopsAt(parked, walker));
+  SetSyncPoint("retired-free", [&] { freed_late = left.load(); });
+  Gate waits("retired-synchronize");
+  Task teardown("teardown", [&] { tight.TearDown(kWholeTable); });
+  ASSERT_TRUE(StopsAt(waits, teardown));
+  EXPECT_EQ(tight.Stats().tables, 1u);
+  EXPECT_EQ(tight.RetiredStats().retired, 3u);
+  EXPECT_EQ(tight.RetiredStats().freed, 0u);
+  EXPECT_EQ(tight.RetiredStats().pending_bytes, 3 * sizeof(Table));
+  waits.Open();
+  parked.Open();
+  walker.Join();
+  teardown.Join();
+  EXPECT_TRUE(freed_late);
+  EXPECT_EQ(tight.RetiredStats().freed, 3u);
+  EXPECT_EQ(tight.RetiredStats().pending_bytes, 0u);
+}
+
 TEST_F(TableRaceTest, AParkedWalkerKeepsTheMemoryOfItsTable) {
   Gate gate("walk-down");
   Task walker("walker", [&] { static_cast<void>(Mapped(kGfn)); });
@@ -140,7 +239,7 @@ TEST_F(TableRaceTest, AStalledReaderGivesBackPressureAndNotGrowth) {
     PassSyncPoint("parked");
   });
   ASSERT_TRUE(StopsAt(parked, reader));
-  Unmap(tight, kGfn);  // under the cap
+  Unmap(tight, kGfn);  // stays under the cap
   EXPECT_LE(tight.RetiredStats().pending_bytes, 4 * sizeof(Table));
   Gate drain("retired-drain");
   Task unmap("unmap beyond the cap", [&] { Unmap(tight, {0}); });
@@ -169,7 +268,8 @@ TEST_F(TableRaceTest, DestructionOutlastsAParkedWalker) {
   destroy.Join();
 }
 
-// A block is split under a publication that relaxes it: the tag is gone, nothing is written.
+// A block is split while an installer publishes the write permission for it. The new leaves have no
+// tag, so nothing is written.
 TEST_F(TableRaceTest, ARelaxOfABlockLosesToItsSplit) {
   constexpr Gfn kBlock{0x80000};
   ASSERT_EQ(stage2_.TryClaim(kBlock, 1, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);

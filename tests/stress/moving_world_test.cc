@@ -39,7 +39,7 @@ class MovingWorldTest : public ::testing::Test {
             continue;
           }
           const auto fault = world_.mmu().faults().FaultIn(reader, GfnOf(gpa), Access::kRead);
-          if (fault.outcome == FaultOutcome::kMapped) ++mapped_;
+          if (fault.outcome == FaultInOutcome::kMapped) ++mapped_;
         }
       });
     }

@@ -9,8 +9,8 @@
 #include <optional>
 #include <thread>
 
-#include "mmu/rcu.h"
-#include "mmu/stage2.h"
+#include "mmu/base/rcu.h"
+#include "mmu/stage2/stage2.h"
 #include "tests/stress/squad.h"
 #include "tests/unit/raw_table.h"
 
@@ -55,19 +55,19 @@ class Stage2StressTest : public ::testing::Test {
     for (int i = 0; i < count; ++i) {
       squad_.Add([this](Random& random) {
         while (!squad_.Stopped()) {
-          WalkDebts debts;
+          MmuGather gather;
           const GfnRange range = RandomRange(random);
           switch (random.Below(4)) {
             case 0:
-              stage2_.WriteProtect(range, debts);
+              stage2_.WriteProtect(range, gather);
               break;
             case 1:
               static_cast<void>(stage2_.TestClearYoung(range, true));
               break;
             default:
-              stage2_.Unmap(range, debts);
+              stage2_.Unmap(range, gather);
           }
-          stage2_.Finish(debts);
+          stage2_.Finish(gather);
           ++invalidated_;
         }
       });
@@ -139,9 +139,9 @@ TEST_F(Stage2StressTest, TheBacklogStaysBelowItsCap) {
         if (stage2_.TryClaim(gfn, 0, Access::kRead, tag).outcome != ClaimOutcome::kClaimed)
           continue;
         if (stage2_.Publish(gfn, tag, Pte::Leaf({gfn.value}, Access::kRead))) ++published_;
-        WalkDebts debts;
-        stage2_.Unmap({gfn, gfn + 1}, debts);
-        stage2_.Finish(debts);
+        MmuGather gather;
+        stage2_.Unmap({gfn, gfn + 1}, gather);
+        stage2_.Finish(gather);
         ++invalidated_;
       }
     });

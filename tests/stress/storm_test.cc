@@ -93,9 +93,9 @@ TEST_F(StormOfBracketsTest, UnrelatedBracketsCauseNoRetry) {
       const FaultOutcome outcome =
           world_.mmu().faults().HandleFault(reader, gfn, Access::kRead).outcome;
       retried += outcome != FaultOutcome::kMapped;
-      WalkDebts debts;
-      world_.mmu().stage2().Unmap({gfn, gfn + 1}, debts);
-      world_.mmu().stage2().Finish(debts);
+      MmuGather gather;
+      world_.mmu().stage2().Unmap({gfn, gfn + 1}, gather);
+      world_.mmu().stage2().Finish(gather);
       ++refreshes;
     }
   });

@@ -10,7 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "mmu/types.h"
+#include "mmu/base/types.h"
 
 namespace underfoot::testing {
 

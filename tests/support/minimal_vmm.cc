@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "mmu/ordering.h"
-#include "vmm/loader.h"
+#include "mmu/base/ordering.h"
+#include "vmm/boot/loader.h"
 
 namespace underfoot::testing {
 namespace {

@@ -24,13 +24,13 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "guest/abi.h"
-#include "mmu/types.h"
-#include "vmm/boot.h"
+#include "mmu/base/types.h"
+#include "vmm/boot/boot.h"
+#include "vmm/boot/guest_report.h"
 #include "vmm/devices/platform.h"
-#include "vmm/exits.h"
-#include "vmm/guest_report.h"
-#include "vmm/kvm.h"
-#include "vmm/vcpu_thread.h"
+#include "vmm/kvm/exits.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/kvm/vcpu_thread.h"
 
 namespace underfoot::testing {
 

@@ -31,7 +31,7 @@ uint64_t Random::Next() {
 
 uint64_t Random::Below(uint64_t bound) {
   if (bound == 0) {
-    std::fputs("Random::Below(0): there is no number below 0\n", stderr);
+    std::fputs("Random::Below(0): there is not a number below 0\n", stderr);
     std::abort();
   }
   // Rejects the incomplete last round, so that no residue is favoured.

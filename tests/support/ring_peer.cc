@@ -3,7 +3,7 @@
 #include <atomic>
 #include <utility>
 
-#include "mmu/ordering.h"
+#include "mmu/base/ordering.h"
 
 namespace underfoot::testing {
 namespace {

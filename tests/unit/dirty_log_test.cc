@@ -1,6 +1,6 @@
 // The dirty log of a memslot, and what CollectDirty says of it.
 
-#include "mmu/dirty_log.h"
+#include "mmu/stage2/dirty_log.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -56,7 +56,7 @@ class CollectDirtyTest : public MmuRig {
   }
   void Write(uint64_t page) {
     ASSERT_EQ(mmu_.faults().FaultIn(reader_, GfnAt(page), Access::kWrite).outcome,
-              FaultOutcome::kMapped);
+              FaultInOutcome::kMapped);
   }
 };
 
@@ -161,6 +161,61 @@ TEST_F(CollectDirtyTest, ASlotCreatedAgainHasAnEmptyLog) {
                                   .flags = {.log_dirty = true}})
                   .ok());
   EXPECT_THAT(Collect(), IsEmpty());
+}
+
+TEST_F(CollectDirtyTest, ACollectionThatIsGivenBackIsReportedAgainWithWhatCameMeanwhile) {
+  Write(5);
+  const absl::StatusOr<DirtyBitmap> unused = mmu_.CollectDirty(kSlot);
+  ASSERT_TRUE(unused.ok());
+  Write(6);
+  ASSERT_TRUE(mmu_.GiveBackDirty(kSlot, *unused).ok());
+  EXPECT_THAT(Collect(), ElementsAre(5u, 6u));
+  EXPECT_THAT(Collect(), IsEmpty());
+}
+
+TEST_F(CollectDirtyTest, AWriteToAPageThatWasGivenBackIsReportedByTheCollectionAfterItToo) {
+  Write(5);
+  const absl::StatusOr<DirtyBitmap> unused = mmu_.CollectDirty(kSlot);
+  ASSERT_TRUE(unused.ok());
+  ASSERT_TRUE(mmu_.GiveBackDirty(kSlot, *unused).ok());
+  EXPECT_THAT(Collect(), ElementsAre(5u));
+  EXPECT_TRUE(mmu_.Translate(reader_, GpaAt(5), Access::kWrite));
+  EXPECT_THAT(Collect(), ElementsAre(5u));
+}
+
+TEST_F(CollectDirtyTest, GivingBackNeedsASlotWithALogOfThatSize) {
+  const DirtyBitmap pages(std::vector<uint64_t>(DirtyBitmap::WordsFor(kPages)));
+  EXPECT_EQ(mmu_.GiveBackDirty(9, pages).code(), absl::StatusCode::kNotFound);
+  const DirtyBitmap larger(std::vector<uint64_t>(DirtyBitmap::WordsFor(kPages) + 1));
+  const absl::Status wrong = mmu_.GiveBackDirty(kSlot, larger);
+  EXPECT_EQ(wrong.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(wrong.message()), HasSubstr("the bitmap that is given back"));
+  SetLogging(false);
+  EXPECT_EQ(mmu_.GiveBackDirty(kSlot, pages).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(CollectDirtyTest, ADeletedSlotReturnsItsLastPages) {
+  Write(5);
+  PfnCache cache(mmu_, "cache");
+  ASSERT_TRUE(cache.Activate(reader_, GpaAt(9), 64, Access::kWrite).ok());
+  EXPECT_THAT(Collect(), ElementsAre(5u, 9u));
+  Write(6);
+  Write(7);
+  Invalidate(7, 1);  // in the log, and no more in a leaf
+  cache.Check(reader_).MarkDirty();
+  const absl::StatusOr<DirtyBitmap> last = mmu_.DeleteMemslotCollecting(kSlot);
+  ASSERT_TRUE(last.ok()) << last.status();
+  EXPECT_THAT(PagesOf(*last), ElementsAre(6u, 7u, 9u));
+  EXPECT_EQ(mmu_.CollectDirty(kSlot).status().code(), absl::StatusCode::kNotFound);
+  cache.Deactivate();
+}
+
+TEST_F(CollectDirtyTest, ASlotWithoutALogIsNotDeletedCollecting) {
+  SetLogging(false);
+  EXPECT_EQ(mmu_.DeleteMemslotCollecting(kSlot).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(mmu_.SetMemslotFlags(kSlot, {.log_dirty = true}).ok()) << "it is still there";
+  EXPECT_EQ(mmu_.DeleteMemslotCollecting(9).status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST_F(CollectDirtyTest, ADirtyBlockReportsAllItsPagesAlsoWhenItIsSplit) {

@@ -11,7 +11,7 @@ FakeHost::FakeHost(uint64_t pages) : base_(MapBlockMemory(pages * kPageSize)), g
 
 FakeHost::~FakeHost() { ::munmap(PointerOf(base_), generations_.size() * kPageSize); }
 
-PageInResult FakeHost::PageIn(Hva page, Access access) {
+PageInResult FakeHost::PageIn(Hva page, Access access, FaultContext*) {
   ++page_ins_;
   if (answer_) {
     if (const auto answer = answer_(page, access)) return *answer;

@@ -16,8 +16,8 @@
 #include <optional>
 #include <vector>
 
+#include "mmu/base/types.h"
 #include "mmu/page_source.h"
-#include "mmu/types.h"
 
 namespace underfoot::testing {
 
@@ -37,7 +37,7 @@ class FakeHost final : public PageSource {
     return {PageAt(first), PageAt(first + count)};
   }
 
-  PageInResult PageIn(Hva page, Access access) override;
+  PageInResult PageIn(Hva page, Access access, FaultContext*) override;
 
   // The host mm call: the pages get other frames.
   void Move(HvaRange range);

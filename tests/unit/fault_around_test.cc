@@ -127,7 +127,7 @@ TEST_F(FaultAroundTest, AWindowEndsWithItsTable) {
 // What the page source cannot do for a neighbour leaves nothing behind, and hinders no other page.
 TEST_F(FaultAroundTest, ANeighbourThatDoesNotComeInIsGivenBack) {
   for (const PageInOutcome answer :
-       {PageInOutcome::kAgain, PageInOutcome::kSettling, PageInOutcome::kFailed}) {
+       {PageInOutcome::kAgain, PageInOutcome::kRemovalPending, PageInOutcome::kFailed}) {
     host_.SetAnswer([&](Hva page, Access) -> std::optional<PageInResult> {
       if (page != host_.PageAt(6)) return std::nullopt;
       return PageInResult{answer, {}, Access::kRead};
@@ -142,10 +142,10 @@ TEST_F(FaultAroundTest, ANeighbourThatDoesNotComeInIsGivenBack) {
 TEST_F(FaultAroundTest, WhatTheSourceSaysOfThePageItselfIsTheOutcome) {
   host_.SetAnswer([&](Hva page, Access) -> std::optional<PageInResult> {
     if (page != host_.PageAt(5)) return std::nullopt;
-    return PageInResult{PageInOutcome::kSettling, {}, Access::kRead};
+    return PageInResult{PageInOutcome::kRemovalPending, {}, Access::kRead};
   });
   const FaultAroundResult result = Around(5, 4, 8);
-  EXPECT_EQ(result.fault.outcome, FaultOutcome::kSettling);
+  EXPECT_EQ(result.fault.outcome, FaultOutcome::kRemovalPending);
   EXPECT_EQ(result.around, 3u);
   EXPECT_FALSE(LeafOf(5).has_value());
 }

@@ -61,7 +61,7 @@ TEST_F(FaultTest, AFaultOutsideOfTheSlotsFindsNone) {
   EXPECT_EQ(mmu_.faults().HandleFault(reader_, kNowhere, Access::kRead).outcome,
             FaultOutcome::kNoMemslot);
   EXPECT_EQ(mmu_.faults().FaultIn(reader_, kNowhere, Access::kRead).outcome,
-            FaultOutcome::kNoMemslot);
+            FaultInOutcome::kNoMemslot);
 }
 
 TEST_F(FaultTest, AReadOnlySlotIsReadAndNotWritten) {
@@ -86,7 +86,7 @@ struct Answer {
 TEST_F(FaultTest, APageSourceThatDeclinesLeavesNoClaim) {
   const Answer answers[] = {
       {PageInOutcome::kAgain, FaultOutcome::kAgain},
-      {PageInOutcome::kSettling, FaultOutcome::kSettling},
+      {PageInOutcome::kRemovalPending, FaultOutcome::kRemovalPending},
       {PageInOutcome::kFailed, FaultOutcome::kFailed},
   };
   for (const Answer& answer : answers) {
@@ -103,8 +103,34 @@ TEST_F(FaultTest, FaultInTriesAgainWhenTheSourceAsksForIt) {
     if (refusals-- > 0) return PageInResult{PageInOutcome::kAgain, {}, Access::kRead};
     return std::nullopt;
   });
-  EXPECT_EQ(mmu_.faults().FaultIn(reader_, GfnAt(5), Access::kRead).outcome, FaultOutcome::kMapped);
+  EXPECT_EQ(mmu_.faults().FaultIn(reader_, GfnAt(5), Access::kRead).outcome,
+            FaultInOutcome::kMapped);
   EXPECT_EQ(host_.page_ins(), 4u);
+}
+
+// As while an event waits to be read for which no descriptor is free.
+TEST_F(FaultTest, ASourceThatAsksForMoreTriesThanAllowedIsAnOutcomeAndLeavesNothing) {
+  constexpr unsigned kTries = 12;
+  Mmu patient_for_a_while(host_, {.page_in_tries = kTries});
+  ASSERT_TRUE(patient_for_a_while
+                  .CreateMemslot({.id = 1, .gfns = {Gfn{0}, Gfn{8}}, .hva = host_.range().begin})
+                  .ok());
+  Reader reader(patient_for_a_while.readers());
+  bool again = true;
+  host_.SetAnswer([&](Hva, Access) -> std::optional<PageInResult> {
+    if (again) return PageInResult{PageInOutcome::kAgain, {}, Access::kRead};
+    return std::nullopt;
+  });
+  EXPECT_EQ(patient_for_a_while.faults().FaultIn(reader, Gfn{5}, Access::kRead).outcome,
+            FaultInOutcome::kAgain);
+  EXPECT_EQ(host_.page_ins(), kTries);
+  EXPECT_EQ(
+      patient_for_a_while.range_faults().FaultIn(reader, {Gfn{0}, Gfn{8}}, Access::kRead).outcome,
+      FaultInOutcome::kAgain);
+  EXPECT_EQ(WhatIsWrongWith(patient_for_a_while.stage2()), "");
+  again = false;
+  EXPECT_EQ(patient_for_a_while.faults().FaultIn(reader, Gfn{5}, Access::kRead).outcome,
+            FaultInOutcome::kMapped);
 }
 
 TEST_F(FaultTest, ABracketInFlightBlocksItsPagesOnly) {

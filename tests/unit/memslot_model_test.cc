@@ -128,7 +128,7 @@ class MemslotModelTest : public ::testing::Test {
   void Fault() {
     const uint64_t gfn = random_.Below(kGfns);
     const Access access = random_.Chance(1, 2) ? Access::kWrite : Access::kRead;
-    const FaultOutcome outcome = mmu_.faults().FaultIn(reader_, {gfn}, access).outcome;
+    const FaultOutcome outcome = mmu_.faults().HandleFault(reader_, {gfn}, access).outcome;
     const ModelSlot* slot = SlotOf(gfn);
     if (slot == nullptr) {
       ASSERT_EQ(outcome, FaultOutcome::kNoMemslot);

@@ -97,6 +97,16 @@ TEST_F(MemslotTest, ADyingSlotIsWalkedAndNotFound) {
   EXPECT_THAT(Walked(0x10'0000, 0x10'1000), IsEmpty());
 }
 
+TEST_F(MemslotTest, ASlotKeepsTheGenerationOfTheSetThatItCameWithUntilItChanges) {
+  Add(Slot(1, 0x100, 0x10, 0x10'0000));
+  Add(Slot(2, 0x200, 0x10, 0x20'0000));
+  EXPECT_EQ(Find(0x100)->generation, 1u);
+  EXPECT_EQ(Find(0x200)->generation, 2u);
+  ASSERT_TRUE(table_.SetFlags(1, {.read_only = true}).ok());
+  EXPECT_EQ(Find(0x100)->generation, 3u);
+  EXPECT_EQ(Find(0x200)->generation, 2u);
+}
+
 TEST_F(MemslotTest, EveryPublicationMovesTheGeneration) {
   Add(Slot(1, 0x100, 0x10, 0x10'0000));
   EXPECT_EQ(table_.Current().generation(), 1u);

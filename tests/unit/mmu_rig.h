@@ -7,8 +7,8 @@
 
 #include <optional>
 
+#include "mmu/base/rcu.h"
 #include "mmu/mmu.h"
-#include "mmu/rcu.h"
 #include "tests/unit/fake_host.h"
 #include "tests/unit/raw_table.h"
 

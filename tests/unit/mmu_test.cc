@@ -127,7 +127,7 @@ TEST_F(MmuTest, DestructionReturnsWithNothingOutstanding) {
     Reader reader(mmu.readers());
     for (uint64_t page = 0; page < kPages; page += 7) {
       ASSERT_EQ(mmu.faults().FaultIn(reader, {page}, Access::kWrite).outcome,
-                FaultOutcome::kMapped);
+                FaultInOutcome::kMapped);
     }
     InvalidationScope scope(mmu.notifier(), {host_.Pages(0, 9), InvalidationKind::kUnmap});
   }

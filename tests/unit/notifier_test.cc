@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "mmu/rcu.h"
+#include "mmu/base/rcu.h"
 
 namespace underfoot::testing {
 namespace {
@@ -141,10 +141,10 @@ TEST_F(NotifierTest, AStrayEndIsCountedAndHarmless) {
 TEST_F(NotifierTest, TheSequenceCountsTheBracketsThatEnded) {
   for (int i = 0; i < 5; ++i) {
     InvalidationScope scope(notifier_, {{{0x1000}, {0x2000}}, InvalidationKind::kUnmap});
-    EXPECT_EQ(notifier_.Stats().sequence, static_cast<uint64_t>(i));
+    EXPECT_EQ(notifier_.Stats().ends, static_cast<uint64_t>(i));
     EXPECT_EQ(notifier_.Stats().in_flight, 1u);
   }
-  EXPECT_EQ(notifier_.Stats().sequence, 5u);
+  EXPECT_EQ(notifier_.Stats().ends, 5u);
   EXPECT_EQ(notifier_.Stats().in_flight, 0u);
 }
 

@@ -184,17 +184,17 @@ TEST_F(PfnCacheTest, AnActivationThatFailsLeavesNoTranslationBehind) {
 
 // The device works by hva meanwhile; later the refresh gets a translation.
 TEST_F(PfnCacheTest, ASettlingPageLeavesTheCacheActiveAndNotValid) {
-  bool settling = true;
+  bool removals = true;
   host_.SetAnswer([&](Hva, Access) -> std::optional<PageInResult> {
-    if (settling) return PageInResult{PageInOutcome::kSettling, {}, Access::kRead};
+    if (removals) return PageInResult{PageInOutcome::kRemovalPending, {}, Access::kRead};
     return std::nullopt;
   });
   for (const PfnCache::Key& key : {PfnCache::Key(GpaAt(5)), PfnCache::Key(host_.PageAt(6))}) {
-    settling = true;
+    removals = true;
     ASSERT_TRUE(Activate(key).ok());
     EXPECT_FALSE(Valid());
-    EXPECT_EQ(cache_.Refresh(reader_), RefreshOutcome::kSettling);
-    settling = false;
+    EXPECT_EQ(cache_.Refresh(reader_), RefreshOutcome::kRemovalPending);
+    removals = false;
     EXPECT_EQ(cache_.Refresh(reader_), RefreshOutcome::kValid);
     EXPECT_TRUE(Valid());
   }
@@ -208,6 +208,38 @@ TEST_F(PfnCacheTest, AnHvaLookUpAsksAgainWhenToldTo) {
   });
   EXPECT_TRUE(Activate(host_.PageAt(5)).ok());
   EXPECT_EQ(host_.page_ins(), 3u);
+}
+
+TEST_F(PfnCacheTest, ALookUpThatTheSourcePutsOffTooOftenIsAnOutcomeByHvaAndByGpa) {
+  constexpr unsigned kTries = 12;
+  Mmu mmu(host_, {.page_in_tries = kTries});
+  ASSERT_TRUE(
+      mmu.CreateMemslot({.id = 1, .gfns = {Gfn{0}, Gfn{8}}, .hva = host_.range().begin}).ok());
+  Reader reader(mmu.readers());
+  bool again = false;
+  host_.SetAnswer([&](Hva, Access) -> std::optional<PageInResult> {
+    if (again) return PageInResult{PageInOutcome::kAgain, {}, Access::kRead};
+    return std::nullopt;
+  });
+  for (const PfnCache::Key key : {PfnCache::Key(host_.PageAt(5)), PfnCache::Key(GpaOf(Gfn{5}))}) {
+    PfnCache cache(mmu, "cache");
+    ASSERT_TRUE(cache.Activate(reader, key, 8, Access::kRead).ok());
+    { InvalidationScope bracket(mmu.notifier(), {host_.Pages(5)}); }
+    again = true;
+    const uint64_t before = host_.page_ins();
+    EXPECT_EQ(cache.Refresh(reader), RefreshOutcome::kAgain);
+    EXPECT_EQ(host_.page_ins(), before + kTries);
+    EXPECT_FALSE(cache.Describe().pending);
+    again = false;
+    EXPECT_EQ(cache.Refresh(reader), RefreshOutcome::kValid);
+    cache.Deactivate();
+    { InvalidationScope bracket(mmu.notifier(), {host_.Pages(5)}); }
+    again = true;
+    const absl::Status activated = cache.Activate(reader, key, 8, Access::kRead);
+    EXPECT_TRUE(absl::IsUnavailable(activated)) << activated;
+    EXPECT_EQ(mmu.Stats().pfn_caches.count, 0u);
+    again = false;
+  }
 }
 
 TEST_F(PfnCacheTest, ADeactivatedCacheIsUnlistedAndComesBack) {

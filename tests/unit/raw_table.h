@@ -1,5 +1,5 @@
-// The raw tables of a stage-2 as a second witness: what they hold, and whether every count is
-// right.
+// The raw tables of a stage-2, as a second source of what a test expects: what they hold, and
+// whether every count is right.
 //
 // Thread safety: only while nobody else uses the tables.
 
@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "mmu/stage2.h"
+#include "mmu/stage2/stage2.h"
 
 namespace underfoot::testing {
 

@@ -1,4 +1,4 @@
-#include "mmu/rcu.h"
+#include "mmu/base/rcu.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "mmu/retired.h"
+#include "mmu/stage2/retired.h"
 
 namespace underfoot::testing {
 namespace {
@@ -77,6 +77,43 @@ TEST(RetiredTest, WhatIsHandedOverIsCountedAndFreed) {
   EXPECT_EQ(retired.Stats().oldest_us, 0u);
 }
 
+TEST(RetiredTest, ABatchThatIsFreedInPlaceIsCountedAndFreed) {
+  RetiredTables retired(3 * sizeof(Table));
+  RetiredBatch batch;
+  for (int i = 0; i < 3; ++i) batch.Add(new Table(0, 0));
+  EXPECT_EQ(batch.bytes(), 3 * sizeof(Table));
+  retired.FreeAfterGracePeriod(batch);
+  EXPECT_TRUE(batch.empty());
+  EXPECT_EQ(batch.bytes(), 0u);
+  EXPECT_EQ(retired.Stats().retired, 3u);
+  EXPECT_EQ(retired.Stats().freed, 3u);
+  EXPECT_EQ(retired.Stats().pending_tables, 0u);
+  EXPECT_EQ(retired.Stats().peak_bytes, 3 * sizeof(Table));
+  EXPECT_EQ(retired.Stats().oldest_us, 0u);
+  retired.FreeAfterGracePeriod(batch);  // an empty one
+  EXPECT_EQ(retired.Stats().retired, 3u);
+}
+
+TEST(RetiredTest, TheRoomForABatchIsWhatTheBacklogLeaves) {
+  RetiredTables retired(2 * sizeof(Table));
+  RetiredBatch pending;
+  RetiredBatch batch;
+  EXPECT_TRUE(retired.HasRoomFor(batch));
+  pending.Add(new Table(0, 0));
+  batch.Add(new Table(0, 0));
+  EXPECT_TRUE(retired.HasRoomFor(batch));
+  {
+    rcu::ReadScope rcu;  // so that nothing is freed yet
+    retired.HandOver(pending);
+    EXPECT_TRUE(retired.HasRoomFor(batch));
+    batch.Add(new Table(0, 0));
+    EXPECT_FALSE(retired.HasRoomFor(batch));
+  }
+  retired.Drain();
+  EXPECT_TRUE(retired.HasRoomFor(batch));
+  retired.FreeAfterGracePeriod(batch);
+}
+
 TEST(RetiredTest, AnEmptyBatchIsNoCallback) {
   RetiredTables retired;
   RetiredBatch batch;
@@ -98,7 +135,7 @@ TEST(RetiredTest, ACapOfNothingFreesBeforeItReturns) {
   RetiredBatch batch;
   batch.Add(new Table(0, 0));
   retired.HandOver(batch);
-  retired.Relieve();
+  retired.ThrottleRetired();
   EXPECT_EQ(retired.Stats().freed, 1u);
 }
 

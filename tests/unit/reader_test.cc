@@ -1,10 +1,16 @@
-#include "mmu/reader.h"
+#include "mmu/readers/reader.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <memory>
 #include <set>
+#include <thread>
 #include <vector>
+
+#include "tests/support/thread_state.h"
+#include "tests/support/wait_until.h"
 
 namespace underfoot::testing {
 namespace {
@@ -48,6 +54,21 @@ TEST_F(ReaderTest, AForgottenSectionIsABug) {
         registry_.WaitForReaders(Pages(10));
       },
       "a read section is never left");
+}
+
+// The reader may be blocked behind a thread that gets no CPU time as long as this one goes on to
+// yield.
+TEST_F(ReaderTest, WhoWaitsForAReaderThatStaysSleeps) {
+  Reader reader(registry_);
+  Section section(reader, KeyOf(10));
+  std::atomic<pid_t> waiter_id{0};
+  std::thread waiter([&] {
+    waiter_id = gettid();
+    registry_.WaitForReaders(Pages(10));
+  });
+  EXPECT_TRUE(WaitUntil([&] { return waiter_id != 0 && ThreadSleeps(waiter_id); }));
+  section.Leave();
+  waiter.join();
 }
 
 TEST_F(ReaderTest, ASectionMovesAndLeavesOnce) {

@@ -13,7 +13,7 @@ namespace underfoot {
 namespace {
 
 class PlainMemory final : public PageSource {
-  PageInResult PageIn(Hva page, Access) override {
+  PageInResult PageIn(Hva page, Access, FaultContext*) override {
     return {PageInOutcome::kPresent, {page.value >> kPageShift}, Access::kWrite};
   }
 };
@@ -35,7 +35,7 @@ void Tour(Hva ram, uint64_t pages) {
 
   TranslatedPage page = mmu.Translate(reader, Gpa{0x2000}, Access::kRead);
   while (!page) {
-    ASSERT_EQ(mmu.faults().FaultIn(reader, Gfn{2}, Access::kRead).outcome, FaultOutcome::kMapped);
+    ASSERT_EQ(mmu.faults().FaultIn(reader, Gfn{2}, Access::kRead).outcome, FaultInOutcome::kMapped);
     page = mmu.Translate(reader, Gpa{0x2000}, Access::kRead);
   }
   EXPECT_EQ(page.data()[0], std::byte{0});

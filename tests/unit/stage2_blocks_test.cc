@@ -3,8 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "mmu/rcu.h"
-#include "mmu/stage2.h"
+#include "mmu/base/rcu.h"
+#include "mmu/stage2/stage2.h"
 #include "tests/unit/raw_table.h"
 
 namespace underfoot::testing {
@@ -31,14 +31,14 @@ class Stage2BlocksTest : public ::testing::Test {
     ASSERT_TRUE(stage2_.Publish(gfn, kMe, Pte::Leaf(kPfn, granted)));
   }
   bool Unmap(GfnRange range) {
-    WalkDebts debts;
-    stage2_.Unmap(range, debts);
-    return stage2_.Finish(debts);
+    MmuGather gather;
+    stage2_.Unmap(range, gather);
+    return stage2_.Finish(gather);
   }
   bool WriteProtect(GfnRange range) {
-    WalkDebts debts;
-    stage2_.WriteProtect(range, debts);
-    return stage2_.Finish(debts);
+    MmuGather gather;
+    stage2_.WriteProtect(range, gather);
+    return stage2_.Finish(gather);
   }
   // Every page of `range` translates as `writable` says, to its place behind kPfn.
   void ExpectPages(GfnRange range, Gfn block, bool writable) {
@@ -195,6 +195,20 @@ TEST_F(Stage2BlocksTest, ASplitKeepsDirtyAndYoung) {
   }
   WriteProtect({kBlock + 8, kBlock + 9});
   for (const RawEntry& leaf : ReadTables(stage2_).leaves) {
+    EXPECT_TRUE(leaf.pte.dirty() && leaf.pte.young()) << leaf.gfn.value;
+  }
+}
+
+TEST_F(Stage2BlocksTest, AnUnmapOfAPartKeepsDirtyAndYoungOfTheRest) {
+  Map(kBlock, 1);
+  {
+    rcu::ReadScope rcu;
+    ASSERT_TRUE(stage2_.MarkUsed(kBlock + 3, *stage2_.Lookup(kBlock + 3), Access::kWrite));
+  }
+  Unmap({kBlock + 8, kBlock + 9});
+  const auto leaves = ReadTables(stage2_).leaves;
+  EXPECT_EQ(leaves.size(), k2M - 1);
+  for (const RawEntry& leaf : leaves) {
     EXPECT_TRUE(leaf.pte.dirty() && leaf.pte.young()) << leaf.gfn.value;
   }
 }

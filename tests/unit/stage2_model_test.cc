@@ -5,8 +5,8 @@
 #include <map>
 #include <optional>
 
-#include "mmu/rcu.h"
-#include "mmu/stage2.h"
+#include "mmu/base/rcu.h"
+#include "mmu/stage2/stage2.h"
 #include "tests/support/random.h"
 #include "tests/unit/raw_table.h"
 
@@ -77,24 +77,24 @@ class Stage2ModelTest : public ::testing::Test {
 
   void UnmapSome() {
     const GfnRange range = RandomRange();
-    WalkDebts debts;
-    stage2_.Unmap(range, debts);
+    MmuGather gather;
+    stage2_.Unmap(range, gather);
     const auto begin = model_.lower_bound(range.begin);
     const auto end = model_.lower_bound(range.end);
-    ASSERT_EQ(stage2_.Finish(debts), begin != end);  // I7
+    ASSERT_EQ(stage2_.Finish(gather), begin != end);  // I7
     model_.erase(begin, end);
   }
 
   void ProtectSome() {
     const GfnRange range = RandomRange();
-    WalkDebts debts;
-    stage2_.WriteProtect(range, debts);
+    MmuGather gather;
+    stage2_.WriteProtect(range, gather);
     bool any = false;
     for (auto it = model_.lower_bound(range.begin); it != model_.lower_bound(range.end); ++it) {
       any = any || it->second.writable;
       it->second.writable = false;
     }
-    ASSERT_EQ(stage2_.Finish(debts), any);
+    ASSERT_EQ(stage2_.Finish(gather), any);
   }
 
   void WriteOne() {

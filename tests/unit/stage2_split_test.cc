@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "mmu/rcu.h"
-#include "mmu/stage2.h"
+#include "mmu/base/rcu.h"
+#include "mmu/stage2/stage2.h"
 #include "tests/unit/raw_table.h"
 
 namespace underfoot::testing {
@@ -76,9 +76,9 @@ TEST_F(Stage2SplitTest, APageThatIsSplitOffIsUnmappedAlone) {
   Map(kBig.begin, 1, Pte::Leaf(kPfn, Access::kWrite).Dirty());
   TablePool pool(1);
   ASSERT_EQ(stage2_.Split({kBig.begin, kBig.begin + 1}, 0, pool), kBig.begin + 1);
-  WalkDebts debts;
-  stage2_.Unmap({kBig.begin, kBig.begin + 1}, debts);
-  EXPECT_TRUE(stage2_.Finish(debts));
+  MmuGather gather;
+  stage2_.Unmap({kBig.begin, kBig.begin + 1}, gather);
+  EXPECT_TRUE(stage2_.Finish(gather));
   EXPECT_EQ(stage2_.Stats().leaves_4k, 511u);
 }
 
@@ -96,37 +96,52 @@ TEST_F(Stage2SplitTest, ATableIsPublishedOnlyOverItsOwnersClaim) {
   ExpectTranslations({kBig.begin, kBig.begin + k2M}, 0);
 }
 
-// A teardown is many short walks, each flushed and handed over: what waits for a grace period stays
-// near the cap, however much goes.
+void MapAPageOfEachTable(Stage2& stage2, uint64_t tables) {
+  for (uint64_t i = 0; i < tables; ++i) {
+    const Gfn gfn{i * k2M};
+    ASSERT_EQ(stage2.TryClaim(gfn, 0, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);
+    ASSERT_TRUE(stage2.Publish(gfn, kMe, Pte::Leaf(kPfn, Access::kRead)));
+  }
+}
+
+// A teardown is many short walks. When the tables of some of them exceed the cap, the teardown
+// frees them, so that the tables that wait for a grace period stay near the cap, however large the
+// range is.
 TEST(Stage2TearDownTest, TheBacklogOfALargeTeardownKeepsToItsCap) {
   constexpr uint64_t kTables = 600;
   constexpr uint64_t kCap = 32 * sizeof(Table);
   constexpr uint64_t kTablesOfAWalk = 64 + kLevels;
   Stage2 stage2(kCap);
-  for (uint64_t i = 0; i < kTables; ++i) {
-    const Gfn gfn{i * k2M};
-    ASSERT_EQ(stage2.TryClaim(gfn, 0, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);
-    ASSERT_TRUE(stage2.Publish(gfn, kMe, Pte::Leaf(kPfn, Access::kRead)));
-  }
+  ASSERT_NO_FATAL_FAILURE(MapAPageOfEachTable(stage2, kTables));
   stage2.TearDown({{0}, {kTables * k2M}});
-  EXPECT_EQ(stage2.Stats().leaves_4k, 0u);
   EXPECT_EQ(stage2.Stats().tables, 1u);
   EXPECT_GE(stage2.Stats().flushes, kTables / kTablesOfAWalk);
   EXPECT_GT(stage2.RetiredStats().peak_bytes, 0u);
   EXPECT_LE(stage2.RetiredStats().peak_bytes, kCap + kTablesOfAWalk * sizeof(Table));
+  EXPECT_LE(stage2.RetiredStats().pending_bytes, kCap);
+  rcu::Barrier();
+  EXPECT_EQ(stage2.Stats().leaves_4k, 0u);
+}
+
+TEST(Stage2TearDownTest, ATeardownGathersTheTablesOfSeveralWalks) {
+  constexpr uint64_t kTables = 600;
+  constexpr uint64_t kCap = 200 * sizeof(Table);
+  Stage2 stage2(kCap);
+  ASSERT_NO_FATAL_FAILURE(MapAPageOfEachTable(stage2, kTables));
+  stage2.TearDown({{0}, {kTables * k2M}});
+  EXPECT_EQ(stage2.Stats().tables, 1u);
+  EXPECT_GT(stage2.Stats().flushes, 1u);
+  EXPECT_LE(stage2.Stats().flushes, kTables / 200);
+  EXPECT_GT(stage2.RetiredStats().freed, 200u);
 }
 
 TEST(Stage2TearDownTest, AnUnmapOfAsManyFlushesOnce) {
   constexpr uint64_t kTables = 200;
   Stage2 stage2;
-  for (uint64_t i = 0; i < kTables; ++i) {
-    const Gfn gfn{i * k2M};
-    ASSERT_EQ(stage2.TryClaim(gfn, 0, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);
-    ASSERT_TRUE(stage2.Publish(gfn, kMe, Pte::Leaf(kPfn, Access::kRead)));
-  }
-  WalkDebts debts;
-  stage2.Unmap({{0}, {kTables * k2M}}, debts);
-  EXPECT_TRUE(stage2.Finish(debts));
+  ASSERT_NO_FATAL_FAILURE(MapAPageOfEachTable(stage2, kTables));
+  MmuGather gather;
+  stage2.Unmap({{0}, {kTables * k2M}}, gather);
+  EXPECT_TRUE(stage2.Finish(gather));
   EXPECT_EQ(stage2.Stats().flushes, 1u);
   EXPECT_EQ(stage2.Stats().tables, 1u);
 }

@@ -1,10 +1,10 @@
-#include "mmu/stage2.h"
+#include "mmu/stage2/stage2.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
-#include "mmu/rcu.h"
+#include "mmu/base/rcu.h"
 #include "tests/unit/raw_table.h"
 
 namespace underfoot::testing {
@@ -27,14 +27,14 @@ class Stage2Test : public ::testing::Test {
   }
   // Whether it flushed.
   bool Unmap(GfnRange range) {
-    WalkDebts debts;
-    stage2_.Unmap(range, debts);
-    return stage2_.Finish(debts);
+    MmuGather gather;
+    stage2_.Unmap(range, gather);
+    return stage2_.Finish(gather);
   }
   bool WriteProtect(GfnRange range) {
-    WalkDebts debts;
-    stage2_.WriteProtect(range, debts);
-    return stage2_.Finish(debts);
+    MmuGather gather;
+    stage2_.WriteProtect(range, gather);
+    return stage2_.Finish(gather);
   }
   void Write(Gfn gfn) {
     rcu::ReadScope rcu;
@@ -107,6 +107,80 @@ TEST_F(Stage2Test, AnUnmapTakesItsRangeAndNothingElse) {
   for (uint64_t i = 0; i < 4; ++i) Map(kGfn + i, {0x100 + i});
   EXPECT_TRUE(Unmap({kGfn + 1, kGfn + 3}));
   EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x100 wy-", "0x12348+1 -> 0x103 wy-"));
+}
+
+constexpr Gfn kTable{0x12400};  // the first frame of a table of pages
+constexpr GfnRange kWholeTable{kTable, kTable + kEntries};
+
+// With a log each entry is emptied; without one the table is detached.
+class WholeTableTest : public Stage2Test, public ::testing::WithParamInterface<bool> {
+ protected:
+  bool UnmapTable() {
+    MmuGather gather;
+    stage2_.Unmap(kWholeTable, gather, {.log = GetParam() ? &log_ : nullptr, .first = kTable});
+    return stage2_.Finish(gather);
+  }
+
+  DirtyLog log_{kEntries};
+};
+INSTANTIATE_TEST_SUITE_P(WithAndWithoutALog, WholeTableTest, ::testing::Bool());
+
+TEST_P(WholeTableTest, AnUnmapTakesItsLeavesAndItsClaims) {
+  Map(kTable + 0, {0x100});
+  Map(kTable + 7, {0x107}, Access::kRead);
+  Map(kTable + 511, {0x2ff});
+  ASSERT_EQ(stage2_.TryClaim(kTable + 8, 0, Access::kRead, kOther).outcome, ClaimOutcome::kClaimed);
+  ASSERT_EQ(stage2_.TryClaim(kTable + 7, 0, Access::kWrite, kOther).outcome, ClaimOutcome::kClaimed)
+      << "a leaf that is being relaxed goes too";
+  EXPECT_TRUE(UnmapTable());
+  EXPECT_FALSE(stage2_.Publish(kTable + 8, kOther, Pte::Leaf({0x108}, Access::kRead)));
+  EXPECT_FALSE(stage2_.Publish(kTable + 7, kOther, Pte::Leaf({0x107}, Access::kWrite)));
+  EXPECT_THAT(LeafLines(stage2_), IsEmpty());
+  EXPECT_EQ(stage2_.Stats().tables, 1u);
+  EXPECT_EQ(stage2_.RetiredStats().retired, 3u);
+  rcu::Barrier();
+  EXPECT_EQ(stage2_.Stats().unmaps, 3u);
+  EXPECT_EQ(stage2_.Stats().leaves_4k, 0u);
+  EXPECT_EQ(stage2_.RetiredStats().pending_tables, 0u);
+}
+
+TEST_P(WholeTableTest, AnUnmapKeepsTheTablesBesideIt) {
+  Map(kTable - 1, {0xff});
+  Map(kTable, {0x100});
+  Map(kWholeTable.end, {0x300});
+  EXPECT_TRUE(UnmapTable());
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x123ff+1 -> 0xff wy-", "0x12600+1 -> 0x300 wy-"));
+}
+
+TEST_P(WholeTableTest, AnUnmapOfClaimsFlushesNothing) {
+  ASSERT_EQ(stage2_.TryClaim(kTable, 0, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
+  EXPECT_FALSE(UnmapTable());
+  EXPECT_EQ(stage2_.Stats().unmaps, 0u);
+  EXPECT_EQ(stage2_.Stats().tables, 1u);
+}
+
+TEST_P(WholeTableTest, AnUnmapOfPagesInTurnFlushesOnceForEach) {
+  Map(kTable, {0x100});
+  EXPECT_TRUE(UnmapTable());
+  EXPECT_FALSE(UnmapTable());
+  Map(kTable, {0x101});
+  EXPECT_TRUE(UnmapTable());
+  EXPECT_EQ(stage2_.Stats().flushes, 2u);
+}
+
+TEST_F(Stage2Test, AnUnmapOfAWholeTableReportsItsDirtyPages) {
+  DirtyLog log(2 * kEntries);
+  for (const uint64_t page : {0, 5, 6, 511}) Map(kTable + page, {0x100 + page});
+  Write(kTable + 5);
+  Write(kTable + 511);
+  MmuGather gather;
+  stage2_.Unmap(kWholeTable, gather, {.log = &log, .first = kTable - kEntries});
+  stage2_.Finish(gather);
+  EXPECT_FALSE(log.RemovalsUnderWay());
+  const DirtyBitmap dirty = log.Take();
+  for (uint64_t page = 0; page < 2 * kEntries; ++page) {
+    EXPECT_EQ(dirty.Contains(page), page == kEntries + 5 || page == kEntries + 511) << page;
+  }
 }
 
 TEST_F(Stage2Test, AWalkOfEverythingFindsTheFirstAndTheLastGfn) {
@@ -193,7 +267,7 @@ TEST_F(Stage2Test, AWriteProtectKeepsTheTranslationAndDirty) {
   EXPECT_EQ(stage2_.Stats().flushes, 1u);
 }
 
-// The witness is the MMU: while the entry's memory is read-only, a write to it would be the end.
+// The MMU checks it: while the entry's memory is read-only, a write to it would be the end.
 TEST_F(Stage2Test, AnIdenticalLeafIsNeverRewritten) {
   Map(kGfn, {0x55}, Access::kRead);
   stage2_.TestClearYoung({kGfn, kGfn + 1}, true);
@@ -201,15 +275,15 @@ TEST_F(Stage2Test, AnIdenticalLeafIsNeverRewritten) {
   Entry& entry = path.entries[1].table()->entries[IndexOf(kGfn, 0)];
   rcu::Barrier();  // nobody frees a neighbour of the entry meanwhile
   void* page = PointerOf(PageOf(HvaOf(&entry)));
-  WalkDebts debts;
+  MmuGather gather;
   ASSERT_EQ(::mprotect(page, kPageSize, PROT_READ), 0);
-  stage2_.WriteProtect({kGfn, kGfn + 1}, debts);
+  stage2_.WriteProtect({kGfn, kGfn + 1}, gather);
   const bool young = stage2_.TestClearYoung({kGfn, kGfn + 1}, true);
   const ClaimOutcome claim = stage2_.TryClaim(kGfn, 0, Access::kRead, kOther).outcome;
   ASSERT_EQ(::mprotect(page, kPageSize, PROT_READ | PROT_WRITE), 0);
   EXPECT_FALSE(young);
   EXPECT_EQ(claim, ClaimOutcome::kPresent);
-  EXPECT_FALSE(stage2_.Finish(debts));
+  EXPECT_FALSE(stage2_.Finish(gather));
   EXPECT_EQ(stage2_.Stats().flushes, 0u);
 }
 

@@ -1,8 +1,8 @@
-#include "mmu/types.h"
+#include "mmu/base/types.h"
 
 #include <gtest/gtest.h>
 
-#include "mmu/pte.h"
+#include "mmu/stage2/pte.h"
 
 namespace underfoot::testing {
 namespace {

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "mmu/mutant.h"
-
 namespace underfoot {
 
 TouchHistory::TouchHistory(uint64_t pages, int64_t now_ns)
@@ -14,7 +12,7 @@ TouchHistory::TouchHistory(uint64_t pages, int64_t now_ns)
 void TouchHistory::Touch(uint64_t page) {
   const uint32_t period = closed_.load(kRelaxed) + 1;
   uint32_t last = Last(page);
-  // Never back: a slow one must not undo a later touch.
+  // The word never decreases: a delayed call must not overwrite a later touch.
   while (last < period && !last_[page].compare_exchange_weak(last, period, kRelaxed)) {
   }
 }
@@ -40,11 +38,11 @@ TouchHistory::Window TouchHistory::Latest() const {
 TouchHistory::Window TouchHistory::Since(int64_t from_ns) const {
   absl::MutexLock lock(&mutex_);
   const uint32_t closed = closed_.load(kRelaxed);
-  // The end before a period's must be kept too: it is the period's beginning.
+  // The end of the period before a kept one must be kept too, because it is the beginning of that
+  // one.
   const uint32_t oldest = closed < kScansKept ? 1 : closed - kScansKept + 2;
   uint32_t first = closed + 1;
   while (first > oldest && ends_ns_[(first - 1) % kScansKept] >= from_ns) --first;
-  if (UNDERFOOT_MUTANT("window-off-by-one") && first > oldest) --first;
   return From(first);
 }
 

@@ -6,14 +6,16 @@
 #include <span>
 
 #include "absl/status/statusor.h"
-#include "mmu/mutant.h"
-#include "vmm/memory/host_event.h"
-#include "vmm/thread_priority.h"
+#include "vmm/base/monotonic.h"
+#include "vmm/base/start_thread.h"
+#include "vmm/base/thread_priority.h"
+#include "vmm/evidence/host_event.h"
+#include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot {
 namespace {
 
-// One bracket: short enough that nobody waits long for its end.
+// The pages of one bracket: few enough that a waiter for its end does not wait long.
 constexpr uint64_t kPagesPerChunk = 512;
 
 uint64_t Micros(int64_t ns) { return static_cast<uint64_t>(std::max<int64_t>(0, ns)) / 1000; }
@@ -24,21 +26,20 @@ HvaRange HullOf(std::span<const HvaRange> ranges) {
 
 }  // namespace
 
-WorkingSet::WorkingSet(const GuestMemory& memory, Notifier& notifier, MmHooks& hooks,
-                       const Pagemap& pagemap)
+WorkingSet::WorkingSet(const GuestMemory& memory, Notifier& notifier, const Pagemap& pagemap,
+                       absl::Duration period)
     : memory_(memory),
       notifier_(notifier),
-      hooks_(hooks),
       pagemap_(pagemap),
       data_{memory.slots().front().hvas().end, memory.hvas().end},
       history_(data_.size() >> kPageShift, MonotonicNs()),
+      period_(period),
       entries_(kPagesPerChunk) {}
 
 WorkingSet::~WorkingSet() { Stop(); }
 
-void WorkingSet::Start(absl::Duration period) {
-  period_ = period;
-  thread_ = std::thread([this] { Main(); });
+absl::Status WorkingSet::Start() {
+  return StartThread(thread_, "the working set", [this] { Main(); });
 }
 
 void WorkingSet::Stop() {
@@ -55,7 +56,7 @@ void WorkingSet::Main() {
   for (;;) {
     {
       absl::MutexLock lock(&mutex_);
-      if (mutex_.AwaitWithTimeout(absl::Condition(&stop_), period_)) return;
+      if (AwaitFor(mutex_, absl::Condition(&stop_), period_)) return;
     }
     Scan();
   }
@@ -73,7 +74,7 @@ void WorkingSet::Scan() {
   scan_us_.store(Micros(ended_ns - began_ns), kRelaxed);
 }
 
-// Young first: the brackets drop what is young.
+// Young translations are read first, because the brackets drop them.
 void WorkingSet::ScanChunk(HvaRange chunk) {
   TakeYoung(chunk);
   switch (memory_.backing()) {
@@ -85,20 +86,20 @@ void WorkingSet::ScanChunk(HvaRange chunk) {
 }
 
 void WorkingSet::TakeYoung(HvaRange chunk) {
-  if (UNDERFOOT_MUTANT("working-set-asks-no-subscriber")) return;
   if (!notifier_.TestClearYoung(chunk, false)) return;
-  const bool clear = !UNDERFOOT_MUTANT("working-set-leaves-young");
   const bool zapped = memory_.backing() == Backing::kMemfd;
   for (Hva page = chunk.begin; page < chunk.end; page += kPageSize) {
     if (zapped && history_.TouchedNow(IndexOf(page))) continue;
-    if (notifier_.TestClearYoung(PageRangeOf(page), clear)) Touched(page);
+    if (notifier_.TestClearYoung(PageRangeOf(page), true)) Touched(page);
   }
-  // Of those that were passed over: whoever uses one from here on has it brought in.
-  if (zapped) static_cast<void>(notifier_.TestClearYoung(chunk, clear));
+  // The pages that the loop skipped are aged as well. They are zapped below, so a later use of such
+  // a page is observed when it is faulted in.
+  if (zapped) static_cast<void>(notifier_.TestClearYoung(chunk, true));
 }
 
-// The hull is zapped, absent pages and all: one call, one event. A page that comes in between the
-// look and the zap was noted when it came.
+// Zaps the whole interval from the first present page to the last, including absent pages: one
+// call, one event. A page that is faulted in between the look and the zap was recorded when it came
+// in.
 void WorkingSet::TakePresent(HvaRange chunk) {
   const uint64_t count = chunk.size() >> kPageShift;
   pagemap_.Read(chunk, entries_);
@@ -109,19 +110,18 @@ void WorkingSet::TakePresent(HvaRange chunk) {
     Touched(page);
     present = {std::min(present.begin, page), page + kPageSize};
   }
-  if (present.empty() || UNDERFOOT_MUTANT("scan-does-not-zap")) return;
-  // Where a mapping is away just now the rest is zapped all the same.
-  static_cast<void>(hooks_.Madvise(present, MADV_DONTNEED));
+  if (present.empty()) return;
+  // If a mapping is away at this moment, the rest is zapped nevertheless.
+  static_cast<void>(hooked::Madvise(present, MADV_DONTNEED));
 }
 
-// Without a bracket it is looked whether there is anything to do; what is written after that look
-// is found by the second one, or by the next scan.
+// First checks, without a bracket, whether there is anything to do. Writes after that check are
+// found by the second check, or by the next scan.
 void WorkingSet::TakeWritten(HvaRange chunk) {
   const absl::StatusOr<std::vector<HvaRange>> some = pagemap_.Written(chunk);
   if (!some.ok() || some->empty()) return;
   const absl::StatusOr<std::vector<HvaRange>> written =
-      UNDERFOOT_MUTANT("scan-protects-nothing") ? pagemap_.Written(HullOf(*some))
-                                                : hooks_.TakeWritten(pagemap_, HullOf(*some));
+      hooked::TakeWritten(pagemap_, HullOf(*some));
   if (!written.ok()) return;
   for (const HvaRange range : *written) {
     for (Hva page = range.begin; page < range.end; page += kPageSize) Touched(page);

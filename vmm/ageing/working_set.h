@@ -1,21 +1,23 @@
-// Which pages of guest RAM were touched lately, sampled in software: no accessed bit of the CPU is
-// read, the host mm is asked and made to notice the next touch.
+// Finds out which pages of guest RAM were touched recently, by sampling in software. No accessed
+// bit of the CPU is read. Instead the host mm is asked, and is made to notice the next touch.
 //
 //   scan, for each 512 pages of the data slots:
-//     young      caches, stage-2 and devices, asked by the notifier; made old
-//     memfd      present pages were touched since the last scan. They are zapped, in a bracket: the
-//                content stays in the file, and the next touch is a minor fault
-//     private    written pages, as the kernel has noted them, write-protected again in the same
-//                call, in a bracket. Reads of pages that are present leave no trace
-//   between scans: a page that is brought in is touched, whoever takes it away afterwards
+//     young      The notifier reads the accessed bits of caches, stage-2 and devices and clears
+//                them.
+//     memfd      Present pages were touched since the last scan. They are zapped, in a bracket: the
+//                content stays in the file, and the next touch is a minor fault.
+//     private    The kernel has recorded which pages were written. The same call write-protects
+//                them again, in a bracket. Reads of present pages leave no trace.
+//   between scans: a page that is faulted in counts as touched, even if it is removed afterwards
 //
-// So nothing may bring pages in that nobody has touched, while this is on: read-ahead and
-// fault-around have to be off (RunOptions::page_in_is_touch).
+// Therefore, while sampling is on, only a touch may bring a page in: read-ahead and fault-around
+// must be off (RunOptions::page_in_is_touch).
 //
-// The system area is left out: the machine itself reads and writes there, by hva, and would have to
-// wait for a page-in.
+// The system area is not sampled: the machine itself reads and writes there, by hva, and would have
+// to wait for page-ins.
 //
-// Thread safety: Start and Stop by the owner; all else from any thread.
+// Thread safety: Start and Stop belong to the owner. All other functions may be called by any
+// thread.
 
 #ifndef UNDERFOOT_VMM_AGEING_WORKING_SET_H_
 #define UNDERFOOT_VMM_AGEING_WORKING_SET_H_
@@ -28,38 +30,44 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "mmu/notifier.h"
 #include "vmm/ageing/touch_history.h"
-#include "vmm/ageing/working_set_info.h"
-#include "vmm/memory/guest_memory.h"
-#include "vmm/memory/mm_hooks.h"
-#include "vmm/memory/pagemap.h"
-#include "vmm/stats.h"
+#include "vmm/ram/guest_memory.h"
+#include "vmm/ram/pagemap.h"
+#include "vmm/stats/stats.h"
+#include "vmm/stats/working_set_info.h"
 
 namespace underfoot {
 
 class WorkingSet {
  public:
-  WorkingSet(const GuestMemory& memory, Notifier& notifier, MmHooks& hooks, const Pagemap& pagemap);
+  // `period`: the time between two scans of the sampler's own thread.
+  WorkingSet(const GuestMemory& memory, Notifier& notifier, const Pagemap& pagemap,
+             absl::Duration period = absl::ZeroDuration());
   ~WorkingSet();
   WorkingSet(const WorkingSet&) = delete;
   WorkingSet& operator=(const WorkingSet&) = delete;
 
-  // A scan each `period`, by a thread of its own. Without it: by hand.
-  void Start(absl::Duration period);
+  // Starts a thread that scans once in each period. Without it, scans happen only by calls of Scan.
+  [[nodiscard]] absl::Status Start();
   void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Returns when what was touched before the call is known. Not inside a section or a bracket.
+  // Returns when all touches from before the call are recorded. Must not be called inside a read
+  // section or a bracket.
   void Scan() ABSL_LOCKS_EXCLUDED(scan_mutex_);
 
-  // The page was brought in, or was young to us when somebody else made it old.
+  // Records that the page was faulted in, or that its translation was young when another component
+  // cleared the accessed bit.
   void Touched(Hva page);
 
-  // Of the scans that ended within `window`; absent: of the last one. Never waits for a scan.
+  // The result of the scans that ended within `window`; if absent, of the last scan. Never waits
+  // for a scan.
   WorkingSetInfo Info(std::optional<absl::Duration> window) const;
-  // In the last closed period, or since. False also for what is no page of a data slot.
+  // Whether the page was touched in the last closed period or since. False also for an address
+  // outside of the data slots.
   bool TouchedLately(Hva page) const;
 
   WorkingSetStats Stats() const;
@@ -74,21 +82,21 @@ class WorkingSet {
 
   const GuestMemory& memory_;
   Notifier& notifier_;
-  MmHooks& hooks_;
   const Pagemap& pagemap_;
-  const HvaRange data_;  // of all slots but the system area's
+  const HvaRange data_;  // all slots except that of the system area
   TouchHistory history_;
-  absl::Duration period_ = absl::ZeroDuration();
+  const absl::Duration period_;  // const, because Info and Stats may read it before Start
   std::thread thread_;
 
-  // Guards: who scans. Order: outermost of vmm/, with nothing of mmu/ held. Held across brackets.
+  // Guards: only one thread scans at a time. Order: outermost of vmm/, and no lock of mmu/ is held
+  // when it is taken. It is held across brackets.
   absl::Mutex scan_mutex_;
   std::vector<PagemapEntry> entries_ ABSL_GUARDED_BY(scan_mutex_);
-  // Guards: the wish to end. Order: innermost.
+  // Guards: the request to end. Order: innermost.
   absl::Mutex mutex_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
 
-  // Relaxed: numbers of their own.
+  // Relaxed: independent statistics.
   std::atomic<uint64_t> scan_us_{0};
   std::atomic<uint64_t> touched_{0};
 };

@@ -24,13 +24,13 @@ struct Request {
   int advice;
 };
 
-// The whole life of the other process: system calls only, since it was forked from a process with
-// threads. It ends when the other end of its socket is closed, also if the victim was gone before
-// prctl.
+// The main function of the other process. It makes only system calls, because it was forked from a
+// process with threads. It ends when the other end of its socket is closed; this also covers a
+// victim that died before prctl.
 [[noreturn]] void Live(pid_t victim, int socket) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   prctl(PR_SET_NAME, "uf-adversary");
-  // Its copies of a machine's descriptors would keep the machine's userfaultfd alive.
+  // Inherited copies of a machine's descriptors would keep the machine's userfaultfd alive.
   const auto mine = static_cast<unsigned>(socket);
   if (mine > 0) syscall(SYS_close_range, 0, mine - 1, 0);
   syscall(SYS_close_range, mine + 1, ~0U, 0);
@@ -55,7 +55,8 @@ absl::StatusOr<Adversary> Adversary::Start() {
   UniqueFd ours(pair[0]);
   const UniqueFd its(pair[1]);
   const pid_t victim = getpid();
-  const pid_t pid = _Fork();  // without the handlers of others: the child calls nobody
+  // Without the handlers of pthread_atfork: the child must not run other code.
+  const pid_t pid = _Fork();
   if (pid < 0) return absl::ErrnoToStatus(errno, "fork of the adversary");
   if (pid == 0) Live(victim, its.get());
   return Adversary(pid, std::move(ours));
@@ -76,7 +77,7 @@ absl::Status Adversary::Advise(HvaRange range, int advice) {
   int error = 0;
   if (send(socket_.get(), &request, sizeof(request), MSG_NOSIGNAL) != ssize_t{sizeof(request)} ||
       recv(socket_.get(), &error, sizeof(error), 0) != ssize_t{sizeof(error)}) {
-    return absl::UnavailableError("the adversary process has ended");
+    return absl::AbortedError("the adversary process has ended");
   }
   if (error == 0) return absl::OkStatus();
   return absl::ErrnoToStatus(error, absl::StrFormat("process_madvise(%d) of hva [0x%x, 0x%x)",

@@ -1,11 +1,11 @@
-// A process of its own that reclaims our guest's pages from outside: process_madvise on our pidfd.
+// A separate process that reclaims our guest's pages from outside, by process_madvise on our pidfd.
 //
-// It inherits no guest RAM (MADV_DONTFORK, see GuestMemory) and knows nothing but what comes
-// through its socket. It dies with the thread that started it.
+// It inherits no guest RAM (MADV_DONTFORK, see GuestMemory) and knows only what it receives through
+// its socket. It dies with the thread that started it.
 //
-// Thread safety: Run from one thread at a time.
-// After: process_madvise(2). Of another process only COLD, PAGEOUT, WILLNEED and COLLAPSE are
-// allowed; DONTNEED and FREE are EINVAL (measured on 6.18).
+// Thread safety: Run may be called by one thread at a time. After: process_madvise(2). On another
+// process the kernel allows only COLD, PAGEOUT, WILLNEED and COLLAPSE; DONTNEED and FREE return
+// EINVAL (measured on 6.18).
 
 #ifndef UNDERFOOT_VMM_CHURN_ADVERSARY_H_
 #define UNDERFOOT_VMM_CHURN_ADVERSARY_H_
@@ -16,8 +16,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "mmu/types.h"
-#include "vmm/unique_fd.h"
+#include "mmu/base/types.h"
+#include "vmm/base/unique_fd.h"
 
 namespace underfoot {
 
@@ -29,7 +29,7 @@ class Adversary {
   Adversary(Adversary&& other) noexcept;
   Adversary& operator=(Adversary&&) = delete;
 
-  // Returns when the call of the other process has returned.
+  // Returns when the other process's call has returned.
   [[nodiscard]] absl::Status Advise(HvaRange range, int advice);
 
  private:

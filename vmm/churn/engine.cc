@@ -4,14 +4,16 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "vmm/thread_priority.h"
+#include "vmm/base/monotonic.h"
+#include "vmm/base/start_thread.h"
+#include "vmm/base/thread_priority.h"
 
 namespace underfoot {
 namespace {
 
-// When the host cannot keep up, what was due is caught up with for so long, then given up.
+// If the host cannot keep up, the engine catches up with overdue operations while it is late by no
+// more than this. Beyond that the rest of the schedule is shifted by the delay.
 constexpr absl::Duration kMaxBacklog = absl::Milliseconds(200);
 
 }  // namespace
@@ -21,14 +23,29 @@ ChurnEngine::ChurnEngine(ChurnOperations& operations, ChurnTape& tape, ChurnRate
     : operations_(operations), tape_(tape) {
   order_.rates = std::move(rates);
   order_.seed = seed;
-  for (size_t i = 0; i < kChurnLanes; ++i) {
-    lanes_[i] = std::thread([this, i] { Main(static_cast<ChurnLane>(i)); });
-  }
 }
 
 ChurnEngine::~ChurnEngine() { Stop(); }
 
-void ChurnEngine::Run(ChurnRates rates, uint64_t seed) { Change(std::move(rates), seed, true); }
+absl::Status ChurnEngine::StartLanes() {
+  absl::MutexLock lock(&mutex_);
+  if (order_.stop) return absl::OkStatus();
+  for (size_t i = 0; i < kChurnLanes; ++i) {
+    if (lanes_[i].joinable()) continue;
+    if (absl::Status started = StartThread(lanes_[i], "a lane of churn",
+                                           [this, i] { Main(static_cast<ChurnLane>(i)); });
+        !started.ok()) {
+      return started;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ChurnEngine::Run(ChurnRates rates, uint64_t seed) {
+  if (absl::Status started = StartLanes(); !started.ok()) return started;
+  Change(std::move(rates), seed, true);
+  return absl::OkStatus();
+}
 
 void ChurnEngine::Set(ChurnRates rates, uint64_t seed) { Change(std::move(rates), seed, false); }
 
@@ -36,7 +53,7 @@ void ChurnEngine::Change(ChurnRates rates, uint64_t seed, bool running) {
   absl::MutexLock lock(&mutex_);
   order_.rates = std::move(rates);
   order_.seed = seed;
-  order_.running = running;
+  order_.running = running && !order_.stop;
   ++order_.number;
 }
 
@@ -48,7 +65,9 @@ void ChurnEngine::Stop() {
     ++order_.number;
   }
   operations_.Hurry(true);
-  for (std::thread& lane : lanes_) lane.join();
+  for (std::thread& lane : lanes_) {
+    if (lane.joinable()) lane.join();
+  }
 }
 
 ChurnEngine::Order ChurnEngine::NextOrder(uint64_t done) {
@@ -59,12 +78,12 @@ ChurnEngine::Order ChurnEngine::NextOrder(uint64_t done) {
   return order_;
 }
 
-bool ChurnEngine::SleepUntil(absl::Time time, const Order& order) {
+bool ChurnEngine::SleepUntil(absl::Duration time, const Order& order) {
   absl::MutexLock lock(&mutex_);
   const auto changed = [this, &order]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return order_.number != order.number;
   };
-  return !mutex_.AwaitWithDeadline(absl::Condition(&changed), time);
+  return !AwaitFor(mutex_, absl::Condition(&changed), time - MonotonicNow());
 }
 
 void ChurnEngine::Main(ChurnLane lane) {
@@ -85,12 +104,12 @@ void ChurnEngine::Main(ChurnLane lane) {
 void ChurnEngine::Carry(const Order& order, ChurnLane lane) {
   ChurnSchedule schedule(order.rates, order.seed, lane);
   if (schedule.empty()) return;
-  const absl::Time began = absl::Now();
-  absl::Time start = began;
+  const absl::Duration began = MonotonicNow();
+  absl::Duration start = began;
   for (;;) {
     const ChurnSchedule::Step step = schedule.Next();
     if (!SleepUntil(start + step.due, order)) return;
-    const absl::Duration late = absl::Now() - (start + step.due);
+    const absl::Duration late = MonotonicNow() - (start + step.due);
     if (late > kMaxBacklog) start += late;
     if (!Do(lane, step, began, std::nullopt)) return;
   }
@@ -98,16 +117,16 @@ void ChurnEngine::Carry(const Order& order, ChurnLane lane) {
 
 void ChurnEngine::Replay(const Order& order, ChurnLane lane) {
   const std::vector<ScriptedOperation>& script = tape_.OfLane(lane);
-  const absl::Time start = absl::Now();
+  const absl::Duration start = MonotonicNow();
   for (size_t i = 0; i < script.size(); ++i) {
     if (!SleepUntil(start + script[i].step.due, order)) return;
     if (!Do(lane, script[i].step, start, i)) return;
   }
 }
 
-bool ChurnEngine::Do(ChurnLane lane, const ChurnSchedule::Step& step, absl::Time start,
+bool ChurnEngine::Do(ChurnLane lane, const ChurnSchedule::Step& step, absl::Duration start,
                      std::optional<size_t> number) {
-  const absl::Duration at = absl::Now() - start;
+  const absl::Duration at = MonotonicNow() - start;
   const absl::StatusOr<ChurnResult> result = operations_.Run(step.kind, step.random);
   if (!result.ok()) {
     absl::MutexLock lock(&mutex_);

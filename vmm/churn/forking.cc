@@ -1,6 +1,7 @@
 #include "vmm/churn/forking.h"
 
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -9,15 +10,24 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <optional>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "vmm/base/unique_fd.h"
+#include "vmm/ram/forkable_memory.h"
+#include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot {
 
-absl::StatusOr<ChurnOutcome> ForkWith(MmHooks& hooks, HvaRange range, absl::Duration lifetime) {
-  if (absl::Status given = hooks.Madvise(range, MADV_DOFORK); !given.ok()) return given;
+absl::StatusOr<ChurnOutcome> ForkWith(HvaRange range, absl::Duration lifetime) {
+  // The reader of the fork event needs a free descriptor; without one the fork would wait.
+  if (const UniqueFd room(eventfd(0, EFD_CLOEXEC)); !room.valid()) return ChurnOutcome::kDeclined;
+  std::optional<ForkableMemory> forkable(std::in_place);
+  if (absl::Status given = hooked::Madvise(range, MADV_DOFORK); !given.ok()) return given;
   const timespec rest = absl::ToTimespec(lifetime);
-  const pid_t child = _Fork();  // without the handlers of others: the child calls nobody
+  // Without the handlers of pthread_atfork: the child must not run other code.
+  const pid_t child = _Fork();
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     syscall(SYS_close_range, 0, ~0U, 0);  // a userfaultfd ends when its last descriptor is closed
@@ -25,7 +35,8 @@ absl::StatusOr<ChurnOutcome> ForkWith(MmHooks& hooks, HvaRange range, absl::Dura
     _exit(0);
   }
   const int error = errno;
-  absl::Status kept = hooks.Madvise(range, MADV_DONTFORK);
+  absl::Status kept = hooked::Madvise(range, MADV_DONTFORK);
+  forkable.reset();
   if (child < 0) {
     if (!kept.ok()) return kept;
     if (error == EAGAIN || error == ENOMEM) return ChurnOutcome::kDeclined;

@@ -1,7 +1,7 @@
-// Churn by fork: a child shares some pages for a while, so that each write to one of them copies it
-// and the frame behind the address changes.
+// Churn by fork: a child process shares some pages for a while. Each write to one of them copies
+// the page, so the frame behind the address changes.
 //
-// Guest RAM is MADV_DONTFORK; the range alone is given to the child.
+// Guest RAM is MADV_DONTFORK; only the range is given to the child.
 //
 // Thread safety: any thread.
 
@@ -11,12 +11,11 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "vmm/churn/outcome.h"
-#include "vmm/memory/mm_hooks.h"
 
 namespace underfoot {
 
-// Returns when the child is gone. Declined when the host has no more processes for us.
-absl::StatusOr<ChurnOutcome> ForkWith(MmHooks& hooks, HvaRange range, absl::Duration lifetime);
+// Returns when the child has ended. Declined if the host cannot start another process.
+absl::StatusOr<ChurnOutcome> ForkWith(HvaRange range, absl::Duration lifetime);
 
 }  // namespace underfoot
 

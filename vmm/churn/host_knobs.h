@@ -1,5 +1,5 @@
-// The files of the kernel that churn reads and writes.
-// After: Documentation/admin-guide/mm/ksm.rst, sysctl/vm.rst, ABI/stable/sysfs-devices-node.
+// The kernel's files that churn reads and writes. After: Documentation/admin-guide/mm/ksm.rst,
+// sysctl/vm.rst, ABI/stable/sysfs-devices-node.
 
 #ifndef UNDERFOOT_VMM_CHURN_HOST_KNOBS_H_
 #define UNDERFOOT_VMM_CHURN_HOST_KNOBS_H_

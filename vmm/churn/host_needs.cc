@@ -8,17 +8,17 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
-#include "vmm/capability.h"
 #include "vmm/churn/host_knobs.h"
+#include "vmm/host/capability.h"
 #include "vmm/host/knob.h"
-#include "vmm/memory/userfaultfd.h"
+#include "vmm/ram/userfaultfd.h"
 
 namespace underfoot {
 namespace {
 
 constexpr char kLeave[] = "start with --allow-host-changes, as root";
 
-// "0-1,3" has three.
+// Counts the numbers in a list; "0-1,3" has three.
 uint64_t CountOfList(const std::string& list) {
   uint64_t count = 0;
   for (size_t at = 0; at < list.size();) {
@@ -31,7 +31,7 @@ uint64_t CountOfList(const std::string& list) {
       at += used + 1;
     }
     count += last - first + 1;
-    ++at;  // the comma
+    ++at;  // skips the comma
   }
   return count;
 }
@@ -59,7 +59,7 @@ std::string ProvideKsm(HostChanges* changes) {
   if (changes == nullptr) {
     return absl::StrFormat("needs KSM to run; echo 1 > %s, or %s", kKsmRun, kLeave);
   }
-  // As it comes, KSM looks at 100 pages every 20 ms: a pass over a guest would take minutes.
+  // By default KSM examines 100 pages every 20 ms: a pass over a guest would take minutes.
   for (const auto& [knob, value] :
        {std::pair{kKsmPagesToScan, "5000"}, {kKsmSleepMs, "5"}, {kKsmRun, "1"}}) {
     if (const absl::Status set = changes->SetKnob(knob, value); !set.ok()) {
@@ -89,7 +89,8 @@ std::string ProvideMovingPages() {
   return uffd.ok() ? "" : "needs UFFDIO_MOVE, which Linux 6.8 has";
 }
 
-// process_madvise(2) of another process asks for it, whoever the processes belong to.
+// process_madvise(2) on another process needs this capability, even if both processes have the same
+// user.
 std::string MayAdviseOthers() {
   return HasCapability(CAP_SYS_NICE) ? "" : "needs CAP_SYS_NICE for process_madvise; run as root";
 }
@@ -114,13 +115,12 @@ std::string Provide(HostNeed need, uint64_t memory_bytes, HostChanges* changes) 
 
 }  // namespace
 
-ChurnLimits ProvideForChurn(Backing backing, uint64_t memory_bytes, const ChurnRates& wanted,
+ChurnLimits ProvideForChurn(ChurnLimits limits, uint64_t memory_bytes, const ChurnRates& wanted,
                             HostChanges* changes) {
-  ChurnLimits limits{.backing = backing};
-  std::map<HostNeed, std::string> why_not;  // each need is looked at once
+  std::map<HostNeed, std::string> why_not;  // each need is checked only once
   for (const ChurnKindInfo& info : kChurnKinds) {
-    if (info.host == HostNeed::kNothing || !limits.WhyNot(info.kind).empty()) continue;
-    // Nothing is changed for a kind that nobody asked for.
+    if (info.host == HostNeed::kNothing || !limits.UnavailableReason(info.kind).empty()) continue;
+    // The host is not changed for a kind that was not requested.
     HostChanges* const leave = wanted.count(info.kind) != 0 ? changes : nullptr;
     const auto known = why_not.find(info.host);
     const bool satisfied = known != why_not.end() && known->second.empty();
@@ -129,7 +129,7 @@ ChurnLimits ProvideForChurn(Backing backing, uint64_t memory_bytes, const ChurnR
     if (!why.empty()) limits.unavailable[info.kind] = why;
   }
   const std::string why = MayAdviseOthers();
-  if (!why.empty() && limits.WhyNot(ChurnKind::kAdversary).empty()) {
+  if (!why.empty() && limits.UnavailableReason(ChurnKind::kAdversary).empty()) {
     limits.unavailable[ChurnKind::kAdversary] = why;
   }
   return limits;

@@ -1,21 +1,23 @@
-// What kinds of churn need of the host as a whole: swap space, KSM, compaction, a second node. What
-// it does not offer as it is can be provided for the run, with the operator's leave.
+// Provides what kinds of churn need from the host as a whole: swap space, KSM, compaction, a second
+// node. If the host does not offer it, it can be provided for the run, with the operator's
+// permission.
 //
-// Thread safety: before the machine starts.
+// Thread safety: one thread, before the machine starts.
 
 #ifndef UNDERFOOT_VMM_CHURN_HOST_NEEDS_H_
 #define UNDERFOOT_VMM_CHURN_HOST_NEEDS_H_
 
 #include <cstdint>
 
-#include "vmm/churn_limits.h"
+#include "vmm/config/churn_limits.h"
 #include "vmm/host/host_changes.h"
 
 namespace underfoot {
 
-// Looks at what the kinds in `wanted` need. `changes`: nullptr without leave to change the host.
-// What can neither be found nor provided makes its kinds unavailable, with the reason.
-ChurnLimits ProvideForChurn(Backing backing, uint64_t memory_bytes, const ChurnRates& wanted,
+// `limits`: those of the machine, to which those of the host are added. Checks what the kinds in
+// `wanted` need. `changes`: nullptr if the run may not change the host. If
+// a need can be neither found nor provided, its kinds become unavailable, with the reason.
+ChurnLimits ProvideForChurn(ChurnLimits limits, uint64_t memory_bytes, const ChurnRates& wanted,
                             HostChanges* changes);
 
 }  // namespace underfoot

@@ -12,10 +12,12 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "mmu/check.h"
+#include "mmu/base/check.h"
 #include "vmm/churn/forking.h"
+#include "vmm/churn/page_evidence.h"
 #include "vmm/churn/page_merging.h"
 #include "vmm/churn/whole_host.h"
+#include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot {
 namespace {
@@ -23,10 +25,21 @@ namespace {
 constexpr uint64_t kMaxPages = 64;
 constexpr uint64_t kMaxProtectedPages = 8;
 constexpr uint64_t kForkedPages = 32;
-// Long enough for vCPUs to run into it.
+// Long enough that vCPUs fault on the protected range.
 constexpr absl::Duration kProtectionLasts = absl::Microseconds(100);
 constexpr absl::Duration kSlotIsAway = absl::Milliseconds(1);
 constexpr absl::Duration kChildLives = absl::Milliseconds(3);
+
+// True for EAGAIN, and for kinds that need descriptors or a process also for the lack of those: the
+// host could not do the operation at this moment. Not for kinds that bring pages back, because
+// these may have stopped half-way.
+bool LackedAResource(ChurnKind kind, const absl::Status& status) {
+  if (kind == ChurnKind::kMemslot || kind == ChurnKind::kMove || kind == ChurnKind::kRemap) {
+    return false;
+  }
+  const bool opens = kind == ChurnKind::kAdversary || kind == ChurnKind::kCompact;
+  return absl::IsUnavailable(status) || (opens && absl::IsResourceExhausted(status));
+}
 
 }  // namespace
 
@@ -41,8 +54,12 @@ std::vector<const RamSlot*> ChurnOperations::SlotsWith(Content content) const {
   return slots;
 }
 
+// The host takes and protects hugetlb pages only as a whole.
 ChurnOperations::Target ChurnOperations::Pick(Content content, uint64_t max_pages,
                                               uint64_t random) const {
+  if (const HugePages huge = memory_.huge_pages(); IsHugetlb(huge)) {
+    return PickBlock(content, HostPageBytes(huge), random);
+  }
   const std::vector<const RamSlot*> slots = SlotsWith(content);
   std::mt19937_64 draw(random);
   const RamSlot& slot = *slots[draw() % slots.size()];
@@ -53,13 +70,14 @@ ChurnOperations::Target ChurnOperations::Pick(Content content, uint64_t max_page
   return {&slot, PageRangeOf(first, pages)};
 }
 
-// An empty range: no slot holds a block.
-ChurnOperations::Target ChurnOperations::PickBlock(uint64_t random) const {
+// An aligned block of `bytes`. Returns an empty range if no slot holds one.
+ChurnOperations::Target ChurnOperations::PickBlock(Content content, uint64_t bytes,
+                                                   uint64_t random) const {
   std::mt19937_64 draw(random);
-  std::vector<const RamSlot*> slots = SlotsWith(Content::kKept);
+  std::vector<const RamSlot*> slots = SlotsWith(content);
   std::shuffle(slots.begin(), slots.end(), draw);
   for (const RamSlot* slot : slots) {
-    if (const auto block = HugePageChurn::BlockIn(*slot, draw())) return {slot, *block};
+    if (const auto block = HugePageChurn::BlockIn(*slot, bytes, draw())) return {slot, *block};
   }
   return {slots.front(), {slots.front()->hva, slots.front()->hva}};
 }
@@ -88,11 +106,13 @@ ChurnOperations::Target ChurnOperations::TargetOf(ChurnKind kind, uint64_t rando
       return Pick(Content::kKept, kMaxProtectedPages, random);
     case ChurnKind::kCollapse:
     case ChurnKind::kSplit:
-      return PickBlock(random);
+      return PickBlock(Content::kKept, kBlockBytes, random);
     case ChurnKind::kCompact:
       return {&memory_.slots().front(), memory_.hvas()};
     case ChurnKind::kMemslot: {
-      Target target = Pick(Content::kKept, 1, random);
+      const std::vector<const RamSlot*> slots = SlotsWith(Content::kKept);
+      Target target;
+      target.slot = slots[std::mt19937_64(random)() % slots.size()];
       target.range = target.slot->hvas();
       target.to_another_gpa = random % 2 != 0;
       return target;
@@ -110,18 +130,41 @@ absl::StatusOr<ChurnResult> ChurnOperations::Run(ChurnKind kind, uint64_t random
     return result;
   }
   Coverage::Operation operation(coverage_, kind, target.range);
-  const absl::StatusOr<ChurnOutcome> outcome = RunOn(kind, target);
+  if (kind == ChurnKind::kAdversary) {
+    const absl::StatusOr<pid_t> adversary = StartAdversary();
+    if (!adversary.ok()) return adversary.status();
+    operation.ActsAs(*adversary);
+  }
+  const PageEvidence evidence(source_.pagemap(), kind, target.range);
+  absl::StatusOr<ChurnOutcome> outcome = RunOn(kind, target);
+  if (LackedAResource(kind, outcome.status())) outcome = ChurnOutcome::kDeclined;
   if (!outcome.ok()) return outcome.status();
-  result.outcome = *outcome;
-  if (*outcome == ChurnOutcome::kDeclined) operation.Decline();
+  switch (*outcome) {
+    case ChurnOutcome::kDone:
+      operation.Changed({true, true, evidence.KernelHasToReport()});
+      break;
+    case ChurnOutcome::kNothingThere:
+      operation.Changed({});
+      break;
+    case ChurnOutcome::kDeclined:
+      operation.Decline();
+      result.outcome = ChurnOutcome::kDeclined;
+      break;
+  }
   return result;
 }
 
 absl::StatusOr<ChurnOutcome> ChurnOperations::RunOn(ChurnKind kind, const Target& target) {
   if (LaneOf(kind) == ChurnLane::kSlow) return RunSlow(kind, target);
   if (kind == ChurnKind::kMove || kind == ChurnKind::kRemap) return Relocate(kind, target.range);
+  if (kind == ChurnKind::kDiscard) {
+    const absl::StatusOr<uint64_t> gone = hooks_.Discard(target.range);
+    if (!gone.ok()) return gone.status();
+    return *gone == 0 ? ChurnOutcome::kNothingThere : ChurnOutcome::kDone;
+  }
   const absl::Status done = Call(kind, target);
-  // Before Linux 6.3 only inside one mapping, and the slow lane cuts them up for a while.
+  // Before Linux 6.3 the call works only inside one mapping, and the slow lane splits mappings for
+  // a while.
   if (kind == ChurnKind::kWp && absl::IsNotFound(done)) return ChurnOutcome::kDeclined;
   if (!done.ok()) return done;
   return ChurnOutcome::kDone;
@@ -145,13 +188,15 @@ absl::StatusOr<ChurnOutcome> ChurnOperations::RunSlow(ChurnKind kind, const Targ
     case ChurnKind::kMerge:
       return Merge(target);
     case ChurnKind::kFork:
-      return ForkWith(hooks_, target.range, kChildLives);
+      return ForkWith(target.range, kChildLives);
     case ChurnKind::kCompact:
       return CompactHostMemory();
     case ChurnKind::kMigrate:
       return MigrateToAnotherNode(target.range);
     case ChurnKind::kAdversary:
-      if (absl::Status done = ReclaimFromOutside(target.range); !done.ok()) return done;
+      if (absl::Status done = adversary_->Advise(target.range, MADV_PAGEOUT); !done.ok()) {
+        return done;
+      }
       return ChurnOutcome::kDone;
     default:
       return absl::InternalError(
@@ -159,25 +204,23 @@ absl::StatusOr<ChurnOutcome> ChurnOperations::RunSlow(ChurnKind kind, const Targ
   }
 }
 
-// The kinds that are one call, or a few, and cannot be declined.
+// The kinds that consist of one call, or a few, and cannot be declined.
 absl::Status ChurnOperations::Call(ChurnKind kind, const Target& target) {
   switch (kind) {
-    case ChurnKind::kDiscard:
-      return hooks_.Discard(target.range);
     case ChurnKind::kZap:
       UNDERFOOT_CHECK(memory_.backing() == Backing::kMemfd,
                       "zap would lose the content of private memory", target.range.begin.value, 0);
-      return hooks_.Madvise(target.range, MADV_DONTNEED);
+      return hooked::Madvise(target.range, MADV_DONTNEED);
     case ChurnKind::kPunch:
       return Punch(target);
     case ChurnKind::kFree:
-      return hooks_.Madvise(target.range, MADV_FREE);
+      return hooked::Madvise(target.range, MADV_FREE);
     case ChurnKind::kPageout:
-      return hooks_.Madvise(target.range, MADV_PAGEOUT);
+      return hooked::Madvise(target.range, MADV_PAGEOUT);
     case ChurnKind::kCold:
-      return hooks_.Madvise(target.range, MADV_COLD);
+      return hooked::Madvise(target.range, MADV_COLD);
     case ChurnKind::kWp:
-      return hooks_.WriteProtect(target.range);
+      return hooked::WriteProtect(uffd_, target.range);
     case ChurnKind::kProtect:
       return Protect(target);
     case ChurnKind::kMemslot:
@@ -192,11 +235,11 @@ absl::Status ChurnOperations::Call(ChurnKind kind, const Target& target) {
 
 absl::Status ChurnOperations::Punch(const Target& target) {
   const uint64_t offset = target.slot->gpa.value + (target.range.begin - target.slot->hva);
-  return hooks_.PunchHole(memory_.fd(), offset, target.range.size());
+  return hooked::PunchHole(memory_.fd(), offset, target.range.size());
 }
 
 absl::Status ChurnOperations::Protect(const Target& target) {
-  MmHooks::Protection protection(hooks_, target.range, PROT_READ);
+  hooked::Protection protection(target.range, PROT_READ);
   absl::SleepFor(kProtectionLasts);
   return protection.status();
 }
@@ -211,31 +254,32 @@ absl::Status ChurnOperations::TakeSlotAway(const Target& target) {
                                : memory_.AddSlot(slot, mmu_, vm_, gate_);
 }
 
-// Pages that the guest has written differ; those that it may lose are made equal first.
+// Pages that the guest has written have different contents. Pages whose content may be lost are
+// therefore made equal first.
 absl::StatusOr<ChurnOutcome> ChurnOperations::Merge(const Target& target) {
-  if (absl::Status gone = hooks_.Madvise(target.range, MADV_DONTNEED); !gone.ok()) return gone;
+  if (absl::Status gone = hooked::Madvise(target.range, MADV_DONTNEED); !gone.ok()) return gone;
   {
     Reader reader(mmu_.readers());
     const Gfn gfn = GfnOf(target.slot->gpa + (target.range.begin - target.slot->hva));
     const GfnRange gfns{gfn, gfn + (target.range.size() >> kPageShift)};
     if (mmu_.range_faults().FaultIn(reader, gfns, Access::kWrite).outcome !=
-        FaultOutcome::kMapped) {
-      return ChurnOutcome::kDeclined;  // its memslot is away
+        FaultInOutcome::kMapped) {
+      return ChurnOutcome::kDeclined;  // its memslot is deleted at this moment
     }
   }
-  return MergePages(hooks_, target.range, [this] { return hurry_.load(kRelaxed); });
+  return MergePages(target.range, [this] { return hurry_.load(kRelaxed); });
 }
 
-absl::Status ChurnOperations::ReclaimFromOutside(HvaRange range) {
+absl::StatusOr<pid_t> ChurnOperations::StartAdversary() {
   if (!adversary_.has_value()) {
     absl::StatusOr<Adversary> adversary = Adversary::Start();
     if (!adversary.ok()) return std::move(adversary).status();
     adversary_.emplace(*std::move(adversary));
   }
-  return adversary_->Advise(range, MADV_PAGEOUT);
+  return adversary_->pid();
 }
 
-// As a library would that knows nothing of guests.
+// Makes the raw system call, as a library that bypasses the hooks would.
 absl::Status ChurnOperations::DiscardPastTheHooks(const Target& target) {
   if (syscall(SYS_madvise, target.range.begin.value, target.range.size(), MADV_DONTNEED) == 0) {
     return absl::OkStatus();

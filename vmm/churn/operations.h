@@ -1,23 +1,26 @@
-// One operation of each kind of churn on guest RAM.
+// Executes one operation of any kind of churn on guest RAM.
 //
-// What each does to content (I12); which source must see it is a column of kChurnKinds:
-//   discard, punch, foreign   gone, reads as zeroes; discardable pages only
-//   free                      gone or kept, the host decides when; discardable pages only
-//   zap                       memfd: kept, the page table entry goes
+// What each kind does to the content of pages (I12). The column `duties` of kChurnKinds has which
+// source must observe it.
+//   discard, punch, foreign   removed, reads as zeroes; only on discardable pages
+//   free                      removed or kept, the host decides when; only on discardable pages
+//   zap                       memfd: kept; the page table entry is removed
 //   pageout, adversary        kept, in swap space
-//   cold                      kept, where it is
+//   cold                      kept, in place
 //   collapse, split, merge, compact, migrate   kept, in other frames
 //   fork                      kept; a write moves it to another frame while the child lives
-//   move                      kept, or gone where a vCPU was faster; discardable pages only
-//   remap                     kept, accesses wait while it is away
-//   wp                        kept, the next write faults
-//   protect                   kept, writes wait while it lasts
-//   memslot                   kept, accesses are carried out by the VMM
+//   move                      kept, or lost if a vCPU faulted first; only on discardable pages
+//   remap                     kept; accesses wait while the mapping is away
+//   wp                        kept; the next write faults
+//   protect                   kept; writes wait during the protection
+//   memslot                   kept; the VMM performs the accesses meanwhile
 //
-// Thread safety: any thread; the kinds of one lane from one thread at a time.
+// Thread safety: any thread, but only one thread at a time for the kinds of one lane.
 
 #ifndef UNDERFOOT_VMM_CHURN_OPERATIONS_H_
 #define UNDERFOOT_VMM_CHURN_OPERATIONS_H_
+
+#include <sys/types.h>
 
 #include <atomic>
 #include <cstdint>
@@ -30,51 +33,53 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "mmu/mmu.h"
+#include "vmm/audit/coverage.h"
 #include "vmm/churn/adversary.h"
 #include "vmm/churn/huge_pages.h"
 #include "vmm/churn/outcome.h"
 #include "vmm/churn/relocation.h"
 #include "vmm/churn/schedule.h"
-#include "vmm/churn_kind.h"
-#include "vmm/coverage/coverage.h"
-#include "vmm/kvm.h"
-#include "vmm/memory/guest_memory.h"
-#include "vmm/memory/mm_hooks.h"
-#include "vmm/memory/userfaultfd.h"
+#include "vmm/config/churn_kind.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/ram/guest_memory.h"
+#include "vmm/ram/userfaultfd.h"
+#include "vmm/sources/hooks/mm_hooks.h"
 
 namespace underfoot {
 
 class ChurnOperations {
  public:
-  // `gate`: for changes of KVM's memslots; `source`: of `memory`.
+  // `gate`: for changes of KVM's memslots. `source`: the page source of `memory`.
   ChurnOperations(GuestMemory& memory, Mmu& mmu, Vm& vm, MmHooks& hooks, Userfaultfd& uffd,
                   Coverage& coverage, GuestPageSource& source, KvmGate gate)
       : memory_(memory),
         mmu_(mmu),
         vm_(vm),
         hooks_(hooks),
+        uffd_(uffd),
         coverage_(coverage),
+        source_(source),
         gate_(std::move(gate)),
-        huge_pages_(mmu, hooks, uffd),
+        huge_pages_(mmu, uffd, memory.huge_pages()),
         relocation_(mmu.notifier(), hooks, uffd, source) {}
 
-  // `random` decides about the pages.
+  // `random` selects the pages.
   [[nodiscard]] absl::StatusOr<ChurnResult> Run(ChurnKind kind, uint64_t random);
 
-  // An operation that takes its time ends soon, and so does each one from here on.
+  // With `on`, the operation in progress and all later ones shorten their waits.
   void Hurry(bool on) { hurry_.store(on, kRelaxed); }
 
  private:
   struct Target {
     const RamSlot* slot = nullptr;
     HvaRange range;
-    bool to_another_gpa = false;  // of a memslot: moved, and not deleted
+    bool to_another_gpa = false;  // for memslot: the slot is moved and not deleted
   };
   enum class Content : uint8_t { kKept, kMayGo };
 
   std::vector<const RamSlot*> SlotsWith(Content content) const;
   Target Pick(Content content, uint64_t max_pages, uint64_t random) const;
-  Target PickBlock(uint64_t random) const;
+  Target PickBlock(Content content, uint64_t bytes, uint64_t random) const;
   Target TargetOf(ChurnKind kind, uint64_t random) const;
   absl::StatusOr<ChurnOutcome> RunOn(ChurnKind kind, const Target& target);
   absl::StatusOr<ChurnOutcome> RunSlow(ChurnKind kind, const Target& target)
@@ -86,22 +91,25 @@ class ChurnOperations {
   absl::Status Protect(const Target& target);
   absl::Status TakeSlotAway(const Target& target);
   absl::StatusOr<ChurnOutcome> Merge(const Target& target);
-  absl::Status ReclaimFromOutside(HvaRange range);
+  absl::StatusOr<pid_t> StartAdversary();
   static absl::Status DiscardPastTheHooks(const Target& target);
 
   GuestMemory& memory_;
   Mmu& mmu_;
   Vm& vm_;
   MmHooks& hooks_;
+  Userfaultfd& uffd_;
   Coverage& coverage_;
+  GuestPageSource& source_;
   const KvmGate gate_;
   HugePageChurn huge_pages_;
   Relocation relocation_;
-  std::optional<Adversary> adversary_;  // of the lane that runs it; started when first needed
-  // Held across an operation of the slow lane, which wants its range mapped all the time. Order:
-  // outermost but for Machine's. Only tried by what takes mappings away.
+  // Used by the lane that runs this kind; started when first needed.
+  std::optional<Adversary> adversary_;
+  // Held during an operation of the slow lane, which needs its range to stay mapped. Order:
+  // outermost, except for Machine's. Operations that remove mappings only try to take it.
   absl::Mutex mappings_stay_;
-  // Relaxed: it only ends a wait early.
+  // Relaxed: the flag only ends a wait early.
   std::atomic<bool> hurry_{false};
 };
 

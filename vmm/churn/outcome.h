@@ -1,4 +1,4 @@
-// How an operation of churn came out.
+// The outcome of an operation of churn.
 //
 // Thread safety: a value.
 
@@ -7,16 +7,17 @@
 
 #include <cstdint>
 
-#include "mmu/types.h"
+#include "mmu/base/types.h"
 
 namespace underfoot {
 
 enum class [[nodiscard]] ChurnOutcome : uint8_t{
     kDone,
-    kDeclined,  // the host had a reason not to do it just now; nothing has changed
+    kDeclined,      // the host could not do it at this moment; nothing has changed
+    kNothingThere,  // done, but no page was there that it could change
 };
 
-// What an operation was done to and how it came out.
+// The memory that an operation acted on, and its outcome.
 struct ChurnResult {
   Gpa gpa;
   uint64_t bytes = 0;

@@ -7,8 +7,10 @@
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/churn/host_knobs.h"
 #include "vmm/host/knob.h"
+#include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot {
 namespace {
@@ -23,19 +25,18 @@ uint64_t FullScans() {
 
 }  // namespace
 
-absl::StatusOr<ChurnOutcome> MergePages(MmHooks& hooks, HvaRange range,
-                                        const std::function<bool()>& stop) {
-  if (absl::Status marked = hooks.Madvise(range, MADV_MERGEABLE); !marked.ok()) return marked;
-  // The scan under way may have passed the range: two whole ones begin after it.
+absl::StatusOr<ChurnOutcome> MergePages(HvaRange range, const std::function<bool()>& stop) {
+  if (absl::Status marked = hooked::Madvise(range, MADV_MERGEABLE); !marked.ok()) return marked;
+  // The scan in progress may have passed the range already; two complete scans begin after it.
   const uint64_t enough = FullScans() + 3;
-  const absl::Time end = absl::Now() + kPatience;
+  const absl::Duration end = MonotonicNow() + kPatience;
   bool scanned = false;
-  while (!stop() && absl::Now() < end) {
+  while (!stop() && MonotonicNow() < end) {
     scanned = FullScans() >= enough;
     if (scanned) break;
     absl::SleepFor(kLook);
   }
-  if (absl::Status taken = hooks.Madvise(range, MADV_UNMERGEABLE); !taken.ok()) return taken;
+  if (absl::Status taken = hooked::Madvise(range, MADV_UNMERGEABLE); !taken.ok()) return taken;
   return scanned ? ChurnOutcome::kDone : ChurnOutcome::kDeclined;
 }
 

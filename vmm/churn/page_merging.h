@@ -1,4 +1,4 @@
-// Churn by KSM: equal pages are merged into one read-only page and broken apart again.
+// Churn by KSM: equal pages are merged into one read-only page and separated again.
 //
 // Thread safety: any thread, outside of read sections.
 // After: Documentation/admin-guide/mm/ksm.rst.
@@ -10,15 +10,13 @@
 
 #include "absl/status/statusor.h"
 #include "vmm/churn/outcome.h"
-#include "vmm/memory/mm_hooks.h"
 
 namespace underfoot {
 
-// Lets KSM have `range` for two of its full scans, which is what it takes to merge, then takes the
-// pages out again. `range` may hold anything. Declined when the scans do not end in time, or when
-// `stop` says so: whatever was merged is broken apart in any case.
-absl::StatusOr<ChurnOutcome> MergePages(MmHooks& hooks, HvaRange range,
-                                        const std::function<bool()>& stop);
+// Lets KSM scan `range` in two full scans, which it needs to merge, and then unmerges the pages.
+// `range` may have any content. Declined if the scans do not end in time, or if `stop` returns
+// true. Merged pages are separated in any case.
+absl::StatusOr<ChurnOutcome> MergePages(HvaRange range, const std::function<bool()>& stop);
 
 }  // namespace underfoot
 

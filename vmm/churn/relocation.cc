@@ -8,12 +8,12 @@
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "mmu/mutant.h"
+#include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot {
 namespace {
 
-// Long enough for vCPUs to run into the hole.
+// Long enough that vCPUs fault in the hole.
 constexpr absl::Duration kStaysAway = absl::Microseconds(50);
 
 absl::StatusOr<Hva> Reserve(uint64_t bytes, int protection) {
@@ -34,11 +34,16 @@ absl::StatusOr<ChurnOutcome> Relocation::Remap(HvaRange range) {
   if (!room.ok()) return room.status();
   const MmHooks::Absence absence(hooks_, range);
   const PageInGate::Shut shut(source_.gate(), range);
-  // An empty mapping stays: into a hole another thread's mmap could come.
-  const int stays = UNDERFOOT_MUTANT("remap-leaves-a-hole") ? 0 : MREMAP_DONTUNMAP;
-  if (absl::Status gone = hooks_.Mremap(range, *room, stays); !gone.ok()) return gone;
+  // An empty mapping stays behind: another thread's mmap could use a hole. EFAULT: the range
+  // consists of several mappings, because another thread has mapped a part of it anew. EINVAL: this
+  // kernel has no MREMAP_DONTUNMAP for such memory. EAGAIN: over RLIMIT_MEMLOCK.
+  if (absl::Status gone = hooked::Mremap(range, *room, MREMAP_DONTUNMAP); !gone.ok()) {
+    // In both cases nothing has moved.
+    if (absl::IsInvalidArgument(gone) || absl::IsUnavailable(gone)) return ChurnOutcome::kDeclined;
+    return gone;
+  }
   absl::SleepFor(kStaysAway);
-  if (absl::Status back = hooks_.Mremap({*room, *room + range.size()}, range.begin); !back.ok()) {
+  if (absl::Status back = hooked::Mremap({*room, *room + range.size()}, range.begin); !back.ok()) {
     return back;
   }
   return ChurnOutcome::kDone;
@@ -61,29 +66,27 @@ absl::StatusOr<Relocation::Room*> Relocation::RoomForPages() {
   return room_.get();
 }
 
-// Not by the answer of UFFDIO_MOVE: Linux 6.18 says EEXIST of a page that it has moved when the
-// page was on its way to or from swap space meanwhile.
+// The result of UFFDIO_MOVE is not used: Linux 6.18 returns EEXIST for a page that it has moved, if
+// the page was on its way to or from swap space at that time.
 bool Relocation::IsIn(Hva room_page) const {
   const PagemapEntry entry = source_.pagemap().Read(room_page);
   return entry.present || entry.swapped;
 }
 
-// A page that is pinned, or shared with a child just now, stays where it is; so does a hole.
+// A page that is pinned, or shared with a child at this moment, stays where it is. So does a hole.
 bool Relocation::MoveOut(Hva from, Room& room, Hva to) {
-  if (IsIn(to)) return false;  // of a move that failed
-  const absl::Status moved = hooks_.Move(room.uffd, PageRangeOf(from), to);
-  return UNDERFOOT_MUTANT("move-out-believes-the-answer") ? moved.ok() : IsIn(to);
+  if (IsIn(to)) return false;  // left there by a failed move
+  static_cast<void>(hooked::Move(room.uffd, PageRangeOf(from), to));
+  return IsIn(to);
 }
 
-// Reclaim and migration hold a page for a moment, and it cannot be moved meanwhile.
+// Reclaim and migration hold a page for a moment, and it cannot be moved during that time.
 absl::Status Relocation::MoveBack(Hva from, Hva to) {
   constexpr int kTries = 1000;
   absl::Status back;
   for (int i = 0; i < kTries; ++i) {
-    back = hooks_.Move(uffd_, PageRangeOf(from), to);
-    if (UNDERFOOT_MUTANT("move-back-believes-the-answer") ? back.ok() : !IsIn(from)) {
-      return absl::OkStatus();
-    }
+    back = hooked::Move(uffd_, PageRangeOf(from), to);
+    if (!IsIn(from)) return absl::OkStatus();
     absl::SleepFor(absl::Microseconds(10));
   }
   return back.ok() ? absl::InternalError("a page that was moved away does not come back") : back;
@@ -94,7 +97,7 @@ absl::StatusOr<ChurnOutcome> Relocation::Move(HvaRange range) {
   if (absl::IsUnimplemented(room.status())) return ChurnOutcome::kDeclined;
   if (!room.ok()) return room.status();
   const Hva base = (*room)->base;
-  uint64_t gone = 0;  // a bit a page
+  uint64_t gone = 0;  // one bit for each page
   const InvalidationScope away(notifier_, {range, InvalidationKind::kUnmap});
   const PageInGate::Shut shut(source_.gate(), range);
   for (uint64_t at = 0; at < range.size(); at += kPageSize) {
@@ -104,7 +107,8 @@ absl::StatusOr<ChurnOutcome> Relocation::Move(HvaRange range) {
   for (uint64_t at = 0; at < range.size(); at += kPageSize) {
     if ((gone >> (at / kPageSize) & 1) != 0) back.Update(MoveBack(base + at, range.begin + at));
   }
-  if (!back.ok()) return back;  // what did not come back stays in the room, and is not overwritten
+  // A page that did not come back stays in the room and is not overwritten.
+  if (!back.ok()) return back;
   if (madvise(PointerOf(base), range.size(), MADV_DONTNEED) != 0) {
     return absl::ErrnoToStatus(errno, "emptying the room for pages that are away");
   }

@@ -1,5 +1,5 @@
-// Churn that takes pages out of guest RAM and brings them back: as mappings (mremap) and as pages
-// (UFFDIO_MOVE). The range is in flight meanwhile, so nobody brings in others.
+// Churn that moves pages out of guest RAM and back: as mappings (mremap) and as pages
+// (UFFDIO_MOVE). The range is in flight during that time, so no other pages are faulted in there.
 //
 // Thread safety: one thread at a time, outside of read sections.
 
@@ -11,9 +11,9 @@
 #include "absl/status/statusor.h"
 #include "mmu/notifier.h"
 #include "vmm/churn/outcome.h"
-#include "vmm/memory/guest_page_source.h"
-#include "vmm/memory/mm_hooks.h"
-#include "vmm/memory/userfaultfd.h"
+#include "vmm/ram/guest_page_source.h"
+#include "vmm/ram/userfaultfd.h"
+#include "vmm/sources/hooks/mm_hooks.h"
 
 namespace underfoot {
 
@@ -27,15 +27,15 @@ class Relocation {
   Relocation(const Relocation&) = delete;
   Relocation& operator=(const Relocation&) = delete;
 
-  // The mapping goes away and comes back, with its content. A vCPU that needs a page of it waits.
+  // Moves the mapping away and back, with its content. A vCPU that needs one of its pages waits.
   absl::StatusOr<ChurnOutcome> Remap(HvaRange range);
-  // The pages go away and come back, with their content. One that cannot be moved stays. A vCPU
-  // that runs into the hole waits. Declined when none could be moved, or by a kernel before 6.8. An
-  // error means that content is lost.
+  // Moves the pages away and back, with their content. A page that cannot be moved stays. A vCPU
+  // that faults in the hole waits. Declined if no page could be moved, or by a kernel before 6.8.
+  // An error means that content is lost.
   absl::StatusOr<ChurnOutcome> Move(HvaRange range);
 
  private:
-  // Room of kMaxPages for pages that are away.
+  // An area of kMaxPages for the pages that are moved away.
   struct Room {
     Hva base;
     Userfaultfd uffd;

@@ -1,5 +1,5 @@
-// Which operation comes next, and when: a pure function of the rates and the seed, whatever the
-// time is, so that a run can be repeated.
+// Decides which operation comes next, and when. It is a pure function of the rates and the seed and
+// does not depend on the current time, so that a run can be repeated.
 //
 // Thread safety: one thread.
 
@@ -12,12 +12,12 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "vmm/churn_kind.h"
+#include "vmm/config/churn_kind.h"
 
 namespace underfoot {
 
-// Operations that wait for the vCPUs, or for the host to do a lot, take a thousand times as long as
-// the others: each sort has a lane, that is a schedule and a thread, of its own.
+// Operations that wait for the vCPUs, or for long work of the host, take a thousand times as long
+// as the others. Therefore each of these classes has its own lane: a schedule and a thread.
 enum class ChurnLane : uint8_t { kPages, kMemslots, kSlow };
 inline constexpr size_t kChurnLanes = 3;
 
@@ -42,19 +42,19 @@ class ChurnSchedule {
  public:
   struct Step {
     ChurnKind kind;
-    absl::Duration due;  // since the start of the schedule
-    uint64_t random;     // what the operation draws its pages from
+    absl::Duration due;  // the time since the start of the schedule
+    uint64_t random;     // the operation selects its pages by this number
   };
 
-  // The kinds of one lane.
+  // A schedule of the kinds of one lane.
   ChurnSchedule(const ChurnRates& rates, uint64_t seed, ChurnLane lane);
 
   bool empty() const { return series_.empty(); }
-  // Not when empty.
+  // Must not be called on an empty schedule.
   Step Next();
 
  private:
-  // The operations of one kind, at even distances.
+  // The operations of one kind, at equal intervals.
   struct Series {
     ChurnKind kind;
     absl::Duration period;

@@ -1,12 +1,17 @@
 #include "vmm/churn/script.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <array>
+#include <cerrno>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
 
 #include "absl/strings/str_format.h"
-#include "mmu/mutant.h"
 
 namespace underfoot {
 namespace {
@@ -21,33 +26,101 @@ absl::Status BadLine(const std::string& path, size_t line, std::string_view why)
       absl::StrFormat("%s, line %u: %s; give a file that --record has written", path, line, why));
 }
 
-// Throws Json::exception.
-std::optional<ScriptedOperation> OperationOf(const Json& json) {
-  const std::optional<ChurnKind> kind = FindChurnKind(json.at("kind").get<std::string>());
-  const auto lane = json.at("lane").get<uint64_t>();
-  const auto outcome = json.at("outcome").get<std::string>();
-  if (!kind.has_value() || lane >= kChurnLanes) return std::nullopt;
-  if (outcome != kOutcomes[0] && outcome != kOutcomes[1]) return std::nullopt;
-  ScriptedOperation operation;
-  operation.lane = static_cast<ChurnLane>(lane);
-  operation.step = {.kind = *kind,
-                    .due = absl::Microseconds(json.at("at_us").get<int64_t>()),
-                    .random = json.at("random").get<uint64_t>()};
-  operation.result = {
-      .gpa = Gpa{json.at("gpa").get<uint64_t>()},
-      .bytes = json.at("bytes").get<uint64_t>(),
-      .outcome = outcome == kOutcomes[0] ? ChurnOutcome::kDone : ChurnOutcome::kDeclined};
-  return operation;
+// Far longer than any run, and far below the largest duration.
+constexpr int64_t kLongestRunUs = int64_t{366} * 24 * 3600 * 1'000'000;
+
+// Rejects a number that is negative, fractional or too large for its type; nlohmann would convert
+// it silently. Throws Json::exception.
+template <class Number>
+std::optional<Number> NumberAt(const Json& json, const char* name) {
+  const Json& value = json.at(name);
+  if (!value.is_number_unsigned()) return std::nullopt;
+  const auto number = value.get<uint64_t>();
+  if (number > static_cast<uint64_t>(std::numeric_limits<Number>::max())) return std::nullopt;
+  return static_cast<Number>(number);
 }
 
-std::optional<ScriptMachine> MachineOf(const Json& json) {
-  ScriptMachine machine;
-  if (json.at("underfoot_churn").get<int>() != kVersion) return std::nullopt;
-  machine.memory_bytes = json.at("memory_bytes").get<uint64_t>();
-  machine.backing = json.at("backing").get<std::string>() == BackingName(Backing::kMemfd)
-                        ? Backing::kMemfd
-                        : Backing::kAnon;
-  return machine;
+// Returns what is wrong with the line, or "". Throws Json::exception.
+std::string_view ReadOperation(const Json& json, ScriptedOperation& operation) {
+  const std::optional<ChurnKind> kind = FindChurnKind(json.at("kind").get<std::string>());
+  const auto lane = NumberAt<uint64_t>(json, "lane");
+  const auto outcome = json.at("outcome").get<std::string>();
+  const auto at_us = NumberAt<int64_t>(json, "at_us");
+  const auto random = NumberAt<uint64_t>(json, "random");
+  const auto gpa = NumberAt<uint64_t>(json, "gpa");
+  const auto bytes = NumberAt<uint64_t>(json, "bytes");
+  if (!kind.has_value() || !lane.has_value() || *lane >= kChurnLanes ||
+      (outcome != kOutcomes[0] && outcome != kOutcomes[1])) {
+    return "an unknown kind, lane or outcome";
+  }
+  if (static_cast<ChurnLane>(*lane) != LaneOf(*kind)) return "a kind in another kind's lane";
+  if (!at_us.has_value() || *at_us > kLongestRunUs) return "at_us is not a time from 0 to a year";
+  if (!random.has_value() || !gpa.has_value() || !bytes.has_value()) {
+    return "random, gpa and bytes must be whole numbers from 0 on";
+  }
+  operation.lane = static_cast<ChurnLane>(*lane);
+  operation.step = {.kind = *kind, .due = absl::Microseconds(*at_us), .random = *random};
+  operation.result = {
+      .gpa = Gpa{*gpa},
+      .bytes = *bytes,
+      .outcome = outcome == kOutcomes[0] ? ChurnOutcome::kDone : ChurnOutcome::kDeclined};
+  return "";
+}
+
+// Throws Json::exception.
+std::string_view ReadMachine(const Json& json, ScriptMachine& machine) {
+  if (NumberAt<int>(json, "underfoot_churn") != kVersion) return "of another version";
+  const auto memory_bytes = NumberAt<uint64_t>(json, "memory_bytes");
+  if (!memory_bytes.has_value() || *memory_bytes == 0)
+    return "memory_bytes is not a size of memory";
+  machine.memory_bytes = *memory_bytes;
+  const auto backing = json.at("backing").get<std::string>();
+  if (backing != BackingName(Backing::kAnon) && backing != BackingName(Backing::kMemfd)) {
+    return "the backing is neither anon nor memfd";
+  }
+  machine.backing = backing == BackingName(Backing::kMemfd) ? Backing::kMemfd : Backing::kAnon;
+  if (json.contains("seed")) machine.seed = NumberAt<uint64_t>(json, "seed");
+  if (json.contains("vcpus")) machine.vcpus = NumberAt<uint32_t>(json, "vcpus");
+  if (json.contains("guest")) machine.guest = json.at("guest").get<std::string>();
+  if (json.contains("huge_pages")) {
+    const auto huge = FindHugePages(json.at("huge_pages").get<std::string>());
+    if (!huge.has_value()) return "huge_pages is none of off, thp, 2M and 1G";
+    machine.huge_pages = *huge;
+  }
+  return "";
+}
+
+absl::Status FileError(const std::string& path, std::string_view what) {
+  return absl::ErrnoToStatus(errno, absl::StrFormat("%s cannot be %s", path, what));
+}
+
+// Opens without waiting for the other end of a FIFO. `takes_device`: a character device is accepted
+// too.
+absl::StatusOr<UniqueFd> OpenFile(const std::string& path, int flags, std::string_view what,
+                                  bool takes_device) {
+  UniqueFd file(open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666));
+  struct stat info {};
+  const bool opened = file.valid() && fstat(file.get(), &info) == 0;
+  // ENXIO: a FIFO without a reader, or a socket.
+  if (!opened && errno != ENXIO) return FileError(path, what);
+  if (!opened || (!S_ISREG(info.st_mode) && !(takes_device && S_ISCHR(info.st_mode)))) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s cannot be %s: it is not a regular file; give one", path, what));
+  }
+  return file;
+}
+
+absl::StatusOr<std::string> ContentOf(const std::string& path) {
+  absl::StatusOr<UniqueFd> file = OpenFile(path, O_RDONLY, "read", /*takes_device=*/false);
+  if (!file.ok()) return std::move(file).status();
+  std::string content;
+  std::array<char, 65536> piece{};
+  for (;;) {
+    const ssize_t bytes = read(file->get(), piece.data(), piece.size());
+    if (bytes == 0) return content;
+    if (bytes > 0) content.append(piece.data(), static_cast<size_t>(bytes));
+    if (bytes < 0 && errno != EINTR) return FileError(path, "read");
+  }
 }
 
 }  // namespace
@@ -58,25 +131,38 @@ std::string ScriptedOperation::Text() const {
                          kOutcomes[static_cast<size_t>(result.outcome)]);
 }
 
+std::string ScriptMachine::OptionsMissingFrom(const ScriptMachine& other) const {
+  std::string options;
+  if (vcpus.has_value() && vcpus != other.vcpus) {
+    absl::StrAppendFormat(&options, " --vcpus %u", *vcpus);
+  }
+  if (!guest.empty() && guest != other.guest) absl::StrAppendFormat(&options, " --guest %s", guest);
+  if (seed.has_value() && seed != other.seed) absl::StrAppendFormat(&options, " --seed %u", *seed);
+  return options.empty() ? options : options.substr(1);
+}
+
 absl::StatusOr<Script> Script::Read(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) return absl::NotFoundError(absl::StrFormat("%s cannot be read", path));
+  const absl::StatusOr<std::string> content = ContentOf(path);
+  if (!content.ok()) return content.status();
   Script script;
-  std::string line;
-  for (size_t number = 1; std::getline(file, line); ++number) {
-    if (file.eof() && !UNDERFOOT_MUTANT("script-trusts-a-torn-line")) break;
-    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  size_t begin = 0;
+  for (size_t number = 1; begin < content->size(); ++number) {
+    const size_t end = content->find('\n', begin);
+    if (end == std::string::npos) break;
+    const Json json = Json::parse(content->substr(begin, end - begin), nullptr,
+                                  /*allow_exceptions=*/false);
+    begin = end == std::string::npos ? content->size() : end + 1;
     try {
       if (number == 1) {
-        const std::optional<ScriptMachine> machine = MachineOf(json);
-        if (!machine.has_value()) return BadLine(path, number, "of another version");
-        script.machine = *machine;
+        const std::string_view wrong = ReadMachine(json, script.machine);
+        if (!wrong.empty()) return BadLine(path, number, wrong);
         continue;
       }
-      std::optional<ScriptedOperation> operation = OperationOf(json);
-      if (!operation.has_value()) return BadLine(path, number, "an unknown kind, lane or outcome");
-      operation->line = number;
-      script.operations.push_back(*operation);
+      ScriptedOperation operation;
+      const std::string_view wrong = ReadOperation(json, operation);
+      if (!wrong.empty()) return BadLine(path, number, wrong);
+      operation.line = number;
+      script.operations.push_back(operation);
     } catch (const Json::exception&) {
       return BadLine(path, number, "no record of churn");
     }
@@ -87,33 +173,43 @@ absl::StatusOr<Script> Script::Read(const std::string& path) {
 
 absl::StatusOr<ScriptWriter> ScriptWriter::Create(const std::string& path,
                                                   const ScriptMachine& machine) {
-  std::ofstream file(path, std::ios::trunc);
-  file << Json::object({{"underfoot_churn", kVersion},
-                        {"memory_bytes", machine.memory_bytes},
-                        {"backing", BackingName(machine.backing)}})
-              .dump()
-       << "\n";
-  if (!file.flush()) return absl::UnavailableError(absl::StrFormat("%s cannot be written", path));
-  return ScriptWriter(path, std::move(file));
+  absl::StatusOr<UniqueFd> file =
+      OpenFile(path, O_WRONLY | O_CREAT | O_TRUNC, "written", /*takes_device=*/true);
+  if (!file.ok()) return std::move(file).status();
+  ScriptWriter writer(path, *std::move(file));
+  Json head = {{"underfoot_churn", kVersion},
+               {"memory_bytes", machine.memory_bytes},
+               {"backing", BackingName(machine.backing)},
+               {"huge_pages", HugePagesName(machine.huge_pages)}};
+  if (machine.seed.has_value()) head["seed"] = *machine.seed;
+  if (machine.vcpus.has_value()) head["vcpus"] = *machine.vcpus;
+  if (!machine.guest.empty()) head["guest"] = machine.guest;
+  writer.Write(head.dump() + "\n");
+  if (!writer.status().ok()) return writer.status();
+  return writer;
 }
 
 void ScriptWriter::Add(const ScriptedOperation& operation) {
-  file_ << Json::object({{"at_us", absl::ToInt64Microseconds(operation.step.due)},
-                         {"lane", static_cast<int>(operation.lane)},
-                         {"kind", ChurnKindName(operation.step.kind)},
-                         {"random", operation.step.random},
-                         {"gpa", operation.result.gpa.value},
-                         {"bytes", operation.result.bytes},
-                         {"outcome", kOutcomes[static_cast<size_t>(operation.result.outcome)]}})
-               .dump()
-        << "\n";
-  // A write of its own, of one microsecond: the run that is killed is the one to repeat.
-  if (!UNDERFOOT_MUTANT("record-stays-in-its-buffer")) file_.flush();
+  // Each line is one write, which takes a microsecond: the run that is killed is the one that must
+  // be repeated.
+  Write(Json::object({{"at_us", absl::ToInt64Microseconds(operation.step.due)},
+                      {"lane", static_cast<int>(operation.lane)},
+                      {"kind", ChurnKindName(operation.step.kind)},
+                      {"random", operation.step.random},
+                      {"gpa", operation.result.gpa.value},
+                      {"bytes", operation.result.bytes},
+                      {"outcome", kOutcomes[static_cast<size_t>(operation.result.outcome)]}})
+            .dump() +
+        "\n");
 }
 
-absl::Status ScriptWriter::Finish() {
-  if (file_.flush()) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrFormat("not all of %s could be written", path_));
+void ScriptWriter::Write(const std::string& line) {
+  std::string_view rest = line;
+  while (status_.ok() && !rest.empty()) {
+    const ssize_t bytes = write(file_.get(), rest.data(), rest.size());
+    if (bytes > 0) rest.remove_prefix(static_cast<size_t>(bytes));
+    if (bytes < 0 && errno != EINTR) status_ = FileError(path_, "written to its end");
+  }
 }
 
 }  // namespace underfoot

@@ -18,7 +18,7 @@
 namespace underfoot {
 namespace {
 
-// Of /proc/vmstat; 0 where the kernel does not count it.
+// The counter in /proc/vmstat; 0 if the kernel does not count this.
 uint64_t MigratedPages() {
   std::ifstream file("/proc/vmstat");
   std::string name;
@@ -52,7 +52,8 @@ absl::StatusOr<ChurnOutcome> MigrateToAnotherNode(HvaRange range) {
   }
   std::vector<int> status(pages.size(), -ENOENT);
   if (absl::Status asked = MovePages(pages, nullptr, status); !asked.ok()) return asked;
-  // From the first two nodes to each other; a page that is not there has a negative status.
+  // Moves pages from each of the first two nodes to the other. An absent page gets a negative
+  // status.
   std::vector<void*> present;
   std::vector<int> nodes;
   for (size_t i = 0; i < pages.size(); ++i) {

@@ -1,4 +1,4 @@
-// Churn that moves pages by means of the whole host: compaction, and migration between nodes.
+// Churn that moves pages with means of the whole host: compaction, and migration between nodes.
 //
 // Thread safety: any thread.
 // After: Documentation/admin-guide/sysctl/vm.rst (compact_memory), move_pages(2).
@@ -7,15 +7,15 @@
 #define UNDERFOOT_VMM_CHURN_WHOLE_HOST_H_
 
 #include "absl/status/statusor.h"
-#include "mmu/types.h"
+#include "mmu/base/types.h"
 #include "vmm/churn/outcome.h"
 
 namespace underfoot {
 
-// Declined when there was nothing to move.
+// Declined if no page was moved.
 absl::StatusOr<ChurnOutcome> CompactHostMemory();
 
-// Declined when none of the pages is there to be moved.
+// Declined if none of the pages is present.
 absl::StatusOr<ChurnOutcome> MigrateToAnotherNode(HvaRange range);
 
 }  // namespace underfoot

@@ -1,14 +1,21 @@
 #include "vmm/cli/client_commands.h"
 
+#include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "vmm/cli/console.h"
 #include "vmm/cli/views.h"
+#include "vmm/cli/wait.h"
 #include "vmm/control/client.h"
 #include "vmm/control/json.h"
 
@@ -42,10 +49,14 @@ absl::StatusOr<Json> Ask(ControlClient& client, const ClientCommand& command) {
     case ClientVerb::kWorkingSet:
       return client.Get(command.seconds.empty() ? "/v1/working-set"
                                                 : "/v1/working-set?seconds=" + command.seconds);
+    case ClientVerb::kDevices:
+      return client.Get("/v1/devices");
+    case ClientVerb::kDirty:
+      return command.take ? client.Post("/v1/dirty") : client.Get("/v1/dirty");
     case ClientVerb::kCoverage:
       return client.Get("/v1/coverage");
     case ClientVerb::kEvents:
-      break;  // a stream, no question
+      break;  // a stream, which is read elsewhere
     case ClientVerb::kChurn:
       if (command.churn.empty()) return client.Get("/v1/churn");
       return client.Put("/v1/churn", ChurnBody(command.churn));
@@ -55,14 +66,29 @@ absl::StatusOr<Json> Ask(ControlClient& client, const ClientCommand& command) {
       return PutState(client, "running");
     case ClientVerb::kQuit:
       return PutState(client, "quit");
+    case ClientVerb::kWait:
+      break;  // WaitForEnd sends the requests
   }
   return absl::InternalError("unreachable");
 }
 
-std::string View(const ClientCommand& command, const Json& answer, const Json* before) {
+// The state that is kept from one round of --watch to the next.
+struct Watch {
+  std::optional<Json> before;
+  // The columns of the first round; every line has the same columns.
+  std::vector<std::string> csv_names;
+  size_t rows = 0;  // the number of rows that fit; 0: all
+
+  const Json* earlier() const { return before.has_value() ? &*before : nullptr; }
+};
+
+std::string View(const ClientCommand& command, const Json& answer, Watch& watch) {
   switch (command.verb) {
-    case ClientVerb::kStats:
-      return StatsView(answer, before);
+    case ClientVerb::kStats: {
+      const StatsLook look{command.group, command.nonzero, watch.rows};
+      if (command.csv) return StatsCsv(answer, look, &watch.csv_names);
+      return StatsView(answer, watch.earlier(), look);
+    }
     case ClientVerb::kCaches:
       return CachesView(answer);
     case ClientVerb::kMemslots:
@@ -71,6 +97,10 @@ std::string View(const ClientCommand& command, const Json& answer, const Json* b
       return Stage2View(answer);
     case ClientVerb::kWorkingSet:
       return WorkingSetView(answer);
+    case ClientVerb::kDevices:
+      return DevicesView(answer);
+    case ClientVerb::kDirty:
+      return command.take ? TakenView(answer) : DirtyView(answer);
     case ClientVerb::kCoverage:
       return CoverageView(answer);
     case ClientVerb::kEvents:
@@ -82,58 +112,76 @@ std::string View(const ClientCommand& command, const Json& answer, const Json* b
       return VmView(answer);
     case ClientVerb::kQuit:
       return absl::StrFormat("%s ends\n", answer.at("name").get<std::string>());
+    case ClientVerb::kWait:
+      break;
   }
   return "";
 }
 
-// What is printed for one answer. A machine of another version may answer with anything.
-absl::StatusOr<std::string> Render(const ClientCommand& command, const Json& answer,
-                                   const Json* before) {
-  if (command.json) return (command.watch.has_value() ? Dump(answer) : Pretty(answer)) + "\n";
+absl::Status CheckGroup(const std::string& group, const Json& answer) {
+  if (group.empty() || answer.contains(group)) return absl::OkStatus();
+  std::string names;
+  for (const auto& [name, fields] : answer.items()) names += (names.empty() ? "" : ", ") + name;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("no group '%s'; there are %s", absl::CEscape(group.substr(0, 80)), names));
+}
+
+// Returns the text to print for one answer. The answer of another version may have any form.
+absl::StatusOr<std::string> Render(const ClientCommand& command, const Json& answer, Watch& watch) {
+  if (absl::Status known = CheckGroup(command.group, answer); !known.ok()) return known;
+  if (command.json) {
+    const Json shown =
+        command.group.empty() ? answer : Json::object({{command.group, answer.at(command.group)}});
+    return (command.watch.has_value() ? Dump(shown) : Pretty(shown)) + "\n";
+  }
   try {
-    return View(command, answer, before);
+    return View(command, answer, watch);
   } catch (const Json::exception& error) {
     return absl::InternalError(
         absl::StrFormat("the answer is not as expected (%s); --json shows it", error.what()));
   }
 }
 
-// Lines of a stream of server-sent events, put together from its pieces.
+// Prints the lines of a stream of server-sent events.
 class EventPrinter {
  public:
-  EventPrinter(bool json, std::ostream& out) : json_(json), out_(out) {}
+  EventPrinter(bool json, const Output& output) : json_(json), output_(output) {}
 
-  // False when nobody reads any more.
-  bool Take(std::string_view piece) {
+  // Returns false if the output cannot be written; then the error has been reported.
+  bool Take(std::string_view line) {
     constexpr std::string_view kData = "data: ";
-    rest_ += piece;
-    size_t begin = 0;
-    for (size_t end; (end = rest_.find('\n', begin)) != std::string::npos; begin = end + 1) {
-      const std::string_view line = std::string_view(rest_).substr(begin, end - begin);
-      if (line.starts_with(kData)) Print(line.substr(kData.size()));
+    if (line.starts_with(kData)) {
+      written_ = written_ && Print(output_, Line(line.substr(kData.size())) + "\n");
     }
-    rest_.erase(0, begin);
-    return static_cast<bool>(out_ << std::flush);
+    return written_;
   }
+  bool written() const { return written_; }
 
  private:
-  void Print(std::string_view data) {
-    if (json_) {
-      out_ << data << "\n";
-      return;
-    }
+  std::string Line(std::string_view data) const {
+    if (json_) return std::string(data);
     const Json event = Json::parse(data, nullptr, /*allow_exceptions=*/false);
     try {
-      out_ << EventLine(event) << "\n";
+      return Printable(EventLine(event));  // printable, because any process chooses its own name
     } catch (const Json::exception&) {
-      out_ << data << "\n";  // of another version
+      return Printable(data);  // the event of another version
     }
   }
 
   const bool json_;
-  std::ostream& out_;
-  std::string rest_;
+  const Output& output_;
+  bool written_ = true;
 };
+
+// Without --control the user has not said which machine is meant. Returns a line that names the one
+// that has answered; empty if the user or the answer names it.
+std::string Heading(const ClientCommand& command, const std::string& path) {
+  const bool named = command.verb == ClientVerb::kPause || command.verb == ClientVerb::kResume ||
+                     command.verb == ClientVerb::kQuit;
+  if (!command.control.empty() || command.json || command.csv || named) return "";
+  return absl::StrFormat("underfoot: the answer of %s:\n",
+                         std::filesystem::path(path).stem().string());
+}
 
 int Fail(const Output& output, const absl::Status& status) {
   output.err << "underfoot: " << std::string(status.message()) << "\n";
@@ -148,33 +196,52 @@ int RunClient(const ClientCommand& command, const SocketEnvironment& environment
   if (!path.ok()) return Fail(output, path.status());
   const absl::StatusOr<std::unique_ptr<ControlClient>> client = ControlClient::Make(*path);
   if (!client.ok()) return Fail(output, client.status());
+  const std::string heading = Heading(command, *path);
   if (command.verb == ClientVerb::kEvents) {
-    EventPrinter printer(command.json, output.out);
+    EventPrinter printer(command.json, output);
+    std::string unprinted = heading;
     const absl::Status ended = (*client)->Follow(
         command.from.has_value() ? absl::StrFormat("/v1/events?from=%u", *command.from)
                                  : "/v1/events",
-        [&](std::string_view piece) { return printer.Take(piece); });
+        [&](std::string_view line) {
+          output.err << std::exchange(unprinted, "");
+          return printer.Take(line);
+        });
+    if (!printer.written()) return kExitFailure;
     return ended.ok() ? kExitOk : Fail(output, ended);
   }
+  if (command.verb == ClientVerb::kWait) return WaitForEnd(**client, command.json, output);
+  if (command.wait) {
+    // A machine that knows that a client waits keeps its socket until the client has the result.
+    // This request makes the client known before the machine is asked to end, because the end may
+    // be immediate.
+    static_cast<void>((*client)->Get("/v1/vm"));
+    const absl::StatusOr<Json> asked = Ask(**client, command);
+    return asked.ok() ? WaitForEnd(**client, command.json, output) : Fail(output, asked.status());
+  }
   ClientCommand current = command;
-  std::optional<Json> before;
+  const bool screen = command.watch.has_value() && output.terminal && !command.json && !command.csv;
+  Watch watch;
   while (true) {
     absl::StatusOr<Json> answer = Ask(**client, current);
-    if (!answer.ok() && before.has_value() && absl::IsUnavailable(answer.status())) {
+    if (!answer.ok() && watch.before.has_value() && absl::IsUnavailable(answer.status())) {
       output.err << "underfoot: the machine has ended\n";
       return kExitOk;
     }
     if (!answer.ok()) return Fail(output, answer.status());
-    const absl::StatusOr<std::string> text =
-        Render(current, *answer, before.has_value() ? &*before : nullptr);
+    const size_t used = heading.empty() ? 1 : 2;
+    watch.rows = screen && output.rows ? std::max<size_t>(output.rows(), used + 1) - used : 0;
+    const absl::StatusOr<std::string> text = Render(current, *answer, watch);
     if (!text.ok()) return Fail(output, text.status());
-    if (command.watch.has_value() && output.terminal && !command.json) output.out << kClearScreen;
-    output.out << *text << std::flush;
+    if (!screen && !watch.before.has_value()) output.err << heading;
+    const bool apart = command.watch.has_value() && !screen && !command.json && !command.csv;
+    if (!Print(output,
+               absl::StrCat(screen ? kClearScreen + heading : "", *text, apart ? "\n" : ""))) {
+      return kExitFailure;
+    }
     if (!command.watch.has_value()) return kExitOk;
-    if (!output.out) return kExitOk;  // nobody reads any more
-    if (!output.terminal && !command.json) output.out << "\n";
-    before = *std::move(answer);
-    current.churn = {};  // a change is made once, and watched from then on
+    watch.before = *std::move(answer);
+    current.churn = {};  // the change is made once; later rounds only read
     std::this_thread::sleep_for(*command.watch);
   }
 }

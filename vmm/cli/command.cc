@@ -6,42 +6,63 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
-#include "vmm/churn_kind.h"
-#include "vmm/churn_spec.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "vmm/cli/run_arguments.h"
 #include "vmm/cli/units.h"
+#include "vmm/config/churn_kind.h"
+#include "vmm/config/churn_spec.h"
 
 namespace underfoot {
 namespace {
-
-constexpr char kVersion[] = "underfoot 0.1.0";
 
 constexpr char kMainFooter[] = R"(Examples:
   underfoot doctor                                what this machine offers
   underfoot run --churn mixed                     two vCPUs, 256 MiB, ten seconds of churn
   underfoot run --churn storm --duration 0 &      until `underfoot quit`
   underfoot stats --watch                         every counter, once a second
-  underfoot events                                what happens to its host memory, as it happens
-  underfoot stage2 0x100                          where guest frame 0x100 is right now
-Exit codes: 0 good, 1 failure, 2 wrong command line.
-`underfoot COMMAND --help` tells more.)";
+  underfoot stats uffd --nonzero                  the counters of one group that are not 0
+  underfoot events                                each change of its host memory, as it happens
+  underfoot stage2 0x1000                         where guest frame 0x1000 is right now
+Exit codes: 0 good, 1 failure, 2 wrong command line; of `run` see `underfoot run --help`.
+`underfoot COMMAND --help` explains a command.)";
+
+constexpr char kStatsFooter[] = R"(Examples:
+  underfoot stats
+  underfoot stats uffd --watch              one group, once a second, with the increase per second
+  underfoot stats --nonzero --watch 5       the counters that are not 0, every 5 seconds
+  underfoot stats --csv --watch > run.csv   a line of numbers a second, for a spreadsheet
+On a terminal --watch shows what changes fastest, and as much of the rest as fits.
+)";
+
+constexpr char kEventsFooter[] =
+    R"(An event of a hook names the call that this program made. Private memory is discarded by
+UFFDIO_MOVE, which moves the pages out; memory of a memfd by fallocate, which punches a hole.
+)";
 
 constexpr char kControlFooter[] =
-    "Without --control it asks the only machine that runs; with a name, the one of that name.";
+    "Without --control the command asks the only machine that runs. --control takes the path of a\n"
+    "socket or the name of a machine.";
 
-// What the client commands have in common, as text.
+// The arguments that all client commands have, as text.
 struct ClientArguments {
   std::string control;
   bool json = false;
+  bool csv = false;
+  bool nonzero = false;
+  std::string group;
   std::string watch;
   std::string gfn;
   std::string from;
   std::string seconds;
+  bool take = false;
   std::string churn_spec;
   bool churn_start = false;
   bool churn_stop = false;
   std::string churn_seed;
+  bool wait = false;
 };
 
 struct ClientVerbInfo {
@@ -51,19 +72,23 @@ struct ClientVerbInfo {
   bool watch;
 };
 
-constexpr std::array<ClientVerbInfo, 11> kClientVerbs = {{
+constexpr std::array<ClientVerbInfo, 14> kClientVerbs = {{
     {ClientVerb::kStats, "stats", "Show every counter of a running machine", true},
-    {ClientVerb::kCaches, "caches", "List its pfn caches", true},
-    {ClientVerb::kMemslots, "memslots", "List its memslots", true},
+    {ClientVerb::kCaches, "caches", "List the pfn caches of a running machine", true},
+    {ClientVerb::kMemslots, "memslots", "List the memslots of a running machine", true},
     {ClientVerb::kStage2, "stage2", "Walk the stage-2 table for one guest frame", true},
-    {ClientVerb::kWorkingSet, "working-set", "Show how much of its memory was touched lately",
+    {ClientVerb::kWorkingSet, "working-set", "Show how much guest memory was touched lately", true},
+    {ClientVerb::kDirty, "dirty", "Show how much guest memory was written, or take the pages",
      true},
-    {ClientVerb::kCoverage, "coverage", "Show which source saw which kind of churn", true},
-    {ClientVerb::kEvents, "events", "Follow what happens to its host memory", false},
-    {ClientVerb::kChurn, "churn", "Show or change the churn of its memory", true},
-    {ClientVerb::kPause, "pause", "Stop its vCPUs", false},
-    {ClientVerb::kResume, "resume", "Let its vCPUs run again", false},
-    {ClientVerb::kQuit, "quit", "End it, with its verdict and summary", false},
+    {ClientVerb::kDevices, "devices", "List the virtio devices and their queues", true},
+    {ClientVerb::kCoverage, "coverage", "Show which source reported which kind of churn", true},
+    {ClientVerb::kEvents, "events", "Follow the changes of a machine's host memory", false},
+    {ClientVerb::kChurn, "churn", "Show or change the churn of a running machine", true},
+    {ClientVerb::kPause, "pause", "Stop the vCPUs of a running machine", false},
+    {ClientVerb::kResume, "resume", "Let the vCPUs run again", false},
+    {ClientVerb::kQuit, "quit", "End a running machine, with its verdict and summary", false},
+    {ClientVerb::kWait, "wait", "Wait for the end of the machine; the exit code is that of its run",
+     false},
 }};
 
 const char* BackingNote(BackingNeed need) {
@@ -90,69 +115,110 @@ Examples:
   underfoot run --backing memfd --churn discard:2000/s,memslot:20/s --seed 7
   underfoot run --guest stamp --vcpus 4 --memory 1G --churn storm --duration 2m --json
   underfoot run --guest ./my-guest.elf --duration 0 --control /tmp/my.sock
-Exit code 0 only if the guest's verdict is good, the audit is clean and nothing leaked.)";
+The first HUP, INT or TERM ends the run normally, with verdict and summary. The second one ends it
+at once. In both cases the changes of the host are undone.
+Exit codes:
+  0  passed: the guest's verdict is good, the audit is clean, nothing leaked
+  1  wrong: a mismatch, an unexplained difference, a lost operation, a leak
+  2  could not run: an option, the host, rights
+  3  did not finish: no verdict in time, interrupted twice, the churn, the output or the record ended early)";
   return text;
 }
 
-void AddRun(CLI::App* app, RunArguments* run) {
-  CLI::App* const sub = app->add_subcommand("run", "Run a guest while its memory is moved");
-  sub->option_defaults()->take_last();  // so that a script's defaults can be overridden
+void AddRunOptions(CLI::App* sub, RunArguments* run) {
+  // So that an option may be given again to override a script's default.
+  sub->option_defaults()->take_last();
   sub->add_option("--guest", run->guest,
                   "hello, stamp, smp, shared, mixed (all of them), or the path of an ELF file")
       ->type_name("NAME|ELF")
       ->capture_default_str();
-  sub->add_option("--memory", run->memory, "Guest memory: whole pages from 32M to 1T")
+  sub->add_option("--memory", run->memory, "Guest memory: whole pages from 32M to 222G")
       ->type_name("SIZE")
       ->capture_default_str();
   sub->add_option("--vcpus", run->vcpus, "1 to 32")->type_name("N")->capture_default_str();
-  sub->add_option("--backing", run->backing, "What guest memory is made of on the host")
+  sub->add_option("--backing", run->backing,
+                  "Which host memory backs the guest: private memory or a memfd")
       ->type_name("anon|memfd")
       ->capture_default_str();
   sub->add_option(
+         "--huge-pages", run->huge_pages,
+         "Pages of the host that guest memory is made of: 4 KiB, transparent huge pages, or "
+         "reserved (hugetlb) pages of 2 MiB or 1 GiB")
+      ->type_name("off|thp|2M|1G")
+      ->capture_default_str();
+  sub->add_option(
          "--fault-around", run->fault_around,
-         "Most pages to bring in with a fault, up to 512, when faults follow one another; 1 "
-         "brings in no other")
+         "The most pages that one fault brings in when faults follow one another, up to 512; 1: "
+         "only its own")
       ->type_name("PAGES")
       ->capture_default_str();
+  sub->add_option("--fault-handlers", run->fault_handlers,
+                  "Threads that serve page faults, 1 to 8; auto: one for each CPU")
+      ->type_name("N|auto")
+      ->capture_default_str();
+  sub->add_flag("--pin-vcpus", run->pin_vcpus,
+                "Keep each vCPU on one CPU: vCPU i on the i-th, round robin");
   sub->add_option("--uffd-events", run->uffd_events,
-                  "Whether userfaultfd tells what others discard; each own madvise then waits for "
-                  "its reader")
+                  "Whether userfaultfd reports what other threads and processes discard; each "
+                  "madvise of guest memory then waits until the report has been read")
       ->type_name("on|off")
       ->capture_default_str();
-  sub->add_option("--churn", run->churn, "What moves the memory, and how often")
+  sub->add_option("--churn", run->churn, "Which operations move the memory, and how often")
       ->type_name("SPEC|off")
       ->capture_default_str();
   sub->add_option("--retired-cap", run->retired_cap,
-                  "Bytes of table pages that may wait to be freed; above it whoever retires waits")
+                  "Bytes of table pages that may wait to be freed; above it, code that retires "
+                  "more of them waits")
       ->capture_default_str();
   sub->add_option("--kernel-events", run->kernel_events,
-                  "Listen to KVM's tracepoints: where possible, or else fail, or not at all")
+                  "Whether to read KVM's tracepoints; auto: if the host allows it; on: fail if it "
+                  "does not")
       ->type_name("auto|on|off")
       ->capture_default_str();
   sub->add_option("--write-protect", run->write_protect,
-                  "Who resolves write-protect faults: this program, or (async) the kernel; auto: "
-                  "async where --working-set needs it")
+                  "Whether this program (sync) or the kernel (async) resolves write-protect "
+                  "faults; auto: async if --working-set needs it")
       ->type_name("auto|sync|async")
       ->capture_default_str();
   sub->add_option("--working-set", run->working_set,
-                  "Sample which pages are touched, so often; see `underfoot working-set`")
+                  "How often to sample which pages the guest touches, for `underfoot working-set`; "
+                  "it turns --fault-around off")
       ->type_name("TIME|off")
       ->capture_default_str();
-  sub->add_option("--seed", run->seed, "Of the churn; the same seed is the same schedule")
+  sub->add_option("--disk", run->disk,
+                  "A file or block device as the guest's disk; the guest mixed writes to it, and "
+                  "has a temporary one without. ,ro: read-only")
+      ->type_name("FILE[,ro]");
+  sub->add_option(
+         "--dirty-log", run->dirty_log,
+         "Log which pages are written, and how often to collect the log, for `underfoot dirty`")
+      ->type_name("TIME|off")
+      ->capture_default_str();
+  sub->add_option("--seed", run->seed, "Seed of the churn; the same seed gives the same schedule")
       ->type_name("N")
       ->capture_default_str();
-  sub->add_option("--duration", run->duration, "500ms, 10s, 2m, 1h; 0 runs until quit")
+  sub->add_option("--duration", run->duration,
+                  "How long the guest runs, pauses included, like 500ms, 10s, 2m, 1d; 0: until "
+                  "`underfoot quit`")
       ->type_name("TIME")
+      ->capture_default_str();
+  sub->add_option("--end-timeout", run->end_timeout,
+                  "How long the end waits for a guest that makes no progress; auto: 60s and 30s "
+                  "more for each GiB of memory")
+      ->type_name("TIME|auto")
       ->capture_default_str();
   sub->add_option("--control", run->control, "Path of the control socket (default: by name)")
       ->type_name("PATH");
   sub->add_option("--name", run->name, "Name of the machine (default: vm-PID)")->type_name("NAME");
-  sub->add_option("--record", run->record, "Write the churn as it happens")->type_name("FILE");
-  sub->add_option("--replay", run->replay, "Repeat recorded churn; it replaces --churn")
+  sub->add_option("--record", run->record, "Write the churn to this file as it happens")
+      ->type_name("FILE");
+  sub->add_option("--replay", run->replay, "Repeat the churn of this file; it replaces --churn")
       ->type_name("FILE")
       ->excludes("--churn");
-  sub->add_flag("--allow-host-changes", run->allow_host_changes,
-                "Let churn add swap space, run KSM, compact memory; all is put back at the end");
+  sub->add_flag(
+      "--allow-host-changes", run->allow_host_changes,
+      "Let the run add swap space, run KSM, compact memory, reserve huge pages; all is put "
+      "back at the end");
   sub->add_flag("--json", run->json, "Print the summary as JSON, and no status line");
   sub->footer(RunFooter());
 }
@@ -160,8 +226,8 @@ void AddRun(CLI::App* app, RunArguments* run) {
 void AddChurnOptions(CLI::App* sub, ClientArguments* client) {
   sub->add_option("--set", client->churn_spec, "New rates, as for `run --churn`")
       ->type_name("SPEC");
-  CLI::Option* const start = sub->add_flag("--start", client->churn_start, "Let it run");
-  sub->add_flag("--stop", client->churn_stop, "Stop it")->excludes(start);
+  CLI::Option* const start = sub->add_flag("--start", client->churn_start, "Start the churn");
+  sub->add_flag("--stop", client->churn_stop, "Stop the churn")->excludes(start);
   sub->add_option("--seed", client->churn_seed, "Begin the schedule anew from this seed")
       ->type_name("N");
   sub->footer(std::string(R"(Examples:
@@ -171,28 +237,52 @@ void AddChurnOptions(CLI::App* sub, ClientArguments* client) {
 )") + kControlFooter);
 }
 
-void AddClient(CLI::App* app, const ClientVerbInfo& info, ClientArguments* client) {
-  CLI::App* const sub = app->add_subcommand(info.name, info.help);
+void AddStatsOptions(CLI::App* sub, ClientArguments* client) {
+  sub->add_option("GROUP", client->group,
+                  "Show only one group: vm, guest, pfn_caches, stage2, ...");
+  sub->add_flag("--nonzero", client->nonzero, "Leave out counters that are zero");
+  sub->add_flag("--csv", client->csv,
+                "Print comma-separated values: a line of names, then of numbers");
+  sub->footer(std::string(kStatsFooter) + kControlFooter);
+}
+
+void AddClientOptions(CLI::App* sub, const ClientVerbInfo& info, ClientArguments* client) {
   sub->footer(kControlFooter);
+  if (info.verb == ClientVerb::kStats) AddStatsOptions(sub, client);
   if (info.verb == ClientVerb::kStage2) {
     sub->add_option("GFN", client->gfn, "Guest frame number, decimal or 0x...")->required();
   }
   if (info.verb == ClientVerb::kChurn) AddChurnOptions(sub, client);
+  if (info.verb == ClientVerb::kQuit) {
+    sub->add_flag("--wait", client->wait,
+                  "Wait for the end of the machine; the exit code is that of its run");
+  }
   if (info.verb == ClientVerb::kEvents) {
-    sub->add_option("--from", client->from, "Number of the first; 0: the oldest that is kept")
+    sub->add_option("--from", client->from,
+                    "Number of the first event; 0: the oldest event that is kept")
         ->type_name("N");
+    sub->footer(std::string(kEventsFooter) + kControlFooter);
   }
   if (info.verb == ClientVerb::kWorkingSet) {
-    sub->add_option("--seconds", client->seconds, "Touched in so many; without: by the last scan")
-        ->type_name("N");
+    sub->add_option("--seconds", client->seconds,
+                    "Show pages touched in this many seconds, or in a time like 2m; without it: "
+                    "since the last scan")
+        ->type_name("N|TIME");
   }
   sub->add_option("--control", client->control, "Path of the control socket, or a machine's name")
       ->type_name("PATH");
-  sub->add_flag("--json", client->json, "The answer as JSON");
+  CLI::Option* const json = sub->add_flag("--json", client->json, "Print the answer as JSON");
+  if (info.verb == ClientVerb::kStats) json->excludes("--csv");
   if (info.watch) {
-    sub->add_option("--watch", client->watch, "Again and again, every second or SECONDS")
-        ->type_name("[SECONDS]")
-        ->expected(0, 1);
+    CLI::Option* const watch =
+        sub->add_option("--watch", client->watch, "Ask again every second, or every SECONDS")
+            ->type_name("[SECONDS]")
+            ->expected(0, 1);
+    if (info.verb == ClientVerb::kDirty) {
+      sub->add_flag("--take", client->take,
+                    "Take the pages, and list them as ranges of guest frames; each is taken once")
+          ->excludes(watch);
+    }
   }
 }
 
@@ -201,17 +291,15 @@ absl::Status Bad(std::string_view option, const absl::Status& status) {
       absl::StrFormat("%s: %s", option, std::string(status.message())));
 }
 
-// "5", "0.5" or, like everywhere else, "500ms".
-absl::StatusOr<std::chrono::milliseconds> ParseWatch(const std::string& text) {
-  if (text.empty()) return std::chrono::milliseconds(1000);
-  double seconds = 0;
-  if (CLI::detail::lexical_cast(text, seconds) && seconds > 0 && seconds <= 86400) {
-    return std::chrono::milliseconds(std::max<int64_t>(1, static_cast<int64_t>(seconds * 1000)));
-  }
-  const absl::StatusOr<std::chrono::milliseconds> duration = ParseDuration(text);
-  if (duration.ok() && duration->count() > 0) return *duration;
-  return absl::InvalidArgumentError(
-      absl::StrFormat("'%s' is no time to wait; write seconds, like 2 or 0.5", text.substr(0, 80)));
+// A duration as in other options, or a plain number of seconds: "5", "0.5", "500ms", "1d". Must be
+// more than 0.
+absl::StatusOr<std::chrono::milliseconds> ParseSeconds(const std::string& text) {
+  const bool bare = !text.empty() && text.back() >= '0' && text.back() <= '9';
+  absl::StatusOr<std::chrono::milliseconds> duration = ParseDuration(bare ? text + "s" : text);
+  if (duration.ok() && duration->count() > 0) return duration;
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "'%s' is not a time above 0; write seconds, like 10 or 0.5, or 500ms, 2m, 1h, 1d",
+      text.substr(0, 80)));
 }
 
 absl::StatusOr<ChurnEdit> CheckChurnEdit(const ClientArguments& arguments, const CLI::App& sub) {
@@ -237,8 +325,14 @@ absl::StatusOr<Command> CheckClient(const ClientVerbInfo& info, const ClientArgu
   command.verb = info.verb;
   command.control = arguments.control;
   command.json = arguments.json;
+  command.csv = arguments.csv;
+  command.nonzero = arguments.nonzero;
+  command.group = arguments.group;
+  command.wait = arguments.wait;
+  command.take = arguments.take;
   if (info.watch && sub.count("--watch") > 0) {
-    const absl::StatusOr<std::chrono::milliseconds> watch = ParseWatch(arguments.watch);
+    const absl::StatusOr<std::chrono::milliseconds> watch =
+        ParseSeconds(arguments.watch.empty() ? "1" : arguments.watch);
     if (!watch.ok()) return Bad("--watch", watch.status());
     command.watch = *watch;
   }
@@ -253,13 +347,9 @@ absl::StatusOr<Command> CheckClient(const ClientVerbInfo& info, const ClientArgu
     command.from = *from;
   }
   if (info.verb == ClientVerb::kWorkingSet && sub.count("--seconds") > 0) {
-    double seconds = 0;
-    if (!CLI::detail::lexical_cast(arguments.seconds, seconds) || !(seconds > 0)) {
-      return Bad("--seconds", absl::InvalidArgumentError(
-                                  absl::StrFormat("'%s' must be a number above 0, like 10 or 0.5",
-                                                  arguments.seconds.substr(0, 80))));
-    }
-    command.seconds = arguments.seconds;
+    const absl::StatusOr<std::chrono::milliseconds> seconds = ParseSeconds(arguments.seconds);
+    if (!seconds.ok()) return Bad("--seconds", seconds.status());
+    command.seconds = absl::StrFormat("%.6g", static_cast<double>(seconds->count()) * 1e-3);
   }
   if (info.verb == ClientVerb::kChurn) {
     absl::StatusOr<ChurnEdit> edit = CheckChurnEdit(arguments, sub);
@@ -269,14 +359,39 @@ absl::StatusOr<Command> CheckClient(const ClientVerbInfo& info, const ClientArgu
   return command;
 }
 
-// One line: what the library says, and where the help is.
-absl::Status UsageError(const CLI::App& app, const CLI::ParseError& error) {
-  std::string what = error.what();
+// One line: the message of the library, and where to find the help.
+absl::Status UsageError(const CLI::App& app, std::string what) {
   std::replace(what.begin(), what.end(), '\n', ' ');
   const std::vector<CLI::App*> chosen = app.get_subcommands();
   const std::string command =
       chosen.empty() ? "underfoot" : "underfoot " + chosen.front()->get_name();
   return absl::InvalidArgumentError(absl::StrFormat("%s (see %s --help)", what, command));
+}
+
+// Reports a first word that is neither an option nor a command. The library would report only that
+// a command is missing.
+absl::Status CheckCommandName(const CLI::App& app, const std::vector<std::string>& arguments) {
+  if (arguments.empty() || arguments.front().starts_with('-')) return absl::OkStatus();
+  std::string names;
+  for (const CLI::App* const sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (sub->get_name() == arguments.front()) return absl::OkStatus();
+    absl::StrAppendFormat(&names, "%s%s", names.empty() ? "" : ", ", sub->get_name());
+  }
+  return absl::InvalidArgumentError(
+      absl::StrFormat("unknown command '%s'; the commands are %s (see underfoot --help)",
+                      absl::CEscape(arguments.front().substr(0, 80)), names));
+}
+
+// The arguments, quoted as a shell needs them.
+std::string CommandLine(const std::vector<std::string>& arguments) {
+  constexpr std::string_view kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=,%+@";
+  std::string line = "underfoot";
+  for (const std::string& argument : arguments) {
+    const bool plain = !argument.empty() && argument.find_first_not_of(kPlain) == std::string::npos;
+    line += plain ? " " + argument : " '" + absl::StrReplaceAll(argument, {{"'", "'\\''"}}) + "'";
+  }
+  return line;
 }
 
 }  // namespace
@@ -288,26 +403,43 @@ absl::StatusOr<Command> ParseCommandLine(const std::vector<std::string>& argumen
   RunArguments run;
   ClientArguments client;
   DoctorCommand doctor;
-  app.set_version_flag("--version", kVersion);
+  app.set_version_flag("--version", std::string("underfoot ") + kVersion);
   app.require_subcommand(1);
   app.footer(kMainFooter);
-  AddRun(&app, &run);
-  for (const ClientVerbInfo& info : kClientVerbs) AddClient(&app, info, &client);
-  CLI::App* const doctor_app = app.add_subcommand(
-      "doctor", "Say what this machine offers, and what is lost without the rest");
-  doctor_app->add_flag("--json", doctor.json, "As JSON");
-  doctor_app->add_flag("--restore", doctor.restore,
-                       "First put back what a killed run has changed about the host");
+  // Only the command that is meant gets its options: those of all commands take longer to build
+  // than the rest of the command line takes to parse.
+  const auto command = std::find_if(arguments.begin(), arguments.end(),
+                                    [](const std::string& word) { return !word.starts_with('-'); });
+  const auto add = [&](const char* name, const char* help) -> CLI::App* {
+    CLI::App* const sub = app.add_subcommand(name, help);
+    return command != arguments.end() && *command == name ? sub : nullptr;
+  };
+  if (CLI::App* const sub = add("run", "Run a guest while its memory is moved")) {
+    AddRunOptions(sub, &run);
+  }
+  for (const ClientVerbInfo& info : kClientVerbs) {
+    if (CLI::App* const sub = add(info.name, info.help)) AddClientOptions(sub, info, &client);
+  }
+  if (CLI::App* const sub =
+          add("doctor", "Show what this machine offers, and what is lost without the rest")) {
+    sub->add_flag("--json", doctor.json, "Print the checks as JSON");
+    sub->add_flag("--restore", doctor.restore,
+                  "First put back what a killed run has changed about the host");
+  }
 
+  if (absl::Status known = CheckCommandName(app, arguments); !known.ok()) return known;
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
   try {
     app.parse(std::move(reversed));
   } catch (const CLI::CallForHelp&) {
     return HelpCommand{app.help()};
   } catch (const CLI::CallForVersion&) {
-    return HelpCommand{std::string(kVersion) + "\n"};
+    return HelpCommand{absl::StrFormat("underfoot %s\n", kVersion)};
+  } catch (const CLI::ExtrasError&) {
+    return UsageError(app,
+                      "unknown arguments: " + absl::StrJoin(app.remaining(/*recurse=*/true), " "));
   } catch (const CLI::ParseError& error) {
-    return UsageError(app, error);
+    return UsageError(app, error.what());
   }
   if (app.got_subcommand("doctor")) return doctor;
   for (const ClientVerbInfo& info : kClientVerbs) {
@@ -316,6 +448,7 @@ absl::StatusOr<Command> ParseCommandLine(const std::vector<std::string>& argumen
   }
   absl::StatusOr<RunOptions> options = CheckRunArguments(run, environment);
   if (!options.ok()) return options.status();
+  options->command_line = CommandLine(arguments);
   return *std::move(options);
 }
 

@@ -13,14 +13,17 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "mmu/types.h"
+#include "mmu/base/types.h"
+#include "vmm/config/run_options.h"
 #include "vmm/control/socket_path.h"
-#include "vmm/run_options.h"
 
 namespace underfoot {
 
+inline constexpr char kVersion[] = "0.1.0";
+
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailure = 1;
+// For `run` also: the host or the rights do not allow it; see run_end.h.
 inline constexpr int kExitUsage = 2;
 
 enum class ClientVerb : uint8_t {
@@ -29,12 +32,15 @@ enum class ClientVerb : uint8_t {
   kMemslots,
   kStage2,
   kWorkingSet,
+  kDevices,
+  kDirty,
   kCoverage,
   kEvents,
   kChurn,
   kPause,
   kResume,
-  kQuit
+  kQuit,
+  kWait
 };
 
 struct ChurnEdit {
@@ -47,13 +53,18 @@ struct ChurnEdit {
 
 struct ClientCommand {
   ClientVerb verb = ClientVerb::kStats;
-  std::string control;  // as given; empty: the only machine that runs
+  std::string control;  // as given; empty: the only running machine
   bool json = false;
+  bool csv = false;      // for kStats
+  bool nonzero = false;  // for kStats: leave out zeroes
+  std::string group;     // for kStats: show only this group; empty: all
   std::optional<std::chrono::milliseconds> watch;
-  Gfn gfn;                       // of kStage2
-  std::optional<uint64_t> from;  // of kEvents: the number of the first; absent: from now on
-  std::string seconds;           // of kWorkingSet: a number above 0; empty: the last scan's
-  ChurnEdit churn;               // of kChurn
+  Gfn gfn;                       // for kStage2
+  std::optional<uint64_t> from;  // for kEvents: the number of the first event; absent: from now on
+  std::string seconds;           // for kWorkingSet: a number above 0; empty: the last scan
+  bool take = false;             // for kDirty: take the pages, so that they are not shown again
+  ChurnEdit churn;               // for kChurn
+  bool wait = false;             // for kQuit: wait for the machine's end and its result
 };
 
 struct DoctorCommand {
@@ -67,8 +78,8 @@ struct HelpCommand {
 
 using Command = std::variant<RunOptions, ClientCommand, DoctorCommand, HelpCommand>;
 
-// `arguments` without the program's name. An error is one line: what is wrong, and what to write
-// or which help to read.
+// `arguments` is without the program's name. An error is one line: what is wrong, and what to write
+// instead or which help to read.
 absl::StatusOr<Command> ParseCommandLine(const std::vector<std::string>& arguments,
                                          const SocketEnvironment& environment);
 

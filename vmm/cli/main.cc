@@ -1,51 +1,65 @@
-// underfoot: run a guest while its memory is moved, and ask a running one.
+// The `underfoot` program: runs a guest while its memory is moved, and queries a running machine.
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <iostream>
 #include <string>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/synchronization/mutex.h"
 #include "vmm/cli/command.h"
+#include "vmm/cli/doctor.h"
+#include "vmm/cli/output.h"
 #include "vmm/cli/program.h"
 #include "vmm/cli/run.h"
-#include "vmm/doctor.h"
+#include "vmm/cli/run_arguments.h"
+#include "vmm/cli/summary.h"
+#include "vmm/stats/run_end.h"
 
 namespace underfoot {
 namespace {
 
-// A run goes on without them, and is told what it loses.
-void WarnOfTracepoints(DoctorReport report) {
-  std::erase_if(report.checks,
-                [](const DoctorCheck& check) { return check.name != "tracepoints"; });
-  const std::string warning = DoctorWarnings(report);
-  if (!warning.empty()) std::cerr << "underfoot run: " << warning;
-}
-
-// What is missing is said before anything is started, with the remedy.
+// Reports what is missing, with the remedy, before anything is started.
 int RunWhereItCanWork(const RunOptions& options) {
-  DoctorReport report = RunDoctor();
+  DoctorReport report = CheckNeeds();
   if (report.CanRun()) {
-    if (options.kernel_events == KernelEvents::kAuto) WarnOfTracepoints(report);
+    for (const std::string& note : NotesOn(options, AvailableBytes())) {
+      std::cerr << "underfoot run: " << note << "\n";
+    }
     return RunMachine(options);
   }
   std::erase_if(report.checks,
                 [](const DoctorCheck& check) { return check.result != CheckResult::kMissing; });
-  std::cerr << "underfoot run: " << DoctorWarnings(report);
-  return kExitFailure;
+  std::string missing = DoctorWarnings(report);
+  std::cerr << "underfoot run: " << missing;
+  absl::StripTrailingAsciiWhitespace(&missing);
+  if (options.json) {
+    const Output output{.out = std::cout, .err = std::cerr};
+    static_cast<void>(Print(output, StartFailureJson(options, missing)));
+  }
+  return ExitCodeOf(RunEnd::kCouldNotRun);
+}
+
+size_t TerminalRows() {
+  winsize size{};
+  return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_row : 0;
 }
 
 }  // namespace
 }  // namespace underfoot
 
 int main(int argc, char** argv) {
-  // Where Abseil is built with its debug checks, as Debian's is, every lock else enters one graph
-  // of the process, under one lock. The tests look for cycles.
+  underfoot::MakeWriteErrorsVisible();
+  // If Abseil is built with its debug checks, as in Debian, every other lock operation enters one
+  // graph of the process, under one lock. The tests look for lock cycles instead.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-  return underfoot::RunProgram(
-      std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc),
-      underfoot::SocketEnvironment::OfThisProcess(),
-      {.out = std::cout, .err = std::cerr, .terminal = isatty(STDOUT_FILENO) == 1},
-      underfoot::RunWhereItCanWork);
+  return underfoot::RunProgram(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc),
+                               underfoot::SocketEnvironment::OfThisProcess(),
+                               {.out = std::cout,
+                                .err = std::cerr,
+                                .terminal = isatty(STDOUT_FILENO) == 1,
+                                .rows = underfoot::TerminalRows},
+                               underfoot::RunWhereItCanWork);
 }

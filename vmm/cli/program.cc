@@ -3,7 +3,7 @@
 #include <variant>
 
 #include "vmm/cli/command.h"
-#include "vmm/doctor.h"
+#include "vmm/cli/doctor.h"
 #include "vmm/host/host_journal.h"
 
 namespace underfoot {
@@ -22,7 +22,7 @@ int Doctor(const DoctorCommand& command, const Output& output) {
     }
   }
   const DoctorReport report = RunDoctor();
-  output.out << (command.json ? DoctorJson(report) : DoctorText(report)) << std::flush;
+  if (!Print(output, command.json ? DoctorJson(report) : DoctorText(report))) return kExitFailure;
   return report.CanRun() ? kExitOk : kExitFailure;
 }
 
@@ -37,8 +37,7 @@ struct Dispatch {
   }
   int operator()(const DoctorCommand& command) const { return Doctor(command, output); }
   int operator()(const HelpCommand& command) const {
-    output.out << command.text << std::flush;
-    return kExitOk;
+    return Print(output, command.text) ? kExitOk : kExitFailure;
   }
 };
 

@@ -1,4 +1,4 @@
-// The `underfoot` program, without the machine: from the command line to the exit code.
+// The `underfoot` program except for the machine: from the command line to the exit code.
 //
 // Thread safety: one thread.
 
@@ -10,13 +10,13 @@
 #include <vector>
 
 #include "vmm/cli/client_commands.h"
+#include "vmm/config/run_options.h"
 #include "vmm/control/socket_path.h"
-#include "vmm/run_options.h"
 
 namespace underfoot {
 
-// `arguments` without the program's name. `run` is called for `underfoot run` and gives the exit
-// code of it.
+// `arguments` is without the program's name. `run` is called for `underfoot run` and returns its
+// exit code.
 int RunProgram(const std::vector<std::string>& arguments, const SocketEnvironment& environment,
                const Output& output, const std::function<int(const RunOptions&)>& run);
 

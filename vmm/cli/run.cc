@@ -1,79 +1,121 @@
 #include "vmm/cli/run.h"
 
 #include <errno.h>  // program_invocation_name
-#include <signal.h>
+#include <unistd.h>
 
+#include <cstdlib>
 #include <iostream>
 #include <memory>
+#include <set>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "mmu/rcu.h"
-#include "vmm/census.h"
+#include "mmu/base/rcu.h"
+#include "vmm/base/monotonic.h"
+#include "vmm/base/start_thread.h"
 #include "vmm/churn/host_needs.h"
 #include "vmm/churn/script.h"
 #include "vmm/cli/command.h"
 #include "vmm/cli/console.h"
+#include "vmm/cli/doctor.h"
+#include "vmm/cli/end_signals.h"
+#include "vmm/cli/output.h"
 #include "vmm/cli/status_line.h"
 #include "vmm/cli/summary.h"
 #include "vmm/cli/units.h"
 #include "vmm/control/server.h"
 #include "vmm/control/socket_path.h"
 #include "vmm/host/host_changes.h"
-#include "vmm/machine.h"
-#include "vmm/machine_control.h"
+#include "vmm/host/huge_page_host.h"
+#include "vmm/machine/census.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/machine_control.h"
+#include "vmm/stats/run_end.h"
 
 namespace underfoot {
 namespace {
 
 constexpr absl::Duration kStatusPeriod = absl::Milliseconds(250);
 
-// SIGINT and SIGTERM as something to ask for, not as something that happens. Made before other
-// threads, which inherit the mask.
-class EndSignals {
+// The things that must be undone if the run is ended at once, which happens in another thread.
+class Scene {
  public:
-  EndSignals() {
-    sigemptyset(&signals_);
-    sigaddset(&signals_, SIGINT);
-    sigaddset(&signals_, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &signals_, &before_);
+  void SetSocket(std::string path) ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    socket_ = std::move(path);
   }
-  ~EndSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  EndSignals(const EndSignals&) = delete;
-  EndSignals& operator=(const EndSignals&) = delete;
-
-  bool Arrived() const {
-    const timespec now{};
-    return sigtimedwait(&signals_, nullptr, &now) > 0;
+  // Changes the host, or undoes changes, with the lock held: an immediate end waits for it.
+  template <class Change>
+  auto WithHost(const Change& change) ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    return change();
+  }
+  // `changes` may be null: then the run may not change the host.
+  void Leave(HostChanges* changes) ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    if (!socket_.empty()) static_cast<void>(unlink(socket_.c_str()));
+    const absl::Status put_back = changes == nullptr ? absl::OkStatus() : changes->PutBack();
+    const std::string line =
+        put_back.ok() ? "underfoot run: ended at once, without a verdict; the host is as it was\n"
+                      : absl::StrFormat(
+                            "underfoot run: the changes of this host are not undone: %s; run "
+                            "`underfoot doctor --restore` as root; ended at once, no verdict\n",
+                            std::string(put_back.message()));
+    WriteIfTaken(STDERR_FILENO, line);
   }
 
  private:
-  sigset_t signals_{};
-  sigset_t before_{};
+  // Guards: the changes of the host. Order: after the lock of EndSignals, before that of the
+  // console.
+  absl::Mutex mutex_;
+  std::string socket_ ABSL_GUARDED_BY(mutex_);
 };
+
+std::string HugePagesNote(const RunOptions& options) {
+  if (options.huge_pages == HugePages::kOff) return "";
+  return absl::StrFormat(" in huge pages (%s)", HugePagesName(options.huge_pages));
+}
 
 std::string Announcement(const RunOptions& options, const Machine& machine,
                          const std::string& socket) {
   return absl::StrFormat(
-      "%s: %d vCPUs, %s of %s memory, guest %s, churn %s, seed %d, on %s%s\n"
+      "%s: %d vCPUs, %s of %s memory%s, guest %s, churn %s, seed %d, on %s%s\n"
       "control socket %s; from another terminal: underfoot stats --watch",
       options.name, options.vcpus, FormatBytes(options.memory_bytes), BackingName(options.backing),
-      options.guest, options.churn.text, options.seed, machine.vendor(),
+      HugePagesNote(options), options.guest, options.churn.text, options.seed, machine.vendor(),
       machine.real_pfns() ? "" : " (no CAP_SYS_ADMIN: hva page numbers stand in for pfns)", socket);
+}
+
+// Prints each failure when it happens; it determines the result at the end.
+void PrintNewFailures(const Machine& machine, std::set<std::string>& printed, Console& console) {
+  for (const RunProblem& failure : machine.Failures()) {
+    if (printed.insert(failure.text).second) console.Line("run: " + failure.text);
+  }
+}
+
+// A run works without the kernel's records; the warning names what it cannot do then.
+void WarnOfMissingRecords() {
+  const std::string warning = DoctorWarnings(CheckKernelRecords());
+  if (!warning.empty()) std::cerr << "underfoot run: " << warning;
 }
 
 void RunUntilTheEnd(const RunOptions& options, Machine& machine, const EndSignals& signals,
                     Console& console) {
-  const absl::Time end = options.duration.count() == 0
-                             ? absl::InfiniteFuture()
-                             : absl::Now() + absl::FromChrono(options.duration);
+  const absl::Duration end = options.duration.count() == 0
+                                 ? absl::InfiniteDuration()
+                                 : MonotonicNow() + absl::FromChrono(options.duration);
   Stats before = machine.GetStats();
-  while (absl::Now() < end && !signals.Arrived()) {
-    if (machine.WaitForEnd(std::min(kStatusPeriod, end - absl::Now()))) return;
+  std::set<std::string> printed;
+  while (MonotonicNow() < end && signals.Count() == 0) {
+    if (machine.WaitForEnd(std::min(kStatusPeriod, end - MonotonicNow()))) return;
+    PrintNewFailures(machine, printed, console);
     if (!console.terminal()) continue;
     Stats now = machine.GetStats();
     console.Status(StatusLine(now, before, console.columns() - 1));
@@ -81,15 +123,30 @@ void RunUntilTheEnd(const RunOptions& options, Machine& machine, const EndSignal
   }
 }
 
-// The whole life of a machine; what it leaves behind is the caller's to count.
+// If the operator interrupts a run that is already ending, it no longer waits for the guest.
+absl::Status EndWithVerdict(Machine& machine, const EndSignals& signals, Console& console) {
+  const int signals_before = signals.Count();
+  console.Status("ending: the guest verifies once more, then every page is audited");
+  const absl::Status finished = machine.Finish([&](const Machine::EndProgress& progress) {
+    console.Status(absl::StrFormat(
+        "ending: the guest has verified %d of %d pages; interrupt again to wait no longer",
+        progress.checked, progress.pages));
+    return signals.Count() == signals_before;
+  });
+  console.Status("");
+  return finished;
+}
+
+// Runs one machine from its creation to its end. The caller checks what it has left behind.
 absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignals& signals,
-                                      Console& console) {
-  absl::StatusOr<std::unique_ptr<Machine>> machine =
-      Machine::Create(options, [&console](unsigned vcpu, std::string_view line) {
-        console.Line(absl::StrFormat("[vcpu %d] %s", vcpu, line));
-      });
+                                      Scene& scene, Console& console) {
+  absl::StatusOr<std::unique_ptr<Machine>> machine = Machine::Create(
+      options, [&console](unsigned vcpu, std::string_view line) { console.GuestLine(vcpu, line); });
   if (!machine.ok()) return std::move(machine).status();
   MachineControl control(**machine);
+  // Declared before the server, so it runs after the server's destructor. Until the server has
+  // removed its socket, an immediate end must remove it.
+  const absl::Cleanup socket_is_gone = [&scene] { scene.SetSocket(""); };
   ControlServerOptions server_options;
   server_options.path = options.control_path.empty()
                             ? DefaultSocketPath(options.name, SocketEnvironment::OfThisProcess())
@@ -97,34 +154,40 @@ absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignal
   absl::StatusOr<std::unique_ptr<ControlServer>> server =
       ControlServer::Start(&control, server_options);
   if (!server.ok()) return std::move(server).status();
+  scene.SetSocket((*server)->path());
   if (absl::Status started = (*machine)->Start(); !started.ok()) return started;
   console.Line(Announcement(options, **machine, (*server)->path()));
+  // The check would delay the guest's start, so it is made here.
+  if (options.kernel_events == KernelEvents::kAuto) WarnOfMissingRecords();
   RunUntilTheEnd(options, **machine, signals, console);
-  console.Status("the guest verifies once more, then every page is audited");
-  const absl::Status finished = (*machine)->Finish();
-  console.Status("");
+  const uint64_t churned_us = (*machine)->GetStats().vm.uptime_us;
+  static_cast<void>(EndWithVerdict(**machine, signals, console));  // problems() reports the error
   RunSummary summary;
   summary.stats = (*machine)->GetStats();
-  summary.control_path = (*server)->path();
+  summary.options = options;
+  summary.churned_us = churned_us;
+  summary.churn_changed = control.churn_changed();
   summary.program = program_invocation_name;
   if (!options.replay_path.empty()) summary.replay = (*machine)->replay();
   for (const auto& [kind, why] : options.unavailable_churn) {
     if (options.churn.preset) summary.skipped[kind] = why;
   }
   summary.coverage = (*machine)->coverage();
-  summary.problems = ProblemsIn(summary.stats, summary.coverage);
-  if (!finished.ok()) summary.problems.emplace_back(finished.message());
+  for (std::string& problem : ProblemsIn(summary.stats, summary.coverage)) {
+    summary.Add({RunEnd::kWrong, std::move(problem)});
+  }
+  for (const RunProblem& problem : (*machine)->problems()) summary.Add(problem);
+  control.ReportToWaitingClients({summary.result(), summary.problems});
   return summary;
 }
 
-// What a run that was killed has changed is put back before this one looks at the host.
+// Undoes the changes of a killed run before this run examines the host.
 absl::Status RestoreHost(Console& console) {
   const absl::StatusOr<RestoredHost> restored = HostJournal::RestoreLeftovers();
   if (!restored.ok()) {
     return absl::FailedPreconditionError(
-        absl::StrFormat("an earlier run has changed this host, and it cannot be put back: %s; try "
-                        "`underfoot doctor "
-                        "--restore` as root",
+        absl::StrFormat("cannot undo what an earlier run has changed about this host: %s; run "
+                        "`underfoot doctor --restore` as root",
                         std::string(restored.status().message())));
   }
   for (const std::string& line : restored->put_back) {
@@ -134,55 +197,90 @@ absl::Status RestoreHost(Console& console) {
   return absl::OkStatus();
 }
 
-// What the host is asked for: the kinds of the churn, or of what is repeated in its place.
-absl::StatusOr<ChurnRates> KindsWanted(const RunOptions& options) {
-  if (options.replay_path.empty()) return options.churn.rates;
-  const absl::StatusOr<Script> script = Script::Read(options.replay_path);
-  if (!script.ok()) return script.status();
-  ChurnRates kinds;
-  for (const ScriptedOperation& operation : script->operations) kinds[operation.step.kind] = 1;
-  return kinds;
+// liburcu aborts if it cannot start its worker thread. Therefore another thread is tried first. The
+// host is restored while that one comes and goes.
+absl::Status RestoreHostAndStartRcu(Console& console) {
+  absl::Status restored;
+  {
+    std::thread trial;
+    if (absl::Status started = StartThread(trial, "RCU's worker", [] {}); !started.ok()) {
+      return started;
+    }
+    const absl::Cleanup join = [&trial] { trial.join(); };
+    restored = RestoreHost(console);
+  }
+  rcu::StartWorker();
+  return restored;
 }
 
-// The options with the churn that this host can do; what a preset must go without is announced.
+// The churn that the host must support: the requested one, or the kinds of the record that is
+// repeated.
+absl::StatusOr<ChurnSpec> ChurnWanted(const RunOptions& options, Console& console) {
+  if (options.replay_path.empty()) return options.churn;
+  const absl::StatusOr<Script> script = Script::Read(options.replay_path);
+  if (!script.ok()) return script.status();
+  const std::string missing = script->machine.OptionsMissingFrom(ScriptMachine::Of(options));
+  if (!missing.empty()) {
+    console.Line(
+        absl::StrFormat("replay: the churn was recorded with %s; without it, the guest touches "
+                        "other pages at other times",
+                        missing));
+  }
+  ChurnSpec spec{.text = options.replay_path, .preset = false, .rates = {}};
+  for (const ScriptedOperation& operation : script->operations) spec.rates[operation.step.kind] = 1;
+  return spec;
+}
+
+// Returns the options with the churn that this host can do. Announces the kinds that a preset must
+// leave out.
 absl::StatusOr<RunOptions> FitChurnToHost(RunOptions options, HostChanges* changes,
                                           Console& console) {
-  const absl::StatusOr<ChurnRates> wanted = KindsWanted(options);
+  const absl::StatusOr<ChurnSpec> wanted = ChurnWanted(options, console);
   if (!wanted.ok()) return wanted.status();
-  ChurnLimits limits = ProvideForChurn(options.backing, options.memory_bytes, *wanted, changes);
-  ChurnLimits chosen{options.backing};  // what the other options cost has left the rates already
+  ChurnLimits chosen{options.backing, options.huge_pages};
+  ChurnLimits limits = ProvideForChurn(chosen, options.memory_bytes, wanted->rates, changes);
+  // The rates already exclude what the other options forbid.
   options.Limit(chosen);
   options.Limit(limits);
   const bool some = options.churn.preset && !options.churn.rates.empty();
   for (const auto& [kind, why] : limits.unavailable) {
-    if (!options.replay_path.empty() && wanted->count(kind) != 0) {
-      console.Line(
-          absl::StrFormat("replay: %s may come out differently: %s", ChurnKindName(kind), why));
-    }
     if (some && options.churn.rates.count(kind) + chosen.unavailable.count(kind) != 0) {
       console.Line(absl::StrFormat("churn: %s is skipped: %s", ChurnKindName(kind), why));
     }
   }
-  absl::StatusOr<ChurnRates> rates = ResolveChurn(options.churn, limits);
+  // The same check as for all other inputs: a record is refused if --churn would be.
+  absl::StatusOr<ChurnRates> rates = ResolveChurn(*wanted, limits);
   if (!rates.ok()) return std::move(rates).status();
-  options.churn.rates = *std::move(rates);
+  if (options.replay_path.empty()) options.churn.rates = *std::move(rates);
   options.unavailable_churn = limits.unavailable;
   return options;
 }
 
-absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, const EndSignals& signals,
+absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, EndSignals& signals,
                                      Console& console) {
-  if (absl::Status restored = RestoreHost(console); !restored.ok()) return restored;
-  HostChanges changes([&console](std::string_view line) { console.Line(std::string(line)); });
-  if (asked.allow_host_changes && asked.kernel_events != KernelEvents::kOff) {
-    if (absl::Status mounted = changes.MountTracefs(); !mounted.ok()) return mounted;
+  Scene scene;
+  std::unique_ptr<HostChanges> changes;  // nullptr: the run may not change the host
+  if (asked.allow_host_changes) {
+    absl::StatusOr<std::unique_ptr<HostChanges>> taken =
+        HostChanges::Take([&console](std::string_view line) { console.Line(std::string(line)); });
+    if (!taken.ok()) return std::move(taken).status();
+    changes = *std::move(taken);
   }
+  signals.SetAtOnce([&] { scene.Leave(changes.get()); });
+  const absl::Cleanup no_more = [&signals] { signals.SetAtOnce(nullptr); };
+  const HugePageHost huge_pages;
+  const absl::Status provided = scene.WithHost([&] {
+    return huge_pages.Provide(asked.huge_pages, asked.backing, asked.memory_bytes, changes.get());
+  });
+  if (!provided.ok()) return provided;
   absl::StatusOr<RunOptions> options =
-      FitChurnToHost(asked, asked.allow_host_changes ? &changes : nullptr, console);
+      scene.WithHost([&] { return FitChurnToHost(asked, changes.get(), console); });
   if (!options.ok()) return std::move(options).status();
-  absl::StatusOr<RunSummary> summary = LiveAndEnd(*options, signals, console);
-  if (absl::Status put_back = changes.PutBack(); !put_back.ok() && summary.ok()) {
-    summary->problems.push_back("the host is not as it was: " + std::string(put_back.message()));
+  absl::StatusOr<RunSummary> summary = LiveAndEnd(*options, signals, scene, console);
+  const absl::Status put_back =
+      scene.WithHost([&] { return changes == nullptr ? absl::OkStatus() : changes->PutBack(); });
+  if (!put_back.ok() && summary.ok()) {
+    summary->Add({RunEnd::kWrong, "the host is not as it was: " + std::string(put_back.message())});
   }
   return summary;
 }
@@ -190,20 +288,30 @@ absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, const EndSignals& 
 }  // namespace
 
 int RunMachine(const RunOptions& options) {
+  const bool terminal = isatty(STDOUT_FILENO) == 1;
+  const Output output{.out = std::cout, .err = std::cerr, .terminal = terminal};
   Console console(options.json ? stderr : stdout);
-  const EndSignals signals;
-  rcu::StartWorker();
+  const auto could_not_run = [&](const absl::Status& status) {
+    const std::string why(status.message());
+    std::cerr << "underfoot run: " << why << "\n";
+    if (options.json) static_cast<void>(Print(output, StartFailureJson(options, why)));
+    return ExitCodeOf(RunEnd::kCouldNotRun);
+  };
+  const absl::StatusOr<std::unique_ptr<EndSignals>> signals = EndSignals::Start();
+  if (!signals.ok()) return could_not_run(signals.status());
+  const absl::Status ready = RestoreHostAndStartRcu(console);
+  if (!ready.ok()) return could_not_run(ready);
   const Census before = Census::Take();
-  absl::StatusOr<RunSummary> summary = RunOnHost(options, signals, console);
-  if (!summary.ok()) {
-    std::cerr << "underfoot run: " << std::string(summary.status().message()) << "\n";
-    return kExitFailure;
-  }
+  absl::StatusOr<RunSummary> summary = RunOnHost(options, **signals, console);
+  if (!summary.ok()) return could_not_run(summary.status());
   for (std::string& line : LeftBehind(before)) {
-    summary->problems.push_back(std::move(line));
+    summary->Add({RunEnd::kWrong, std::move(line)});
   }
-  std::cout << (options.json ? SummaryJson(*summary) : SummaryText(*summary)) << std::flush;
-  return summary->passed() ? kExitOk : kExitFailure;
+  const bool colour = WantsColour(terminal, getenv("NO_COLOR"), getenv("TERM"));
+  if (!Print(output, options.json ? SummaryJson(*summary) : SummaryText(*summary, colour))) {
+    summary->Add({RunEnd::kUnfinished, "the summary could not be written"});
+  }
+  return ExitCodeOf(summary->result());
 }
 
 }  // namespace underfoot

@@ -11,9 +11,10 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "mmu/base/types.h"
 #include "mmu/fault_around.h"
-#include "mmu/types.h"
 #include "vmm/cli/units.h"
+#include "vmm/evidence/event_reads.h"
 
 namespace underfoot {
 namespace {
@@ -37,12 +38,13 @@ absl::Status CheckGuest(const std::string& guest) {
   }
   struct stat info {};
   if (stat(guest.c_str(), &info) != 0 || access(guest.c_str(), R_OK) != 0) {
-    return Bad("--guest", absl::StrFormat("'%s' is no built-in guest (%s), and as a file: %s",
+    return Bad("--guest", absl::StrFormat("'%s' is not a built-in guest (%s), and as a file: %s",
                                           guest, names, std::strerror(errno)));
   }
   if (!S_ISREG(info.st_mode)) {
-    return Bad("--guest", absl::StrFormat("'%s' is no regular file; give an ELF file or one of %s",
-                                          guest, names));
+    return Bad(
+        "--guest",
+        absl::StrFormat("'%s' is not a regular file; give an ELF file or one of %s", guest, names));
   }
   return absl::OkStatus();
 }
@@ -57,7 +59,7 @@ absl::Status CheckMemory(const std::string& text, RunOptions* options) {
   }
   if (*bytes % kPageSize != 0) {
     return Bad("--memory",
-               absl::StrFormat("'%s' is no whole number of %u-byte pages", text, kPageSize));
+               absl::StrFormat("'%s' is not a whole number of %u-byte pages", text, kPageSize));
   }
   options->memory_bytes = *bytes;
   return absl::OkStatus();
@@ -82,10 +84,45 @@ absl::Status CheckBacking(const std::string& text, RunOptions* options) {
   return Bad("--backing", absl::StrFormat("'%s' must be anon or memfd", text.substr(0, 80)));
 }
 
+// Must be called after the memory is known.
+absl::Status CheckHugePages(const std::string& text, RunOptions* options) {
+  const std::optional<HugePages> huge = FindHugePages(text);
+  if (!huge.has_value()) {
+    return Bad("--huge-pages",
+               absl::StrFormat("'%s' must be off, thp, 2M or 1G", text.substr(0, 80)));
+  }
+  const std::string_view why = RamSizeError(options->memory_bytes, *huge);
+  if (!why.empty()) {
+    return Bad("--memory", absl::StrFormat("%s with --huge-pages %s: %s",
+                                           FormatBytes(options->memory_bytes), text, why));
+  }
+  options->huge_pages = *huge;
+  return absl::OkStatus();
+}
+
 constexpr std::chrono::milliseconds kShortestPeriod(10);
 constexpr std::chrono::milliseconds kLongestPeriod(std::chrono::hours(1));
 
-// After the backing is known.
+absl::Status CheckPeriod(std::string_view option, const std::string& text,
+                         std::chrono::milliseconds period) {
+  if (period >= kShortestPeriod && period <= kLongestPeriod) return absl::OkStatus();
+  return Bad(option, absl::StrFormat("'%s' must be from 10ms to 1h, like 1s, or off", text));
+}
+
+// Must be called after the guest and the memory are known.
+absl::Status CheckDirtyLog(const std::string& text, RunOptions* options) {
+  if (text == "off") return absl::OkStatus();
+  const absl::StatusOr<std::chrono::milliseconds> period = ParseDuration(text);
+  if (!period.ok()) return Bad("--dirty-log", period.status());
+  if (absl::Status checked = CheckPeriod("--dirty-log", text, *period); !checked.ok()) {
+    return checked;
+  }
+  options->dirty_log_period = *period;
+  const std::string why_not = options->WhyNoDirtyLog();
+  return why_not.empty() ? absl::OkStatus() : Bad("--dirty-log", why_not);
+}
+
+// Must be called after the backing is known.
 absl::Status CheckWorkingSet(const RunArguments& arguments, RunOptions* options) {
   const std::string& mode = arguments.write_protect;
   if (mode != "auto" && mode != "sync" && mode != "async") {
@@ -98,26 +135,25 @@ absl::Status CheckWorkingSet(const RunArguments& arguments, RunOptions* options)
   const absl::StatusOr<std::chrono::milliseconds> period = ParseDuration(text);
   if (!period.ok()) return Bad("--working-set", period.status());
   if (period->count() == 0) return absl::OkStatus();
-  if (*period < kShortestPeriod || *period > kLongestPeriod) {
-    return Bad("--working-set",
-               absl::StrFormat("'%s' must be from 10ms to 1h, like 1s, or off", text));
+  if (absl::Status checked = CheckPeriod("--working-set", text, *period); !checked.ok()) {
+    return checked;
   }
   options->working_set_period = *period;
   if (options->backing != Backing::kAnon) return absl::OkStatus();
   if (mode == "sync") {
     return Bad("--working-set",
-               "private memory is sampled by what the kernel notes of writes, which 'sync' turns "
-               "off; leave --write-protect out, or take --backing memfd");
+               "the kernel's notes of writes, by which private memory is sampled, are off with "
+               "--write-protect sync; leave that out, or use --backing memfd");
   }
   options->async_write_protect = true;
   return absl::OkStatus();
 }
 
-// After the backing, the working set and the events are known.
+// Must be called after the backing, the working set and the events are known.
 absl::Status CheckChurn(const std::string& text, RunOptions* options) {
   absl::StatusOr<ChurnSpec> spec = ParseChurnSpec(text);
   if (!spec.ok()) return Bad("--churn", spec.status());
-  ChurnLimits limits{options->backing};
+  ChurnLimits limits{options->backing, options->huge_pages};
   options->Limit(limits);
   absl::StatusOr<ChurnRates> rates = ResolveChurn(*spec, limits);
   if (!rates.ok()) return Bad("--churn", rates.status());
@@ -134,6 +170,18 @@ absl::Status CheckFaultAround(const std::string& text, RunOptions* options) {
                                text.substr(0, 80), FaultAroundHandler::kMaxPages));
   }
   options->fault_around = *pages;
+  return absl::OkStatus();
+}
+
+absl::Status CheckFaultHandlers(const std::string& text, RunOptions* options) {
+  if (text == "auto") return absl::OkStatus();
+  const absl::StatusOr<uint64_t> handlers = ParseNumber(text);
+  if (!handlers.ok() || *handlers == 0 || *handlers > kMostEventReaders) {
+    return Bad("--fault-handlers",
+               absl::StrFormat("'%s' must be auto, or a number of threads from 1 to %u",
+                               text.substr(0, 80), kMostEventReaders));
+  }
+  options->fault_handlers = static_cast<unsigned>(*handlers);
   return absl::OkStatus();
 }
 
@@ -164,6 +212,17 @@ absl::Status CheckKernelEvents(const std::string& text, RunOptions* options) {
              absl::StrFormat("'%s' must be auto, on or off", text.substr(0, 80)));
 }
 
+// The machine opens the file, and says what is wrong with it.
+absl::Status CheckDisk(const std::string& text, RunOptions* options) {
+  if (text.empty()) return absl::OkStatus();
+  constexpr std::string_view kReadOnly = ",ro";
+  options->disk_read_only = text.ends_with(kReadOnly);
+  options->disk_path =
+      text.substr(0, text.size() - (options->disk_read_only ? kReadOnly.size() : 0));
+  const std::string why_not = options->WhyNoDisk();
+  return why_not.empty() ? absl::OkStatus() : Bad("--disk", why_not);
+}
+
 absl::Status CheckSeedAndDuration(const RunArguments& arguments, RunOptions* options) {
   const absl::StatusOr<uint64_t> seed = ParseNumber(arguments.seed);
   if (!seed.ok()) return Bad("--seed", seed.status());
@@ -171,6 +230,10 @@ absl::Status CheckSeedAndDuration(const RunArguments& arguments, RunOptions* opt
   if (!duration.ok()) return Bad("--duration", duration.status());
   options->seed = *seed;
   options->duration = *duration;
+  if (arguments.end_timeout == "auto") return absl::OkStatus();
+  const absl::StatusOr<std::chrono::milliseconds> end = ParseDuration(arguments.end_timeout);
+  if (!end.ok()) return Bad("--end-timeout", end.status());
+  options->end_timeout = *end;
   return absl::OkStatus();
 }
 
@@ -193,20 +256,41 @@ absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
   options.guest = arguments.guest;
   options.json = arguments.json;
   options.allow_host_changes = arguments.allow_host_changes;
+  options.pin_vcpus = arguments.pin_vcpus;
   options.record_path = arguments.record;
   options.replay_path = arguments.replay;
   for (const absl::Status& status :
        {CheckGuest(arguments.guest), CheckMemory(arguments.memory, &options),
         CheckVcpus(arguments.vcpus, &options), CheckBacking(arguments.backing, &options),
-        CheckWorkingSet(arguments, &options), CheckUffdEvents(arguments.uffd_events, &options),
-        CheckChurn(arguments.churn, &options), CheckFaultAround(arguments.fault_around, &options),
+        CheckHugePages(arguments.huge_pages, &options),
+        CheckDirtyLog(arguments.dirty_log, &options), CheckWorkingSet(arguments, &options),
+        CheckUffdEvents(arguments.uffd_events, &options), CheckChurn(arguments.churn, &options),
+        CheckFaultAround(arguments.fault_around, &options),
+        CheckFaultHandlers(arguments.fault_handlers, &options),
         CheckRetiredCap(arguments.retired_cap, &options),
-        CheckKernelEvents(arguments.kernel_events, &options),
+        CheckKernelEvents(arguments.kernel_events, &options), CheckDisk(arguments.disk, &options),
         CheckSeedAndDuration(arguments, &options),
         CheckNameAndControl(arguments, environment, &options)}) {
     if (!status.ok()) return status;
   }
   return options;
+}
+
+std::vector<std::string> NotesOn(const RunOptions& options, std::optional<uint64_t> available) {
+  std::vector<std::string> notes;
+  if (available.has_value() && options.memory_bytes > *available) {
+    notes.push_back(absl::StrFormat(
+        "--memory: %s is more than the %u MiB that this host has available; a guest that touches "
+        "all of it is swapped out or killed; give it less, like --memory %uM",
+        FormatBytes(options.memory_bytes), *available >> 20,
+        std::max(*available / 2, kMinMemoryBytes) >> 20));
+  }
+  if (options.page_in_is_touch() && options.fault_around > 1) {
+    notes.emplace_back(
+        "--working-set turns --fault-around off: a page that is brought in ahead of the guest "
+        "would count as touched");
+  }
+  return notes;
 }
 
 }  // namespace underfoot

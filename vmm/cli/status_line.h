@@ -8,12 +8,13 @@
 #include <cstddef>
 #include <string>
 
-#include "vmm/stats.h"
+#include "vmm/stats/stats.h"
 
 namespace underfoot {
 
-// Rates are over the time between the two; equal times give no rates. At most `columns` wide, so
-// that a terminal never wraps it; 0: as long as it is. No newline, no control characters.
+// Rates are for the time between the two; equal times give no rates. The line has at most `columns`
+// columns, so that a terminal never wraps it: the last fields are left out; 0: no limit. It has no
+// newline and no control characters.
 std::string StatusLine(const Stats& now, const Stats& before, size_t columns = 0);
 
 }  // namespace underfoot

@@ -1,10 +1,12 @@
 #include "vmm/cli/summary.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "vmm/cli/command.h"
 #include "vmm/cli/table.h"
 #include "vmm/cli/units.h"
 #include "vmm/cli/views.h"
@@ -26,13 +28,40 @@ std::string GuestText(const Stats& s) {
                          FormatCount(s.guest.mismatches));
 }
 
-std::string ChurnText(const Stats& s) {
-  const uint64_t total = TotalOperations(s.churn.operations);
-  const double seconds = static_cast<double>(s.vm.uptime_us) * 1e-6;
-  std::string text = absl::StrFormat("%s operations", FormatCount(total));
-  if (seconds > 0) {
-    const double rate = static_cast<double>(total) / seconds;
-    absl::StrAppendFormat(&text, " (%s/s)", FormatCount(static_cast<uint64_t>(rate)));
+// Operations per second, of all kinds together.
+struct ChurnRate {
+  double asked = 0;  // 0: the request had no rate
+  double done = 0;
+};
+
+ChurnRate RateOf(const RunSummary& summary) {
+  ChurnRate rate;
+  for (const auto& [kind, asked] : summary.options.churn.rates) rate.asked += asked;
+  if (!summary.options.replay_path.empty() || summary.churn_changed) rate.asked = 0;
+  const uint64_t us = summary.churned_us != 0 ? summary.churned_us : summary.stats.vm.uptime_us;
+  const auto total = static_cast<double>(TotalOperations(summary.stats.churn.operations));
+  if (us != 0) rate.done = total * 1e6 / static_cast<double>(us);
+  return rate;
+}
+
+std::string ChurnText(const RunSummary& summary) {
+  // A schedule is random, and some operations are declined. A rate below this part of the requested
+  // one cannot be explained by that.
+  constexpr double kMuchLess = 0.8;
+  const Stats& s = summary.stats;
+  const ChurnRate rate = RateOf(summary);
+  std::string text =
+      absl::StrFormat("%s operations", FormatCount(TotalOperations(s.churn.operations)));
+  if (rate.done > 0) {
+    absl::StrAppendFormat(&text, " (%s/s", FormatCount(static_cast<uint64_t>(rate.done)));
+    if (rate.asked > 0 && rate.done < kMuchLess * rate.asked) {
+      absl::StrAppendFormat(&text, ", only %.0f%%", 100 * rate.done / rate.asked);
+    }
+    if (rate.asked > 0) {
+      absl::StrAppendFormat(&text, " of %s/s asked",
+                            FormatCount(static_cast<uint64_t>(std::llround(rate.asked))));
+    }
+    text += ")";
   }
   for (const auto& [kind, count] : s.churn.operations) {
     if (count != 0)
@@ -49,6 +78,23 @@ std::string CachesText(const Stats& s) {
       FormatCount(s.pfn_caches.precheck_overlaps), FormatCount(s.pfn_caches.prechecks));
 }
 
+// "2 handlers (512, 498), 4% served on another CPU, 3 merged, 7 put off".
+std::string HandlersText(const UffdStats& uffd) {
+  std::string text = absl::StrFormat("%u handler%s", uffd.handlers, uffd.handlers == 1 ? "" : "s");
+  for (size_t i = 0; i < uffd.handlers && uffd.handlers > 1; ++i) {
+    absl::StrAppendFormat(&text, "%s%s", i == 0 ? " (" : ", ",
+                          FormatCount(uffd.by_handler.faults[i]));
+  }
+  if (uffd.handlers > 1) text += ")";
+  if (uffd.cpu_samples != 0) {
+    absl::StrAppendFormat(
+        &text, ", %.0f%% served on another CPU",
+        100 * static_cast<double>(uffd.crossed_cpus) / static_cast<double>(uffd.cpu_samples));
+  }
+  return text + absl::StrFormat(", %s merged, %s put off", FormatCount(uffd.merged),
+                                FormatCount(uffd.put_off));
+}
+
 std::string FaultsText(const Stats& s) {
   std::string text = absl::StrFormat(
       "%s missing, %s write-protected, %s minor; %s more pages brought in with them",
@@ -59,10 +105,10 @@ std::string FaultsText(const Stats& s) {
                           FormatMicros(s.uffd.fault_us.p50), FormatMicros(s.uffd.fault_us.p99),
                           FormatMicros(s.uffd.fault_us.max));
   }
-  return text;
+  return text + "; " + HandlersText(s.uffd);
 }
 
-// " (3 ksm, 1 collapse)", the most frequent first; empty where nothing is to be told.
+// " (3 ksm, 1 collapse)", the most frequent cause first; empty if there is none.
 std::string CausesText(const KernelStats& kernel) {
   std::vector<std::pair<uint64_t, std::string_view>> causes;
   for (size_t i = 0; i < kHostCauses; ++i) {
@@ -80,8 +126,8 @@ std::string CausesText(const KernelStats& kernel) {
 
 std::string KernelText(const KernelStats& kernel) {
   if (!kernel.enabled) {
-    return "not listened to: " + kernel.why_not +
-           "; what only it tells (swap, migration, KSM) is unobserved";
+    return "not read: " + kernel.why_not +
+           "; changes that only it reports (swap, migration, KSM) are unobserved";
   }
   std::string text =
       absl::StrFormat("%s records: %s known, %s foreign%s, %s ages; %s lost, %s resyncs",
@@ -100,18 +146,29 @@ std::string AuditText(const AuditStats& audit) {
                                      FormatCount(audit.checks), FormatCount(audit.cache_checks),
                                      FormatCount(audit.differences));
   if (audit.differences == 0) return text;
-  return text + absl::StrFormat(": %s explained, %s that no source could see, %s unexplained",
-                                FormatCount(audit.explained_uffd + audit.explained_kernel),
-                                FormatCount(audit.unobserved), FormatCount(audit.unexplained));
+  return text + absl::StrFormat(
+                    ": %s explained, %s that no source could report and that were repaired, %s "
+                    "unexplained",
+                    FormatCount(audit.explained_uffd + audit.explained_kernel),
+                    FormatCount(audit.unobserved), FormatCount(audit.unexplained));
 }
 
-std::string TableText(const Stats& s) {
+std::string DirtyLogText(const DirtyLogStats& log) {
+  return absl::StrFormat(
+      "%s collections, %s pages, %s of them needlessly; %s recorded writes checked, %s missed; "
+      "KVM's log is a %s",
+      FormatCount(log.collections), FormatCount(log.pages), FormatCount(log.needless),
+      FormatCount(log.checked), FormatCount(log.missed), log.kvm);
+}
+
+std::string TableText(const RunSummary& summary) {
+  const Stats& s = summary.stats;
   Table table({Align::kLeft, Align::kLeft});
   table.AddRow({"machine", absl::StrFormat("%s: %u vCPUs, %s, %s, ran %s", s.vm.name, s.vm.vcpus,
                                            FormatBytes(s.vm.memory_bytes), s.vm.kvm_vendor,
                                            FormatMicros(s.vm.uptime_us))});
   table.AddRow({"guest", GuestText(s)});
-  table.AddRow({"churn", ChurnText(s)});
+  table.AddRow({"churn", ChurnText(summary)});
   table.AddRow({"invalidations",
                 absl::StrFormat("%s begun, %s ended, %s stray ends", FormatCount(s.notifier.begins),
                                 FormatCount(s.notifier.ends), FormatCount(s.notifier.stray_ends))});
@@ -128,15 +185,30 @@ std::string TableText(const Stats& s) {
                                  FormatCount(s.rcu.freed), FormatCount(s.rcu.pending_tables))});
   table.AddRow({"faults", FaultsText(s)});
   table.AddRow(
-      {"events",
-       absl::StrFormat("%s removes, %s unmaps, %s remaps, %s forks; %s reordered, "
-                       "%s lost copies repaired, %s freed lazily, %s times EAGAIN",
-                       FormatCount(s.uffd.removes), FormatCount(s.uffd.unmaps),
-                       FormatCount(s.uffd.remaps), FormatCount(s.uffd.forks),
-                       FormatCount(s.uffd.reordered), FormatCount(s.uffd.lost_copies_repaired),
-                       FormatCount(s.uffd.freed_lazily), FormatCount(s.uffd.eagain))});
+      {"events", absl::StrFormat(
+                     "%s removes, %s unmaps, %s remaps, %s forks%s; %s reordered, "
+                     "%s lost copies repaired, %s freed lazily, %s times EAGAIN",
+                     FormatCount(s.uffd.removes), FormatCount(s.uffd.unmaps),
+                     FormatCount(s.uffd.remaps), FormatCount(s.uffd.forks),
+                     s.uffd.fork_waits == 0
+                         ? ""
+                         : absl::StrFormat(" (%s waited for a free descriptor; raise `ulimit -n`)",
+                                           FormatCount(s.uffd.fork_waits)),
+                     FormatCount(s.uffd.reordered), FormatCount(s.uffd.lost_copies_repaired),
+                     FormatCount(s.uffd.freed_lazily), FormatCount(s.uffd.eagain))});
+  if (s.devices.count != 0) {
+    table.AddRow(
+        {"devices",
+         absl::StrFormat("%s requests, %s checked by the guest, %s errors; %s to the guest, %s "
+                         "from it; %s refreshes of rings, %s in a request",
+                         FormatCount(s.devices.requests), FormatCount(s.devices.checked),
+                         FormatCount(s.devices.errors), FormatBytes(s.devices.to_guest_bytes),
+                         FormatBytes(s.devices.from_guest_bytes), FormatCount(s.devices.refreshes),
+                         FormatCount(s.devices.refreshes_in_request))});
+  }
   table.AddRow({"kernel", KernelText(s.kernel)});
   table.AddRow({"audit", AuditText(s.audit)});
+  if (s.dirty_log.enabled) table.AddRow({"dirty log", DirtyLogText(s.dirty_log)});
   return table.Text();
 }
 
@@ -151,47 +223,83 @@ std::string MissedBy(const CoverageRow& row, const CoverageMatrix& coverage) {
   return names;
 }
 
-// A difference is no failure: a host declines by its own lights.
+// A difference is not a failure: a host may decline operations for its own reasons.
 std::string ReplayText(const ReplayStats& replay) {
   std::string text = absl::StrFormat("replay: %s of %s operations repeated, %s differ\n",
                                      FormatCount(replay.repeated), FormatCount(replay.recorded),
                                      FormatCount(replay.differences));
   if (replay.repeated < replay.recorded) {
-    text += "  the rest was not due yet; a longer --duration repeats it\n";
+    text += "  the run ended before the others were due; use a longer --duration\n";
   }
   if (!replay.first.empty()) text += "  the first: " + replay.first + "\n";
   return text;
 }
 
-std::string HintsText(const RunSummary& summary) {
-  const std::string& program = summary.program;
-  const std::string& path = summary.control_path;
+// The socket of this run has been removed; the printed commands find the socket of the next run.
+std::string HintsText(const std::string& program) {
   std::string text = "Look for yourself, while one runs:\n";
-  absl::StrAppendFormat(&text, "  %s run --churn mixed --duration 0 --control %s &\n", program,
-                        path);
-  for (const char* command : {"stats --watch", "stage2 0x100"}) {
-    absl::StrAppendFormat(&text, "  %s %s --control %s\n", program, command, path);
+  for (const char* command :
+       {"run --churn mixed --duration 0 &", "stats --watch", "stage2 0x1000", "events", "quit"}) {
+    absl::StrAppendFormat(&text, "  %s %s\n", program, command);
   }
-  absl::StrAppendFormat(&text, "  curl --unix-socket %s http://underfoot/v1/stats\n", path);
-  absl::StrAppendFormat(&text, "  %s quit --control %s\n", program, path);
   return text;
+}
+
+// The limits of the verdict: a difference that no source could observe was wrong until it was
+// repaired.
+std::string PassedText(const AuditStats& audit) {
+  if (audit.unobserved == 0) return ": nothing stale, nothing lost, nothing leaked.\n";
+  return absl::StrFormat(
+      ": the guest read nothing stale, nothing is lost, nothing leaked.\n"
+      "  The audit repaired %s translations that no source could report; `--kernel-events on` "
+      "reports "
+      "such changes.\n",
+      FormatCount(audit.unobserved));
+}
+
+std::string Coloured(std::string_view word, int code, bool colour) {
+  return colour ? absl::StrFormat("\x1b[1;%dm%s\x1b[0m", code, word) : std::string(word);
+}
+
+Json DescriptionOf(const RunOptions& options) {
+  Json rates = Json::object();
+  for (const auto& [kind, rate] : options.churn.rates) {
+    rates[std::string(ChurnKindName(kind))] = rate;
+  }
+  return {{"version", kVersion},
+          {"command_line", options.command_line},
+          {"name", options.name},
+          {"guest", options.guest},
+          {"memory_bytes", options.memory_bytes},
+          {"vcpus", options.vcpus},
+          {"backing", BackingName(options.backing)},
+          {"fault_handlers",
+           options.fault_handlers.has_value() ? Json(*options.fault_handlers) : Json("auto")},
+          {"pin_vcpus", options.pin_vcpus},
+          {"huge_pages", HugePagesName(options.huge_pages)},
+          {"churn", options.churn.text},
+          {"rates", rates},
+          {"replay", options.replay_path},
+          {"seed", options.seed},
+          {"duration_ms", options.duration.count()}};
 }
 
 }  // namespace
 
 std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& coverage) {
   std::vector<std::string> problems;
-  if (stats.guest.verdict != GuestVerdict::kGood) {
+  // Without a verdict (kNone) the machine reports the reason.
+  if (stats.guest.verdict != GuestVerdict::kGood && stats.guest.verdict != GuestVerdict::kNone) {
     problems.push_back(
         absl::StrFormat("the guest's verdict is %s", GuestVerdictName(stats.guest.verdict)));
   }
   if (stats.guest.mismatches != 0) {
-    problems.push_back(absl::StrFormat("the guest read %s pages as what they may never be",
+    problems.push_back(absl::StrFormat("the guest found wrong content in %s pages",
                                        FormatCount(stats.guest.mismatches)));
   }
   if (stats.audit.unexplained != 0) {
     problems.push_back(
-        absl::StrFormat("the audit found %s wrong translations that no source had told of",
+        absl::StrFormat("the audit found %s wrong translations that no source had reported",
                         FormatCount(stats.audit.unexplained)));
   }
   if (stats.notifier.begins != stats.notifier.ends || stats.notifier.in_flight != 0) {
@@ -213,34 +321,53 @@ std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& co
   return problems;
 }
 
-std::string SummaryText(const RunSummary& summary) {
-  std::string text = TableText(summary.stats);
+std::string SummaryText(const RunSummary& summary, bool colour) {
+  constexpr int kGreen = 32;
+  constexpr int kRed = 31;
+  std::string text = TableText(summary);
   if (!summary.stats.churn.operations.empty()) {
     text += "\n" + CoverageView(ToJson(summary.coverage));
+  }
+  if (!summary.skipped.empty()) {
+    std::string names;  // the reasons were printed at the start of the run
     for (const auto& [kind, why] : summary.skipped) {
-      absl::StrAppendFormat(&text, "not done: %s %s\n", ChurnKindName(kind), why);
+      absl::StrAppendFormat(&names, "%s%s", names.empty() ? "" : ", ", ChurnKindName(kind));
     }
+    text += "skipped: " + names + "\n";
   }
   if (summary.replay.has_value()) text += "\n" + ReplayText(*summary.replay);
   if (summary.passed()) {
-    text += "\nPASSED: nothing stale, nothing lost, nothing leaked.\n";
+    text += "\n" + Coloured("PASSED", kGreen, colour) + PassedText(summary.stats.audit);
   } else {
-    text += "\nFAILED:\n";
+    const bool unfinished = summary.end == RunEnd::kUnfinished;
+    text += "\n" + Coloured(unfinished ? "DID NOT FINISH" : "FAILED", kRed, colour) + ":\n";
     for (const std::string& problem : summary.problems) text += "  " + problem + "\n";
   }
-  return text + "\n" + HintsText(summary);
+  return text + "\n" + HintsText(summary.program);
 }
 
 std::string SummaryJson(const RunSummary& summary) {
   Json skipped = Json::object();
   for (const auto& [kind, why] : summary.skipped) skipped[std::string(ChurnKindName(kind))] = why;
+  const ChurnRate rate = RateOf(summary);
   return Pretty(Json::object(
-             {{"passed", summary.passed()},
+             {{"run", DescriptionOf(summary.options)},
+              {"passed", summary.passed()},
+              {"result", RunEndName(summary.result())},
+              {"exit_code", ExitCodeOf(summary.result())},
               {"problems", summary.problems},
               {"skipped", skipped},
               {"stats", ToJson(summary.stats)},
               {"coverage", ToJson(summary.coverage)},
+              {"churn_rate", {{"asked", rate.asked}, {"done", rate.done}}},
               {"replay", summary.replay.has_value() ? ToJson(*summary.replay) : Json()}})) +
+         "\n";
+}
+
+std::string StartFailureJson(const RunOptions& options, std::string_view problem) {
+  return Pretty(Json::object({{"run", DescriptionOf(options)},
+                              {"passed", false},
+                              {"problems", Json::array({problem})}})) +
          "\n";
 }
 

@@ -1,43 +1,60 @@
-// What `underfoot run` says when it is done.
+// The summary that `underfoot run` prints at its end.
 //
 // Thread safety: pure functions.
 
 #ifndef UNDERFOOT_VMM_CLI_SUMMARY_H_
 #define UNDERFOOT_VMM_CLI_SUMMARY_H_
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
-#include "vmm/churn/tape.h"
-#include "vmm/coverage/matrix.h"
-#include "vmm/stats.h"
+#include "vmm/config/run_options.h"
+#include "vmm/stats/coverage_matrix.h"
+#include "vmm/stats/run_end.h"
+#include "vmm/stats/stats.h"
 
 namespace underfoot {
 
 struct RunSummary {
-  Stats stats;  // the last ones
+  Stats stats;  // the last statistics
   CoverageMatrix coverage = {};
-  std::map<ChurnKind, std::string> skipped = {};  // kinds of churn that the host did not offer
+  // Kinds of churn that the host did not offer, with the reasons.
+  std::map<ChurnKind, std::string> skipped = {};
   std::optional<ReplayStats> replay = {};
   std::vector<std::string> problems;  // one line each; empty: passed
-  std::string control_path = {};      // for the hints
-  std::string program = "underfoot";  // for the hints: as it was called
+  RunEnd end = RunEnd::kWrong;        // for a run with problems: the worst of them
+  std::string program = "underfoot";  // the name of the program as it was called, for the hints
+  RunOptions options = {};
+  uint64_t churned_us = 0;     // how long memory was moved; 0: as long as the machine lived
+  bool churn_changed = false;  // a client has changed the churn: `options` does not have its rates
 
   [[nodiscard]] bool passed() const { return problems.empty(); }
+  [[nodiscard]] RunEnd result() const { return passed() ? RunEnd::kPassed : end; }
+  void Add(RunProblem problem) {
+    end = passed() ? problem.end : std::max(end, problem.end);
+    problems.push_back(std::move(problem.text));
+  }
 };
 
-// What the stats themselves say is wrong: verdict, mismatches, audit, unbalanced brackets, tables
-// that were never freed, churn that a source missed. The machine adds what only it knows (leaks, a
-// vCPU that failed).
+// The problems that the statistics show: verdict, mismatches, audit, unbalanced brackets, tables
+// that were never freed, churn that a source missed. The machine adds the problems that only it
+// knows (leaks, a vCPU that failed).
 std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& coverage);
 
-// A table, the verdict, and how to look for oneself.
-std::string SummaryText(const RunSummary& summary);
-// {"passed": bool, "problems": [...], "skipped": {kind of churn: why}, "stats": {as in /v1/stats},
-//  "coverage": {as in /v1/coverage}, "replay": what differed, or null}
+// A table, the verdict (in colour if `colour` is set), and hints for further inspection.
+std::string SummaryText(const RunSummary& summary, bool colour = false);
+// {"run": {version, command line, guest, memory, vCPUs, backing, churn, seed, duration},
+//  "passed": bool, "result": as RunEndName, "exit_code": n, "problems": [...],
+//  "skipped": {kind of churn: why}, "stats": {as in /v1/stats}, "coverage": {as in /v1/coverage},
+//  "churn_rate": {"asked", "done"} a second, "replay": what differed, or null}
 std::string SummaryJson(const RunSummary& summary);
+// The same object for a run that could not start: "run", "passed": false and the one problem.
+std::string StartFailureJson(const RunOptions& options, std::string_view problem);
 
 }  // namespace underfoot
 

@@ -6,14 +6,14 @@
 namespace underfoot {
 namespace {
 
-// Columns on a terminal: a continuation byte of UTF-8 takes none.
+// The number of columns on a terminal: a continuation byte of UTF-8 needs none.
 size_t WidthOf(const std::string& text) {
   return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
     return (static_cast<unsigned char>(c) & 0xc0U) != 0x80U;
   }));
 }
 
-// Text from a socket may hold anything; a terminal obeys control characters.
+// Text from a socket may contain any bytes, and a terminal executes control characters.
 std::string Printable(std::string text) {
   std::replace_if(
       text.begin(), text.end(),

@@ -1,4 +1,4 @@
-// Columns of text, aligned.
+// Text in aligned columns.
 //
 // Thread safety: a value.
 
@@ -15,12 +15,12 @@ enum class Align : uint8_t { kLeft, kRight };
 
 class Table {
  public:
-  // A row that is shorter than `columns` ends early; a longer one is a bug of the caller.
+  // A row may have fewer cells than `columns`. A row with more is a bug of the caller.
   explicit Table(std::vector<Align> columns) : columns_(std::move(columns)) {}
 
   void AddRow(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
 
-  // Two blanks between columns, none at the end of a line.
+  // Two blanks between columns, and none at the end of a line.
   [[nodiscard]] std::string Text() const;
 
  private:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <limits>
 #include <optional>
 #include <system_error>
@@ -33,10 +34,8 @@ constexpr std::array<Unit, 14> kByteUnits = {{{"", 1},
                                               {"tb", uint64_t{1} << 40},
                                               {"tib", uint64_t{1} << 40}}};
 
-constexpr std::array<Unit, 4> kTimeUnits = {
-    {{"ms", 1}, {"s", 1000}, {"m", 60 * 1000}, {"h", 60 * 60 * 1000}}};
-
-enum class Parse : uint8_t { kOk, kNoNumber, kNoUnit, kOverflow };
+constexpr std::array<Unit, 5> kTimeUnits = {
+    {{"ms", 1}, {"s", 1000}, {"m", 60 * 1000}, {"h", 60 * 60 * 1000}, {"d", 24 * 60 * 60 * 1000}}};
 
 std::string Lower(std::string_view text) {
   std::string lower(text);
@@ -46,21 +45,13 @@ std::string Lower(std::string_view text) {
   return lower;
 }
 
+// Returns nullptr if no unit has that name.
 template <size_t N>
-Parse ParseWithUnit(std::string_view text, const std::array<Unit, N>& units, uint64_t* value) {
-  uint64_t number = 0;
-  const char* const end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, number);
-  if (error == std::errc::result_out_of_range) return Parse::kOverflow;
-  if (error != std::errc()) return Parse::kNoNumber;
-  const std::string name = Lower({stop, static_cast<size_t>(end - stop)});
-  for (const Unit& unit : units) {
-    if (unit.name != name) continue;
-    if (number > std::numeric_limits<uint64_t>::max() / unit.factor) return Parse::kOverflow;
-    *value = number * unit.factor;
-    return Parse::kOk;
-  }
-  return Parse::kNoUnit;
+const Unit* FindUnit(const std::array<Unit, N>& units, const char* begin, const char* end) {
+  const std::string name = Lower({begin, static_cast<size_t>(end - begin)});
+  const auto* const unit = std::find_if(units.begin(), units.end(),
+                                        [&](const Unit& other) { return other.name == name; });
+  return unit == units.end() ? nullptr : unit;
 }
 
 absl::Status Wrong(std::string_view text, std::string_view why) {
@@ -70,34 +61,39 @@ absl::Status Wrong(std::string_view text, std::string_view why) {
 }  // namespace
 
 absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
-  uint64_t bytes = 0;
-  switch (ParseWithUnit(text, kByteUnits, &bytes)) {
-    case Parse::kOk:
-      return bytes;
-    case Parse::kOverflow:
-      return Wrong(text, "is more than 64 bits can count");
-    case Parse::kNoNumber:
-    case Parse::kNoUnit:
-      return Wrong(text, "is no size; write a whole number with K, M or G, like 256M");
+  uint64_t number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  const Unit* const unit = FindUnit(kByteUnits, stop, end);
+  if (error == std::errc::invalid_argument || unit == nullptr) {
+    return Wrong(text, "is not a size; write a whole number with K, M or G, like 256M");
   }
-  return absl::InternalError("unreachable");
+  if (error != std::errc() || number > std::numeric_limits<uint64_t>::max() / unit->factor) {
+    return Wrong(text, "is more than 64 bits can count");
+  }
+  return number * unit->factor;
 }
 
 absl::StatusOr<std::chrono::milliseconds> ParseDuration(std::string_view text) {
   if (text == "0") return std::chrono::milliseconds(0);
-  constexpr uint64_t kMost = uint64_t{365} * 24 * 60 * 60 * 1000;
-  uint64_t ms = 0;
-  switch (ParseWithUnit(text, kTimeUnits, &ms)) {
-    case Parse::kOk:
-      if (ms > kMost) return Wrong(text, "is more than a year; write 0 for no end");
-      return std::chrono::milliseconds(ms);
-    case Parse::kOverflow:
-      return Wrong(text, "is more than a year; write 0 for no end");
-    case Parse::kNoNumber:
-    case Parse::kNoUnit:
-      return Wrong(text, "is no duration; write a whole number with ms, s, m or h, like 10s");
+  constexpr double kMost = 365.0 * 24 * 60 * 60 * 1000;
+  double number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number, std::chars_format::fixed);
+  const Unit* const unit = FindUnit(kTimeUnits, stop, end);
+  // Excludes "nan" and "-1".
+  const bool digit = !text.empty() && text.front() >= '0' && text.front() <= '9';
+  if (!digit || error == std::errc::invalid_argument || unit == nullptr) {
+    return Wrong(text, "is not a duration; write a number with ms, s, m, h or d, like 10s or 0.5s");
   }
-  return absl::InternalError("unreachable");
+  const double ms = number * static_cast<double>(unit->factor);
+  if (error != std::errc() || ms > kMost) {
+    return Wrong(text, "is more than a year; write 0 for no end");
+  }
+  const std::chrono::milliseconds rounded(std::llround(ms));
+  // 0 has a special meaning.
+  if (number > 0 && rounded.count() == 0) return Wrong(text, "is less than the least, 1ms");
+  return rounded;
 }
 
 absl::StatusOr<uint64_t> ParseNumber(std::string_view text) {
@@ -111,7 +107,7 @@ absl::StatusOr<uint64_t> ParseNumber(std::string_view text) {
   const char* const end = digits.data() + digits.size();
   const auto [stop, error] = std::from_chars(digits.data(), end, number, base);
   if (error != std::errc() || stop != end) {
-    return Wrong(text, "is no number from 0 to 2^64-1, decimal or 0x...");
+    return Wrong(text, "is not a number from 0 to 2^64-1, decimal or 0x...");
   }
   return number;
 }

@@ -1,14 +1,19 @@
 #include "vmm/cli/views.h"
 
 #include <algorithm>
-#include <array>
+#include <map>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "vmm/cli/table.h"
 #include "vmm/cli/units.h"
-#include "vmm/memory/host_event.h"
+#include "vmm/evidence/host_event.h"
+#include "vmm/stats/stat_table.h"
 
 namespace underfoot {
 namespace {
@@ -16,16 +21,23 @@ namespace {
 constexpr Align kLeft = Align::kLeft;
 constexpr Align kRight = Align::kRight;
 
-// Fields that are "now" and not totals: what they gain per second says nothing.
-constexpr std::array<std::string_view, 25> kNotTotals = {
-    "vcpus",        "memory_bytes", "uptime_us",      "count",         "leaves_4k",
-    "leaves_2m",    "tables",       "in_flight",      "generation",    "update_wait_us_max",
-    "seed",         "oldest_us",    "pending_tables", "pending_bytes", "fault_us.p50",
-    "fault_us.p99", "fault_us.max", "lag_us.p50",     "lag_us.p99",    "lag_us.max",
-    "sweep_us",     "period_us",    "scan_us",        "pages",         "touched"};
+// Whether the increase of the field per second is meaningful. `field` may be a part:
+// "fault_us.p99".
+bool IsTotal(std::string_view group, std::string_view field) {
+  const std::string_view whole = field.substr(0, field.find('.'));
+  const std::string_view part = field.substr(std::min(field.size(), whole.size() + 1));
+  const StatRow* const row = FindStat(group, whole);
+  if (row != nullptr && row->kind != StatKind::kCounter) return false;
+  return part != "p50" && part != "p99" && part != "max" && part != "sum_us";
+}
 
-bool IsTotal(std::string_view field) {
-  return std::find(kNotTotals.begin(), kNotTotals.end(), field) == kNotTotals.end();
+enum class Unit : uint8_t { kNone, kBytes, kMicros };
+
+Unit UnitOf(std::string_view field) {
+  if (field.ends_with("_bytes") || field == "bytes") return Unit::kBytes;
+  const bool micros = field.ends_with("_us") || field.ends_with("_us_max") ||
+                      field.find("_us.p") != std::string_view::npos || field.ends_with("_us.max");
+  return micros ? Unit::kMicros : Unit::kNone;
 }
 
 std::string Scalar(std::string_view field, const Json& value) {
@@ -34,14 +46,20 @@ std::string Scalar(std::string_view field, const Json& value) {
   if (value.is_null()) return "-";
   if (value.is_number_integer() && value >= 0) {
     const auto number = value.get<uint64_t>();
-    if (field.ends_with("_bytes") || field == "bytes") return FormatBytes(number);
-    const bool micros = field.ends_with("_us") || field.ends_with("_us_max") ||
-                        field.find("_us.p") != std::string_view::npos || field.ends_with("_us.max");
-    if (micros) return FormatMicros(number);
+    if (UnitOf(field) == Unit::kBytes) return FormatBytes(number);
+    if (UnitOf(field) == Unit::kMicros) return FormatMicros(number);
     if (field == "seed" || field == "pid") return std::to_string(number);
     return FormatCount(number);
   }
   return Dump(value);
+}
+
+// If the value is shown with its unit, the name is shown without it: "uptime 12.3 s".
+std::string NameShown(const std::string& field) {
+  if (UnitOf(field) == Unit::kBytes) return absl::StrReplaceAll(field, {{"_bytes", ""}});
+  const bool of_times = field.find("_us.") != std::string::npos;  // "fault_us.count"
+  if (of_times || UnitOf(field) == Unit::kMicros) return absl::StrReplaceAll(field, {{"_us", ""}});
+  return field;
 }
 
 std::string PerSecond(double rate) {
@@ -49,42 +67,84 @@ std::string PerSecond(double rate) {
   return FormatCount(static_cast<uint64_t>(rate)) + "/s";
 }
 
-// One row a field; a nested object becomes fields with a dot in their names.
-class StatsRows {
+struct StatsField {
+  std::string group;
+  std::string name;  // parts of a nested object have a dot: "fault_us.p99"
+  const Json* value;
+  bool changed = false;
+  double rate = 0;  // the increase of a total per second
+};
+
+bool IsZero(const Json& value) {
+  return value.is_null() || value == false || value == 0 || value == "";
+}
+
+class StatsFields {
  public:
-  StatsRows(double seconds, Table* table) : seconds_(seconds), table_(table) {}
+  StatsFields(const Json& now, const Json* before, const StatsLook& look) : look_(look) {
+    if (before != nullptr) {
+      const double uptime = now.at("vm").at("uptime_us").get<double>();
+      seconds_ = (uptime - before->at("vm").at("uptime_us").get<double>()) * 1e-6;
+    }
+    for (const auto& [group, fields] : now.items()) {
+      if (look.group.empty() || look.group == group) Add(group, "", fields, In(before, group));
+    }
+  }
+
+  std::vector<StatsField> Take() { return std::move(fields_); }
+
+ private:
+  static const Json* In(const Json* before, const std::string& key) {
+    const bool known = before != nullptr && before->is_object() && before->contains(key);
+    return known ? &before->at(key) : nullptr;
+  }
 
   void Add(const std::string& group, const std::string& prefix, const Json& fields,
            const Json* before) {
     for (const auto& [key, value] : fields.items()) {
-      const std::string field = prefix + key;
-      const Json* const earlier = before != nullptr && before->is_object() && before->contains(key)
-                                      ? &before->at(key)
-                                      : nullptr;
       if (value.is_array()) continue;  // buckets
+      const Json* const earlier = In(before, key);
       if (value.is_object()) {
-        Add(group, field + ".", value, earlier);
-        continue;
+        Add(group, prefix + key + ".", value, earlier);
+      } else if (!look_.nonzero || !IsZero(value)) {
+        fields_.push_back({group, prefix + key, &value, earlier != nullptr && *earlier != value,
+                           Rate(group, prefix + key, value, earlier)});
       }
-      table_->AddRow({group == last_group_ ? "" : group, field, Scalar(field, value),
-                      Gain(field, value, earlier)});
-      last_group_ = group;
     }
   }
 
- private:
-  std::string Gain(const std::string& field, const Json& value, const Json* before) const {
-    if (before == nullptr || seconds_ <= 0 || !IsTotal(field)) return "";
-    if (!value.is_number_unsigned() || !before->is_number_unsigned()) return "";
+  double Rate(std::string_view group, std::string_view field, const Json& value,
+              const Json* before) const {
+    if (before == nullptr || seconds_ <= 0 || !IsTotal(group, field)) return 0;
+    if (!value.is_number_unsigned() || !before->is_number_unsigned()) return 0;
     const auto now = value.get<uint64_t>();
     const auto then = before->get<uint64_t>();
-    return now <= then ? "" : PerSecond(static_cast<double>(now - then) / seconds_);
+    return now <= then ? 0 : static_cast<double>(now - then) / seconds_;
   }
 
-  const double seconds_;
-  Table* const table_;
-  std::string last_group_;
+  const StatsLook& look_;
+  double seconds_ = 0;
+  std::vector<StatsField> fields_;
 };
+
+// First the fields that change fastest, then other changed fields, then those that are not zero,
+// then the rest.
+void SortByChange(std::vector<StatsField>& fields) {
+  const auto rank = [](const StatsField& field) {
+    if (field.rate > 0) return 0;
+    if (field.changed) return 1;
+    return IsZero(*field.value) ? 3 : 2;
+  };
+  std::stable_sort(fields.begin(), fields.end(), [&](const StatsField& a, const StatsField& b) {
+    return rank(a) != rank(b) ? rank(a) < rank(b) : a.rate > b.rate;
+  });
+}
+
+std::string CsvCell(const Json& value) {
+  std::string text = value.is_string() ? value.get<std::string>() : Dump(value);
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  return "\"" + absl::StrReplaceAll(text, {{"\"", "\"\""}}) + "\"";
+}
 
 std::string FrameText(const Json& frame) {
   return frame.is_number_unsigned() ? absl::StrFormat("0x%x", frame.get<uint64_t>()) : "-";
@@ -92,19 +152,40 @@ std::string FrameText(const Json& frame) {
 
 }  // namespace
 
-std::string StatsView(const Json& now, const Json* before) {
-  double seconds = 0;
-  if (before != nullptr) {
-    const double uptime = now.at("vm").at("uptime_us").get<double>();
-    seconds = (uptime - before->at("vm").at("uptime_us").get<double>()) * 1e-6;
+std::string StatsView(const Json& now, const Json* before, const StatsLook& look) {
+  std::vector<StatsField> fields = StatsFields(now, before, look).Take();
+  const bool cut = look.rows != 0 && fields.size() > look.rows;
+  size_t shown = fields.size();
+  if (cut) {
+    SortByChange(fields);
+    shown = look.rows - 1;
   }
   Table table({kLeft, kLeft, kRight, kRight});
-  StatsRows rows(seconds, &table);
-  for (const auto& [group, fields] : now.items()) {
-    const bool known = before != nullptr && before->contains(group);
-    rows.Add(group, "", fields, known ? &before->at(group) : nullptr);
+  std::string last;
+  for (size_t i = 0; i < shown; ++i) {
+    const StatsField& field = fields[i];
+    table.AddRow({field.group == last && !cut ? "" : field.group, NameShown(field.name),
+                  Scalar(field.name, *field.value), field.rate > 0 ? PerSecond(field.rate) : ""});
+    last = field.group;
   }
-  return table.Text();
+  if (!cut) return table.Text();
+  return table.Text() + absl::StrFormat("... %d more: underfoot stats [GROUP] [--nonzero]\n",
+                                        fields.size() - shown);
+}
+
+std::string StatsCsv(const Json& now, const StatsLook& look, std::vector<std::string>* names) {
+  const std::vector<StatsField> fields = StatsFields(now, nullptr, look).Take();
+  std::map<std::string, std::string> cells;
+  const bool first = names->empty();
+  for (const StatsField& field : fields) {
+    const std::string name = field.group + "." + field.name;
+    cells[name] = CsvCell(*field.value);
+    if (first) names->push_back(name);
+  }
+  std::string line;
+  for (const std::string& name : *names) line += cells[name] + ",";
+  if (!line.empty()) line.pop_back();
+  return (first ? absl::StrJoin(*names, ",") + "\n" : "") + line + "\n";
 }
 
 std::string CachesView(const Json& answer) {
@@ -168,8 +249,8 @@ std::string ChurnView(const Json& churn) {
     table.AddRow({kind, rate, FormatCount(done.get<uint64_t>())});
   }
   const bool running = churn.at("running").get<bool>();
-  return absl::StrFormat("churn %s, seed %s\n", running ? "runs" : "is stopped",
-                         Scalar("seed", churn.at("seed"))) +
+  const char* const state = rates.empty() ? "is off" : running ? "runs" : "is stopped";
+  return absl::StrFormat("churn %s, seed %s\n", state, Scalar("seed", churn.at("seed"))) +
          table.Text();
 }
 
@@ -200,6 +281,71 @@ std::string WorkingSetView(const Json& set) {
          table.Text();
 }
 
+std::string DevicesView(const Json& answer) {
+  Table table({kLeft, kRight, kRight, kRight, kRight, kRight, kRight, kRight, kRight, kRight});
+  table.AddRow({"QUEUE", "NEXT", "REQUESTS", "ERRORS", "TO GUEST", "FROM GUEST", "KICKS",
+                "INTERRUPTS", "REFRESHES", "IN REQUEST"});
+  std::string devices;
+  for (const Json& device : answer.at("devices")) {
+    absl::StrAppendFormat(&devices, "%s: registers at %s, status %s, %s resets, %s needed\n",
+                          device.at("name").get<std::string>(), device.at("gpa").get<std::string>(),
+                          device.at("status").get<std::string>(),
+                          Scalar("resets", device.at("resets")),
+                          Scalar("needed_resets", device.at("needed_resets")));
+    for (const Json& queue : device.at("queues")) {
+      table.AddRow(
+          {queue.at("name").get<std::string>(),
+           queue.at("active").get<bool>() ? Scalar("next_used", queue.at("next_used")) : "-",
+           Scalar("requests", queue.at("requests")), Scalar("errors", queue.at("errors")),
+           Scalar("to_guest_bytes", queue.at("to_guest_bytes")),
+           Scalar("from_guest_bytes", queue.at("from_guest_bytes")),
+           Scalar("kicks", queue.at("kicks")), Scalar("interrupts", queue.at("interrupts")),
+           Scalar("refreshes", queue.at("refreshes")),
+           Scalar("refreshes_in_request", queue.at("refreshes_in_request"))});
+    }
+  }
+  return devices.empty() ? "no virtio devices\n" : devices + table.Text();
+}
+
+std::string DirtyView(const Json& dirty) {
+  Table table({kRight, kRight, kRight, kRight, kRight});
+  table.AddRow({"ID", "GFN", "SIZE", "WRITTEN", "WAITING"});
+  const auto add = [&table](const std::string& id, const std::string& gfn, const Json& row) {
+    const auto size = [&row](const char* name) {
+      return FormatBytes(row.at(name).get<uint64_t>() << kPageShift);
+    };
+    table.AddRow({id, gfn, size("pages"), size("last"), size("waiting")});
+  };
+  for (const Json& slot : dirty.at("slots")) {
+    add(Scalar("id", slot.at("id")), FrameText(slot.at("gfn_begin")), slot);
+  }
+  add("all", "", dirty);
+  return absl::StrFormat(
+             "collection %s, %s ago; WRITTEN: in it, WAITING: and in earlier ones, not taken yet\n",
+             FormatCount(dirty.at("collections").get<uint64_t>()),
+             FormatMicros(dirty.at("age_us").get<uint64_t>())) +
+         table.Text();
+}
+
+std::string TakenView(const Json& taken) {
+  constexpr uint64_t kPagesPerByte = 8;
+  const std::string bytes = absl::HexStringToBytes(taken.at("bitmap").get<std::string>());
+  const auto first = taken.at("gfn_begin").get<uint64_t>();
+  const auto dirty = [&bytes](uint64_t page) {
+    const uint64_t byte = page / kPagesPerByte;
+    return byte < bytes.size() &&
+           (static_cast<unsigned char>(bytes[byte]) >> page % kPagesPerByte & 1) != 0;
+  };
+  std::string text;
+  for (uint64_t page = 0; page < bytes.size() * kPagesPerByte; ++page) {
+    if (!dirty(page)) continue;
+    const uint64_t begin = page;
+    while (dirty(page)) ++page;
+    absl::StrAppendFormat(&text, "0x%x 0x%x\n", first + begin, first + page);
+  }
+  return text;
+}
+
 std::string CoverageView(const Json& coverage) {
   Table table({kLeft, kRight, kLeft, kLeft, kLeft, kLeft});
   std::vector<std::string> head = {"KIND", "DONE"};
@@ -224,7 +370,7 @@ std::string CoverageView(const Json& coverage) {
     cells.push_back(row.at("result").get<std::string>());
     table.AddRow(cells);
   }
-  return table.Text() + "events, lag p50 / p99; !: must see it\n";
+  return table.Text() + "events, lag p50 / p99; !: must report it\n";
 }
 
 std::string EventLine(const Json& event) {
@@ -232,14 +378,20 @@ std::string EventLine(const Json& event) {
     return absl::StrFormat("... %s events are missing here",
                            FormatCount(event.at("lost").get<uint64_t>()));
   }
+  if (event.contains("clock")) {
+    return absl::StrFormat("times are seconds of %s; now: %.6f",
+                           event.at("clock").get<std::string>(),
+                           event.at("now_ns").get<double>() * 1e-9);
+  }
   const double seconds = event.at("happened_ns").get<double>() * 1e-9;
   std::string line = absl::StrFormat(
       "%14.6f  %-6s %-13s %s  %s pages, lag %s", seconds, event.at("source").get<std::string>(),
       event.at("change").get<std::string>(), event.at("begin").get<std::string>(),
       FormatCount(event.at("pages").get<uint64_t>()),
       FormatMicros(event.at("lag_us").get<uint64_t>()));
+  // An older machine reports neither the call nor the cause.
+  if (const auto call = event.value("call", ""); !call.empty()) line += ", by " + call;
   if (const auto task = event.at("task").get<std::string>(); !task.empty()) line += ", " + task;
-  // An older machine tells none.
   const auto cause = event.value("cause", "unknown");
   if (cause != HostCauseName(HostCause::kUnknown)) line += " (" + cause + ")";
   if (event.at("known").get<bool>()) line += ", known";

@@ -1,62 +1,42 @@
 #include "vmm/control/client.h"
 
-#include <curl/curl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 
+#include <algorithm>
 #include <array>
-#include <mutex>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "vmm/base/unique_fd.h"
+#include "vmm/control/http_parse.h"
 #include "vmm/control/probe.h"
 #include "vmm/control/socket_path.h"
 
 namespace underfoot {
 namespace {
 
-// Far above any answer of ours; a socket that is not ours cannot fill our memory.
+using Clock = std::chrono::steady_clock;
+using Deadline = std::optional<Clock::time_point>;  // nullopt: no time limit
+
+// Far above the size of any answer; the limit keeps another program's socket from filling our
+// memory.
 constexpr size_t kMaxReplyBytes = size_t{16} << 20;
-
-struct EasyDeleter {
-  void operator()(CURL* curl) const { curl_easy_cleanup(curl); }
-};
-using EasyHandle = std::unique_ptr<CURL, EasyDeleter>;
-
-struct ListDeleter {
-  void operator()(curl_slist* list) const { curl_slist_free_all(list); }
-};
-using HeaderList = std::unique_ptr<curl_slist, ListDeleter>;
-
-size_t AppendBody(char* data, size_t size, size_t count, void* cls) {
-  auto* const body = static_cast<std::string*>(cls);
-  const size_t bytes = size * count;
-  if (body->size() + bytes > kMaxReplyBytes) return 0;  // ends the transfer with an error
-  body->append(data, bytes);
-  return bytes;
-}
-
-struct Follower {
-  CURL* curl;
-  const std::function<bool(std::string_view)>* take;
-  std::string error_body;
-  bool enough = false;
-};
-
-size_t PassOn(char* data, size_t size, size_t count, void* cls) {
-  auto* const follower = static_cast<Follower*>(cls);
-  const size_t bytes = size * count;
-  long status = 0;
-  curl_easy_getinfo(follower->curl, CURLINFO_RESPONSE_CODE, &status);
-  if (status != 200) return AppendBody(data, size, count, &follower->error_body);
-  follower->enough = !(*follower->take)(std::string_view(data, bytes));
-  return follower->enough ? 0 : bytes;  // 0 ends the transfer with an error
-}
+constexpr size_t kMaxLineBytes = size_t{64} << 10;
 
 absl::StatusCode CodeOf(int http_status) {
   switch (http_status) {
     case 400:
     case 413:
     case 415:
+    case 417:
+    case 431:
       return absl::StatusCode::kInvalidArgument;
     case 403:
       return absl::StatusCode::kPermissionDenied;
@@ -73,7 +53,7 @@ absl::StatusCode CodeOf(int http_status) {
   }
 }
 
-// The message of {"error": {"message": ...}}, or the status alone.
+// The status with the message of {"error": {"message": ...}}, or with the HTTP status alone.
 absl::Status StatusOf(const HttpReply& reply) {
   std::string message = absl::StrFormat("HTTP status %d", reply.status);
   const Json json = Json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
@@ -89,153 +69,211 @@ absl::StatusOr<Json> JsonOf(const absl::StatusOr<HttpReply>& reply, const std::s
   if (reply->status < 200 || reply->status > 299) return StatusOf(*reply);
   Json json = Json::parse(reply->body, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) {
-    return absl::InternalError(
-        absl::StrFormat("what answers at %s sent no JSON; is it an underfoot machine?", path));
+    return absl::InternalError(absl::StrFormat(
+        "the program that answers at %s sent no JSON; is it an underfoot machine?", path));
   }
   return json;
 }
 
-// Why nobody could be reached at `path`.
-std::string WhyUnreachable(const std::string& path) {
+// The reason why no machine could be reached at `path`.
+std::string UnreachableReason(const std::string& path) {
   switch (ProbeSocket(path)) {
     case SocketProbe::kAbsent:
       return "there is no such socket";
     case SocketProbe::kNotSocket:
-      return "that is no socket";
+      return "that is not a socket";
     case SocketProbe::kUnknown:
       return "this user may not reach it";
     case SocketProbe::kStale:
-    case SocketProbe::kLive:  // just now, or the backlog is full
-      return "nobody answers there";
+    case SocketProbe::kLive:  // a server has started just now, or its backlog is full
+      return "no program answers there";
   }
   return "";
 }
 
-}  // namespace
+absl::Status NoAnswer(const std::string& path, std::string_view why) {
+  return absl::UnavailableError(absl::StrFormat("no answer from %s: %s", path, why));
+}
 
-class ControlClient::Connection {
+// One request over one connection.
+class Exchange {
  public:
-  Connection(EasyHandle easy, std::string path, std::chrono::milliseconds timeout)
-      : path_(std::move(path)), timeout_(timeout), easy_(std::move(easy)) {}
+  // Connects. `timeout` limits the whole exchange, or the time until ExpectStream.
+  static absl::StatusOr<Exchange> Start(const std::string& path,
+                                        std::chrono::milliseconds timeout) {
+    const absl::StatusOr<sockaddr_un> address = SocketAddress(path);
+    if (!address.ok()) return address.status();
+    UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (!socket.valid()) return NoAnswer(path, std::strerror(errno));
+    // connect() to a full backlog waits for this long.
+    const timeval patience = {timeout.count() / 1000, timeout.count() % 1000 * 1000};
+    static_cast<void>(
+        setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)));
+    if (connect(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(*address)) !=
+        0) {
+      return NoAnswer(path, UnreachableReason(path) + "; is the machine still running?");
+    }
+    return Exchange(path, std::move(socket), timeout);
+  }
 
-  absl::StatusOr<HttpReply> Perform(const std::string& method, const std::string& target,
-                                    const std::string& body);
-  absl::Status Follow(const std::string& target, const std::function<bool(std::string_view)>& take);
+  void DropDeadline() { deadline_ = std::nullopt; }
+
+  // A server that refuses a request may close the connection before it has read all of it. Its
+  // answer can still be read.
+  absl::Status Send(std::string_view bytes) {
+    while (!bytes.empty()) {
+      if (!Await(POLLOUT)) return TimedOut();
+      const ssize_t sent =
+          send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (sent < 0 && errno != EAGAIN && errno != EINTR) return absl::OkStatus();
+      if (sent > 0) bytes.remove_prefix(static_cast<size_t>(sent));
+    }
+    return absl::OkStatus();
+  }
+
+  // Reads until the reply is complete or its reader stops.
+  absl::Status Receive(ReplyReader& reader) {
+    std::array<char, size_t{64} << 10> buffer;  // NOLINT(cppcoreguidelines-pro-type-member-init)
+    while (!reader.whole() && !reader.stopped()) {
+      if (!Await(POLLIN)) return TimedOut();
+      const ssize_t got = recv(socket_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
+      if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+      if (got <= 0) {
+        if (reader.End()) return absl::OkStatus();
+        return NoAnswer(path_, reader.has_head() ? "the connection ended within the answer"
+                                                 : "the connection ended without an answer");
+      }
+      if (!reader.Feed({buffer.data(), static_cast<size_t>(got)})) {
+        return NoAnswer(
+            path_, "the program that answers there is not an HTTP server (" + reader.error() + ")");
+      }
+      if (reader.has_head() && streams_) DropDeadline();
+    }
+    return absl::OkStatus();
+  }
+
+  // From now on there is no time limit.
+  void ExpectStream() { streams_ = true; }
 
  private:
-  void SetCommonOptions();
-  absl::Status Failure(CURLcode code) const;
+  Exchange(std::string path, UniqueFd socket, std::chrono::milliseconds timeout)
+      : path_(std::move(path)),
+        socket_(std::move(socket)),
+        timeout_(timeout),
+        deadline_(Clock::now() + timeout) {}
 
-  const std::string path_;
-  const std::chrono::milliseconds timeout_;
-  const EasyHandle easy_;  // keeps the connection from request to request
-  std::string body_;
-  std::array<char, CURL_ERROR_SIZE> error_{};
+  // False: the time limit has passed.
+  [[nodiscard]] bool Await(short events) {
+    pollfd polled = {socket_.get(), events, 0};
+    while (true) {
+      int left = -1;
+      if (deadline_.has_value()) {
+        const auto ms = std::chrono::ceil<std::chrono::milliseconds>(*deadline_ - Clock::now());
+        left = static_cast<int>(std::clamp<int64_t>(ms.count(), 0, INT32_MAX));
+      }
+      const int ready = poll(&polled, 1, left);
+      if (ready != 0 && !(ready < 0 && errno == EINTR)) return true;
+      if (ready == 0) return false;
+    }
+  }
+
+  absl::Status TimedOut() const {
+    return NoAnswer(path_, absl::StrFormat("nothing came within %d ms", timeout_.count()));
+  }
+
+  std::string path_;
+  UniqueFd socket_;
+  std::chrono::milliseconds timeout_;
+  Deadline deadline_;
+  bool streams_ = false;
 };
 
-void ControlClient::Connection::SetCommonOptions() {
-  CURL* const curl = easy_.get();
-  curl_easy_reset(curl);
-  curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, error_.data());
-  curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, path_.c_str());
-  curl_easy_setopt(curl, CURLOPT_PROXY, "");  // whatever http_proxy says
-  curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http");
-  curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-  curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, static_cast<long>(timeout_.count()));
-  curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, &AppendBody);
-  curl_easy_setopt(curl, CURLOPT_WRITEDATA, &body_);
-}
-
-absl::StatusOr<HttpReply> ControlClient::Connection::Perform(const std::string& method,
-                                                             const std::string& target,
-                                                             const std::string& body) {
-  CURL* const curl = easy_.get();
-  SetCommonOptions();
-  const std::string url = "http://underfoot" + target;
-  const HeaderList headers(curl_slist_append(nullptr, "Content-Type: application/json"));
-  curl_easy_setopt(curl, CURLOPT_URL, url.c_str());
-  if (method == "HEAD") curl_easy_setopt(curl, CURLOPT_NOBODY, 1L);
-  if (method == "PUT" || !body.empty()) {
-    curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE, static_cast<long>(body.size()));
-    curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body.c_str());
-    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers.get());
+std::string RequestText(const std::string& method, const std::string& target,
+                        const std::string& body) {
+  std::string text =
+      absl::StrFormat("%s %s HTTP/1.1\r\nHost: underfoot\r\nConnection: close\r\n", method, target);
+  if (method == "PUT" || method == "POST" || !body.empty()) {
+    absl::StrAppendFormat(&text, "Content-Type: %s\r\nContent-Length: %u\r\n", kJsonContentType,
+                          body.size());
   }
-  curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, method.c_str());
-  body_.clear();
-  error_[0] = '\0';
-  if (absl::Status failed = Failure(curl_easy_perform(curl)); !failed.ok()) return failed;
-  long status = 0;
-  char* type = nullptr;
-  curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-  curl_easy_getinfo(curl, CURLINFO_CONTENT_TYPE, &type);
-  return HttpReply{.status = static_cast<int>(status),
-                   .content_type = type == nullptr ? "" : type,
-                   .body = std::exchange(body_, {})};
+  return text + "\r\n" + body;
 }
 
-absl::Status ControlClient::Connection::Failure(CURLcode code) const {
-  if (code == CURLE_OK) return absl::OkStatus();
-  if (code == CURLE_COULDNT_CONNECT) {
-    return absl::UnavailableError(absl::StrFormat(
-        "no answer from %s: %s; is the machine still running?", path_, WhyUnreachable(path_)));
-  }
-  return absl::UnavailableError(
-      absl::StrFormat("no answer from %s: %s", path_,
-                      error_[0] != '\0' ? std::string(error_.data()) : curl_easy_strerror(code)));
-}
-
-absl::Status ControlClient::Connection::Follow(const std::string& target,
-                                               const std::function<bool(std::string_view)>& take) {
-  CURL* const curl = easy_.get();
-  SetCommonOptions();
-  Follower follower{.curl = curl, .take = &take, .error_body = {}};
-  curl_easy_setopt(curl, CURLOPT_URL, ("http://underfoot" + target).c_str());
-  curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, 0L);
-  curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, &PassOn);
-  curl_easy_setopt(curl, CURLOPT_WRITEDATA, &follower);
-  error_[0] = '\0';
-  const CURLcode code = curl_easy_perform(curl);
-  if (follower.enough) return absl::OkStatus();
-  if (absl::Status failed = Failure(code); !failed.ok()) return failed;
-  long status = 0;
-  curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-  if (status == 200) return absl::OkStatus();
-  return StatusOf({.status = static_cast<int>(status), .body = std::move(follower.error_body)});
-}
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Make(
     std::string path, std::chrono::milliseconds timeout) {
   const absl::StatusOr<sockaddr_un> address = SocketAddress(path);
   if (!address.ok()) return address.status();
-  static std::once_flag once;
-  std::call_once(once, [] { curl_global_init(CURL_GLOBAL_NOTHING); });
-  EasyHandle easy(curl_easy_init());
-  if (easy == nullptr) return absl::ResourceExhaustedError("curl_easy_init failed: out of memory");
-  auto connection = std::make_unique<Connection>(std::move(easy), path, timeout);
-  return std::unique_ptr<ControlClient>(new ControlClient(std::move(path), std::move(connection)));
+  return std::unique_ptr<ControlClient>(new ControlClient(std::move(path), timeout));
 }
-
-ControlClient::ControlClient(std::string path, std::unique_ptr<Connection> connection)
-    : path_(std::move(path)), connection_(std::move(connection)) {}
-
-ControlClient::~ControlClient() = default;
 
 absl::StatusOr<HttpReply> ControlClient::Send(const std::string& method, const std::string& target,
                                               const std::string& body) {
-  return connection_->Perform(method, target, body);
+  absl::StatusOr<Exchange> exchange = Exchange::Start(path_, timeout_);
+  if (!exchange.ok()) return exchange.status();
+  HttpReply reply;
+  ReplyReader reader(method == "HEAD", [&](int, std::string_view piece) {
+    reply.body += piece;
+    return reply.body.size() <= kMaxReplyBytes;
+  });
+  if (absl::Status sent = exchange->Send(RequestText(method, target, body)); !sent.ok()) {
+    return sent;
+  }
+  if (absl::Status received = exchange->Receive(reader); !received.ok()) return received;
+  if (reader.stopped()) {
+    return absl::InternalError(absl::StrFormat(
+        "the program that answers at %s sent more than %u bytes; is it an underfoot machine?",
+        path_, kMaxReplyBytes));
+  }
+  reply.status = reader.status();
+  reply.content_type = reader.content_type();
+  return reply;
 }
 
 absl::StatusOr<Json> ControlClient::Get(const std::string& target) {
   return JsonOf(Send("GET", target), path_);
 }
 
-absl::Status ControlClient::Follow(const std::string& target,
-                                   const std::function<bool(std::string_view)>& take) {
-  return connection_->Follow(target, take);
-}
-
 absl::StatusOr<Json> ControlClient::Put(const std::string& target, const Json& body) {
   return JsonOf(Send("PUT", target, Dump(body)), path_);
+}
+
+absl::StatusOr<Json> ControlClient::Post(const std::string& target) {
+  return JsonOf(Send("POST", target), path_);
+}
+
+absl::Status ControlClient::Follow(const std::string& target,
+                                   const std::function<bool(std::string_view)>& take) {
+  absl::StatusOr<Exchange> exchange = Exchange::Start(path_, timeout_);
+  if (!exchange.ok()) return exchange.status();
+  exchange->ExpectStream();
+  std::string rest;  // the incomplete last line; for an error, the body so far
+  bool enough = false;
+  ReplyReader reader(/*head=*/false, [&](int status, std::string_view piece) {
+    rest += piece;
+    if (status != 200) return rest.size() <= kMaxLineBytes;
+    size_t begin = 0;
+    for (size_t end; (end = rest.find('\n', begin)) != std::string::npos; begin = end + 1) {
+      std::string_view line = std::string_view(rest).substr(begin, end - begin);
+      if (line.ends_with('\r')) line.remove_suffix(1);
+      enough = !take(line);
+      if (enough) return false;
+    }
+    rest.erase(0, begin);
+    return rest.size() <= kMaxLineBytes;
+  });
+  if (absl::Status sent = exchange->Send(RequestText("GET", target, "")); !sent.ok()) return sent;
+  if (absl::Status received = exchange->Receive(reader); !received.ok()) return received;
+  if (enough) return absl::OkStatus();
+  if (reader.stopped()) {
+    return absl::InternalError(
+        absl::StrFormat("the program that answers at %s sent a line of more than %u bytes; is it "
+                        "an underfoot machine?",
+                        path_, kMaxLineBytes));
+  }
+  if (reader.status() == 200) return absl::OkStatus();
+  return StatusOf({.status = reader.status(), .body = std::move(rest)});
 }
 
 }  // namespace underfoot

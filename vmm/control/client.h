@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "vmm/control/http.h"
@@ -19,33 +20,36 @@ namespace underfoot {
 
 class ControlClient {
  public:
-  // Connects with the first request. Errors: a path that is too long.
+  // Each request uses its own connection. An error: the path is too long.
   static absl::StatusOr<std::unique_ptr<ControlClient>> Make(
       std::string path, std::chrono::milliseconds timeout = std::chrono::seconds(10));
-  ~ControlClient();
+  ~ControlClient() = default;
   ControlClient(const ControlClient&) = delete;
   ControlClient& operator=(const ControlClient&) = delete;
 
   const std::string& path() const { return path_; }
 
-  // The reply as it is, whatever its status; an error only when there is none.
+  // Returns the reply, whatever its status. An error only if there is no reply.
   absl::StatusOr<HttpReply> Send(const std::string& method, const std::string& target,
                                  const std::string& body = "");
 
-  // The JSON of a successful reply; otherwise an error with the message that the server gave.
+  // Returns the JSON of a successful reply; otherwise an error with the server's message.
   absl::StatusOr<Json> Get(const std::string& target);
   absl::StatusOr<Json> Put(const std::string& target, const Json& body);
+  absl::StatusOr<Json> Post(const std::string& target);
 
-  // GET of a stream: `take` gets each piece until it says false, or the machine ends.
+  // Reads a stream: `take` is called with each line, without its newline, until it returns false or
+  // the machine ends. A line that does not end is an error, so that it cannot fill our memory.
   [[nodiscard]] absl::Status Follow(const std::string& target,
                                     const std::function<bool(std::string_view)>& take);
 
  private:
-  class Connection;
-  ControlClient(std::string path, std::unique_ptr<Connection> connection);
+  ControlClient(std::string path, std::chrono::milliseconds timeout)
+      : path_(std::move(path)), timeout_(timeout) {}
 
   const std::string path_;
-  const std::unique_ptr<Connection> connection_;
+  // The limit for a request; for a stream, until it begins.
+  const std::chrono::milliseconds timeout_;
 };
 
 }  // namespace underfoot

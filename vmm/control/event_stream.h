@@ -1,5 +1,7 @@
 // The event log as server-sent events: id = the event's number, event = its source, data = its
-// JSON. Where the log has run away from a slow reader, an event "gap" says how many are missing.
+// JSON. The first event of a stream is "clock": it names the clock of happened_ns, and gives the
+// current time of that clock and the time of day. If the log has overwritten events that a slow
+// reader has not read, an event "gap" has their number.
 //
 // Thread safety: one thread at a time.
 // After: https://html.spec.whatwg.org/multipage/server-sent-events.html
@@ -19,15 +21,16 @@ inline constexpr std::string_view kEventStreamContentType = "text/event-stream";
 
 class EventStream {
  public:
-  // `target` outlives this. Begins with the event of number `first`.
+  // `target` must outlive this object. The stream begins with event number `first`.
   EventStream(ControlTarget& target, uint64_t first) : target_(&target), next_(first) {}
 
-  // What has happened since the last call, a bounded part of it; empty: nothing.
+  // Returns the events since the last call, up to a limit; empty: none.
   std::string operator()();
 
  private:
   ControlTarget* target_;
   uint64_t next_;
+  bool clock_told_ = false;
 };
 
 }  // namespace underfoot

@@ -3,23 +3,18 @@
 #include <linux/kvm.h>
 
 #include <array>
+#include <bit>
 #include <cstring>
+#include <variant>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_format.h"
+#include "vmm/stats/stat_table.h"
 
 namespace underfoot {
 namespace {
 
 std::string Hex(uint64_t value) { return absl::StrFormat("0x%x", value); }
-
-Json ToJson(const ChurnCounts& operations) {
-  Json json = Json::object();
-  for (const ChurnKindInfo& info : kChurnKinds) {
-    const auto found = operations.find(info.kind);
-    json[std::string(info.name)] = found == operations.end() ? uint64_t{0} : found->second;
-  }
-  return json;
-}
 
 Json ToJson(const ChurnRates& rates) {
   Json json = Json::object();
@@ -27,120 +22,16 @@ Json ToJson(const ChurnRates& rates) {
   return json;
 }
 
-Json ToJson(const VmStats& vm) {
-  return {{"name", vm.name},
-          {"vcpus", vm.vcpus},
-          {"memory_bytes", vm.memory_bytes},
-          {"state", VmStateName(vm.state)},
-          {"uptime_us", vm.uptime_us},
-          {"kvm_vendor", vm.kvm_vendor}};
-}
-
-Json ToJson(const GuestStats& guest) {
-  return {{"workload", guest.workload},
-          {"pages_checked", guest.pages_checked},
-          {"mismatches", guest.mismatches},
-          {"verdict", GuestVerdictName(guest.verdict)}};
-}
-
-Json ToJson(const PfnCacheStats& caches) {
-  return {{"count", caches.count},
-          {"hits", caches.hits},
-          {"misses", caches.misses},
-          {"refreshes", caches.refreshes},
-          {"refresh_retries", caches.refresh_retries},
-          {"invalidations", caches.invalidations},
-          {"prechecks", caches.prechecks},
-          {"precheck_overlaps", caches.precheck_overlaps},
-          {"reader_waits", caches.reader_waits},
-          {"reader_membarriers", caches.reader_membarriers}};
-}
-
-Json ToJson(const Stage2Stats& stage2) {
-  return {{"leaves_4k", stage2.leaves_4k}, {"leaves_2m", stage2.leaves_2m},
-          {"tables", stage2.tables},       {"maps", stage2.maps},
-          {"unmaps", stage2.unmaps},       {"walk_retries", stage2.walk_retries},
-          {"flushes", stage2.flushes},     {"leaves_1g", stage2.leaves_1g}};
-}
-
-Json ToJson(const NotifierStats& notifier) {
-  return {{"begins", notifier.begins},
-          {"ends", notifier.ends},
-          {"in_flight", notifier.in_flight},
-          {"sequence", notifier.sequence},
-          {"stray_ends", notifier.stray_ends}};
-}
-
-Json ToJson(const MemslotStats& memslots) {
-  return {{"count", memslots.count},
-          {"generation", memslots.generation},
-          {"updates", memslots.updates},
-          {"update_wait_us_max", memslots.update_wait_us_max}};
-}
-
-Json ToJson(const RcuStats& rcu) {
-  return {{"retired", rcu.retired},
-          {"freed", rcu.freed},
-          {"pending_tables", rcu.pending_tables},
-          {"pending_bytes", rcu.pending_bytes},
-          {"oldest_us", rcu.oldest_us},
-          {"peak_bytes", rcu.peak_bytes}};
-}
-
-Json ToJson(const UffdStats& uffd) {
-  return {{"missing", uffd.missing},
-          {"wp", uffd.wp},
-          {"minor", uffd.minor},
-          {"around", uffd.around},
-          {"removes", uffd.removes},
-          {"unmaps", uffd.unmaps},
-          {"remaps", uffd.remaps},
-          {"forks", uffd.forks},
-          {"eagain", uffd.eagain},
-          {"reordered", uffd.reordered},
-          {"lost_copies_repaired", uffd.lost_copies_repaired},
-          {"freed_lazily", uffd.freed_lazily},
-          {"settled_by_record", uffd.settled_by_record},
-          {"fault_us", ToJson(uffd.fault_us)}};
-}
-
-Json ToJson(const KernelStats& kernel) {
-  Json causes = Json::object();
-  for (size_t i = 0; i < kHostCauses; ++i) {
-    causes[std::string(kHostCauseNames[i])] = kernel.causes[i];
-  }
-  return {{"enabled", kernel.enabled}, {"why_not", kernel.why_not},
-          {"records", kernel.records}, {"unmaps", kernel.unmaps},
-          {"ages", kernel.ages},       {"known", kernel.known},
-          {"foreign", kernel.foreign}, {"invalidated", kernel.invalidated},
-          {"lost", kernel.lost},       {"resyncs", kernel.resyncs},
-          {"causes", causes},          {"lag_us", ToJson(kernel.lag_us)}};
-}
-
-Json ToJson(const ChurnStats& churn) {
-  return {
-      {"seed", churn.seed}, {"running", churn.running}, {"operations", ToJson(churn.operations)}};
-}
-
-Json ToJson(const AuditStats& audit) {
-  return {{"checks", audit.checks},
-          {"cache_checks", audit.cache_checks},
-          {"sweeps", audit.sweeps},
-          {"sweep_us", audit.sweep_us},
-          {"in_flight", audit.in_flight},
-          {"differences", audit.differences},
-          {"explained_uffd", audit.explained_uffd},
-          {"explained_kernel", audit.explained_kernel},
-          {"unobserved", audit.unobserved},
-          {"unexplained", audit.unexplained},
-          {"missed_by_hooks", audit.missed_by_hooks},
-          {"missed_by_uffd", audit.missed_by_uffd},
-          {"missed_by_kernel", audit.missed_by_kernel}};
-}
-
-Json ToJson(const WorkingSetStats& set) {
-  return {{"enabled", set.enabled}, {"period_us", set.period_us}, {"scans", set.scans},
-          {"scan_us", set.scan_us}, {"pages", set.pages},         {"touched", set.touched}};
+// One overload for each alternative of StatValue.
+Json ToJson(uint64_t value) { return value; }
+Json ToJson(bool value) { return value; }
+Json ToJson(std::string_view value) { return value; }
+Json ToJson(const LatencySnapshot* value) { return ToJson(*value); }
+Json ToJson(const StatChoice& choice) { return choice.chosen; }
+Json ToJson(const StatByName& by) {
+  Json json = Json::object();
+  for (const auto& [name, value] : by.values) json[std::string(name)] = value;
+  return json;
 }
 
 std::string_view Name(CacheState state) {
@@ -217,18 +108,12 @@ Json ToJson(const LatencySnapshot& latency) {
 }
 
 Json ToJson(const Stats& stats) {
-  return {{"vm", ToJson(stats.vm)},
-          {"guest", ToJson(stats.guest)},
-          {"pfn_caches", ToJson(stats.pfn_caches)},
-          {"stage2", ToJson(stats.stage2)},
-          {"notifier", ToJson(stats.notifier)},
-          {"memslots", ToJson(stats.memslots)},
-          {"rcu", ToJson(stats.rcu)},
-          {"uffd", ToJson(stats.uffd)},
-          {"kernel", ToJson(stats.kernel)},
-          {"churn", ToJson(stats.churn)},
-          {"audit", ToJson(stats.audit)},
-          {"working_set", ToJson(stats.working_set)}};
+  Json json = Json::object();
+  for (const StatRow& row : StatTable()) {
+    json[std::string(row.group)][std::string(row.field)] =
+        std::visit([](const auto& value) { return ToJson(value); }, row.read(stats));
+  }
+  return json;
 }
 
 Json ToJson(const std::vector<CacheInfo>& caches) {
@@ -277,10 +162,58 @@ Json ToJson(const WorkingSetInfo& set) {
           {"slots", slots}};
 }
 
+Json ToJson(const DirtyInfo& dirty) {
+  uint64_t pages = 0;
+  uint64_t last = 0;
+  uint64_t waiting = 0;
+  Json slots = Json::array();
+  for (const DirtySlot& slot : dirty.slots) {
+    pages += slot.range.size();
+    last += slot.last;
+    waiting += slot.waiting;
+    slots.push_back({{"id", slot.id},
+                     {"gfn_begin", slot.range.begin.value},
+                     {"pages", slot.range.size()},
+                     {"last", slot.last},
+                     {"waiting", slot.waiting}});
+  }
+  return {{"period_us", dirty.period_us},
+          {"collections", dirty.collections},
+          {"age_us", dirty.age_us},
+          {"pages", pages},
+          {"last", last},
+          {"waiting", waiting},
+          {"slots", slots}};
+}
+
+Json ToJson(const DirtyPages& taken) {
+  constexpr uint64_t kPagesPerByte = 8;
+  uint64_t dirty = 0;
+  std::string bytes;
+  for (const uint64_t word : taken.words) {
+    dirty += static_cast<uint64_t>(std::popcount(word));
+    for (unsigned shift = 0; shift < 64; shift += kPagesPerByte) {
+      bytes.push_back(static_cast<char>(word >> shift & 0xff));
+    }
+  }
+  bytes.resize((taken.pages + kPagesPerByte - 1) / kPagesPerByte);
+  return {{"collections", taken.collections},
+          {"gfn_begin", 0},
+          {"pages", taken.pages},
+          {"dirty", dirty},
+          {"bitmap", absl::BytesToHexString(bytes)}};
+}
+
 Json ToJson(const VmInfo& vm) {
   Json unavailable = Json::object();
   for (const auto& [kind, why] : vm.churn_limits.unavailable) {
     unavailable[std::string(ChurnKindName(kind))] = why;
+  }
+  Json result;
+  if (vm.result.has_value()) {
+    result = {{"result", RunEndName(vm.result->end)},
+              {"exit_code", ExitCodeOf(vm.result->end)},
+              {"problems", vm.result->problems}};
   }
   return {{"name", vm.name},
           {"pid", vm.pid},
@@ -288,11 +221,13 @@ Json ToJson(const VmInfo& vm) {
           {"vcpus", vm.vcpus},
           {"memory_bytes", vm.memory_bytes},
           {"backing", BackingName(vm.churn_limits.backing)},
+          {"huge_pages", HugePagesName(vm.churn_limits.huge_pages)},
           {"guest", vm.guest},
           {"kvm_vendor", vm.kvm_vendor},
           {"uptime_us", vm.uptime_us},
           {"real_pfns", vm.real_pfns},
-          {"unavailable_churn", unavailable}};
+          {"unavailable_churn", unavailable},
+          {"result", result}};
 }
 
 Json ToJson(const CoverageMatrix& matrix) {
@@ -320,14 +255,51 @@ Json ToJson(const CoverageMatrix& matrix) {
   return {{"sources", sources}, {"kinds", kinds}, {"others", others}};
 }
 
-Json ToJson(const NumberedEvent& numbered) {
-  const HostEvent& event = numbered.event;
-  return {{"number", numbered.number},
+Json ToJson(const std::vector<DeviceInfo>& devices) {
+  Json list = Json::array();
+  for (const DeviceInfo& device : devices) {
+    Json queues = Json::array();
+    for (const DeviceQueueInfo& queue : device.queues) {
+      queues.push_back({{"name", queue.name},
+                        {"active", queue.active},
+                        {"next_available", queue.next_available},
+                        {"next_used", queue.next_used},
+                        {"requests", queue.requests},
+                        {"errors", queue.errors},
+                        {"to_guest_bytes", queue.to_guest_bytes},
+                        {"from_guest_bytes", queue.from_guest_bytes},
+                        {"bounced", queue.bounced},
+                        {"kicks", queue.kicks},
+                        {"interrupts", queue.interrupts},
+                        {"refreshes", queue.refreshes},
+                        {"refreshes_in_request", queue.refreshes_in_request},
+                        {"away", queue.away}});
+    }
+    list.push_back({{"name", device.name},
+                    {"id", device.id},
+                    {"gpa", Hex(device.gpa.value)},
+                    {"status", Hex(device.status)},
+                    {"resets", device.resets},
+                    {"needed_resets", device.needed_resets},
+                    {"queues", queues}});
+  }
+  return {{"devices", list}};
+}
+
+Json ToJson(const EventInfo& info) {
+  const HostEvent& event = info.event.event;
+  Json gfns = Json::array();
+  for (const GfnRange& range : info.gfns) {
+    gfns.push_back({{"begin", range.begin.value}, {"end", range.end.value}});
+  }
+  return {{"number", info.event.number},
           {"source", EventSourceName(event.source)},
           {"change", HostChangeName(event.change)},
+          {"call", std::string(event.call)},
           {"begin", Hex(event.range.begin.value)},
           {"end", Hex(event.range.end.value)},
           {"pages", event.range.size() >> kPageShift},
+          {"gfns", gfns},
           {"happened_ns", event.happened_ns},
           {"lag_us", (event.taken_ns - event.happened_ns) / 1000},
           {"tid", event.tid},
@@ -341,7 +313,7 @@ Json ToJson(const ChurnState& churn) {
   return {{"running", churn.running},
           {"seed", churn.seed},
           {"rates", ToJson(churn.rates)},
-          {"operations", ToJson(churn.operations)}};
+          {"operations", ToJson(OperationsByKind(churn.operations))}};
 }
 
 Json ToJson(const ChurnRequest& request) {

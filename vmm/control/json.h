@@ -1,5 +1,5 @@
-// The JSON of the control socket: names are stable, more may be added, order is that of the
-// structs.
+// The JSON of the control socket. Names never change, and new ones may be added. The order is that
+// of the structs.
 //
 // Frame numbers (gfn, pfn) and counts are JSON numbers; byte addresses (gpa, hva) and raw entries
 // are strings like "0x7f0000001000", because people read them and some JSON readers stop at 2^53.
@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "vmm/control/target.h"
-#include "vmm/stats.h"
+#include "vmm/stats/stats.h"
 
 namespace underfoot {
 
@@ -28,13 +28,16 @@ Json ToJson(const Stage2Walk& walk);
 Json ToJson(const VmInfo& vm);
 // {"sees": "accesses" or "writes", ..., "touched": pages, "slots": [...]}
 Json ToJson(const WorkingSetInfo& set);
+Json ToJson(const DirtyInfo& dirty);
+Json ToJson(const DirtyPages& taken);
 // {"sources": {...}, "kinds": [a row a kind], "others": {...}}
 Json ToJson(const CoverageMatrix& matrix);
-Json ToJson(const NumberedEvent& event);
+Json ToJson(const std::vector<DeviceInfo>& devices);
+Json ToJson(const EventInfo& event);
 Json ToJson(const ChurnState& churn);
 Json ToJson(const ChurnRequest& request);  // the body that ParseChurnRequest reads
 
-// One line, without failing on bytes that are no UTF-8.
+// One line. Bytes that are not UTF-8 do not make it fail.
 std::string Dump(const Json& json);
 // Indented, for people.
 std::string Pretty(const Json& json);

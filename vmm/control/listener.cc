@@ -1,16 +1,12 @@
 #include "vmm/control/listener.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
 #include <cstring>
-#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -28,33 +24,7 @@ absl::Status Failed(std::string_view what, const std::string& path, int error) {
       absl::StrFormat("control socket %s: %s: %s", path, what, std::strerror(error)));
 }
 
-std::string DirectoryOf(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return path.substr(0, slash + 1);
-}
-
-// Held until the descriptor closes.
-absl::StatusOr<UniqueFd> LockDirectoryOf(const std::string& path,
-                                         std::chrono::milliseconds patience) {
-  const std::string directory = DirectoryOf(path);
-  UniqueFd fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid()) return Failed("cannot open the directory", path, errno);
-  const auto deadline = std::chrono::steady_clock::now() + patience;
-  while (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK && errno != EINTR) return Failed("flock", path, errno);
-    if (std::chrono::steady_clock::now() > deadline) {
-      return absl::UnavailableError(
-          absl::StrFormat("control socket %s: another process keeps the directory locked; use "
-                          "--control PATH in a directory of your own",
-                          path));
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return fd;
-}
-
-// Leaves nothing at `path`, or says why it must stay.
+// Removes a stale socket at `path`, or returns the reason why the path must stay.
 absl::Status MakeRoomAt(const std::string& path) {
   switch (ProbeSocket(path)) {
     case SocketProbe::kAbsent:
@@ -65,11 +35,11 @@ absl::Status MakeRoomAt(const std::string& path) {
     case SocketProbe::kLive:
       return absl::AlreadyExistsError(absl::StrFormat(
           "control path %s is busy: a machine answers there; quit it with underfoot "
-          "quit --control %s, or use another --control PATH",
+          "quit --control %s, or use another --name or --control PATH",
           path, path));
     case SocketProbe::kNotSocket:
       return absl::AlreadyExistsError(absl::StrFormat(
-          "control path %s exists and is no socket; use another --control PATH", path));
+          "control path %s exists and is not a socket; use another --control PATH", path));
     case SocketProbe::kUnknown:
       return absl::PermissionDeniedError(
           absl::StrFormat("control path %s exists and cannot be examined; use another --control "
@@ -85,14 +55,15 @@ absl::StatusOr<std::unique_ptr<UnixListener>> UnixListener::Bind(
     const std::string& path, std::chrono::milliseconds patience) {
   const absl::StatusOr<sockaddr_un> address = SocketAddress(path);
   if (!address.ok()) return address.status();
-  const absl::StatusOr<UniqueFd> lock = LockDirectoryOf(path, patience);
+  const absl::StatusOr<UniqueFd> lock = LockDirectory(DirectoryOf(path), patience);
   if (!lock.ok()) return lock.status();
   const absl::Status room = MakeRoomAt(path);
   if (!room.ok()) return room;
 
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return Failed("socket", path, errno);
-  // Before bind: Linux gives the path the mode of the socket, so that it is never open to others.
+  // Called before bind: Linux gives the path the mode of the socket, so that the path is never open
+  // to other users.
   if (fchmod(fd.get(), 0600) != 0) return Failed("fchmod", path, errno);
   if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(sockaddr_un)) != 0) {
     return Failed("bind", path, errno);
@@ -111,8 +82,8 @@ UnixListener::UnixListener(std::string path, UniqueFd fd, dev_t device, ino_t in
     : path_(std::move(path)), fd_(std::move(fd)), device_(device), inode_(inode) {}
 
 UnixListener::~UnixListener() {
-  // While fd_ still listens nobody takes the path for stale, so the file that is seen here is the
-  // file that is removed, unless somebody removed ours by hand.
+  // While fd_ still listens, no process considers the path stale. So the file examined here is the
+  // file that is removed, unless a person has removed ours by hand.
   struct stat info {};
   if (lstat(path_.c_str(), &info) == 0 && info.st_dev == device_ && info.st_ino == inode_) {
     static_cast<void>(unlink(path_.c_str()));

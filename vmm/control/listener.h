@@ -1,9 +1,11 @@
-// A listening Unix socket with mode 0600 that takes over a stale path and never a live one.
+// A listening Unix socket with mode 0600. It replaces a stale socket at its path and never a live
+// one.
 //
-// Two machines that start at once on one path: the check, the removal and the bind happen under a
-// lock on the directory, so that one of them gets the path and the other a clear error.
+// If two machines start on the same path at the same time, one of them gets the path and the other
+// a clear error: the check, the removal and the bind happen under a lock on the directory.
 //
-// Thread safety: one owner. The destructor removes the path, unless another has taken it meanwhile.
+// Thread safety: one owner. The destructor removes the path, unless another process has replaced
+// the file.
 
 #ifndef UNDERFOOT_VMM_CONTROL_LISTENER_H_
 #define UNDERFOOT_VMM_CONTROL_LISTENER_H_
@@ -15,16 +17,17 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "vmm/unique_fd.h"
+#include "vmm/base/unique_fd.h"
 
 namespace underfoot {
 
 class UnixListener {
  public:
-  // The lock is held for microseconds; in a directory that everybody may open, anybody may keep it.
+  // The lock is normally held for microseconds. In a directory that other users may open, any of
+  // them may hold it for longer.
   static constexpr std::chrono::milliseconds kPatience{2000};
 
-  // The directory must exist (PrepareSocketDirectory). Waits for its lock, `patience` at most.
+  // The directory must exist (PrepareSocketDirectory). Waits at most `patience` for its lock.
   static absl::StatusOr<std::unique_ptr<UnixListener>> Bind(
       const std::string& path, std::chrono::milliseconds patience = kPatience);
   ~UnixListener();
@@ -40,7 +43,7 @@ class UnixListener {
 
   const std::string path_;
   const UniqueFd fd_;
-  const dev_t device_;  // with inode_: which file at path_ is ours
+  const dev_t device_;  // device_ and inode_ identify our file at path_
   const ino_t inode_;
 };
 

@@ -1,7 +1,9 @@
 // The statistics as Prometheus text, for GET /metrics.
 //
-// Totals are counters named underfoot_<group>_<field>_total, everything that is "now" is a gauge,
-// times are in seconds. Churn operations carry the label `kind`.
+// Totals are counters named underfoot_<group>_<field>_total, values that are "now" are gauges, and
+// times are in seconds. The number of things that a group lists (its field `count`) is the gauge
+// underfoot_<group>, because the suffix _count belongs to histograms. Churn operations have the
+// label `kind`.
 //
 // Thread safety: pure functions.
 
@@ -11,7 +13,7 @@
 #include <string>
 #include <string_view>
 
-#include "vmm/stats.h"
+#include "vmm/stats/stats.h"
 
 namespace underfoot {
 

@@ -7,8 +7,8 @@
 #include <cerrno>
 
 #include "absl/status/statusor.h"
+#include "vmm/base/unique_fd.h"
 #include "vmm/control/socket_path.h"
-#include "vmm/unique_fd.h"
 
 namespace underfoot {
 
@@ -20,7 +20,7 @@ SocketProbe ProbeSocket(const std::string& path) {
   if (!S_ISSOCK(info.st_mode)) return SocketProbe::kNotSocket;
   const absl::StatusOr<sockaddr_un> address = SocketAddress(path);
   if (!address.ok()) return SocketProbe::kUnknown;
-  // Non-blocking: with a full backlog connect() says EAGAIN, and somebody does listen.
+  // Non-blocking: if the backlog is full, connect() fails with EAGAIN, and a server is listening.
   const UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return SocketProbe::kUnknown;
   const auto* const generic = reinterpret_cast<const sockaddr*>(&*address);

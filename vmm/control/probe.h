@@ -1,7 +1,7 @@
-// Whether anybody listens on a Unix socket.
+// Checks whether a server listens on a Unix socket.
 //
-// Thread safety: a pure function of the file system. The answer may be old when it is read; who
-// acts on it holds the lock of the directory (listener.cc).
+// Thread safety: a pure function of the file system. The answer may be outdated at once: code that
+// acts on it must hold the lock of the directory (listener.cc).
 
 #ifndef UNDERFOOT_VMM_CONTROL_PROBE_H_
 #define UNDERFOOT_VMM_CONTROL_PROBE_H_
@@ -12,11 +12,11 @@
 namespace underfoot {
 
 enum class SocketProbe : uint8_t {
-  kAbsent,     // no such path
+  kAbsent,     // the path does not exist
   kLive,       // a server listens
-  kStale,      // a socket whose server is gone
-  kNotSocket,  // something else, not ours to touch
-  kUnknown,    // it cannot be told (no permission)
+  kStale,      // a socket without a server
+  kNotSocket,  // another kind of file, which must not be touched
+  kUnknown,    // it cannot be found out (no permission)
 };
 
 [[nodiscard]] SocketProbe ProbeSocket(const std::string& path);

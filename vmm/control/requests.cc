@@ -7,13 +7,13 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
-#include "vmm/churn_spec.h"
+#include "vmm/config/churn_spec.h"
 #include "vmm/control/json.h"
 
 namespace underfoot {
 namespace {
 
-// Enough to recognise a member, and no mirror for whatever a client sends.
+// Long enough to recognize a member, and short enough not to repeat everything that a client sends.
 std::string Quoted(std::string_view name) {
   constexpr size_t kLimit = 40;
   std::string text = "'" + std::string(name.substr(0, kLimit));
@@ -31,9 +31,13 @@ absl::StatusOr<Json> ParseObject(std::string_view body,
   if (body.empty()) {
     return absl::InvalidArgumentError("the body is empty; send a JSON object with " + list);
   }
+  // The parser treats a NUL as the end of the text and would ignore what follows.
+  if (body.find('\0') != std::string_view::npos) {
+    return absl::InvalidArgumentError("the body holds a NUL byte; send a JSON object with " + list);
+  }
   Json json = Json::parse(body, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) {
-    return absl::InvalidArgumentError("the body is no JSON; send a JSON object with " + list);
+    return absl::InvalidArgumentError("the body is not JSON; send a JSON object with " + list);
   }
   if (!json.is_object()) {
     return absl::InvalidArgumentError(
@@ -78,7 +82,7 @@ absl::StatusOr<ChurnRates> ParseRates(const Json& json) {
   return CheckChurnRates(std::move(rates));
 }
 
-// "spec" or "rates", whichever there is, as rates within the limits.
+// Returns "spec" or "rates", whichever is present, as rates within the limits.
 absl::StatusOr<ChurnRates> ParseSchedule(const Json& json, const ChurnLimits& limits) {
   ChurnSpec spec;
   if (json.contains("spec")) {

@@ -1,6 +1,6 @@
-// The bodies of PUT requests: what an operator, or anybody else, sends.
+// Parses the bodies of PUT requests, which may come from any program.
 //
-// Every error names the member that is wrong and what it must be. Unknown members are errors.
+// Every error names the wrong member and the allowed values. Unknown members are errors.
 //
 // Thread safety: pure functions.
 
@@ -11,19 +11,19 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
-#include "vmm/churn_limits.h"
+#include "vmm/config/churn_limits.h"
 #include "vmm/control/target.h"
 
 namespace underfoot {
 
-// What PUT /v1/vm asks for.
+// The state that PUT /v1/vm requests.
 enum class VmRequest : uint8_t { kPause, kResume, kQuit };
 
 // {"state": "paused" | "running" | "quit"}
 absl::StatusOr<VmRequest> ParseVmRequest(std::string_view body);
 
 // {"running": bool, "seed": n, "rates": {kind: per second}}, each optional; "spec": "mixed" in
-// place of "rates". Kinds that are beyond `limits` are refused by name.
+// place of "rates". Kinds that `limits` exclude are refused by name.
 absl::StatusOr<ChurnRequest> ParseChurnRequest(std::string_view body, const ChurnLimits& limits);
 
 }  // namespace underfoot

@@ -30,6 +30,7 @@ struct Route {
   Handler get;
   Handler put;  // nullptr: not allowed
   std::string_view help;
+  Handler post = nullptr;  // nullptr: not allowed
 };
 
 int HttpStatusOf(absl::StatusCode code) {
@@ -95,7 +96,7 @@ HttpReply PutVm(ControlTarget& target, const HttpRequest& request) {
   if (!done.ok()) return StatusReply(done);
   const absl::StatusOr<VmInfo> vm = target.GetVm();
   if (!vm.ok()) return StatusReply(vm.status());
-  // 202: the machine ends after this answer, not before it.
+  // 202: the machine ends after this answer has been sent.
   return JsonReply(ToJson(*vm), *wanted == VmRequest::kQuit ? 202 : 200);
 }
 
@@ -147,20 +148,60 @@ HttpReply GetWorkingSet(ControlTarget& target, const HttpRequest& request) {
   return ReplyOf(target.GetWorkingSet(absl::Seconds(seconds)));
 }
 
+HttpReply GetDirty(ControlTarget& target, const HttpRequest&) { return ReplyOf(target.GetDirty()); }
+
+// POST and not PUT: a client's library may repeat a PUT, and the second answer would lack the pages
+// of the first.
+HttpReply PostDirty(ControlTarget& target, const HttpRequest& request) {
+  if (!request.body.empty()) {
+    return ErrorReply(400, "POST /v1/dirty takes no body; it takes the pages that were written");
+  }
+  absl::StatusOr<DirtyPages> taken = target.TakeDirty();
+  if (!taken.ok()) return StatusReply(taken.status());
+  HttpReply reply = JsonReply(ToJson(*taken));
+  reply.undelivered = [&target, pages = *std::move(taken)] { target.GiveBackDirty(pages); };
+  return reply;
+}
+
 HttpReply GetCoverage(ControlTarget& target, const HttpRequest&) {
   return ReplyOf(target.GetCoverage());
 }
 
+HttpReply GetDevices(ControlTarget& target, const HttpRequest&) {
+  return ReplyOf(target.GetDevices());
+}
+
+// The number of an event; nullopt if `text` is not a number.
+std::optional<uint64_t> ParseEventNumber(std::string_view text) {
+  uint64_t number = 0;
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || stop != text.data() + text.size()) return std::nullopt;
+  return number;
+}
+
 HttpReply GetEvents(ControlTarget& target, const HttpRequest& request) {
-  uint64_t first = target.EventsEnd();
-  if (!request.query.empty()) {
+  const uint64_t end = target.EventsEnd();
+  uint64_t first = end;
+  // A client that reconnects sends both: the URL of its first request, and the number of the last
+  // event that it received.
+  if (request.last_event_id.has_value()) {
+    const std::optional<uint64_t> last = ParseEventNumber(*request.last_event_id);
+    if (!last.has_value()) {
+      return ErrorReply(400, absl::StrFormat("Last-Event-ID is '%s'; it must be the id of an event",
+                                             request.last_event_id->substr(0, 40)));
+    }
+    // This machine has not assigned such a number yet, so an earlier machine did: send all events
+    // of this one.
+    first = *last < end ? *last + 1 : 0;
+  } else if (!request.query.empty()) {
     const std::string& text = request.query.front().second;
-    const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), first);
-    if (error != std::errc() || stop != text.data() + text.size()) {
+    const std::optional<uint64_t> from = ParseEventNumber(text);
+    if (!from.has_value()) {
       return ErrorReply(400, absl::StrFormat("from is '%s'; it must be the number of an event, "
                                              "like 0 for the oldest that is still there",
                                              text.substr(0, 40)));
     }
+    first = *from;
   }
   return {.content_type = std::string(kEventStreamContentType), .more = EventStream(target, first)};
 }
@@ -181,7 +222,7 @@ HttpReply GetMetrics(ControlTarget& target, const HttpRequest&) {
   return {.content_type = std::string(kMetricsContentType), .body = PrometheusText(*stats)};
 }
 
-constexpr std::array<Route, 11> kRoutes = {{
+constexpr std::array<Route, 13> kRoutes = {{
     {"/v1", "", false, GetIndex, nullptr, "this list"},
     {"/v1/vm", "", false, GetVm, PutVm,
      R"(the machine; PUT {"state": "paused", "running" or "quit"})"},
@@ -192,8 +233,11 @@ constexpr std::array<Route, 11> kRoutes = {{
      "the stage-2 walk of one guest frame, ?gfn=0x10"},
     {"/v1/working-set", "seconds", false, GetWorkingSet, nullptr,
      "pages touched in the last ?seconds=10, by memslot; without: by the last scan"},
+    {"/v1/dirty", "", false, GetDirty, nullptr,
+     "pages that were written, by memslot; POST takes them: each is answered once", PostDirty},
     {"/v1/coverage", "", false, GetCoverage, nullptr,
-     "which source saw which kind of churn, and how late"},
+     "which source reported which kind of churn, and how late"},
+    {"/v1/devices", "", false, GetDevices, nullptr, "the virtio devices and their queues"},
     {"/v1/events", "from", false, GetEvents, nullptr,
      "what happens to host memory, as server-sent events; ?from=0: from the oldest kept"},
     {"/v1/churn", "", false, GetChurn, PutChurn,
@@ -202,6 +246,7 @@ constexpr std::array<Route, 11> kRoutes = {{
 }};
 
 std::string_view MethodsOf(const Route& route) {
+  if (route.post != nullptr) return "GET, HEAD, POST";
   return route.put == nullptr ? "GET, HEAD" : "GET, HEAD, PUT";
 }
 
@@ -222,7 +267,7 @@ const Route* FindRoute(std::string_view path) {
   return nullptr;
 }
 
-// What is wrong with the query, if anything is.
+// Returns an error if the query is wrong.
 std::optional<HttpReply> CheckQuery(const Route& route, const HttpRequest& request) {
   for (const auto& [name, value] : request.query) {
     if (name == route.parameter && !name.empty()) continue;
@@ -235,10 +280,11 @@ std::optional<HttpReply> CheckQuery(const Route& route, const HttpRequest& reque
                                          route.parameter, route.path, route.parameter));
 }
 
-// What curl -d sends on its own counts as JSON too.
+// The default type of curl -d counts as JSON too. Parameters such as charset=utf-8 are ignored.
 bool IsJsonType(std::string_view content_type) {
-  const std::string_view type = content_type.substr(0, content_type.find(';'));
-  return type.empty() || type == kJsonContentType || type == "application/x-www-form-urlencoded";
+  const std::string_view type = Trimmed(content_type.substr(0, content_type.find(';')));
+  return type.empty() || SameButForCase(type, kJsonContentType) ||
+         SameButForCase(type, "application/x-www-form-urlencoded");
 }
 
 }  // namespace
@@ -255,7 +301,11 @@ HttpReply Answer(ControlTarget& target, const HttpRequest& request) {
         404, absl::StrFormat("no route '%s'; GET /v1 lists them", request.path.substr(0, 80)));
   }
   const bool get = request.method == "GET" || request.method == "HEAD";
-  if (!get && (request.method != "PUT" || route->put == nullptr)) {
+  const Handler handler = get                        ? route->get
+                          : request.method == "PUT"  ? route->put
+                          : request.method == "POST" ? route->post
+                                                     : nullptr;
+  if (handler == nullptr) {
     HttpReply reply =
         ErrorReply(405, absl::StrFormat("%s does not take %s; it takes %s", route->path,
                                         request.method.substr(0, 20), MethodsOf(*route)));
@@ -263,12 +313,12 @@ HttpReply Answer(ControlTarget& target, const HttpRequest& request) {
     return reply;
   }
   if (std::optional<HttpReply> wrong = CheckQuery(*route, request)) return *std::move(wrong);
-  if (get) return route->get(target, request);
+  if (get) return handler(target, request);
   if (!IsJsonType(request.content_type)) {
     return ErrorReply(415, absl::StrFormat("the content type is '%s'; send application/json",
                                            request.content_type.substr(0, 80)));
   }
-  return route->put(target, request);
+  return handler(target, request);
 }
 
 }  // namespace underfoot

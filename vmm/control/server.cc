@@ -8,32 +8,37 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <optional>
+#include <string_view>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
-#include "vmm/control/connections.h"
-#include "vmm/control/http_daemon.h"
+#include "vmm/base/start_thread.h"
+#include "vmm/base/unique_fd.h"
+#include "vmm/control/http_connection.h"
 #include "vmm/control/listener.h"
 #include "vmm/control/routes.h"
 #include "vmm/control/socket_path.h"
-#include "vmm/unique_fd.h"
 
 namespace underfoot {
 namespace {
 
-using Clock = Connections::Clock;
+using Clock = HttpConnection::Clock;
 
-// How long nothing is accepted after accept() ran out of descriptors or memory.
+// The pause after accept() has run out of descriptors or memory.
 constexpr std::chrono::milliseconds kAcceptPause{100};
+// The most refused clients that may still read the reason, besides the served ones. Beyond that the
+// one that was refused first is closed.
+constexpr size_t kMostRefused = 64;
 
-// A thread of ours takes no signal: those are for the vCPUs and for main.
+// The server's thread must not receive signals: they are for the vCPUs and for main.
 class SignalsBlocked {
  public:
   SignalsBlocked() {
@@ -49,23 +54,13 @@ class SignalsBlocked {
   sigset_t before_{};
 };
 
-// Our own credentials or root's; the socket's mode says the same, and an operator may widen that.
+// True for our own user and for root. The mode of the socket already requires that, but an operator
+// may change the mode.
 bool MaySpeakTo(int fd) {
   ucred peer{};
   socklen_t size = sizeof(peer);
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return false;
   return peer.uid == 0 || peer.uid == geteuid();
-}
-
-// Answers without reading a request, and hangs up when `fd` goes. One send that never blocks: who
-// does not take it has lost it.
-void Refuse(const UniqueFd& fd, int status, std::string_view reason, std::string_view message) {
-  const std::string body = ErrorReply(status, message).body;
-  const std::string reply = absl::StrFormat(
-      "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %u\r\n"
-      "Connection: close\r\n\r\n%s",
-      status, reason, body.size(), body);
-  static_cast<void>(send(fd.get(), reply.data(), reply.size(), MSG_NOSIGNAL | MSG_DONTWAIT));
 }
 
 }  // namespace
@@ -81,45 +76,51 @@ class ControlServer::Loop {
   const std::string& path() const { return listener_->path(); }
 
  private:
-  explicit Loop(const ControlServerOptions& options)
+  Loop(ControlTarget* target, const ControlServerOptions& options)
       : max_connections_(options.max_connections),
         drain_timeout_(options.drain_timeout),
-        connections_(options.idle_timeout, options.request_timeout) {}
+        service_{
+            .handler = [target](const HttpRequest& request) { return Answer(*target, request); },
+            .max_body_bytes = options.max_body_bytes,
+            .idle_timeout = options.idle_timeout,
+            .request_timeout = options.request_timeout} {}
 
   void Serve();
   void Drain();
-  // Waits for anything to do, at most until `limit`; true when the owner wants the end.
-  bool Wait(std::optional<Clock::time_point> limit);
+  // Waits until something can be done, at most until `limit`, and does it. Returns true if the
+  // owner requests the end.
+  bool Turn(std::optional<Clock::time_point> limit);
   void AcceptAll();
+  void Refuse(UniqueFd fd, int status, std::string_view message);
 
   const unsigned max_connections_;
   const std::chrono::milliseconds drain_timeout_;
-  UniqueFd stop_;  // an eventfd, readable from the moment the owner wants the end
+  UniqueFd stop_;  // an eventfd; readable once the owner requests the end
   std::unique_ptr<UnixListener> listener_;
-  Connections connections_;
-  std::unique_ptr<HttpDaemon> daemon_;
-  bool draining_ = false;  // no new connections; stop_ stays readable and has nothing more to say
+  HttpService service_;
+  std::vector<std::unique_ptr<HttpConnection>> connections_;
+  // The one that was refused first is at the front.
+  std::deque<std::unique_ptr<HttpConnection>> refused_;
   Clock::time_point accept_again_ = Clock::time_point::min();
   std::thread thread_;
 };
 
 absl::StatusOr<std::unique_ptr<ControlServer::Loop>> ControlServer::Loop::Make(
     ControlTarget* target, const ControlServerOptions& options) {
-  std::unique_ptr<Loop> loop(new Loop(options));
+  std::unique_ptr<Loop> loop(new Loop(target, options));
   loop->stop_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!loop->stop_.valid()) {
     return absl::UnavailableError(absl::StrFormat("eventfd: %s", std::strerror(errno)));
   }
-  absl::StatusOr<std::unique_ptr<HttpDaemon>> daemon =
-      HttpDaemon::Make([target](const HttpRequest& request) { return Answer(*target, request); },
-                       &loop->connections_, options.max_body_bytes, options.max_connections);
-  if (!daemon.ok()) return daemon.status();
-  loop->daemon_ = *std::move(daemon);
   absl::StatusOr<std::unique_ptr<UnixListener>> listener = UnixListener::Bind(options.path);
   if (!listener.ok()) return listener.status();
   loop->listener_ = *std::move(listener);
   const SignalsBlocked blocked;
-  loop->thread_ = std::thread([raw = loop.get()] { raw->Serve(); });
+  if (absl::Status started =
+          StartThread(loop->thread_, "the control socket", [raw = loop.get()] { raw->Serve(); });
+      !started.ok()) {
+    return started;
+  }
   pthread_setname_np(loop->thread_.native_handle(), "control");
   return loop;
 }
@@ -127,29 +128,41 @@ absl::StatusOr<std::unique_ptr<ControlServer::Loop>> ControlServer::Loop::Make(
 ControlServer::Loop::~Loop() {
   if (!thread_.joinable()) return;
   const uint64_t one = 1;
-  static_cast<void>(write(stop_.get(), &one, sizeof(one)));  // an eventfd at 0 always takes it
+  static_cast<void>(write(stop_.get(), &one, sizeof(one)));  // cannot fail: the eventfd is at 0
   thread_.join();
 }
 
-bool ControlServer::Loop::Wait(std::optional<Clock::time_point> limit) {
-  const Clock::time_point now = Clock::now();
-  const bool accepts = !draining_ && now >= accept_again_;
-  if (!draining_ && !accepts) limit = std::min(limit.value_or(accept_again_), accept_again_);
-  if (const auto deadline = connections_.NextDeadline()) {
-    limit = std::min(limit.value_or(*deadline), *deadline);
+bool ControlServer::Loop::Turn(std::optional<Clock::time_point> limit) {
+  const auto no_later = [&limit](Clock::time_point time) {
+    limit = std::min(limit.value_or(time), time);
+  };
+  const bool draining = service_.ends;  // no new connections, and stop_ is no longer polled
+  const bool accepts = !draining && Clock::now() >= accept_again_;
+  if (!draining && !accepts) no_later(accept_again_);
+  std::vector<HttpConnection*> all;
+  for (const auto& connection : connections_) all.push_back(connection.get());
+  for (const auto& connection : refused_) all.push_back(connection.get());
+  std::vector<pollfd> polled = {{draining ? -1 : stop_.get(), POLLIN, 0},
+                                {accepts ? listener_->fd() : -1, POLLIN, 0}};
+  const size_t first = polled.size();
+  for (const HttpConnection* connection : all) {
+    polled.push_back({connection->fd(), connection->events(), 0});
+    no_later(connection->deadline());
+    if (const auto next = connection->NextStep()) no_later(*next);
   }
-  int timeout = daemon_->TimeoutMs().value_or(-1);
+  int timeout = -1;
   if (limit.has_value()) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*limit - now).count();
-    const int until_limit = static_cast<int>(std::clamp<int64_t>(left, 0, 60000));
-    timeout = timeout < 0 ? until_limit : std::min(timeout, until_limit);
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*limit - Clock::now()).count();
+    timeout = static_cast<int>(std::clamp<int64_t>(left, 0, 60000));
   }
-  std::array<pollfd, 3> polled = {{{draining_ ? -1 : stop_.get(), POLLIN, 0},
-                                   {daemon_->fd(), POLLIN, 0},
-                                   {accepts ? listener_->fd() : -1, POLLIN, 0}}};
-  // EINTR cannot be, all signals are blocked; any other failure is a wake-up for nothing.
-  if (poll(polled.data(), polled.size(), timeout) <= 0) return false;
-  if ((polled[2].revents & POLLIN) != 0) AcceptAll();
+  // EINTR is impossible because all signals are blocked. Any other failure counts as a wake-up
+  // without a cause.
+  if (poll(polled.data(), polled.size(), timeout) < 0) return false;
+  for (size_t i = 0; i < all.size(); ++i) all[i]->Step(polled[first + i].revents);
+  const auto closed = [](const auto& connection) { return connection->closed(); };
+  std::erase_if(connections_, closed);
+  std::erase_if(refused_, closed);
+  if ((polled[1].revents & POLLIN) != 0) AcceptAll();
   return polled[0].revents != 0;
 }
 
@@ -158,41 +171,40 @@ void ControlServer::Loop::AcceptAll() {
     UniqueFd fd(accept4(listener_->fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!fd.valid()) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
-      // Out of descriptors or memory: the connection stays in the backlog and would wake us at
-      // once.
+      // Out of descriptors or memory: the connection stays in the backlog and would wake this
+      // thread at once.
       if (errno != EAGAIN) accept_again_ = Clock::now() + kAcceptPause;
       return;
     }
     if (!MaySpeakTo(fd.get())) {
-      Refuse(fd, 403, "Forbidden", "this socket answers its own user and root only");
+      Refuse(std::move(fd), 403, "this socket answers its own user and root only");
     } else if (connections_.size() >= max_connections_) {
-      Refuse(fd, 503, "Service Unavailable",
+      Refuse(std::move(fd), 503,
              absl::StrFormat("all %u connections are in use; try again", max_connections_));
     } else {
-      static_cast<void>(
-          daemon_->Add(std::move(fd)));  // on failure it is closed: the client sees it
+      connections_.push_back(std::make_unique<HttpConnection>(std::move(fd), &service_));
     }
   }
 }
 
+void ControlServer::Loop::Refuse(UniqueFd fd, int status, std::string_view message) {
+  if (refused_.size() >= kMostRefused) refused_.pop_front();
+  refused_.push_back(std::make_unique<HttpConnection>(std::move(fd), &service_));
+  refused_.back()->Refuse(status, message);
+}
+
 void ControlServer::Loop::Serve() {
-  bool stop = false;
-  while (!stop) {
-    stop = Wait(std::nullopt);
-    daemon_->Run();
-    connections_.CutOverdue();
+  while (!Turn(std::nullopt)) {
   }
   Drain();
 }
 
 void ControlServer::Loop::Drain() {
-  draining_ = true;
-  daemon_->EndStreams();
+  service_.ends = true;
   const Clock::time_point end = Clock::now() + drain_timeout_;
-  while (connections_.AnyInRequest() && Clock::now() < end) {
-    Wait(end);
-    daemon_->Run();
-    connections_.CutOverdue();
+  const auto in_request = [](const auto& connection) { return connection->in_request(); };
+  while (std::any_of(connections_.begin(), connections_.end(), in_request) && Clock::now() < end) {
+    Turn(end);
   }
 }
 
@@ -203,6 +215,7 @@ absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Start(ControlTarge
   const absl::Status directory =
       PrepareSocketDirectory(options.path, SocketEnvironment::OfThisProcess());
   if (!directory.ok()) return directory;
+  RemoveDeadSockets(DirectoryOf(options.path), SocketEnvironment::OfThisProcess());
   absl::StatusOr<std::unique_ptr<Loop>> loop = Loop::Make(target, options);
   if (!loop.ok()) return loop.status();
   return std::unique_ptr<ControlServer>(new ControlServer(*std::move(loop)));

@@ -1,15 +1,15 @@
 // The control socket: HTTP/1.1 over a Unix socket, answered from a ControlTarget.
 //
-// One thread of its own does everything: it accepts, checks who is there, reads, asks the target,
-// answers, and cuts off who takes too long. So a request that the target is slow to answer delays
-// other clients and nobody else, and there is nothing to lock.
+// One thread of the server does everything: it accepts connections, checks the user of the peer,
+// reads, calls the target, answers, and closes connections that take too long. So a slow call of
+// the target delays only other clients, and no locks are needed.
 //
-// Limits, because a client may be hostile or hung: the size of a body, the number of connections
-// (the next one gets a 503), the time until a request line has come, and the time of a whole
-// request, however steadily its bytes trickle. Only this user and root are answered.
+// Because a client may be hostile or hung, there are limits: the size of a body, the number of
+// connections (the next one gets a 503), the time until a request line is complete, and the time of
+// a whole request, however steadily its bytes arrive. Only this user and root are answered.
 //
 // Thread safety: Start and the destructor belong to one owner. The destructor ends all connections,
-// joins the thread and removes the socket; an answer that is under way goes out first.
+// joins the thread and removes the socket. An answer that is in progress is sent first.
 
 #ifndef UNDERFOOT_VMM_CONTROL_SERVER_H_
 #define UNDERFOOT_VMM_CONTROL_SERVER_H_
@@ -25,21 +25,22 @@
 namespace underfoot {
 
 struct ControlServerOptions {
-  std::string path;  // of the socket; its directory is made when it is not there
+  std::string path;  // the path of the socket; its directory is created if it does not exist
   size_t max_body_bytes = size_t{64} << 10;
   unsigned max_connections = 32;
-  // From the start of a connection, or the end of its last request, to the next request line.
+  // The time from the start of a connection, or the end of its last request, to the next request
+  // line.
   std::chrono::milliseconds idle_timeout{5000};
-  // From the request line to the last byte of the answer.
+  // The time from the request line to the last byte of the answer.
   std::chrono::milliseconds request_timeout{10000};
-  // How long the destructor waits for answers that are under way.
+  // How long the destructor waits for answers that are in progress.
   std::chrono::milliseconds drain_timeout{250};
 };
 
 class ControlServer {
  public:
-  // `target` must outlive the server. Errors: a busy path, a path that is no socket, a path that is
-  // too long, a directory that others can write to; the message says which and what to do.
+  // `target` must outlive the server. Errors: a busy path, a path that is not a socket, a path that
+  // is too long, a directory that other users can write to. The message says which, and what to do.
   static absl::StatusOr<std::unique_ptr<ControlServer>> Start(ControlTarget* target,
                                                               ControlServerOptions options);
   ~ControlServer();

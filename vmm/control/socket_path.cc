@@ -1,5 +1,7 @@
 #include "vmm/control/socket_path.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,6 +12,8 @@
 #include <cstring>
 #include <filesystem>
 #include <system_error>
+#include <thread>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "vmm/control/probe.h"
@@ -19,27 +23,26 @@ namespace {
 
 constexpr std::string_view kSuffix = ".sock";
 
+// Follows a link: the owner of the directory matters, not that of the link.
 bool IsOwnDirectory(const std::string& path, uid_t uid) {
   struct stat info {};
-  return lstat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode) && info.st_uid == uid;
+  return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode) && info.st_uid == uid;
 }
 
-// In the order of preference.
+// The possible directories, in the order of preference.
 std::vector<std::string> SocketDirectories(const SocketEnvironment& environment) {
   std::vector<std::string> directories;
-  if (!environment.xdg_runtime_dir.empty()) {
+  // The variable may have been inherited from another user (su, sudo -E), or its directory may not
+  // exist any more. A directory of ours in another user's directory would be in that user's way. A
+  // relative path is ignored.
+  if (environment.xdg_runtime_dir.starts_with('/') &&
+      IsOwnDirectory(environment.xdg_runtime_dir, environment.uid)) {
     directories.push_back(environment.xdg_runtime_dir + "/underfoot");
   }
   const std::string run_user = absl::StrFormat("%s/%u", environment.run_user, environment.uid);
   if (IsOwnDirectory(run_user, environment.uid)) directories.push_back(run_user + "/underfoot");
   directories.push_back(absl::StrFormat("%s/underfoot-%u", environment.tmp, environment.uid));
   return directories;
-}
-
-std::string DirectoryOf(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
 }
 
 absl::Status CheckOwnDirectory(const std::string& directory, uid_t uid) {
@@ -50,7 +53,7 @@ absl::Status CheckOwnDirectory(const std::string& directory, uid_t uid) {
   }
   if (!S_ISDIR(info.st_mode)) {
     return absl::FailedPreconditionError(absl::StrFormat(
-        "control directory %s is no directory; remove it or use --control PATH", directory));
+        "control directory %s is not a directory; remove it or use --control PATH", directory));
   }
   if (info.st_uid != uid) {
     return absl::PermissionDeniedError(
@@ -66,6 +69,18 @@ absl::Status CheckOwnDirectory(const std::string& directory, uid_t uid) {
                         directory, mode, directory));
   }
   return absl::OkStatus();
+}
+
+std::vector<std::pair<std::string, SocketProbe>> SocketsIn(const std::string& directory) {
+  std::vector<std::pair<std::string, SocketProbe>> sockets;
+  std::error_code error;
+  std::filesystem::directory_iterator entry(directory, error);
+  for (const std::filesystem::directory_iterator end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string& path = entry->path().native();
+    if (path.ends_with(kSuffix)) sockets.emplace_back(path, ProbeSocket(path));
+  }
+  return sockets;
 }
 
 std::string ListOf(const std::vector<std::string>& items) {
@@ -117,6 +132,12 @@ absl::StatusOr<sockaddr_un> SocketAddress(const std::string& path) {
   return address;
 }
 
+std::string DirectoryOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
 std::string DefaultSocketPath(std::string_view name, const SocketEnvironment& environment) {
   return absl::StrFormat("%s/%s%s", SocketDirectories(environment).front(), name, kSuffix);
 }
@@ -134,24 +155,60 @@ absl::Status PrepareSocketDirectory(const std::string& path, const SocketEnviron
   return CheckOwnDirectory(directory, environment.uid);
 }
 
+absl::StatusOr<UniqueFd> LockDirectory(const std::string& directory,
+                                       std::chrono::milliseconds patience) {
+  UniqueFd fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) {
+    return absl::UnavailableError(absl::StrFormat("cannot open the control directory %s: %s",
+                                                  directory, std::strerror(errno)));
+  }
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  while (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR) {
+      return absl::UnavailableError(absl::StrFormat("cannot lock the control directory %s: %s",
+                                                    directory, std::strerror(errno)));
+    }
+    if (std::chrono::steady_clock::now() >= deadline) {
+      return absl::UnavailableError(
+          absl::StrFormat("another process keeps the control directory %s locked; use "
+                          "--control PATH in a directory of your own",
+                          directory));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return fd;
+}
+
 std::vector<std::string> FindLiveSockets(const SocketEnvironment& environment) {
   std::vector<std::string> sockets;
   for (const std::string& directory : SocketDirectories(environment)) {
-    // A directory that others can write could hold a socket that only pretends to be ours.
+    // A directory that other users can write to could contain a socket that imitates ours.
     if (!CheckOwnDirectory(directory, environment.uid).ok()) continue;
-    std::error_code error;
-    std::filesystem::directory_iterator entry(directory, error);
-    for (const std::filesystem::directory_iterator end; !error && entry != end;
-         entry.increment(error)) {
-      const std::string& path = entry->path().native();
-      if (path.ends_with(kSuffix) && ProbeSocket(path) == SocketProbe::kLive) {
-        sockets.push_back(path);
-      }
+    bool any_dead = false;
+    for (const auto& [path, probe] : SocketsIn(directory)) {
+      if (probe == SocketProbe::kLive) sockets.push_back(path);
+      any_dead = any_dead || probe == SocketProbe::kStale;
     }
+    if (any_dead) RemoveDeadSockets(directory, environment);
   }
   std::sort(sockets.begin(), sockets.end());
   sockets.erase(std::unique(sockets.begin(), sockets.end()), sockets.end());
   return sockets;
+}
+
+void RemoveDeadSockets(const std::string& directory, const SocketEnvironment& environment) {
+  const std::vector<std::string> ours = SocketDirectories(environment);
+  if (std::find(ours.begin(), ours.end(), directory) == ours.end() ||
+      !CheckOwnDirectory(directory, environment.uid).ok()) {
+    return;
+  }
+  // Under the lock: a socket that a starting machine has bound, but does not listen on yet, looks
+  // dead.
+  const absl::StatusOr<UniqueFd> lock = LockDirectory(directory, std::chrono::milliseconds(0));
+  if (!lock.ok()) return;  // the next start or client removes them
+  for (const auto& [path, probe] : SocketsIn(directory)) {
+    if (probe == SocketProbe::kStale) static_cast<void>(unlink(path.c_str()));
+  }
 }
 
 absl::StatusOr<std::string> ResolveControl(const std::string& control,

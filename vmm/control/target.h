@@ -1,12 +1,13 @@
-// What the control socket asks of a machine. The machine implements it; the server knows only this.
+// The interface through which the control socket queries and changes a machine. The machine
+// implements it; the server knows nothing else of the machine.
 //
 // Thread safety: every function may be called from any thread, several at once, from the first
 // request that the server takes until ControlServer's destructor has returned.
 //
-// No function may block a vCPU, except that Pause waits until all of them stand still. None may
-// wait for an invalidation, a page-in or an RCU grace period: they read counters, published sets
-// and table entries as they are, so an answer may be a moment old, and is never torn within a
-// field.
+// No function may block a vCPU, except that Pause waits until all vCPUs have stopped. No function
+// may wait for an invalidation, a page-in or an RCU grace period. The functions read counters,
+// published sets and table entries as they are, so an answer may be slightly outdated, and is never
+// torn within a field.
 
 #ifndef UNDERFOOT_VMM_CONTROL_TARGET_H_
 #define UNDERFOOT_VMM_CONTROL_TARGET_H_
@@ -20,13 +21,16 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "mmu/types.h"
-#include "vmm/ageing/working_set_info.h"
-#include "vmm/churn_kind.h"
-#include "vmm/churn_limits.h"
-#include "vmm/coverage/matrix.h"
-#include "vmm/memory/event_log.h"
-#include "vmm/stats.h"
+#include "mmu/base/types.h"
+#include "vmm/config/churn_kind.h"
+#include "vmm/config/churn_limits.h"
+#include "vmm/evidence/event_log.h"
+#include "vmm/stats/coverage_matrix.h"
+#include "vmm/stats/device_info.h"
+#include "vmm/stats/dirty_info.h"
+#include "vmm/stats/run_end.h"
+#include "vmm/stats/stats.h"
+#include "vmm/stats/working_set_info.h"
 
 namespace underfoot {
 
@@ -39,7 +43,7 @@ struct CacheInfo {
   uint64_t address = 0;  // a Gpa or an Hva, as `key` says
   uint64_t bytes = 0;
   CacheState state = CacheState::kInactive;
-  std::optional<Hva> hva;  // of the translation, when there is one
+  std::optional<Hva> hva;  // the host address of the translation, if there is one
   std::optional<Pfn> pfn;
   uint64_t refreshes = 0;
   uint64_t invalidations = 0;
@@ -50,7 +54,7 @@ struct MemslotInfo {
   GfnRange range;
   Hva hva;                  // of range.begin
   uint32_t flags = 0;       // KVM_MEM_*
-  uint64_t generation = 0;  // of the set that this slot came with
+  uint64_t generation = 0;  // the generation of the set in which this slot first appeared
 };
 
 enum class Stage2EntryKind : uint8_t { kHole, kTable, kLeaf, kClaim };
@@ -62,7 +66,7 @@ struct Stage2Step {
 };
 
 struct Stage2Leaf {
-  Pfn pfn;  // of `gfn` itself, also under a 2 MiB leaf
+  Pfn pfn;  // of `gfn` itself, even under a 2 MiB leaf
   int level = 0;
   Access access = Access::kRead;
   bool young = false;
@@ -73,7 +77,7 @@ struct Stage2Leaf {
 struct Stage2Walk {
   Gfn gfn;
   std::vector<Stage2Step> steps;   // from the root down
-  std::optional<Stage2Leaf> leaf;  // nullopt: nothing is mapped, and `reason` says why
+  std::optional<Stage2Leaf> leaf;  // nullopt: nothing is mapped; `reason` says why
   std::string reason;
 };
 
@@ -83,11 +87,12 @@ struct VmInfo {
   VmState state = VmState::kStarting;
   uint32_t vcpus = 0;
   uint64_t memory_bytes = 0;
-  ChurnLimits churn_limits;  // with the backing
+  ChurnLimits churn_limits;  // include the backing and its huge pages
   std::string guest;         // the workload or the ELF file
   std::string kvm_vendor;
   uint64_t uptime_us = 0;
   bool real_pfns = false;  // false: hva page numbers stand in for pfns (no CAP_SYS_ADMIN)
+  std::optional<RunResult> result = {};  // set when the run has ended
 };
 
 struct ChurnState {
@@ -97,11 +102,18 @@ struct ChurnState {
   ChurnCounts operations;
 };
 
-// What is absent stays as it is. A new seed starts the schedule anew from that seed.
+// A member that is absent does not change. A new seed starts the schedule from the beginning.
 struct ChurnRequest {
   std::optional<bool> running;
   std::optional<uint64_t> seed;
   std::optional<ChurnRates> rates;
+};
+
+// An event, and the guest frames at its host addresses. The frames are those at the time of the
+// query, which may be later than the event. None: no memslot is there (any more).
+struct EventInfo {
+  NumberedEvent event;
+  std::vector<GfnRange> gfns;
 };
 
 class ControlTarget {
@@ -111,28 +123,38 @@ class ControlTarget {
   virtual absl::StatusOr<Stats> GetStats() = 0;
   virtual absl::StatusOr<std::vector<CacheInfo>> GetCaches() = 0;
   virtual absl::StatusOr<std::vector<MemslotInfo>> GetMemslots() = 0;
-  // NotFound when no memslot holds `gfn`; a hole in the table is an answer, not an error.
+  // NotFound if no memslot holds `gfn`. A hole in the table is an answer, not an error.
   virtual absl::StatusOr<Stage2Walk> GetStage2(Gfn gfn) = 0;
   virtual absl::StatusOr<VmInfo> GetVm() = 0;
 
-  // Each is idempotent. FailedPrecondition when the machine is past that (stopped).
+  // Both are idempotent. FailedPrecondition if the machine has stopped.
   virtual absl::Status Pause() = 0;
   virtual absl::Status Resume() = 0;
-  // Asks the machine to end, and returns at once; the answer still goes out.
+  // Requests the end of the machine and returns at once, so that the answer can still be sent.
   virtual absl::Status Quit() = 0;
 
-  // Pages touched within `window`; absent: by the last scan. FailedPrecondition when nothing is
-  // sampled.
+  // The pages touched within `window`; absent: since the last scan. FailedPrecondition if the
+  // machine does not sample.
   virtual absl::StatusOr<WorkingSetInfo> GetWorkingSet(std::optional<absl::Duration> window) = 0;
 
+  // What the last collection of the dirty log found. FailedPrecondition if writes are not logged.
+  virtual absl::StatusOr<DirtyInfo> GetDirty() = 0;
+  // The pages that were collected since the last take; each is returned once, unless it is written
+  // again.
+  virtual absl::StatusOr<DirtyPages> TakeDirty() = 0;
+  // The pages of a take did not reach the client; the next take returns them again.
+  virtual void GiveBackDirty(const DirtyPages& pages) = 0;
+
   virtual absl::StatusOr<CoverageMatrix> GetCoverage() = 0;
-  // The number that the next event gets; at most `most` of those from `first` on.
+  virtual absl::StatusOr<std::vector<DeviceInfo>> GetDevices() = 0;
+  // EventsEnd: the number that the next event will get. Events: at most `most` events, from number
+  // `first` on.
   virtual uint64_t EventsEnd() = 0;
-  virtual std::vector<NumberedEvent> GetEvents(uint64_t first, size_t most) = 0;
+  virtual std::vector<EventInfo> GetEvents(uint64_t first, size_t most) = 0;
 
   virtual absl::StatusOr<ChurnState> GetChurn() = 0;
-  // All or nothing. InvalidArgument names the kind that this machine cannot do (e.g. punch on
-  // private memory).
+  // Changes all or nothing. InvalidArgument names the kind that this machine cannot do (e.g. punch
+  // on private memory).
   virtual absl::StatusOr<ChurnState> PutChurn(const ChurnRequest& request) = 0;
 };
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "vmm/base/monotonic.h"
+
 namespace underfoot {
 
 ExitDevice::ExitDevice(unsigned vcpus) : verdicts_(vcpus) {}
@@ -32,7 +34,7 @@ bool ExitDevice::AllLocked() const {
 
 bool ExitDevice::WaitForAll(absl::Duration timeout) const {
   absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithTimeout(absl::Condition(this, &ExitDevice::AllLocked), timeout);
+  return AwaitFor(mutex_, absl::Condition(this, &ExitDevice::AllLocked), timeout);
 }
 
 std::optional<abi::Verdict> ExitDevice::overall() const {

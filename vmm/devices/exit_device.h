@@ -1,4 +1,4 @@
-// The port where each vCPU leaves its verdict, just before it halts for good.
+// The port to which each vCPU writes its verdict, just before it halts for good.
 //
 // Thread safety: any thread.
 
@@ -13,7 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "guest/abi.h"
-#include "vmm/exits.h"
+#include "vmm/kvm/exits.h"
 
 namespace underfoot {
 
@@ -22,15 +22,16 @@ class ExitDevice {
   explicit ExitDevice(unsigned vcpus);
 
   static bool Claims(uint16_t port) { return port == abi::kExitPort; }
-  // Continues: the vCPU's own hlt ends it. A second verdict of a vCPU does not change the first.
+  // Returns kContinue: the vCPU ends by its own hlt. A second verdict of a vCPU does not replace
+  // the first.
   ExitOutcome Access(unsigned vcpu, const PortIo& io) ABSL_LOCKS_EXCLUDED(mutex_);
 
   std::optional<abi::Verdict> verdict(unsigned vcpu) const ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // All vCPUs have left a verdict; false when `timeout` came first.
+  // Waits until every vCPU has written a verdict. Returns false if `timeout` passes first.
   bool WaitForAll(absl::Duration timeout) const ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // The first that is not good, or kGood; nullopt while a vCPU has none.
+  // The first verdict that is not good, or kGood. nullopt while any vCPU has none.
   std::optional<abi::Verdict> overall() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:

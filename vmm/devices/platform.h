@@ -1,5 +1,5 @@
-// The ports of the test machine in one place: serial, exit device, yield. An ExitHandler hands its
-// port accesses here.
+// The ports of the test machine: serial port, exit device, yield port. An ExitHandler passes its
+// port accesses to this class.
 //
 // Thread safety: any vCPU thread.
 
@@ -9,7 +9,7 @@
 #include "vmm/devices/exit_device.h"
 #include "vmm/devices/serial.h"
 #include "vmm/devices/yield_port.h"
-#include "vmm/exits.h"
+#include "vmm/kvm/exits.h"
 
 namespace underfoot {
 
@@ -17,7 +17,7 @@ class Platform {
  public:
   Platform(unsigned vcpus, SerialPort::Sink sink) : serial_(vcpus, std::move(sink)), exit_(vcpus) {}
 
-  // A port that nobody claims reads as ones and swallows writes, as on a PC.
+  // A port without a device reads as ones and ignores writes, as on a PC.
   ExitOutcome OnPortIo(unsigned vcpu, const PortIo& io);
 
   SerialPort& serial() { return serial_; }

@@ -4,17 +4,20 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "mmu/ordering.h"
-#include "vmm/thread_priority.h"
+#include "mmu/base/ordering.h"
+#include "vmm/base/start_thread.h"
+#include "vmm/base/thread_priority.h"
 
 namespace underfoot {
 namespace {
 
-// Long sections would hold invalidations up: a visit does a part of a ring.
+// Long read sections would delay invalidations, so a visit processes only a part of a ring.
 constexpr uint64_t kRecordsPerVisit = 16;
-constexpr absl::Duration kIdle = absl::Microseconds(50);
+// The guest cannot wake the peer. While the rings stand still, the pause before each look doubles.
+constexpr absl::Duration kFirstPause = absl::Microseconds(50);
+constexpr absl::Duration kLongestPause = absl::Milliseconds(1);
 
-// Words of the page have the guest on their other side.
+// The guest reads and writes the words of this page at the same time.
 uint64_t Load(uint64_t& word) { return std::atomic_ref(word).load(kAcquire); }
 void Store(uint64_t& word, uint64_t value) { std::atomic_ref(word).store(value, kRelease); }
 
@@ -32,8 +35,9 @@ absl::Status RingPeer::Start() {
       !active.ok()) {
     return active;
   }
-  thread_ = std::thread([this] { Main(); });
-  return absl::OkStatus();
+  absl::Status started = StartThread(thread_, "the ring peer", [this] { Main(); });
+  if (!started.ok()) cache_.Deactivate();
+  return started;
 }
 
 void RingPeer::Stop() {
@@ -46,12 +50,15 @@ void RingPeer::Stop() {
 void RingPeer::Main() {
   NameThisThread("ring-peer");
   Reader reader(mmu_.readers());
+  absl::Duration pause = kFirstPause;
   while (!stop_.load(kAcquire)) {
     switch (Visit(reader)) {
       case Progress::kSome:
+        pause = kFirstPause;
         break;
       case Progress::kNone:
-        absl::SleepFor(kIdle);
+        absl::SleepFor(pause);
+        pause = std::min(2 * pause, kLongestPause);
         break;
       case Progress::kNever:
         mismatches_.Add();
@@ -69,8 +76,9 @@ RingPeer::Progress RingPeer::Visit(Reader& reader) {
   switch (cache_.Refresh(reader)) {
     case RefreshOutcome::kValid:
       return Progress::kSome;
-    case RefreshOutcome::kNoMemslot:  // the slot is away for a moment
-    case RefreshOutcome::kSettling:
+    case RefreshOutcome::kNoMemslot:  // the slot is deleted for a moment
+    case RefreshOutcome::kRemovalPending:
+    case RefreshOutcome::kAgain:
       return Progress::kNone;
     case RefreshOutcome::kInactive:
     case RefreshOutcome::kFailed:

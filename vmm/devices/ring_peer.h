@@ -1,10 +1,10 @@
-// The VMM's side of the guest's shared page: a device with two rings, reached through a pfn cache
-// only.
+// The VMM's side of the guest's shared page: a device with two rings that accesses the page only
+// through a pfn cache.
 //
 // It produces requests and consumes answers as fast as the guest keeps up. A lost or stale update
-// in either direction is a wrong sequence or payload: counted here, or by the guest.
+// in either direction appears as a wrong sequence or payload, which this class or the guest counts.
 //
-// Thread safety: Start and Stop by the owner; the counters from any thread.
+// Thread safety: Start and Stop belong to the owner. The counters may be read by any thread.
 
 #ifndef UNDERFOOT_VMM_DEVICES_RING_PEER_H_
 #define UNDERFOOT_VMM_DEVICES_RING_PEER_H_
@@ -15,9 +15,9 @@
 
 #include "absl/status/status.h"
 #include "guest/abi.h"
+#include "mmu/base/stats.h"
 #include "mmu/mmu.h"
 #include "mmu/pfn_cache.h"
-#include "mmu/stats.h"
 
 namespace underfoot {
 
@@ -40,7 +40,7 @@ class RingPeer {
 
   void Main();
   Progress Visit(Reader& reader);
-  // Works on both rings; false when there was nothing to do.
+  // Processes both rings. Returns false if there was nothing to do.
   bool Serve(abi::SharedPage& page);
   bool Produce(abi::Ring& ring);
   bool Consume(abi::Ring& ring);

@@ -25,7 +25,8 @@ ExitOutcome SerialPort::Access(unsigned vcpu, const PortIo& io) {
               io.port == abi::kSerialLineStatusPort ? kTransmitterReady : std::byte{0});
     return ExitOutcome::kContinue;
   }
-  if (io.port != abi::kSerialPort) return ExitOutcome::kContinue;  // line settings: none kept
+  // The line settings have no effect.
+  if (io.port != abi::kSerialPort) return ExitOutcome::kContinue;
   absl::MutexLock lock(&mutex_);
   if (vcpu >= lines_.size()) return ExitOutcome::kFail;
   for (const std::byte byte : io.data) TakeLocked(vcpu, static_cast<char>(byte));

@@ -1,7 +1,8 @@
-// The serial port as the guest's polling writer sees it: every byte is taken at once, and handed on
-// in whole lines. Each vCPU has a line of its own, so lines of several vCPUs never mix.
+// The serial port, as the guest's polling writer uses it. Every byte is accepted at once and passed
+// on in whole lines. Each vCPU has its own line buffer, so lines of several vCPUs never mix.
 //
-// Thread safety: any vCPU thread. The sink is called with one line at a time, never twice at once.
+// Thread safety: any vCPU thread. The sink is called with one line at a time, and calls never
+// overlap.
 
 #ifndef UNDERFOOT_VMM_DEVICES_SERIAL_H_
 #define UNDERFOOT_VMM_DEVICES_SERIAL_H_
@@ -14,7 +15,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "vmm/exits.h"
+#include "vmm/kvm/exits.h"
 
 namespace underfoot {
 
@@ -27,11 +28,11 @@ class SerialPort {
   static bool Claims(uint16_t port);
   ExitOutcome Access(unsigned vcpu, const PortIo& io) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Hands on what has no line end yet: at the end of the run.
+  // Passes on text that has no line end yet. Called at the end of the run.
   void Flush() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  // A guest that never ends its line must not make us grow.
+  // Limits the memory that a guest can use by never ending its line.
   static constexpr size_t kMaxLine = 4096;
 
   void TakeLocked(unsigned vcpu, char byte) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

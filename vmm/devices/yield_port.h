@@ -1,4 +1,4 @@
-// The port by which a guest that spins for another vCPU gives the host CPU away.
+// The port by which a vCPU that spins for another vCPU gives up the host CPU.
 //
 // Thread safety: any thread.
 
@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "guest/abi.h"
-#include "vmm/exits.h"
+#include "vmm/kvm/exits.h"
 
 namespace underfoot {
 

@@ -1,8 +1,12 @@
 // One call's brackets: the parts of attached ranges that it touches, begun before it and ended
 // after it, whatever it returned.
 //
-// A call that touches more places than there is room for (process_madvise) gets longer brackets
-// over several of them, at least one for each attached range.
+// A few parts fit into the object itself, which lies on the stack of the caller: less than half a
+// kilobyte, since a call may stand in a signal handler with a small stack of its own. More of them
+// lie in memory that is mapped for the time of the call.
+//
+// If the process forks in between (in a callback, or in a signal handler), the rest of the bracket
+// does nothing in the child: no callback runs there.
 //
 // Thread safety: of one thread, on its stack.
 
@@ -11,7 +15,7 @@
 
 #include <array>
 
-#include "mmu/types.h"
+#include "mmu/base/types.h"
 #include "vmm/hooks/attachments.h"
 #include "vmm/hooks/underfoot_hooks.h"
 
@@ -19,41 +23,54 @@ namespace underfoot::hooks {
 
 class Bracket {
  public:
-  Bracket() = default;
+  Bracket() : life_(Life()) {}
   // Each begin has had its end.
   ~Bracket();
   Bracket(const Bracket&) = delete;
   Bracket& operator=(const Bracket&) = delete;
 
-  // The call changes the pages of `range`; of what maps `part` of a file.
+  // Add each attached range that overlaps `range`, or that maps a piece of `part` of a file.
   void Add(HvaRange range);
   void Add(const FileRange& part);
   // As Add(range), and all else that maps the same parts of files.
   void AddWithAliases(HvaRange range);
+  // Each attached range that has a file; that asked for reports of forks.
+  void AddAllWithFile();
+  void AddAllThatReportForks();
 
-  bool empty() const { return count_ == 0; }
+  // Whether a MappingTurn must be held over the call and End, because of how a range was attached.
+  bool NeedsTurn(underfoot_call call) const;
+
+  // False: there is no memory for its parts, so the call must not be made.
+  bool complete() const { return complete_; }
 
   void Begin(underfoot_call call, underfoot_effect effect, int argument);
   // `error`: 0, or the call's errno.
   void End(int error);
 
  private:
-  // Precise ones, and one for each range that comes when these are used up.
-  static constexpr unsigned kPrecise = 32;
-
   struct Piece {
     Slot* slot;
     underfoot_change change;
   };
-  static HvaRange RangeOf(const Piece& piece);
+  static constexpr unsigned kInside = 3;
 
-  // Takes over a pin of the slot.
-  void AddPinned(Slot& slot, HvaRange range);
-  Piece* LastOf(const Slot& slot);
+  // Takes over a pin of the slot. False: no memory.
+  bool AddPinned(Slot& slot, HvaRange range);
+  bool AddWhole(Slot& slot) { return AddPinned(slot, slot.hvas()); }
+  bool MakeRoom();
+  void AddFilesMappedAt(HvaRange range);
+  bool InThisProcess() const;
+  Piece& At(unsigned i) { return i < kInside ? inside_[i] : more_[i - kInside]; }
+  const Piece& At(unsigned i) const { return i < kInside ? inside_[i] : more_[i - kInside]; }
 
+  const uint64_t life_;
   unsigned count_ = 0;
-  // Trivial, and left as it is until a piece is added: most calls have one.
-  std::array<Piece, kPrecise + UNDERFOOT_MAX_RANGES> pieces_;
+  unsigned room_ = kInside;
+  bool complete_ = true;
+  Piece* more_ = nullptr;
+  // Not initialized: a piece is written when it is added. Most calls have one piece.
+  std::array<Piece, kInside> inside_;
 };
 
 }  // namespace underfoot::hooks

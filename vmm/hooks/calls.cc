@@ -8,57 +8,25 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <bit>
+#include <algorithm>
 #include <cerrno>
 
-#include "mmu/mutant.h"
-#include "mmu/types.h"
+#include "mmu/base/types.h"
 #include "vmm/hooks/advice.h"
-#include "vmm/hooks/bracket.h"
+#include "vmm/hooks/bracketed.h"
+#include "vmm/hooks/mapping.h"
+#include "vmm/hooks/next_calls.h"
 #include "vmm/hooks/own_pidfd.h"
 
 namespace underfoot::hooks {
 namespace {
 
-// What the kernel takes `length` bytes at `start` for; an end that wraps becomes the last page.
-HvaRange RangeAt(const void* start, size_t length) {
-  const uint64_t begin = HvaOf(start).value;
-  const uint64_t end = begin + length < begin ? UINT64_MAX : begin + length;
-  return {{begin}, {end}};
-}
-
-// -1 on failure, as a system call's result.
-bool Failed(int result) { return result == -1; }
-bool Failed(ssize_t result) { return result == -1; }
-bool Failed(const void* result) { return result == MAP_FAILED; }
-
-// Out of line, with its kilobytes of stack: calls that touch nothing do not come here.
-template <class Collect, class Call>
-[[gnu::noinline]] auto Bracketed(underfoot_call call, underfoot_effect effect, int argument,
-                                 const Collect& collect, const Call& system_call) {
-  const int errno_before = errno;
-  Bracket bracket;
-  collect(bracket);
-  if (!UNDERFOOT_MUTANT("hook-after-the-call")) bracket.Begin(call, effect, argument);
-  if (UNDERFOOT_MUTANT("hook-ends-before-the-call")) bracket.End(0);
-  errno = errno_before;
-  const auto result = system_call();
-  const int errno_after = errno;
-  if (UNDERFOOT_MUTANT("hook-after-the-call")) bracket.Begin(call, effect, argument);
-  if (!UNDERFOOT_MUTANT("hook-ends-before-the-call")) {
-    bracket.End(Failed(result) ? errno_after : 0);
-  }
-  if (!UNDERFOOT_MUTANT("hook-spoils-errno")) errno = errno_after;
-  return result;
-}
-
-void* Pointer(long result) { return std::bit_cast<void*>(result); }
-
 int RawIoctl(int fd, unsigned long request, void* argument) {
   return static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
 }
 
-// What the descriptor's file is; false: nobody attached a range of any file, or this is none.
+// Finds the file of the descriptor. False: no attached range has a file, or the descriptor has
+// none.
 bool FileOf(int fd, FileId* file, uint64_t* size) {
   if (!AnyFiles()) return false;
   const int errno_before = errno;
@@ -70,11 +38,11 @@ bool FileOf(int fd, FileId* file, uint64_t* size) {
   return found;
 }
 
-// What of a file goes by fallocate with `mode`; empty: nothing.
+// The part of the file that fallocate with `mode` removes; empty if it removes nothing.
 FileRange PartThatGoes(FileId file, int mode, off_t offset, off_t length) {
   const auto begin = static_cast<uint64_t>(offset);
   if (offset < 0 || length <= 0) return {file, 0, 0};
-  // Everything behind is moved.
+  // Everything behind `offset` moves.
   if ((mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)) != 0) {
     return {file, begin, UINT64_MAX};
   }
@@ -84,10 +52,84 @@ FileRange PartThatGoes(FileId file, int mode, off_t offset, off_t length) {
   return {file, 0, 0};
 }
 
-// In whole pages: a page that is touched in part is written to or goes.
+// Rounds out to whole pages: a page that is covered only in part is either written or removed.
 FileRange RoundOut(FileRange part) {
   const HvaRange whole = RoundOutToPages({{part.begin}, {part.end}});
   return {part.file, whole.begin.value, whole.end.value};
+}
+
+AdviceEffect EffectOfAdvice(int advice) { return RuleOf(advice).effect; }
+
+// An advice on a mapping that is not attached may still remove pages of an attached file.
+bool AdviceMayTouch(HvaRange range, int advice) {
+  if (range.empty()) return false;
+  switch (EffectOfAdvice(advice)) {
+    case AdviceEffect::kNothing:
+      return false;
+    case AdviceEffect::kDrops:
+      return MayTouch(range);
+    case AdviceEffect::kDropsAll:
+      return AnyFiles() || MayTouch(range);
+  }
+  return true;
+}
+
+void AddAdvised(Bracket& bracket, HvaRange range, int advice) {
+  if (EffectOfAdvice(advice) == AdviceEffect::kDropsAll) {
+    bracket.AddWithAliases(range);
+  } else {
+    bracket.Add(range);
+  }
+}
+
+// The kernel extends the range to the beginning, or the end, of a mapping that can grow. Only the
+// kernel knows where that is.
+HvaRange RangeOfProtection(const void* start, size_t length, int protection) {
+  HvaRange range = RangeAt(start, length);
+  if ((protection & PROT_GROWSDOWN) != 0) range.begin = {0};
+  if ((protection & PROT_GROWSUP) != 0) range.end = {UINT64_MAX};
+  return range;
+}
+
+uint64_t RoundUp(uint64_t bytes, uint64_t page_size) {
+  return bytes > UINT64_MAX - page_size ? bytes : (bytes + page_size - 1) & ~(page_size - 1);
+}
+
+// The range that a new mapping covers: the kernel rounds up to the page size of the mapping.
+HvaRange RangeOfMapping(const void* start, size_t length, int flags, int fd) {
+  const HvaRange range = RangeAt(start, length);
+  const HvaRange widest = RangeAt(start, RoundUp(length, kLargestPage));
+  if (!MayTouch(widest)) return range;
+  if ((flags & MAP_ANONYMOUS) == 0) return RangeAt(start, RoundUp(length, PageSizeOf(fd)));
+  if ((flags & MAP_HUGETLB) == 0) return range;
+  const auto shift = static_cast<unsigned>(flags >> MAP_HUGE_SHIFT) & MAP_HUGE_MASK;
+  // Without a size in the flags the system's default size applies, which may be the largest.
+  return shift == 0 ? widest : RangeAt(start, RoundUp(length, uint64_t{1} << shift));
+}
+
+// The ranges that mremap changes. Lengths are rounded up to the page size of the mapping.
+struct Move {
+  HvaRange from;
+  HvaRange to;  // empty: the kernel chooses the place
+  uint64_t new_length;
+};
+
+Move MoveOf(void* old_start, size_t old_length, size_t new_length, int flags, void* new_start,
+            uint64_t page_size) {
+  const uint64_t length = RoundUp(new_length, page_size);
+  const bool fixed = (flags & MREMAP_FIXED) != 0;
+  return {RangeAt(old_start, RoundUp(old_length, page_size)),
+          fixed ? RangeAt(new_start, length) : HvaRange{}, length};
+}
+
+bool MoveMayTouch(const Move& move) { return MayTouch(move.from) || MayTouch(move.to); }
+
+// The kernel moves huge pages only between multiples of their size.
+bool MayMoveHugePages(const Move& move) {
+  constexpr uint64_t kHuge = uint64_t{2} << 20;
+  const uint64_t lengths = move.from.size() | move.new_length;
+  return ((move.from.begin.value | move.to.begin.value) & (kHuge - 1)) == 0 &&
+         (lengths & (kHuge - 1)) != 0;
 }
 
 underfoot_effect EffectOf(int protection) {
@@ -98,167 +140,158 @@ underfoot_effect EffectOf(int protection) {
 }  // namespace
 
 int Madvise(void* start, size_t length, int advice) {
-  const auto raw = [=] { return static_cast<int>(syscall(SYS_madvise, start, length, advice)); };
+  const auto next = [=] { return g_next.madvise(start, length, advice); };
   const HvaRange range = RangeAt(start, length);
-  if (!MayTouch(range) || RuleOf(advice).effect == AdviceEffect::kNothing) return raw();
+  if (!AdviceMayTouch(range, advice)) return next();
   return Bracketed(
       UNDERFOOT_MADVISE, UNDERFOOT_PAGES_GO, advice,
-      [=](Bracket& bracket) {
-        // It punches a hole into the file: whatever else maps that part of it loses the pages too.
-        if (advice == MADV_REMOVE && !UNDERFOOT_MUTANT("remove-spares-aliases")) {
-          bracket.AddWithAliases(range);
-        } else {
-          bracket.Add(range);
-        }
-      },
-      raw);
+      [=](Bracket& bracket) { AddAdvised(bracket, range, advice); }, next);
 }
 
 ssize_t ProcessMadvise(int pidfd, const iovec* ranges, size_t count, int advice, unsigned flags) {
-  const auto raw = [=] {
-    return static_cast<ssize_t>(syscall(SYS_process_madvise, pidfd, ranges, count, advice, flags));
-  };
-  if (!MayTouch({{0}, {UINT64_MAX}}) || count > kMaxIovecs ||
-      RuleOf(advice).effect == AdviceEffect::kNothing || !MayBeOwnPidfd(pidfd)) {
-    return raw();
+  const auto next = [=] { return g_next.process_madvise(pidfd, ranges, count, advice, flags); };
+  if (!AnyRanges() || count > kMaxIovecs || EffectOfAdvice(advice) == AdviceEffect::kNothing ||
+      !MayBeOwnPidfd(pidfd)) {
+    return next();
   }
   return Bracketed(
       UNDERFOOT_MADVISE, UNDERFOOT_PAGES_GO, advice,
       [=](Bracket& bracket) {
-        ForEachIovec(ranges, count, [&bracket](const iovec& part) {
+        ForEachIovec(ranges, count, [&bracket, advice](const iovec& part) {
           const HvaRange range = RangeAt(part.iov_base, part.iov_len);
-          if (MayTouch(range)) bracket.Add(range);
+          if (AdviceMayTouch(range, advice)) AddAdvised(bracket, range, advice);
         });
       },
-      raw);
+      next);
 }
 
 int Munmap(void* start, size_t length) {
-  const auto raw = [=] { return static_cast<int>(syscall(SYS_munmap, start, length)); };
+  const auto next = [=] { return g_next.munmap(start, length); };
   const HvaRange range = RangeAt(start, length);
-  if (!MayTouch(range)) return raw();
+  if (!MayTouch(range)) return next();
   return Bracketed(
-      UNDERFOOT_MUNMAP, UNDERFOOT_PAGES_GO, 0, [=](Bracket& bracket) { bracket.Add(range); }, raw);
+      UNDERFOOT_MUNMAP, UNDERFOOT_PAGES_GO, 0, [=](Bracket& bracket) { bracket.Add(range); }, next);
 }
 
 void* Mremap(void* old_start, size_t old_length, size_t new_length, int flags, void* new_start) {
-  const auto raw = [=] {
-    return Pointer(syscall(SYS_mremap, old_start, old_length, new_length, flags, new_start));
+  const auto next = [=] {
+    return g_next.mremap(old_start, old_length, new_length, flags, new_start);
   };
   constexpr int kMoves = MREMAP_FIXED | MREMAP_DONTUNMAP;
-  HvaRange from = RangeAt(old_start, old_length);
-  const HvaRange to = RangeAt(new_start, (flags & MREMAP_FIXED) != 0 ? new_length : 0);
-  if (!MayTouch(from) && !MayTouch(to)) return raw();
-  if ((flags & kMoves) == 0 && new_length <= old_length) {
-    from.begin = RoundOutToPages(RangeAt(old_start, new_length)).end;  // only its tail goes
+  const auto move_by = [=](uint64_t page_size) {
+    return MoveOf(old_start, old_length, new_length, flags, new_start, page_size);
+  };
+  Move move = move_by(kPageSize);
+  if (MayMoveHugePages(move) && MoveMayTouch(move_by(kLargestPage))) {
+    move = move_by(PageSizeAt(move.from.begin));
   }
-  if ((flags & (kMoves | MREMAP_MAYMOVE)) == 0 && new_length > old_length) {
-    from.end = from.begin;  // it grows where it is
+  HvaRange from = move.from;
+  const HvaRange to = move.to;
+  if (!MoveMayTouch(move)) return next();
+  if ((flags & kMoves) == 0 && move.new_length <= from.size()) {
+    from.begin = std::min(from.begin + move.new_length, from.end);  // only the tail is removed
+  }
+  if ((flags & (kMoves | MREMAP_MAYMOVE)) == 0 && move.new_length > from.size()) {
+    from.end = from.begin;  // the mapping grows in place
   }
   return Bracketed(
       UNDERFOOT_MREMAP, UNDERFOOT_PAGES_GO, flags,
       [=](Bracket& bracket) {
-        if (!UNDERFOOT_MUTANT("mremap-spares-the-old-place")) bracket.Add(from);
-        if (!UNDERFOOT_MUTANT("mremap-spares-the-new-place")) bracket.Add(to);
+        bracket.Add(from);
+        bracket.Add(to);
       },
-      raw);
+      next);
 }
 
 int Mprotect(void* start, size_t length, int protection) {
-  const auto raw = [=] {
-    return static_cast<int>(syscall(SYS_mprotect, start, length, protection));
-  };
-  const HvaRange range = RangeAt(start, length);
-  if (!MayTouch(range)) return raw();
+  const auto next = [=] { return g_next.mprotect(start, length, protection); };
+  const HvaRange range = RangeOfProtection(start, length, protection);
+  if (!MayTouch(range)) return next();
   return Bracketed(
       UNDERFOOT_MPROTECT, EffectOf(protection), protection,
-      [=](Bracket& bracket) { bracket.Add(range); }, raw);
+      [=](Bracket& bracket) { bracket.Add(range); }, next);
 }
 
 int PkeyMprotect(void* start, size_t length, int protection, int key) {
-  const auto raw = [=] {
-    return static_cast<int>(syscall(SYS_pkey_mprotect, start, length, protection, key));
-  };
-  const HvaRange range = RangeAt(start, length);
-  if (!MayTouch(range)) return raw();
+  const auto next = [=] { return g_next.pkey_mprotect(start, length, protection, key); };
+  const HvaRange range = RangeOfProtection(start, length, protection);
+  if (!MayTouch(range)) return next();
   return Bracketed(
       UNDERFOOT_MPROTECT, EffectOf(protection), protection,
-      [=](Bracket& bracket) { bracket.Add(range); }, raw);
+      [=](Bracket& bracket) { bracket.Add(range); }, next);
 }
 
 void* Mmap(void* start, size_t length, int protection, int flags, int fd, off_t offset) {
-  const auto raw = [=] {
-    return Pointer(syscall(SYS_mmap, start, length, protection, flags, fd, offset));
-  };
-  const HvaRange range = RangeAt(start, length);
-  // Without FIXED, and with NOREPLACE, a mapping never comes over another.
-  if ((flags & MAP_FIXED) == 0 || !MayTouch(range)) return raw();
+  const auto next = [=] { return g_next.mmap(start, length, protection, flags, fd, offset); };
+  // Without FIXED, and with NOREPLACE, a new mapping never replaces another one.
+  if ((flags & MAP_FIXED) == 0 || !AnyRanges()) return next();
+  const HvaRange range = RangeOfMapping(start, length, flags, fd);
+  if (!MayTouch(range)) return next();
   return Bracketed(
       UNDERFOOT_MMAP, UNDERFOOT_PAGES_GO, flags, [=](Bracket& bracket) { bracket.Add(range); },
-      raw);
+      next);
 }
 
 int Fallocate(int fd, int mode, off_t offset, off_t length) {
-  const auto raw = [=] {
-    return static_cast<int>(syscall(SYS_fallocate, fd, mode, offset, length));
-  };
+  const auto next = [=] { return g_next.fallocate(fd, mode, offset, length); };
   FileId file;
   uint64_t size = 0;
-  if (!FileOf(fd, &file, &size)) return raw();
+  if (!FileOf(fd, &file, &size)) return next();
   const FileRange part = RoundOut(PartThatGoes(file, mode, offset, length));
-  if (part.begin == part.end) return raw();
+  if (part.begin == part.end || !MayTouch(part)) return next();
   return Bracketed(
       UNDERFOOT_FALLOCATE, UNDERFOOT_PAGES_GO, mode, [=](Bracket& bracket) { bracket.Add(part); },
-      raw);
+      next);
 }
 
 int Ftruncate(int fd, off_t length) {
-  const auto raw = [=] { return static_cast<int>(syscall(SYS_ftruncate, fd, length)); };
+  const auto next = [=] { return g_next.ftruncate(fd, length); };
   FileId file;
   uint64_t size = 0;
-  if (length < 0 || !FileOf(fd, &file, &size)) return raw();
+  if (length < 0 || !FileOf(fd, &file, &size)) return next();
   const FileRange part = RoundOut({file, static_cast<uint64_t>(length), UINT64_MAX});
+  if (!MayTouch(part)) return next();
   return Bracketed(
       UNDERFOOT_FTRUNCATE, UNDERFOOT_PAGES_GO, 0, [=](Bracket& bracket) { bracket.Add(part); },
-      raw);
+      next);
 }
 
 int UffdWriteProtect(int uffd, void* start, size_t length, uint64_t mode) {
   uffdio_writeprotect request{{HvaOf(start).value, length}, mode};
-  const auto raw = [&] { return RawIoctl(uffd, UFFDIO_WRITEPROTECT, &request); };
+  const auto next = [&] { return RawIoctl(uffd, UFFDIO_WRITEPROTECT, &request); };
   const HvaRange range = RangeAt(start, length);
-  if (!MayTouch(range) || (mode & UFFDIO_WRITEPROTECT_MODE_WP) == 0) return raw();
+  if (!MayTouch(range) || (mode & UFFDIO_WRITEPROTECT_MODE_WP) == 0) return next();
   return Bracketed(
       UNDERFOOT_WRITEPROTECT, UNDERFOOT_WRITES_GO, static_cast<int>(mode),
-      [=](Bracket& bracket) { bracket.Add(range); }, raw);
+      [=](Bracket& bracket) { bracket.Add(range); }, next);
 }
 
 int PagemapScan(int pagemap, newer::PagemapScan* scan) {
-  const auto raw = [=] { return RawIoctl(pagemap, newer::kPagemapScan, scan); };
+  const auto next = [=] { return RawIoctl(pagemap, newer::kPagemapScan, scan); };
   const HvaRange range{{scan->start}, {scan->end}};
-  if (!MayTouch(range) || (scan->flags & newer::kPagemapScanProtect) == 0) return raw();
+  if (!MayTouch(range) || (scan->flags & newer::kPagemapScanProtect) == 0) return next();
   return Bracketed(
       UNDERFOOT_WRITEPROTECT, UNDERFOOT_WRITES_GO, UFFDIO_WRITEPROTECT_MODE_WP,
-      [=](Bracket& bracket) { bracket.Add(range); }, raw);
+      [=](Bracket& bracket) { bracket.Add(range); }, next);
 }
 
 ssize_t UffdMove(int uffd, void* to, void* from, size_t length, uint64_t mode) {
   newer::UffdioMove request{HvaOf(to).value, HvaOf(from).value, length, mode, 0};
-  const auto raw = [&]() -> ssize_t {
+  const auto next = [&]() -> ssize_t {
     const int result = RawIoctl(uffd, newer::kUffdioMove, &request);
-    // EAGAIN half-way: what has been moved is moved.
+    // EAGAIN may come half-way. The pages that were moved before stay moved.
     return request.move > 0 ? request.move : result;
   };
   const HvaRange source = RangeAt(from, length);
   const HvaRange target = RangeAt(to, length);
-  if (!MayTouch(source) && !MayTouch(target)) return raw();
+  if (!MayTouch(source) && !MayTouch(target)) return next();
   return Bracketed(
-      UNDERFOOT_MOVE, UNDERFOOT_PAGES_GO, 0,
+      UNDERFOOT_MOVE, UNDERFOOT_PAGES_GO, uffd,
       [=](Bracket& bracket) {
         bracket.Add(source);
         bracket.Add(target);
       },
-      raw);
+      next);
 }
 
 }  // namespace underfoot::hooks

@@ -1,10 +1,13 @@
-// The hooked calls: each is the system call, between the begin and the end of what it touches of
-// attached ranges. The only place where that is decided: the libc names (interpose.cc), the C API
-// and MmHooks all come here.
+// The hooked calls. Each of them calls the next function of the same name (next_calls.h), between
+// `begin` and `end` of the attached ranges that it touches. Only this file decides which ranges
+// those are: the libc names (interpose.cc), the C API and the machine's hooked_calls.h all call
+// these functions.
 //
-// Arguments, results and errno are those of the system call; nothing is tried again.
+// Arguments, results and errno are those of the system call; no call is retried.
 //
-// Thread safety: any thread; with ranges attached, not in a signal handler over one of them.
+// Thread safety: any thread. In a signal handler only if the callbacks allow it, because a call
+// that touches an attached range runs them. Besides the callbacks, a call needs less than 1 KiB of
+// stack.
 
 #ifndef UNDERFOOT_VMM_HOOKS_CALLS_H_
 #define UNDERFOOT_VMM_HOOKS_CALLS_H_
@@ -15,7 +18,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "vmm/hooks/newer_kernels.h"
+#include "vmm/base/newer_kernels.h"
 
 namespace underfoot::hooks {
 
@@ -28,8 +31,15 @@ int PkeyMprotect(void* start, size_t length, int protection, int key);
 void* Mmap(void* start, size_t length, int protection, int flags, int fd, off_t offset);
 int Fallocate(int fd, int mode, off_t offset, off_t length);
 int Ftruncate(int fd, off_t length);
+int Brk(void* end);
+void* Sbrk(intptr_t bytes);
+void* Shmat(int segment, const void* start, int flags);
+int Shmdt(const void* start);
+// The number of calls with arguments that the kernel always refuses: brk(1), sbrk(INTPTR_MIN + 1),
+// shmat of a negative segment, shmdt of no page. A self-test makes such calls.
+uint32_t ImpossibleCalls();
 int UffdWriteProtect(int uffd, void* start, size_t length, uint64_t mode);
-// ioctl(pagemap, PAGEMAP_SCAN): a change where it write-protects.
+// ioctl(pagemap, PAGEMAP_SCAN). It counts as a change if it write-protects pages.
 int PagemapScan(int pagemap, newer::PagemapScan* scan);
 ssize_t UffdMove(int uffd, void* to, void* from, size_t length, uint64_t mode);
 

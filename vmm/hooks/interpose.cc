@@ -1,23 +1,53 @@
-// The libc names, so that a library in this process goes through the hooks too. They make the
-// system calls themselves, so no real function must be looked up, and they work from the first
-// instruction on.
+// Defines the libc names, so that calls of a library in this process go through the hooks too. They
+// work from the first instruction of the process on: until the constructor here has looked up the
+// next functions of these names, they make the system calls themselves.
 //
-// Not in sanitizer builds: their run-time libraries take the same names.
+// Not in sanitizer builds: the run-time libraries of sanitizers define the same names.
 //
-// Thread safety: as calls.h.
+// Thread safety: see calls.h.
 
+#include <dlfcn.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include <cstdarg>
 #include <cstddef>
+#include <cstdint>
 
 #include "vmm/hooks/calls.h"
+#include "vmm/hooks/next_calls.h"
 
 namespace hooks = underfoot::hooks;
 
 #define UNDERFOOT_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+template <class Function>
+void LookUp(const char* name, hooks::NextCall<Function>& next) {
+  next.Set(reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name)));
+}
+
+__attribute__((constructor(101))) void LookUpTheNextCalls() {
+  LookUp("madvise", hooks::g_next.madvise);
+  LookUp("process_madvise", hooks::g_next.process_madvise);
+  LookUp("munmap", hooks::g_next.munmap);
+  LookUp("mremap", hooks::g_next.mremap);
+  LookUp("mprotect", hooks::g_next.mprotect);
+  LookUp("pkey_mprotect", hooks::g_next.pkey_mprotect);
+  LookUp("mmap", hooks::g_next.mmap);
+  LookUp("fallocate", hooks::g_next.fallocate);
+  LookUp("ftruncate", hooks::g_next.ftruncate);
+  LookUp("brk", hooks::g_next.brk);
+  LookUp("sbrk", hooks::g_next.sbrk);
+  LookUp("shmat", hooks::g_next.shmat);
+  LookUp("shmdt", hooks::g_next.shmdt);
+}
+
+}  // namespace
 
 UNDERFOOT_EXPORT int madvise(void* start, size_t length, int advice) noexcept {
   return hooks::Madvise(start, length, advice);
@@ -49,7 +79,7 @@ UNDERFOOT_EXPORT int mprotect(void* start, size_t length, int protection) noexce
 }
 
 UNDERFOOT_EXPORT int pkey_mprotect(void* start, size_t length, int protection, int key) noexcept {
-  // As libc does: kernels without protection keys know mprotect only.
+  // Like libc: kernels without protection keys know only mprotect.
   return key == -1 ? hooks::Mprotect(start, length, protection)
                    : hooks::PkeyMprotect(start, length, protection, key);
 }
@@ -79,3 +109,13 @@ UNDERFOOT_EXPORT int ftruncate(int fd, off_t length) noexcept {
 UNDERFOOT_EXPORT int ftruncate64(int fd, off64_t length) noexcept {
   return hooks::Ftruncate(fd, length);
 }
+
+UNDERFOOT_EXPORT int brk(void* end) noexcept { return hooks::Brk(end); }
+
+UNDERFOOT_EXPORT void* sbrk(intptr_t bytes) noexcept { return hooks::Sbrk(bytes); }
+
+UNDERFOOT_EXPORT void* shmat(int segment, const void* start, int flags) noexcept {
+  return hooks::Shmat(segment, start, flags);
+}
+
+UNDERFOOT_EXPORT int shmdt(const void* start) noexcept { return hooks::Shmdt(start); }

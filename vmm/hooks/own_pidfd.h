@@ -1,4 +1,4 @@
-// The arguments of process_madvise(2): whose memory it is about, and which ranges of it.
+// The arguments of process_madvise(2): the process that it acts on, and the ranges.
 //
 // Thread safety: any thread.
 
@@ -13,20 +13,20 @@
 
 namespace underfoot::hooks {
 
-// What the kernel takes at most in a call.
+// The largest number of iovecs that the kernel accepts in a call.
 inline constexpr size_t kMaxIovecs = 1024;
 
-// Whether `pidfd` may stand for this process or one of its threads. Says yes where it cannot tell
-// (no /proc): a bracket too many is harmless.
+// Whether `pidfd` may refer to this process or one of its threads. Returns true if that cannot be
+// found out (no /proc): an unnecessary bracket is harmless.
 bool MayBeOwnPidfd(int pidfd);
 
-// Copies memory that may not be there, as the kernel would. False: EFAULT.
+// Copies memory that may be unmapped, as the kernel would. False: EFAULT.
 bool CopyFromCaller(void* to, const void* from, size_t bytes);
 
-// Calls `take` for each of the iovecs; ends at one that cannot be read, as the kernel does.
+// Calls `take` for each iovec. Ends at the first one that cannot be read, as the kernel does.
 template <class Take>
 void ForEachIovec(const iovec* ranges, size_t count, const Take& take) {
-  std::array<iovec, 64> some;
+  std::array<iovec, 8> some;  // few, because the stack may be small
   for (size_t done = 0; done < count; done += some.size()) {
     const size_t n = std::min(count - done, some.size());
     if (!CopyFromCaller(some.data(), ranges + done, n * sizeof(iovec))) return;

@@ -1,7 +1,6 @@
 #include "vmm/host/host_changes.h"
 
 #include <fcntl.h>
-#include <sys/mount.h>
 #include <sys/swap.h>
 #include <unistd.h>
 
@@ -9,29 +8,27 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "mmu/mutant.h"
+#include "vmm/base/unique_fd.h"
 #include "vmm/host/knob.h"
 #include "vmm/host/swap_file.h"
-#include "vmm/unique_fd.h"
 
 namespace underfoot {
 namespace {
 
-// What mkswap(8) writes: one page, include/linux/swap.h, union swap_header.
+// Writes what mkswap(8) writes: one page with the swap header (union swap_header in
+// include/linux/swap.h).
 absl::Status WriteSwapHeader(const std::string& path, uint64_t bytes) {
-  constexpr size_t kPage = 4096;
   constexpr uint64_t kVersion = 1;
-  constexpr char kSignature[] = "SWAPSPACE2";
-  std::array<char, kPage> header{};
-  const auto last_page = static_cast<uint32_t>(bytes / kPage - 1);
+  std::array<char, kSwapHeaderBytes> header{};
+  const auto last_page = static_cast<uint32_t>(bytes / kSwapHeaderBytes - 1);
   const auto version = static_cast<uint32_t>(kVersion);
   std::memcpy(&header[1024], &version, sizeof(version));
   std::memcpy(&header[1028], &last_page, sizeof(last_page));
-  std::memcpy(&header[kPage - sizeof(kSignature) + 1], kSignature, sizeof(kSignature) - 1);
+  std::memcpy(&header[header.size() - kSwapSignature.size()], kSwapSignature.data(),
+              kSwapSignature.size());
   const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
   if (fd.valid() &&
       pwrite(fd.get(), header.data(), header.size(), 0) == static_cast<ssize_t>(header.size()) &&
@@ -42,6 +39,17 @@ absl::Status WriteSwapHeader(const std::string& path, uint64_t bytes) {
 }
 
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<HostChanges>> HostChanges::Take(Announce announce,
+                                                               const HostPlaces& places) {
+  absl::StatusOr<HostJournal> journal = HostJournal::Open(places);
+  if (!journal.ok()) return std::move(journal).status();
+  std::unique_ptr<HostChanges> changes(
+      new HostChanges(std::move(announce), places, *std::move(journal)));
+  // Undoes what a killed run left behind since the last check.
+  if (absl::Status restored = changes->PutBack(); !restored.ok()) return restored;
+  return changes;
+}
 
 HostChanges::~HostChanges() {
   if (absl::Status undone = PutBack(); !undone.ok()) {
@@ -57,48 +65,39 @@ absl::Status HostChanges::PutBack() {
   return journal_.PutBack();
 }
 
+absl::Status HostChanges::Undone(absl::Status why) {
+  const absl::Status undone = journal_.UndoLast();
+  return undone.ok() ? why : undone;
+}
+
+absl::Status HostChanges::NotMade(absl::Status why) {
+  const absl::Status withdrawn = journal_.Withdraw();
+  return withdrawn.ok() ? why : withdrawn;
+}
+
 absl::Status HostChanges::SetKnob(const std::string& path, const std::string& value) {
   absl::StatusOr<std::string> before = ReadKnob(path);
   if (!before.ok()) return std::move(before).status();
-  if (*before == value) {
-    // Somebody else's run may have set it, and would take it back under us.
-    const std::optional<std::string> original = journal_.OriginalOf(path);
-    if (!original.has_value()) return absl::OkStatus();
-    return journal_.Write({HostChangeKind::kKnob, path, *original});
-  }
+  if (*before == value) return absl::OkStatus();
   announce_(absl::StrFormat("host: %s from %s to %s", path, *before, value));
-  absl::Status written =
-      journal_.Write({HostChangeKind::kKnob, path, journal_.OriginalOf(path).value_or(*before)});
-  if (!written.ok()) return written;
-  return WriteKnob(path, value);
-}
-
-absl::Status HostChanges::MountTracefs(const std::string& path) {
-  if (std::filesystem::exists(path + "/events")) return absl::OkStatus();
-  announce_("host: mounting tracefs at " + path);
-  if (absl::Status written = journal_.Write({HostChangeKind::kMount, path, ""}); !written.ok()) {
-    return written;
+  if (absl::Status noted = journal_.Write({HostChangeKind::kKnob, path, *before}); !noted.ok()) {
+    return noted;
   }
-  if (mount("tracefs", path.c_str(), "tracefs", 0, nullptr) == 0) return absl::OkStatus();
-  return absl::ErrnoToStatus(errno, "mounting tracefs at " + path);
+  absl::Status written = WriteKnob(path, value);
+  return written.ok() ? written : NotMade(std::move(written));
 }
 
 absl::StatusOr<std::string> HostChanges::MakeZram(uint64_t bytes) {
   if (!zram_.supported()) return absl::UnimplementedError("this kernel makes no zram devices");
-  if (!UNDERFOOT_MUTANT("zram-before-journal")) {
-    absl::Status noted = journal_.Write({HostChangeKind::kZramToBe, zram_.Next(), Zram::Now()});
-    if (!noted.ok()) return noted;
-  }
+  absl::Status noted = journal_.Write({HostChangeKind::kZramToBe, zram_.Next(), Zram::Now()});
+  if (!noted.ok()) return noted;
   absl::StatusOr<std::string> number = zram_.Make();
-  if (!number.ok()) {
-    absl::Status withdrawn = journal_.Withdraw();
-    return withdrawn.ok() ? number.status() : withdrawn;
-  }
+  if (!number.ok()) return NotMade(std::move(number).status());
   if (absl::Status named = journal_.Amend({HostChangeKind::kZram, *number, ""}); !named.ok()) {
     static_cast<void>(zram_.Remove(*number));
     return named;
   }
-  if (absl::Status sized = zram_.SetSize(*number, bytes); !sized.ok()) return sized;
+  if (absl::Status sized = zram_.SetSize(*number, bytes); !sized.ok()) return Undone(sized);
   return zram_.PathOf(*number);
 }
 
@@ -108,7 +107,7 @@ absl::StatusOr<std::string> HostChanges::MakeSwapFile(uint64_t bytes) {
     return written;
   }
   absl::StatusOr<UniqueFd> file = SwapFile::Make(places_, bytes);
-  if (!file.ok()) return std::move(file).status();
+  if (!file.ok()) return NotMade(std::move(file).status());
   swap_file_ = *std::move(file);
   return path;
 }
@@ -118,12 +117,12 @@ absl::Status HostChanges::AddSwap(uint64_t bytes) {
   absl::StatusOr<std::string> path = MakeZram(bytes);
   if (!path.ok()) path = MakeSwapFile(bytes);
   if (!path.ok()) return std::move(path).status();
-  if (absl::Status written = WriteSwapHeader(*path, bytes); !written.ok()) return written;
-  if (absl::Status written = journal_.Write({HostChangeKind::kSwap, *path, ""}); !written.ok()) {
-    return written;
+  if (absl::Status written = WriteSwapHeader(*path, bytes); !written.ok()) return Undone(written);
+  if (absl::Status noted = journal_.Write({HostChangeKind::kSwap, *path, ""}); !noted.ok()) {
+    return noted;
   }
   if (swapon(path->c_str(), 0) == 0) return absl::OkStatus();
-  return absl::ErrnoToStatus(errno, "swapon of " + *path);
+  return Undone(NotMade(absl::ErrnoToStatus(errno, "swapon of " + *path)));
 }
 
 }  // namespace underfoot

@@ -1,6 +1,8 @@
-// Changes of the host as a whole, made for one run and put back at its end: swap space, KSM's
-// switch, a mount of tracefs. Only with the operator's leave (`--allow-host-changes`), each
-// announced, each in a journal first: of a zram device the number that it will have.
+// Changes of the host as a whole, swap space and KSM's switch, which are made for one run and
+// undone at its end. They need the operator's permission (`--allow-host-changes`). Each change is
+// announced, and written to a journal before it is made; for a zram device the journal has the
+// number that the device will get. Only one process at a time has this permission, for as long as
+// its HostChanges lives.
 //
 // Thread safety: one thread at a time.
 
@@ -9,15 +11,16 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "vmm/base/unique_fd.h"
 #include "vmm/host/host_journal.h"
 #include "vmm/host/zram.h"
-#include "vmm/unique_fd.h"
 
 namespace underfoot {
 
@@ -25,29 +28,36 @@ class HostChanges {
  public:
   using Announce = std::function<void(std::string_view line)>;
 
-  // `announce` is told of each change before it is made.
-  explicit HostChanges(Announce announce, const HostPlaces& places = {})
-      : announce_(std::move(announce)), places_(places), zram_(places), journal_(places) {}
+  // `announce` is called before each change is made. An error: this user may not change the host,
+  // or another process has the permission.
+  static absl::StatusOr<std::unique_ptr<HostChanges>> Take(Announce announce,
+                                                           const HostPlaces& places = {});
   ~HostChanges();
   HostChanges(const HostChanges&) = delete;
   HostChanges& operator=(const HostChanges&) = delete;
 
   [[nodiscard]] absl::Status SetKnob(const std::string& path, const std::string& value);
-  // Where tracefs belongs; without effect when it is mounted there.
-  [[nodiscard]] absl::Status MountTracefs(const std::string& path = "/sys/kernel/tracing");
-  // Swap space of `bytes`: a zram device, or else a file.
+  // Adds swap space of `bytes`: on a zram device, or else in a file.
   [[nodiscard]] absl::Status AddSwap(uint64_t bytes);
 
   [[nodiscard]] absl::Status PutBack();
 
  private:
+  HostChanges(Announce announce, const HostPlaces& places, HostJournal journal)
+      : announce_(std::move(announce)),
+        places_(places),
+        zram_(places),
+        journal_(std::move(journal)) {}
+  // Undoes the last change, or notes that it was not made, and returns `why`.
+  absl::Status Undone(absl::Status why);
+  absl::Status NotMade(absl::Status why);
   absl::StatusOr<std::string> MakeZram(uint64_t bytes);
   absl::StatusOr<std::string> MakeSwapFile(uint64_t bytes);
 
   const Announce announce_;
   const HostPlaces places_;
   const Zram zram_;
-  UniqueFd swap_file_;  // holds its lock
+  UniqueFd swap_file_;  // this descriptor holds the file's lock
   HostJournal journal_;
 };
 

@@ -1,22 +1,26 @@
 #include "vmm/host/host_journal.h"
 
-#include <sys/ioctl.h>
-#include <sys/mount.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/swap.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 #include <string_view>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
-#include "mmu/mutant.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "vmm/host/knob.h"
 #include "vmm/host/swap_file.h"
 #include "vmm/host/zram.h"
@@ -27,32 +31,12 @@ namespace {
 using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
-constexpr std::array<std::string_view, 6> kKindNames = {"knob", "mount", "zram",
-                                                        "file", "swap",  "zram-to-be"};
+constexpr std::array<std::string_view, 5> kKindNames = {"knob", "zram", "file", "swap",
+                                                        "zram-to-be"};
 
-struct Record {
-  pid_t pid = 0;
-  uint64_t started = 0;
-  std::vector<HostModification> changes;
-};
+using Changes = std::vector<HostModification>;
 
-// When a process started, in clock ticks since boot: its number may be in use again. 0: there is
-// none, or what is left of it is the entry that its parent has not asked for yet.
-uint64_t StartOf(pid_t pid) {
-  std::ifstream file(absl::StrFormat("/proc/%d/stat", pid));
-  std::string line;
-  if (!std::getline(file, line)) return 0;
-  const size_t name_end = line.rfind(')');  // the name may hold blanks
-  if (name_end == std::string::npos) return 0;
-  std::istringstream fields(line.substr(name_end + 1));
-  std::string field;
-  constexpr int kStartTime = 20;  // fields after the name; the first of them is the state
-  fields >> field;
-  if ((field == "Z" || field == "X") && !UNDERFOOT_MUTANT("zombie-lives")) return 0;
-  for (int i = 1; i < kStartTime; ++i) fields >> field;
-  uint64_t started = 0;
-  return fields.fail() || !absl::SimpleAtoi(field, &started) ? 0 : started;
-}
+std::string PathOf(const HostPlaces& places) { return places.journal + "/changes.json"; }
 
 std::optional<HostChangeKind> FindKind(std::string_view name) {
   for (size_t i = 0; i < kKindNames.size(); ++i) {
@@ -61,60 +45,75 @@ std::optional<HostChangeKind> FindKind(std::string_view name) {
   return std::nullopt;
 }
 
-// nullopt: half written, or not ours.
-std::optional<Record> ReadRecord(const fs::path& path) {
+absl::Status Unreadable(const std::string& path, std::string_view why) {
+  return absl::DataLossError(absl::StrFormat(
+      "cannot read %s, the record of what a run has changed about this host: %s; run `underfoot "
+      "doctor` as root; if the file is damaged, undo the changes in it by hand and remove it",
+      path, why));
+}
+
+// If there is no file, there are no changes.
+absl::StatusOr<Changes> ReadChanges(const HostPlaces& places) {
+  const std::string path = PathOf(places);
   std::ifstream file(path);
+  if (!file && errno == ENOENT) return Changes();
+  if (!file) return Unreadable(path, std::strerror(errno));
   const Json json = Json::parse(file, nullptr, /*allow_exceptions=*/false);
   try {
-    Record record;
-    record.pid = json.at("pid").get<pid_t>();
-    record.started = json.at("started").get<uint64_t>();
+    Changes changes;
     for (const Json& change : json.at("changes")) {
-      const std::optional<HostChangeKind> kind = FindKind(change.at("kind").get<std::string>());
-      if (!kind.has_value()) return std::nullopt;
-      record.changes.push_back(
+      const auto name = change.at("kind").get<std::string>();
+      const std::optional<HostChangeKind> kind = FindKind(name);
+      if (!kind.has_value()) return Unreadable(path, "unknown kind of change '" + name + "'");
+      changes.push_back(
           {*kind, change.at("path").get<std::string>(), change.at("before").get<std::string>()});
     }
-    return record;
-  } catch (const Json::exception&) {
-    return std::nullopt;
+    return changes;
+  } catch (const Json::exception& error) {
+    return Unreadable(path, error.what());
   }
 }
 
-template <class Visitor>
-void ForEachRecord(const std::string& directory, const Visitor& visit) {
-  std::error_code error;
-  fs::directory_iterator entry(directory, error);
-  for (const fs::directory_iterator end; !error && entry != end; entry.increment(error)) {
-    if (entry->path().extension() != ".json") continue;
-    if (const std::optional<Record> record = ReadRecord(entry->path())) {
-      visit(entry->path(), *record);
+// Finds the process that holds a lock on the folder, from a line of /proc/locks:
+//   1: FLOCK  ADVISORY  WRITE 4711 00:1a:1234 0 EOF
+// nullopt: the process is in another PID namespace, or has released the lock.
+std::optional<int> HolderOf(int folder) {
+  struct stat file {};
+  if (fstat(folder, &file) != 0) return std::nullopt;
+  const std::string wanted =
+      absl::StrFormat("%02x:%02x:%d", major(file.st_dev), minor(file.st_dev), file.st_ino);
+  std::ifstream locks("/proc/locks");
+  for (std::string line; std::getline(locks, line);) {
+    std::istringstream fields(line);
+    std::string number, kind, strictness, mode, inode;
+    int pid = 0;
+    if (fields >> number >> kind >> strictness >> mode >> pid >> inode && kind == "FLOCK" &&
+        inode == wanted && pid > 0) {
+      return pid;
     }
   }
+  return std::nullopt;
 }
 
-bool Lives(const Record& record) {
-  return record.started != 0 && StartOf(record.pid) == record.started;
-}
-
-// Whether a run other than `self` that lives has changed this too.
-bool HeldByAnother(const std::string& directory, HostChangeKind kind, const std::string& path,
-                   pid_t self) {
-  bool held = false;
-  ForEachRecord(directory, [&](const fs::path&, const Record& record) {
-    if (record.pid == self || !Lives(record)) return;
-    for (const HostModification& change : record.changes) {
-      held = held || (change.kind == kind && change.path == path);
+// AlreadyExists: another process holds the lock. NotFound: there is no folder.
+absl::StatusOr<UniqueFd> LockFolder(const HostPlaces& places, int mode) {
+  const std::string& path = places.journal;
+  UniqueFd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder.valid()) return absl::ErrnoToStatus(errno, absl::StrFormat("open of %s", path));
+  // Another process that reads the journal holds the lock for a moment.
+  constexpr int kTries = 20;
+  for (int i = 0; i < kTries; ++i) {
+    if (flock(folder.get(), mode | LOCK_NB) == 0) return folder;
+    if (errno != EWOULDBLOCK && errno != EINTR) {
+      return absl::ErrnoToStatus(errno, absl::StrFormat("flock of %s", path));
     }
-  });
-  return held;
-}
-
-ZramOrigin OriginOf(const HostPlaces& places, const HostModification& to_be, pid_t self) {
-  for (const HostChangeKind kind : {HostChangeKind::kZram, HostChangeKind::kZramToBe}) {
-    if (HeldByAnother(places.journal, kind, to_be.path, self)) return ZramOrigin::kNone;
+    absl::SleepFor(absl::Milliseconds(5));
   }
-  return Zram(places).OriginOf(to_be.path, to_be.before);
+  const std::optional<int> holder = HolderOf(folder.get());
+  return absl::AlreadyExistsError(absl::StrFormat(
+      "--allow-host-changes: another run (%s) is changing this host and holds %s; wait for it, "
+      "or run without the option",
+      holder.has_value() ? absl::StrFormat("pid %d", *holder) : "in another PID namespace", path));
 }
 
 absl::Status ErrnoUnless(bool fine, const HostModification& change) {
@@ -122,20 +121,17 @@ absl::Status ErrnoUnless(bool fine, const HostModification& change) {
   return absl::ErrnoToStatus(errno, absl::StrFormat("undoing %s", Describe(change)));
 }
 
-// Done already is done.
-absl::Status Undo(const HostPlaces& places, const HostModification& change, pid_t self) {
+// Undoing a change that is already undone succeeds.
+absl::Status Undo(const HostPlaces& places, const HostModification& change) {
   switch (change.kind) {
     case HostChangeKind::kKnob:
-      if (HeldByAnother(places.journal, change.kind, change.path, self)) return absl::OkStatus();
       return WriteKnob(change.path, change.before);
-    case HostChangeKind::kMount:
-      return ErrnoUnless(
-          umount2(change.path.c_str(), MNT_DETACH) == 0 || errno == EINVAL || errno == ENOENT,
-          change);
     case HostChangeKind::kZram:
       return Zram(places).Remove(change.path);
     case HostChangeKind::kZramToBe:
-      if (OriginOf(places, change, self) != ZramOrigin::kOurs) return absl::OkStatus();
+      if (Zram(places).OriginOf(change.path, change.before) != ZramOrigin::kOurs) {
+        return absl::OkStatus();
+      }
       return Zram(places).Remove(change.path);
     case HostChangeKind::kFile:
       return ErrnoUnless(unlink(change.path.c_str()) == 0 || errno == ENOENT, change);
@@ -146,13 +142,12 @@ absl::Status Undo(const HostPlaces& places, const HostModification& change, pid_
   return absl::OkStatus();
 }
 
-// What could not be undone stays in `changes`.
-absl::Status UndoAll(const HostPlaces& places, std::vector<HostModification>& changes, pid_t self) {
+// The changes that could not be undone stay in `changes`.
+absl::Status UndoAll(const HostPlaces& places, Changes& changes) {
   absl::Status first;
-  std::vector<HostModification> left;
+  Changes left;
   for (auto change = changes.rbegin(); change != changes.rend(); ++change) {
-    if (UNDERFOOT_MUTANT("host-changes-stay")) continue;
-    absl::Status undone = Undo(places, *change, self);
+    absl::Status undone = Undo(places, *change);
     if (!undone.ok()) left.insert(left.begin(), *change);
     first.Update(std::move(undone));
   }
@@ -160,11 +155,10 @@ absl::Status UndoAll(const HostPlaces& places, std::vector<HostModification>& ch
   return first;
 }
 
-// What comes of undoing `change`, which the process of `record` left.
-void Tell(const HostPlaces& places, const Record& record, const HostModification& change,
-          RestoredHost& told) {
+// Describes the result of undoing `change`, which an earlier run left behind.
+void Tell(const HostPlaces& places, const HostModification& change, RestoredHost& told) {
   const bool to_be = change.kind == HostChangeKind::kZramToBe;
-  switch (to_be ? OriginOf(places, change, record.pid) : ZramOrigin::kOurs) {
+  switch (to_be ? Zram(places).OriginOf(change.path, change.before) : ZramOrigin::kOurs) {
     case ZramOrigin::kNone:
       return;
     case ZramOrigin::kOurs:
@@ -172,33 +166,32 @@ void Tell(const HostPlaces& places, const Record& record, const HostModification
       return;
     case ZramOrigin::kUnknown:
       told.left_alone.push_back(
-          absl::StrFormat("device /dev/zram%s may be of a killed run or of somebody else; if "
-                          "nobody needs it: echo %s > %s/hot_remove",
+          absl::StrFormat("device /dev/zram%s may be of a killed run or of another program; if no "
+                          "program needs it: echo %s > %s/hot_remove",
                           change.path, change.path, places.zram_control));
       return;
   }
 }
 
-// Swap files that no process holds and no journal names, as after a reboot.
-std::vector<std::string> OrphansOf(const HostPlaces& places) {
+// Swap files that no process holds and the journal does not name, as after a reboot.
+std::vector<std::string> OrphansOf(const HostPlaces& places, const Changes& changes) {
   std::vector<std::string> orphans = SwapFile::Orphans(places);
-  ForEachRecord(places.journal, [&](const fs::path&, const Record& record) {
-    for (const HostModification& change : record.changes) {
-      if (change.kind == HostChangeKind::kFile) std::erase(orphans, change.path);
-    }
-  });
+  for (const HostModification& change : changes) {
+    if (change.kind == HostChangeKind::kFile) std::erase(orphans, change.path);
+  }
   return orphans;
 }
 
-absl::Status WriteRecord(const std::string& path, const Record& record) {
-  Json changes = Json::array();
-  for (const HostModification& change : record.changes) {
-    changes.push_back({{"kind", kKindNames[static_cast<size_t>(change.kind)]},
-                       {"path", change.path},
-                       {"before", change.before}});
+absl::Status WriteChanges(const std::string& path, const Changes& changes) {
+  Json list = Json::array();
+  for (const HostModification& change : changes) {
+    list.push_back({{"kind", kKindNames[static_cast<size_t>(change.kind)]},
+                    {"path", change.path},
+                    {"before", change.before}});
   }
-  const Json json = {{"pid", record.pid}, {"started", record.started}, {"changes", changes}};
-  // Renamed into place: a crash leaves the old journal or the new one.
+  const Json json = {{"changes", list}};
+  // The new file is renamed into place: after a crash there is either the old journal or the new
+  // one.
   const std::string next = path + ".next";
   {
     std::ofstream file(next, std::ios::trunc);
@@ -218,8 +211,6 @@ std::string Describe(const HostModification& change) {
   switch (change.kind) {
     case HostChangeKind::kKnob:
       return absl::StrFormat("%s was %s", change.path, change.before);
-    case HostChangeKind::kMount:
-      return "mount at " + change.path;
     case HostChangeKind::kZram:
       return "device /dev/zram" + change.path;
     case HostChangeKind::kFile:
@@ -232,16 +223,30 @@ std::string Describe(const HostModification& change) {
   return "";
 }
 
-HostJournal::HostJournal(HostPlaces places)
-    : places_(std::move(places)), path_(absl::StrFormat("%s/%d.json", places_.journal, getpid())) {}
+absl::StatusOr<HostJournal> HostJournal::Open(const HostPlaces& places) {
+  std::error_code error;
+  fs::create_directories(places.journal, error);
+  if (!error && faccessat(AT_FDCWD, places.journal.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
+    error = {errno, std::generic_category()};
+  }
+  if (error) {
+    return absl::PermissionDeniedError(
+        absl::StrFormat("--allow-host-changes needs root: the journal of what must be put back is "
+                        "kept in %s: %s",
+                        places.journal, error.message()));
+  }
+  absl::StatusOr<UniqueFd> lock = LockFolder(places, LOCK_EX);
+  if (!lock.ok()) return std::move(lock).status();
+  absl::StatusOr<Changes> changes = ReadChanges(places);
+  if (!changes.ok()) return std::move(changes).status();
+  return HostJournal(places, *std::move(lock), *std::move(changes));
+}
+
+HostJournal::~HostJournal() {
+  if (lock_.valid()) static_cast<void>(flock(lock_.get(), LOCK_UN));
+}
 
 absl::Status HostJournal::Write(HostModification change) {
-  std::error_code error;
-  fs::create_directories(places_.journal, error);
-  if (error) {
-    return absl::UnavailableError(absl::StrFormat(
-        "cannot make %s: %s; changes of the host need root", places_.journal, error.message()));
-  }
   changes_.push_back(std::move(change));
   absl::Status saved = Save();
   if (!saved.ok()) changes_.pop_back();
@@ -260,47 +265,45 @@ absl::Status HostJournal::Withdraw() {
   return Save();
 }
 
+absl::Status HostJournal::UndoLast() {
+  if (absl::Status undone = Undo(places_, changes_.back()); !undone.ok()) return undone;
+  return Withdraw();
+}
+
 absl::Status HostJournal::Save() const {
-  if (!changes_.empty()) return WriteRecord(path_, {getpid(), StartOf(getpid()), changes_});
-  if (unlink(path_.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
-  return absl::ErrnoToStatus(errno, absl::StrFormat("unlink of %s", path_));
+  const std::string path = PathOf(places_);
+  if (!changes_.empty()) return WriteChanges(path, changes_);
+  if (unlink(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
+  return absl::ErrnoToStatus(errno, absl::StrFormat("unlink of %s", path));
 }
 
 absl::Status HostJournal::PutBack() {
   if (changes_.empty()) return absl::OkStatus();
-  absl::Status undone = UndoAll(places_, changes_, getpid());
+  absl::Status undone = UndoAll(places_, changes_);
   undone.Update(Save());
   return undone;
 }
 
-std::optional<std::string> HostJournal::OriginalOf(const std::string& knob) const {
-  std::optional<std::string> original;
-  ForEachRecord(places_.journal, [&](const fs::path&, const Record& record) {
-    if (!Lives(record)) return;
-    for (const HostModification& change : record.changes) {
-      if (change.kind == HostChangeKind::kKnob && change.path == knob) original = change.before;
-    }
-  });
-  return original;
-}
-
 absl::StatusOr<RestoredHost> HostJournal::RestoreLeftovers(const HostPlaces& places) {
+  // Without a folder, as after a reboot, no run has a journal.
+  const absl::StatusOr<UniqueFd> lock = LockFolder(places, LOCK_EX);
   RestoredHost restored;
+  if (absl::IsAlreadyExists(lock.status())) return restored;
+  absl::StatusOr<Changes> changes =
+      lock.ok() || absl::IsNotFound(lock.status()) ? ReadChanges(places) : lock.status();
+  if (!changes.ok()) {
+    restored.left_alone.emplace_back(changes.status().message());
+    return restored;
+  }
+  const std::vector<std::string> orphans = OrphansOf(places, *changes);
   absl::Status first;
-  ForEachRecord(places.journal, [&](const fs::path& path, Record record) {
-    if (Lives(record)) return;
-    for (const HostModification& change : record.changes) Tell(places, record, change, restored);
-    absl::Status undone = UndoAll(places, record.changes, record.pid);
-    // What is left stays for whoever may undo it.
-    if (record.changes.empty()) {
-      std::error_code error;
-      fs::remove(path, error);
-    } else {
-      undone.Update(WriteRecord(path, record));
-    }
-    first.Update(std::move(undone));
-  });
-  for (const std::string& orphan : OrphansOf(places)) {
+  if (!changes->empty()) {
+    for (const HostModification& change : *changes) Tell(places, change, restored);
+    HostJournal journal(places, UniqueFd(), *std::move(changes));
+    // The next run of a user with the right to do so undoes a change that stays.
+    first.Update(journal.PutBack());
+  }
+  for (const std::string& orphan : orphans) {
     restored.put_back.push_back("file " + orphan);
     first.Update(SwapFile::Remove(orphan));
   }
@@ -308,13 +311,17 @@ absl::StatusOr<RestoredHost> HostJournal::RestoreLeftovers(const HostPlaces& pla
   return restored;
 }
 
-std::vector<std::string> HostJournal::Leftovers(const HostPlaces& places) {
+absl::StatusOr<std::vector<std::string>> HostJournal::Leftovers(const HostPlaces& places) {
+  const absl::StatusOr<UniqueFd> lock = LockFolder(places, LOCK_SH);
+  if (absl::IsAlreadyExists(lock.status())) return std::vector<std::string>();
+  if (!lock.ok() && !absl::IsNotFound(lock.status())) return lock.status();
+  const absl::StatusOr<Changes> changes = ReadChanges(places);
+  if (!changes.ok()) return changes.status();
   RestoredHost left;
-  ForEachRecord(places.journal, [&](const fs::path&, const Record& record) {
-    if (Lives(record)) return;
-    for (const HostModification& change : record.changes) Tell(places, record, change, left);
-  });
-  for (const std::string& orphan : OrphansOf(places)) left.put_back.push_back("file " + orphan);
+  for (const HostModification& change : *changes) Tell(places, change, left);
+  for (const std::string& orphan : OrphansOf(places, *changes)) {
+    left.put_back.push_back("file " + orphan);
+  }
   left.put_back.insert(left.put_back.end(), left.left_alone.begin(), left.left_alone.end());
   return left.put_back;
 }

@@ -1,5 +1,5 @@
-// Where changes of the host are made and noted. Another root lets a test make them on files of its
-// own.
+// The paths at which the host is changed and the changes are recorded. A test uses other paths, so
+// that it changes only files of its own.
 //
 // Thread safety: a value.
 

@@ -7,7 +7,7 @@
 #include <cerrno>
 
 #include "absl/strings/str_format.h"
-#include "vmm/unique_fd.h"
+#include "vmm/base/unique_fd.h"
 
 namespace underfoot {
 

@@ -1,4 +1,4 @@
-// A knob of the kernel: a small file of /proc/sys or /sys.
+// A setting of the kernel: a small file of /proc/sys or /sys.
 //
 // Thread safety: pure functions on files.
 
@@ -12,10 +12,10 @@
 
 namespace underfoot {
 
-// Its content without the end of the line. A knob that offers a choice ("always [madvise] never")
-// holds what is in brackets.
+// Returns the content without the newline. If the file offers a choice ("always [madvise] never"),
+// returns the word in brackets.
 absl::StatusOr<std::string> ReadKnob(const std::string& path);
-// In one write, as the kernel wants it.
+// Writes the value in one write(2), as the kernel requires.
 absl::Status WriteKnob(const std::string& path, const std::string& value);
 
 }  // namespace underfoot

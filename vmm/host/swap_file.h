@@ -1,32 +1,40 @@
-// A file for swap space. It outlives a reboot, and the journal that names it does not: so its name
-// says what it is, and a lock that it is in use.
+// A file for swap space. It survives a reboot, and the journal that names it does not. Therefore
+// its name shows what it is, and a lock shows that it is in use.
 //
-// Thread safety: one thread; several processes at once.
+// Thread safety: one thread in each process; several processes at once.
 
 #ifndef UNDERFOOT_VMM_HOST_SWAP_FILE_H_
 #define UNDERFOOT_VMM_HOST_SWAP_FILE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "vmm/base/unique_fd.h"
 #include "vmm/host/host_places.h"
-#include "vmm/unique_fd.h"
 
 namespace underfoot {
 
+// The header of swap space is one page, which ends with the signature.
+inline constexpr size_t kSwapHeaderBytes = 4096;
+inline constexpr std::string_view kSwapSignature = "SWAPSPACE2";
+
 class SwapFile {
  public:
-  // Of this process.
+  // The path of this process's swap file.
   static std::string PathOf(const HostPlaces& places);
-  // Of `bytes`, at PathOf. Locked as long as the descriptor is open, in this process or a child.
+  // Makes a file of `bytes` at PathOf. After an error the file does not exist. The file stays
+  // locked as long as the descriptor is open, in this process or a child.
   static absl::StatusOr<UniqueFd> Make(const HostPlaces& places, uint64_t bytes);
 
-  // The files of runs that are gone, as far as this user may open them.
+  // Lists the files that dead runs left behind, as far as this user may open them: files with a
+  // name in PathOf's form, the signature of swap space, and no lock.
   static std::vector<std::string> Orphans(const HostPlaces& places);
-  // Swap space on it goes too. Gone is removed.
+  // Also switches swap space on the file off. A file that does not exist counts as removed.
   static absl::Status Remove(const std::string& path);
 };
 

@@ -8,15 +8,14 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "mmu/mutant.h"
 #include "vmm/host/knob.h"
 
 namespace underfoot {
 namespace {
 
-// The clock of file systems ticks up to 10 ms behind.
+// The time stamps of file systems may be up to 10 ms behind the clock.
 constexpr absl::Duration kClockLag = absl::Milliseconds(20);
-// From the note to the device it takes microseconds; on a busy host somewhat longer.
+// Between the note in the journal and the device pass microseconds, or more on a busy host.
 constexpr absl::Duration kMadeWithin = absl::Seconds(5);
 
 }  // namespace
@@ -53,9 +52,10 @@ ZramOrigin Zram::OriginOf(const std::string& number, const std::string& since) c
     return ZramOrigin::kUnknown;
   }
   const absl::Time noted = absl::FromUnixNanos(since_ns);
-  const absl::Time made = absl::TimeFromTimespec(node.st_mtim);  // nobody has written to it yet
+  // The time at which the device was created, because no process has written to it since.
+  const absl::Time made = absl::TimeFromTimespec(node.st_mtim);
   const bool then = noted - kClockLag <= made && made <= noted + kMadeWithin;
-  return then || UNDERFOOT_MUTANT("any-zram-is-ours") ? ZramOrigin::kOurs : ZramOrigin::kUnknown;
+  return then ? ZramOrigin::kOurs : ZramOrigin::kUnknown;
 }
 
 std::string Zram::Attribute(const std::string& number, const char* name) const {

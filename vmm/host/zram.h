@@ -1,11 +1,13 @@
-// zram devices, which the kernel makes when somebody reads a file, with the lowest number that is
-// free. Nothing on a device says who made it. So the number that is to come is noted before, with
-// the time, and of a run that was killed in between this is told:
-//   ours     it has this number, came into being right then, and never got a size
-//   unknown  it has this number and no size, and is older or younger: somebody else may have made
-//   it none     there is none of this number, or it has a size, which ours never got
+// zram devices. The kernel makes a device when a process reads a certain file, and gives it the
+// lowest free number. Nothing on a device shows which process made it. Therefore the number that
+// the device will get is noted before, with the time. If the run is killed in between, the device
+// is classified as:
+//   ours     it has this number, was created just after the note, and never got a size
+//   unknown  it has this number and no size, but was created at another time: another process may
+//            have made it
+//   none     there is no device of this number, or it has a size, which ours never got
 //
-// Thread safety: one thread; other processes make devices meanwhile.
+// Thread safety: one thread. Other processes may make devices at the same time.
 
 #ifndef UNDERFOOT_VMM_HOST_ZRAM_H_
 #define UNDERFOOT_VMM_HOST_ZRAM_H_
@@ -25,21 +27,22 @@ class Zram {
  public:
   explicit Zram(HostPlaces places) : places_(std::move(places)) {}
 
-  // Whether this kernel makes devices.
+  // Whether this kernel can make zram devices.
   bool supported() const;
-  // The number of the next one.
+  // The number that the next device would get.
   std::string Next() const;
-  // Nanoseconds since 1970, as OriginOf takes it.
+  // The time in nanoseconds since 1970, in the form that OriginOf expects.
   static std::string Now();
 
-  // Its number, which is not the one of Next when somebody else made one meanwhile.
+  // Makes a device and returns its number. That differs from Next if another process made a device
+  // in between.
   absl::StatusOr<std::string> Make() const;
   absl::Status SetSize(const std::string& number, uint64_t bytes) const;
-  // One that is not there is removed.
+  // A device that does not exist counts as removed.
   absl::Status Remove(const std::string& number) const;
   std::string PathOf(const std::string& number) const { return places_.devices + "/zram" + number; }
 
-  // Of a device that was to be made as `number` at `since`.
+  // The origin of a device that was to be made as `number` at the time `since`.
   ZramOrigin OriginOf(const std::string& number, const std::string& since) const;
 
  private:

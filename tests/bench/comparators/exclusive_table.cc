@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <new>
 
-#include "mmu/table_memory.h"
+#include "mmu/stage2/table_memory.h"
 
 namespace underfoot::bench {
 
@@ -98,6 +98,24 @@ void ExclusiveTable::UnmapBelow(Node& node, unsigned level, GfnRange range) {
     }
     gfn = next;
   }
+}
+
+ExclusiveTable::Detached ExclusiveTable::Detach(GfnRange gibs) {
+  Detached detached;
+  for (Gfn gfn = gibs.begin; gfn < gibs.end; gfn = EntryRange(gfn, 2).end) {
+    uint64_t& above = root_->words[IndexOf(gfn, 3)];
+    if (above == 0) continue;
+    uint64_t& word = ChildOf(above)->words[IndexOf(gfn, 2)];
+    if (word == 0) continue;
+    detached.roots_.push_back(ChildOf(word));
+    word = 0;
+    --ChildOf(above)->used;
+  }
+  return detached;
+}
+
+void ExclusiveTable::FreeDetached(const Detached& detached) {
+  for (Node* root : detached.roots_) Free(root, 1);
 }
 
 Pte ExclusiveTable::Lookup(Gfn gfn) const {

@@ -1,5 +1,5 @@
-// A page table of four levels for one thread at a time: plain words, no counts that anybody else
-// could see, no claims, and tables freed on the spot. What a shared table has to be compared with.
+// A page table of four levels for one thread at a time: plain words, no atomic counts, no claims,
+// and tables that are freed at once. The shared table is compared with it.
 //
 // Thread safety: none; see LockedTable.
 
@@ -9,10 +9,11 @@
 #include <array>
 #include <cstdint>
 #include <mutex>
+#include <vector>
 
-#include "mmu/pte.h"
-#include "mmu/table.h"
-#include "mmu/types.h"
+#include "mmu/base/types.h"
+#include "mmu/stage2/pte.h"
+#include "mmu/stage2/table.h"
 
 namespace underfoot::bench {
 
@@ -34,6 +35,12 @@ class ExclusiveTable {
   void Unmap(GfnRange range);
   // The leaf's word; empty when there is none.
   Pte Lookup(Gfn gfn) const;
+
+  // Unlinks the tables of a range of whole GiB, a store for each GiB. FreeDetached does the work,
+  // and touches nothing that is still linked.
+  class Detached;
+  Detached Detach(GfnRange gibs);
+  void FreeDetached(const Detached& detached);
 
  private:
   struct Node {
@@ -60,6 +67,12 @@ class ExclusiveTable {
 
   const Memory memory_;
   Node* const root_;
+};
+
+class ExclusiveTable::Detached {
+ private:
+  friend class ExclusiveTable;
+  std::vector<Node*> roots_;  // of 1 GiB each
 };
 
 // The same for several threads: one lock around it all.

@@ -1,7 +1,7 @@
 #include "tests/bench/comparators/protected_word.h"
 
-#include "mmu/check.h"
-#include "mmu/membarrier.h"
+#include "mmu/base/check.h"
+#include "mmu/base/membarrier.h"
 
 namespace underfoot::bench {
 

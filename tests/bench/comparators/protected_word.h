@@ -1,11 +1,11 @@
-// The schemes of reader protection that mmu/reader was chosen from, each around one translation:
-// a state that says whether it is valid, and a word of data behind a pointer.
+// The schemes of reader protection that mmu/readers/reader was chosen from, each around one
+// translation: a state that says whether it is valid, and a word of data behind a pointer.
 //
 //   Read(index)   one access: nullopt when the translation is not valid
 //   Invalidate()  takes the validity away and returns when no reader uses the word any more
 //   Validate()    gives it back
 //
-// Thread safety: Read from any thread (SlotWord, AsymmetricWord: from one), against Invalidate and
+// Thread safety: Read from any thread (SlotWord, EvenOddWord, AsymmetricWord: from one), against Invalidate and
 // Validate from one other.
 
 #ifndef UNDERFOOT_TESTS_BENCH_COMPARATORS_PROTECTED_WORD_H_
@@ -17,8 +17,8 @@
 #include <optional>
 
 #include "absl/synchronization/mutex.h"
-#include "mmu/ordering.h"
-#include "mmu/rcu.h"
+#include "mmu/base/ordering.h"
+#include "mmu/base/rcu.h"
 
 namespace underfoot::bench {
 
@@ -108,8 +108,8 @@ class AbslRwLock {
   absl::Mutex mutex_;
 };
 
-// Does not keep the page: a reader learns afterwards that it read nothing. An invalidation waits
-// for nobody, so this is no protection for memory that goes away.
+// Does not protect the page: a reader finds out only afterwards that what it read was not valid. An
+// invalidation waits for no reader, so this scheme is not enough for memory that is unmapped.
 class SeqlockWord {
  public:
   std::optional<uint64_t> Read(uint64_t index) const {
@@ -137,7 +137,7 @@ class SeqlockWord {
   Word word_;
 };
 
-// The read side of mmu/rcu; an invalidation waits for a grace period of the whole process.
+// The read side of mmu/base/rcu; an invalidation waits for a grace period of the whole process.
 class RcuWord {
  public:
   std::optional<uint64_t> Read(uint64_t index) const {
@@ -154,8 +154,8 @@ class RcuWord {
   Word word_;
 };
 
-// The bare protocol of mmu/reader: one slot, one exchange, no nonce, no counters. What a pfn cache
-// adds to it is the cost of being one.
+// The bare protocol of mmu/readers/reader: one slot, one exchange, no nonce, no counters. What a
+// pfn cache adds to it is the cost of being one.
 class SlotWord {
  public:
   std::optional<uint64_t> Read(uint64_t index) {
@@ -174,6 +174,31 @@ class SlotWord {
 
  private:
   alignas(64) std::atomic<uint64_t> slot_{0};
+  Word word_;
+};
+
+// A counter of one reader that is odd while it reads. As the slot, but an invalidation recognizes
+// that the reader has left and come again, so a busy reader cannot hold it up.
+class EvenOddWord {
+ public:
+  std::optional<uint64_t> Read(uint64_t index) {
+    const uint64_t even = counter_.load(kRelaxed);
+    counter_.exchange(even + 1, kStoreLoad);
+    const std::optional<uint64_t> value =
+        word_.state().load(kStoreLoad) != 0 ? std::optional(word_.data(index)) : std::nullopt;
+    counter_.store(even + 2, kRelease);
+    return value;
+  }
+  void Invalidate() {
+    word_.state().exchange(0, kStoreLoad);
+    const uint64_t seen = counter_.load(kStoreLoad);
+    if (seen % 2 == 0) return;
+    while (counter_.load(kAcquire) == seen) CpuRelax();
+  }
+  void Validate() { word_.SetValid(true); }
+
+ private:
+  alignas(64) std::atomic<uint64_t> counter_{0};
   Word word_;
 };
 

@@ -11,7 +11,7 @@
 #include <array>
 #include <cerrno>
 
-#include "mmu/check.h"
+#include "mmu/base/check.h"
 #include "tests/bench/cpus.h"
 
 namespace underfoot::bench {

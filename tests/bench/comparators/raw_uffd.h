@@ -1,7 +1,7 @@
-// Userfaultfd with nothing around it: the least that a program must do to bring its own pages in,
-// and what it pays for being told of removals.
+// Userfaultfd with nothing around it: the minimum that a program must do to bring its own pages in,
+// and the cost of receiving events about removals.
 //
-// Thread safety: CopyZeroes from any thread; Serve once.
+// Thread safety: any thread calls CopyZeroes; Serve is called once.
 
 #ifndef UNDERFOOT_TESTS_BENCH_COMPARATORS_RAW_UFFD_H_
 #define UNDERFOOT_TESTS_BENCH_COMPARATORS_RAW_UFFD_H_
@@ -12,9 +12,9 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
-#include "mmu/types.h"
+#include "mmu/base/types.h"
 #include "tests/bench/anonymous_memory.h"
-#include "vmm/unique_fd.h"
+#include "vmm/base/unique_fd.h"
 
 namespace underfoot::bench {
 

@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "mmu/base/rcu.h"
 #include "mmu/memslot.h"
-#include "mmu/rcu.h"
 
 namespace underfoot::bench {
 

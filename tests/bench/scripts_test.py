@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+"""What the scripts make of results, of damaged ones, and of the table of questions."""
+
+import copy
+import pathlib
+import re
+import tempfile
+import unittest
+
+import answers
+import compare
+import figures
+import instructions
+import plot
+import questions
+
+ROOT = questions.HERE.parent.parent
+
+
+def variant(name, median, ratio=None, half=0.01, **more):
+    spread = {"low": median * (1 - half), "median": median, "high": median * (1 + half)}
+    made = {"name": name, "samples": 10, "median": median, "p99": 2 * median, "max": 3 * median,
+            "round_medians": spread,
+            "ratio": ratio and {"low": ratio * (1 - half), "median": ratio,
+                                "high": ratio * (1 + half)},
+            "discarded": 0}
+    made.update(more)
+    return made
+
+
+def comparison(name, *variants, **more):
+    made = {"name": name, "what": "an operation", "unit": "ns", "rounds": 5,
+            "variants": list(variants)}
+    made.update(more)
+    return made
+
+
+def results(*comparisons, **more):
+    made = {"machine": {"cpu": "a CPU", "cpus": 2, "kernel": "6.1", "kvm": "kvm_amd",
+                        "compiler": "g++", "load": 0.1},
+            "commit": "abc", "effort": "full", "seed": 1, "comparisons": list(comparisons),
+            "skipped": []}
+    made.update(more)
+    return made
+
+
+def point(value, *variants):
+    return comparison(f"g.c.{value}", *variants,
+                      sweep={"curve": "g.c", "variable": "caches", "value": value})
+
+
+class FiguresTest(unittest.TestCase):
+    def test_a_figure_has_three_digits_and_a_unit(self):
+        self.assertEqual(figures.text(0.294, "ns"), "0.29 ns")
+        self.assertEqual(figures.text(12345, "ns"), "12.3 us")
+        self.assertEqual(figures.text(4194304, "bytes"), "4.19 MB")
+        self.assertEqual(figures.text(300, "retries"), "300 retries")
+
+    def test_a_file_that_is_no_result_is_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "a.json"
+            for text in ("{", "[]", "{}"):
+                path.write_text(text, encoding="utf-8")
+                with self.assertRaisesRegex(figures.Wrong, "a.json"):
+                    figures.load(path)
+            with self.assertRaisesRegex(figures.Wrong, "none.json"):
+                figures.load(path.with_name("none.json"))
+
+    def test_a_curve_has_its_points_in_order(self):
+        found = figures.curves(results(point(16), comparison("g.other"), point(1)))
+        self.assertEqual([p["sweep"]["value"] for p in found["g.c"]], [1, 16])
+
+
+class CompareTest(unittest.TestCase):
+    OLD = results(comparison("g.a", variant("first", 100, 1), variant("ours", 200, 2)))
+
+    def rows(self, new):
+        return list(compare.changes(self.OLD, new))
+
+    def test_a_ratio_is_compared_and_a_slower_machine_moves_none(self):
+        new = results(comparison("g.a", variant("first", 300, 1), variant("ours", 600, 2)))
+        first, ours = self.rows(new)
+        self.assertTrue(first[5])
+        self.assertEqual((ours[1], ours[4], ours[5]), ("ratio", 0, False))
+
+    def test_a_change_is_marked_only_beyond_both_spreads(self):
+        near = results(comparison("g.a", variant("first", 100, 1), variant("ours", 203, 2.03)))
+        far = results(comparison("g.a", variant("first", 100, 1), variant("ours", 300, 3)))
+        self.assertFalse(self.rows(near)[1][5])
+        self.assertTrue(self.rows(far)[1][5])
+        self.assertIn("1 of 2 figures moved", compare.report(self.OLD, far)[-1])
+
+    def test_what_one_run_does_not_have_is_left_out(self):
+        self.assertEqual(self.rows(results(comparison("g.b", variant("first", 1, 1)))), [])
+        disturbed = copy.deepcopy(self.OLD)
+        disturbed["comparisons"][0]["variants"][1]["samples"] = 0
+        self.assertEqual(len(self.rows(disturbed)), 1)
+
+    def test_other_conditions_are_named(self):
+        new = copy.deepcopy(self.OLD)
+        new["machine"]["kernel"] = "6.18"
+        self.assertIn("Not the same conditions: kernel: 6.1, now 6.18",
+                      compare.report(self.OLD, new))
+
+
+class PlotTest(unittest.TestCase):
+    def test_curves_comparisons_and_protections_are_named(self):
+        found = plot.names(results(point(1), point(16), comparison("g.a"),
+                                   comparison(plot.ACCESS), comparison(plot.WAIT)))
+        self.assertEqual(found, ["g.c", "g.a", plot.ACCESS, plot.WAIT, plot.PROTECTIONS])
+
+    def test_a_scheme_is_where_both_of_its_costs_are(self):
+        made = results(
+            comparison(plot.ACCESS, variant("RCU", 10), variant("bare", 1),
+                       variant("the same, among invalidations", 5)),
+            comparison(plot.WAIT, variant("RCU", 30000), variant("pfn cache, busy reader", 300)))
+        self.assertEqual([(label, access["median"], wait["median"])
+                          for label, access, wait in plot.protections(made)],
+                         [("RCU", 10, 30000), ("ours, among invalidations", 5, 300)])
+
+    def test_the_pictures_are_drawn_and_the_same_again(self):
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            self.skipTest("python3-matplotlib is not installed; ./dev bench --plots installs it")
+        made = results(point(1, variant("a", 10), variant("b", 0)),
+                       point(4096, variant("a", 5000), variant("b", 0)),
+                       comparison("g.a", variant("a", 1, 1)))
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            for name in plot.names(made):
+                svg, png = plot.draw(made, name, folder, ("svg", "png"))
+                first = svg.read_bytes()
+                self.assertIn(b"<svg", first)
+                self.assertTrue(png.read_bytes().startswith(b"\x89PNG"))
+                plot.draw(made, name, folder, ("svg",))
+                self.assertEqual(svg.read_bytes(), first)
+
+
+class AnswersTest(unittest.TestCase):
+    TABLE = {7: questions.Question(7)}
+
+    def setUp(self):
+        rows = {kind: [] for kind in questions.KINDS}
+        rows.update(title=["t"], bench=["g.c", "g.a"], open=["the rest"],
+                    test=[("mmu_unit_test", "A.B")], model=["cache"], mutant=["m"])
+        self.TABLE[7].rows = rows
+
+    def filled(self, text, made):
+        return answers.filled(text, made, self.TABLE)
+
+    def test_a_block_is_filled_and_the_text_around_it_stays(self):
+        made = results(point(1, variant("a", 10)), point(16, variant("a", 2000)),
+                       comparison("g.a", variant("x|y", 20, 2, goal={
+                           "of": "ratio", "at_most": 2.5, "met": True})))
+        text = "prose\n<!-- figures 7 -->\nold\n<!-- end -->\nmore\n"
+        first = self.filled(text, made)
+        self.assertTrue(first.startswith("prose\n") and first.endswith("<!-- end -->\nmore\n"))
+        self.assertIn("| a | 10.0 ns (20.0 ns) | 2.00 us (4.00 us) |", first)
+        self.assertIn("2.50 times: met, 0.80 of it", first)
+        self.assertIn("x\\|y", first)
+        self.assertIn("Not answered yet: the rest", first)
+        self.assertIn("./dev bench --only 7", first)
+        self.assertNotIn("old", first)
+        self.assertEqual(self.filled(first, made), first)
+
+    def test_a_busy_machine_is_called_one(self):
+        made = results()
+        made["machine"]["load"] = 6
+        self.assertIn("not quiet", self.filled("<!-- conditions -->\n<!-- end -->\n", made))
+
+    def test_a_question_that_there_is_not_is_named(self):
+        with self.assertRaisesRegex(figures.Wrong, "question 8"):
+            self.filled("<!-- figures 8 -->\n<!-- end -->\n", results())
+
+
+class InstructionsTest(unittest.TestCase):
+    def test_a_count_above_its_bound_is_said_so(self):
+        self.assertEqual(instructions.verdict("check", 60, 60, "w")[1], True)
+        line, kept = instructions.verdict("check", 61, 60, "w")
+        self.assertFalse(kept)
+        self.assertIn("EXCEEDED", line)
+
+    def test_a_count_of_nothing_is_no_count(self):
+        self.assertEqual(instructions.total_of("events: Ir\nsummary: 5000\n"), 5000)
+        for text in ("events: Ir\n", "summary: 0\n"):
+            with self.assertRaises(figures.Wrong):
+                instructions.total_of(text)
+
+    def test_the_table_and_the_program_have_the_same_operations(self):
+        source = (questions.HERE / "instructions.cc").read_text(encoding="utf-8")
+        self.assertEqual(set(re.findall(r'\{"(\w+)", \w+\}', source)),
+                         set(instructions.bounds()))
+        self.assertIn(f"kOperations = {instructions.OPERATIONS};", source)
+
+
+class QuestionsTest(unittest.TestCase):
+    """The table names only what there is."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.table = questions.load()
+        cls.sources = "\n".join(path.read_text(encoding="utf-8")
+                                for path in sorted((ROOT / "tests").glob("*/*.cc")))
+        cls.cmake = "\n".join(path.read_text(encoding="utf-8")
+                              for path in sorted((ROOT / "tests").glob("*/CMakeLists.txt")))
+
+    def each(self, kind):
+        for question in self.table.values():
+            for name in question.rows[kind]:
+                yield question.number, name
+
+    def test_there_are_25_and_each_is_in_the_document(self):
+        text = answers.ANSWERS.read_text(encoding="utf-8")
+        self.assertEqual(sorted(self.table), list(range(1, 26)))
+        for number in self.table:
+            self.assertIn(f"<!-- figures {number} -->", text)
+
+    def test_each_is_answered_by_something_or_open(self):
+        for question in self.table.values():
+            self.assertTrue(any(question.rows[kind] for kind in
+                                ("bench", "test", "model", "command", "open")), question.number)
+
+    def test_the_tests_exist(self):
+        for number, (binary, test) in self.each("test"):
+            suite, name = test.split(".")
+            self.assertRegex(self.sources, rf"\({suite}, {name}\)", f"question {number}")
+            self.assertIn(f"underfoot_test({binary} ", self.cmake, f"question {number}")
+
+    def test_the_models_and_mutants_exist(self):
+        models = (ROOT / "tests/model/models.tsv").read_text(encoding="utf-8")
+        kills = (ROOT / "tests/mutants/kill_table.tsv").read_text(encoding="utf-8")
+        for number, model in self.each("model"):
+            self.assertRegex(models, rf"\t{model}\t", f"question {number}")
+        for number, mutant in self.each("mutant"):
+            self.assertRegex(kills, rf"(?m)^{mutant}\t", f"question {number}")
+
+    def test_the_comparisons_exist_in_the_program(self):
+        names = "\n".join(re.findall(r'"([a-z0-9_.]+)"', "\n".join(
+            path.read_text(encoding="utf-8") for path in questions.HERE.glob("*.cc"))))
+        for number, prefix in self.each("bench"):
+            self.assertIn(prefix, names, f"question {number}")
+
+    def test_a_name_begins_with_whole_words(self):
+        self.assertTrue(questions.begins("stage2.map_range", "stage2.map"))
+        self.assertFalse(questions.begins("stage2.maps", "stage2.map"))
+        self.assertTrue(questions.begins("fault.alone", "fault."))
+
+    def test_the_committed_figures_are_those_of_the_document(self):
+        made = figures.load(ROOT / "docs/plots/bench.json")
+        text = answers.ANSWERS.read_text(encoding="utf-8")
+        self.assertEqual(answers.filled(text, made, self.table), text,
+                         "run python3 tests/bench/answers.py docs/plots/bench.json")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,149 @@
+// The virtio devices of whole machines, driven by the guest while its memory is churned: judged by
+// the guest, by the file behind the disk, and by the statistics.
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "tests/boot/machine_options.h"
+#include "tests/control/scratch.h"
+#include "tests/support/minimal_vmm.h"
+#include "tests/support/skip.h"
+#include "tests/support/wait_until.h"
+#include "vmm/base/unique_fd.h"
+#include "vmm/boot/guest_report.h"
+#include "vmm/machine/machine.h"
+
+namespace underfoot::testing {
+namespace {
+
+class DevicesBootTest : public ::testing::TestWithParam<std::tuple<Backing, uint32_t>> {
+ protected:
+  void SetUp() override {
+    UNDERFOOT_NEEDS_KVM();
+    std::tie(options_.backing, options_.vcpus) = GetParam();
+    options_.memory_bytes = uint64_t{48} << 20;
+    options_.seed = 11;
+    options_.name = "test";
+  }
+
+  std::string MakeDisk(uint64_t bytes) {
+    const std::string path = scratch_ / "disk";
+    const UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    EXPECT_EQ(ftruncate(fd.get(), static_cast<off_t>(bytes)), 0);
+    return path;
+  }
+  void Start() {
+    absl::StatusOr<std::unique_ptr<Machine>> machine = Machine::Create(
+        options_, [this](unsigned, std::string_view line) { lines_ += std::string(line) + "\n"; });
+    if (absl::IsPermissionDenied(machine.status())) {
+      UNDERFOOT_SKIP(std::string(machine.status().message()));
+    }
+    ASSERT_TRUE(machine.ok()) << machine.status();
+    machine_ = *std::move(machine);
+    const absl::Status started = machine_->Start();
+    ASSERT_TRUE(started.ok()) << started;
+  }
+  void FinishWell() {
+    const absl::Status finished = machine_->Finish();
+    EXPECT_TRUE(finished.ok()) << finished << "\n" << lines_;
+    const Stats stats = machine_->GetStats();
+    EXPECT_EQ(stats.guest.verdict, GuestVerdict::kGood);
+    EXPECT_EQ(stats.guest.mismatches, 0u);
+    EXPECT_EQ(stats.devices.needed_resets, 0u);
+    EXPECT_GE(stats.devices.requests, stats.devices.checked);
+    EXPECT_EQ(stats.devices.queues, 0u) << "a worker still holds a ring";
+    EXPECT_EQ(stats.pfn_caches.count, 0u);
+  }
+
+  RunOptions options_;
+  Scratch scratch_;
+  std::string lines_;
+  std::unique_ptr<Machine> machine_;
+};
+
+TEST_P(DevicesBootTest, NoByteIsWrongUnderMixedChurn) {
+  ASSERT_NO_FATAL_FAILURE(SetChurn("mixed", &options_));
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  const bool moved = WaitUntil(
+      [&] {
+        const DevicesStats devices = machine_->GetStats().devices;
+        return devices.checked > 100 && devices.refreshes > 20 && devices.kicks > 10 &&
+               devices.interrupts > 10 && devices.to_guest_bytes > 0 &&
+               devices.from_guest_bytes > 0 && devices.errors > 0;
+      },
+      3 * kDeadline);
+  const DevicesStats devices = machine_->GetStats().devices;
+  EXPECT_TRUE(moved) << devices.checked << " checked, " << devices.refreshes << " refreshes, "
+                     << devices.kicks << " kicks, " << devices.interrupts << " interrupts, "
+                     << devices.errors << " errors\n"
+                     << lines_;
+  for (const DeviceInfo& device : machine_->devices()) {
+    EXPECT_EQ(device.status, 15u) << device.name;
+  }
+  FinishWell();
+}
+
+// The file keeps what the guest has written, and its digest is the guest's.
+TEST_P(DevicesBootTest, ADiskOnAFileHasWhatTheGuestHasWritten) {
+  options_.disk_path = MakeDisk(uint64_t{1} << 20);
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  EXPECT_TRUE(WaitUntil([&] { return machine_->GetStats().devices.from_guest_bytes > 65536; }));
+  FinishWell();
+  machine_.reset();
+  const UniqueFd fd(open(options_.disk_path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::vector<char> content(1 << 20);
+  ASSERT_EQ(pread(fd.get(), content.data(), content.size(), 0), 1 << 20);
+  EXPECT_NE(content, std::vector<char>(1 << 20)) << "nothing was written";
+}
+
+TEST_P(DevicesBootTest, ADiskThatIsReadOnlyStaysAsItIs) {
+  options_.disk_path = MakeDisk(uint64_t{1} << 20);
+  options_.disk_read_only = true;
+  {
+    const UniqueFd fd(open(options_.disk_path.c_str(), O_WRONLY | O_CLOEXEC));
+    ASSERT_EQ(pwrite(fd.get(), "some content", 12, 5000), 12);
+  }
+  ASSERT_NO_FATAL_FAILURE(SetChurn("mixed", &options_));
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  EXPECT_TRUE(WaitUntil([&] { return machine_->GetStats().devices.checked > 50; }));
+  FinishWell();
+  EXPECT_EQ(machine_->GetStats().devices.from_guest_bytes, 0u);
+}
+
+// A negative control of the comparison at the end: the file changes after the guest has read it
+// last, and only the machine can see that.
+TEST_P(DevicesBootTest, AFileThatDiffersFromWhatTheGuestReadFailsTheRun) {
+  options_.disk_path = MakeDisk(uint64_t{1} << 20);
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  EXPECT_TRUE(WaitUntil([&] { return machine_->GetStats().devices.checked > 20; }));
+  const GuestReports reports(machine_->memory().slots().front().hva, options_.vcpus);
+  reports.RequestStop();
+  ASSERT_TRUE(WaitUntil([&] { return reports.Total().done == options_.vcpus; }, 3 * kDeadline));
+  const UniqueFd fd(open(options_.disk_path.c_str(), O_WRONLY | O_CLOEXEC));
+  ASSERT_EQ(pwrite(fd.get(), "!", 1, 100 * 512 + 7), 1);
+  const absl::Status finished = machine_->Finish();
+  EXPECT_EQ(finished.message(),
+            "sectors 0 to 511 of the disk: the guest has read other content than the file has");
+  EXPECT_EQ(machine_->GetStats().guest.verdict, GuestVerdict::kGood);
+}
+
+INSTANTIATE_TEST_SUITE_P(Machines, DevicesBootTest,
+                         ::testing::Combine(::testing::Values(Backing::kAnon, Backing::kMemfd),
+                                            ::testing::Values(1u, 4u)),
+                         [](const auto& machine) {
+                           return std::string(BackingName(std::get<0>(machine.param))) + "_" +
+                                  std::to_string(std::get<1>(machine.param)) + "_vcpus";
+                         });
+
+}  // namespace
+}  // namespace underfoot::testing

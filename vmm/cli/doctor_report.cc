@@ -1,0 +1,71 @@
+// Formats the doctor's findings as text and JSON.
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "absl/strings/str_format.h"
+#include "vmm/cli/doctor.h"
+
+namespace underfoot {
+namespace {
+
+std::string_view ResultName(CheckResult result) {
+  switch (result) {
+    case CheckResult::kOk:
+      return "ok";
+    case CheckResult::kLess:
+      return "less";
+    case CheckResult::kMissing:
+      return "missing";
+  }
+  return "unknown";
+}
+
+}  // namespace
+
+bool DoctorReport::CanRun() const {
+  return std::none_of(checks.begin(), checks.end(), [](const DoctorCheck& check) {
+    return check.result == CheckResult::kMissing;
+  });
+}
+
+std::string DoctorText(const DoctorReport& report) {
+  std::string text;
+  for (const DoctorCheck& check : report.checks) {
+    absl::StrAppendFormat(&text, "%-8s %-12s %s\n", ResultName(check.result), check.name,
+                          check.found);
+    if (check.result == CheckResult::kOk) continue;
+    absl::StrAppendFormat(&text, "%21s lost:   %s\n%21s remedy: %s\n", "", check.cost, "",
+                          check.remedy);
+  }
+  text += report.CanRun() ? "\nunderfoot run can work here.\n"
+                          : "\nunderfoot run cannot work here: see what is missing above.\n";
+  return text;
+}
+
+std::string DoctorJson(const DoctorReport& report) {
+  using Json = nlohmann::ordered_json;
+  Json checks = Json::array();
+  for (const DoctorCheck& check : report.checks) {
+    checks.push_back(Json::object({{"name", check.name},
+                                   {"result", ResultName(check.result)},
+                                   {"found", check.found},
+                                   {"cost", check.cost},
+                                   {"remedy", check.remedy}}));
+  }
+  const Json json = Json::object({{"can_run", report.CanRun()}, {"checks", checks}});
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string DoctorWarnings(const DoctorReport& report) {
+  std::string text;
+  for (const DoctorCheck& check : report.checks) {
+    if (check.result == CheckResult::kOk) continue;
+    absl::StrAppendFormat(&text, "%s: %s; lost: %s; remedy: %s\n", check.name, check.found,
+                          check.cost, check.remedy);
+  }
+  return text;
+}
+
+}  // namespace underfoot

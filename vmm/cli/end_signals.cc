@@ -1,0 +1,63 @@
+#include "vmm/cli/end_signals.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "vmm/base/start_thread.h"
+#include "vmm/stats/run_end.h"
+
+namespace underfoot {
+
+EndSignals::EndSignals() {
+  sigemptyset(&signals_);
+  sigaddset(&signals_, SIGINT);
+  sigaddset(&signals_, SIGTERM);
+  struct sigaction hangup {};
+  const bool ignored = sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler == SIG_IGN;
+  if (!ignored) sigaddset(&signals_, SIGHUP);
+  struct sigaction ignore {};
+  ignore.sa_handler = SIG_IGN;
+  static_cast<void>(sigaction(SIGPIPE, &ignore, &pipe_before_));
+  pthread_sigmask(SIG_BLOCK, &signals_, &before_);
+}
+
+absl::StatusOr<std::unique_ptr<EndSignals>> EndSignals::Start() {
+  std::unique_ptr<EndSignals> signals(new EndSignals);
+  if (absl::Status started = StartThread(signals->thread_, "the signals that end a run",
+                                         [raw = signals.get()] { raw->Main(); });
+      !started.ok()) {
+    return started;
+  }
+  return signals;
+}
+
+EndSignals::~EndSignals() {
+  if (thread_.joinable()) {
+    stop_.store(true);
+    pthread_kill(thread_.native_handle(), SIGTERM);  // sent to that thread only, to wake it
+    thread_.join();
+  }
+  static_cast<void>(sigaction(SIGPIPE, &pipe_before_, nullptr));
+  pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+}
+
+void EndSignals::SetAtOnce(std::function<void()> at_once) {
+  absl::MutexLock lock(&mutex_);
+  at_once_ = std::move(at_once);
+}
+
+void EndSignals::Main() {
+  pthread_setname_np(pthread_self(), "end-signals");
+  for (int signal = 0; sigwait(&signals_, &signal) == 0 && !stop_.load();) {
+    if (count_.fetch_add(1, std::memory_order_relaxed) + 1 < 2) continue;
+    // From here on the default action applies: a signal ends the process.
+    pthread_sigmask(SIG_UNBLOCK, &signals_, nullptr);
+    absl::MutexLock lock(&mutex_);
+    if (at_once_ != nullptr) at_once_();
+    _exit(ExitCodeOf(RunEnd::kUnfinished));
+  }
+}
+
+}  // namespace underfoot

@@ -1,0 +1,136 @@
+// The options of `underfoot run`, parsed and checked: RunMachine may rely on every range given
+// here.
+//
+// Thread safety: values.
+
+#ifndef UNDERFOOT_VMM_CONFIG_RUN_OPTIONS_H_
+#define UNDERFOOT_VMM_CONFIG_RUN_OPTIONS_H_
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "guest/abi.h"
+#include "vmm/base/backing.h"
+#include "vmm/config/churn_kind.h"
+#include "vmm/config/churn_limits.h"
+#include "vmm/config/churn_spec.h"
+
+namespace underfoot {
+
+inline constexpr uint64_t kMinMemoryBytes = uint64_t{32} << 20;
+// The guest's page tables have room for one directory for each GiB, besides their two upper levels.
+inline constexpr uint64_t kMaxMemoryBytes = ((abi::kPageTablesEnd - abi::kPageTablesGpa) / 4096 - 2)
+                                            << 30;
+inline constexpr uint32_t kMaxVcpus = abi::kMaxVcpus;  // the limit of the guest
+// The most memory of a guest that records which pages it touches and writes.
+inline constexpr uint64_t kMaxRecordedBytes = abi::kSystemAreaBytes + abi::kMaxVisits * 4096;
+
+// The workloads of the built-in guest.
+inline constexpr std::array<std::string_view, 5> kWorkloadNames = {"hello", "stamp", "smp",
+                                                                   "shared", "mixed"};
+
+// Whether the kernel notifier is used.
+enum class KernelEvents : uint8_t {
+  kAuto,  // if this host allows it
+  kOn,    // required: without it the run fails
+  kOff,
+};
+
+struct RunOptions {
+  std::string guest = "mixed";  // one of kWorkloadNames, or else the path of an ELF file
+  uint64_t memory_bytes = uint64_t{256} << 20;  // whole pages, kMinMemoryBytes..kMaxMemoryBytes
+  uint32_t vcpus = 2;                           // 1..kMaxVcpus
+  Backing backing = Backing::kAnon;
+  HugePages huge_pages = HugePages::kOff;  // memory_bytes is a multiple of SlotGranule
+  // The most pages that a fault brings in, 1..512; 1: only the faulting page.
+  uint64_t fault_around = 64;
+  // Threads that serve faults, 1..kMostEventReaders; absent: FaultHandlersForThisHost.
+  std::optional<unsigned> fault_handlers = {};
+  bool pin_vcpus = false;  // vCPU i stays on the i-th CPU that this process may use, round robin
+  bool removal_events = true;  // userfaultfd reports the removals of other threads and processes
+  ChurnSpec churn;             // resolved for `backing`: every kind in it is possible
+  // The most bytes of table pages that may wait to be freed.
+  uint64_t retired_cap_bytes = uint64_t{4} << 20;
+  KernelEvents kernel_events = KernelEvents::kAuto;
+  // The kernel resolves write-protect faults itself and only records them; needs Linux 6.7.
+  bool async_write_protect = false;
+  // The time between two scans for touched pages; 0: scans only on request (Machine::working_set);
+  // absent: no scans. With private memory it needs async_write_protect.
+  std::optional<std::chrono::milliseconds> working_set_period = {};
+  // The time between two collections of the dirty log; 0: collections only on request
+  // (Machine::dirty_log); absent: writes are not logged. See WhyNoDirtyLog.
+  std::optional<std::chrono::milliseconds> dirty_log_period = {};
+  bool keep_visits = false;  // the guest records which pages it touches, to check the working set
+  uint64_t seed = 1;
+  std::chrono::milliseconds duration = std::chrono::seconds(10);  // 0: until quit
+  // A file or block device of the host as the guest's disk; empty: none, and with the guest `mixed` a
+  // temporary file.
+  std::string disk_path = {};
+  bool disk_read_only = false;
+  // How long the end of a run waits for a guest that makes no progress; absent: depends on the
+  // memory.
+  std::optional<std::chrono::milliseconds> end_timeout = {};
+  std::string control_path;  // the path of the socket; by default derived from `name`
+  std::string name;          // "vm-<pid>" unless it was given; letters, digits, '-', '_', '.'
+  bool json = false;         // print the summary as JSON on stdout, and no status line
+  // Permission to change the host as a whole for the run; the changes are undone at the end.
+  bool allow_host_changes = false;
+  std::string record_path = {};   // a file to record the churn to; empty: none
+  std::string replay_path = {};   // a record to repeat instead of the schedule; empty: none
+  std::string command_line = {};  // as given, so that a result shows how it was produced
+  // The kinds of churn that the host does not offer, with the reasons.
+  std::map<ChurnKind, std::string> unavailable_churn = {};
+
+  // The guest completes its current round first, which takes longer the more memory it has.
+  std::chrono::milliseconds EndTimeout() const {
+    const std::chrono::seconds by_memory(60 + 30 * (memory_bytes >> 30));
+    return end_timeout.value_or(std::chrono::milliseconds(by_memory));
+  }
+
+  bool HasBuiltInGuest() const {
+    return std::find(kWorkloadNames.begin(), kWorkloadNames.end(), guest) != kWorkloadNames.end();
+  }
+
+  // Why the guest has no use for a disk; empty: it may use one.
+  std::string WhyNoDisk() const {
+    if (guest == "mixed" || !HasBuiltInGuest()) return "";
+    return "the guest " + guest + " uses no disk; take --guest mixed, or a guest of your own";
+  }
+  // Why the dirty log cannot be on with these options; empty: it can.
+  std::string WhyNoDirtyLog() const {
+    if (dirty_log_period.has_value() && dirty_log_period->count() < 0) {
+      return "the time between two collections cannot be negative";
+    }
+    if (guest == "hello" || guest == "shared") {
+      return "guest " + guest +
+             " records no writes by which the log could be checked; take stamp, smp or mixed";
+    }
+    if (memory_bytes > kMaxRecordedBytes) {
+      return "the guest has room to record its writes to at most " +
+             std::to_string(kMaxRecordedBytes >> 20) + " MiB of memory; take less --memory";
+    }
+    return "";
+  }
+  // Whether the guest records which pages it touches and writes.
+  bool RecordsVisits() const { return keep_visits || dirty_log_period.has_value(); }
+
+  // Excludes the kinds of churn that conflict with these options.
+  void Limit(ChurnLimits& limits) const {
+    if (SamplesWrites()) limits.SpareWriteProtection();
+    if (!removal_events) limits.SpareRemovalEvents();
+  }
+  ChurnLimits ChurnLimitsOfHost() const { return {backing, huge_pages, unavailable_churn}; }
+  bool SamplesWrites() const { return working_set_period.has_value() && backing == Backing::kAnon; }
+  // Fault-around and read-ahead must be off then: a page that is present counts as touched.
+  bool page_in_is_touch() const { return working_set_period.has_value(); }
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_CONFIG_RUN_OPTIONS_H_

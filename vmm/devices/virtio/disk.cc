@@ -1,0 +1,137 @@
+#include "vmm/devices/virtio/disk.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+
+namespace underfoot::virtio {
+namespace {
+
+// EINTR is handled here and nowhere else.
+template <class Call>
+auto Retried(const Call& call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
+}
+
+template <class Call>
+int ErrnoOf(const Call& call) {
+  return Retried(call) == 0 ? 0 : errno;
+}
+
+// Transfers all bytes: `call(done)` is a pread or pwrite of what follows the first `done` ones.
+template <class Call>
+int Whole(uint64_t bytes, const Call& call) {
+  for (uint64_t done = 0; done < bytes;) {
+    const ssize_t moved = Retried([&] { return call(done); });
+    if (moved < 0) return errno;
+    if (moved == 0) return EIO;  // the end of a file that has become shorter
+    done += static_cast<uint64_t>(moved);
+  }
+  return 0;
+}
+
+absl::StatusOr<uint64_t> SizeOf(int fd, const std::string& path) {
+  struct stat info {};
+  if (fstat(fd, &info) != 0) return absl::ErrnoToStatus(errno, "fstat of " + path);
+  if (S_ISREG(info.st_mode)) return static_cast<uint64_t>(info.st_size);
+  uint64_t bytes = 0;
+  if (S_ISBLK(info.st_mode) && ioctl(fd, BLKGETSIZE64, &bytes) == 0) return bytes;
+  return absl::InvalidArgumentError(
+      absl::StrFormat("'%s' is neither a regular file nor a block device; give one", path));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RawDisk>> RawDisk::Open(const std::string& path, bool read_only) {
+  // Without O_NONBLOCK the open of a FIFO would wait for a writer. It has no effect on a disk.
+  UniqueFd fd(Retried([&] {
+    return open(path.c_str(), (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+  }));
+  if (!fd.valid()) {
+    const int error = errno;
+    const bool may_be_read =
+        !read_only && (error == EACCES || error == EROFS || error == EPERM || error == ETXTBSY);
+    return absl::Status(
+        absl::ErrnoToStatusCode(error),
+        absl::StrFormat("'%s' cannot be opened for %s: %s%s", path,
+                        read_only ? "reading" : "reading and writing", std::strerror(error),
+                        may_be_read ? "; append ,ro to use it read-only" : ""));
+  }
+  const absl::StatusOr<uint64_t> bytes = SizeOf(fd.get(), path);
+  if (!bytes.ok()) return bytes.status();
+  if (*bytes < kMinBytes || *bytes % kSectorBytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("'%s' has %d bytes; a disk has whole sectors of %d bytes, and at least %d "
+                        "bytes: try `truncate -s 1M`",
+                        path, *bytes, kSectorBytes, kMinBytes));
+  }
+  return std::unique_ptr<RawDisk>(new RawDisk(std::move(fd), *bytes / kSectorBytes, read_only));
+}
+
+absl::StatusOr<std::unique_ptr<RawDisk>> RawDisk::Temporary(uint64_t bytes) {
+  UniqueFd fd(memfd_create("underfoot-disk", MFD_CLOEXEC));
+  if (!fd.valid()) return absl::ErrnoToStatus(errno, "memfd_create for a temporary disk");
+  if (Retried([&] { return ftruncate(fd.get(), static_cast<off_t>(bytes)); }) != 0) {
+    return absl::ErrnoToStatus(errno,
+                               absl::StrFormat("ftruncate of a temporary disk to %d bytes", bytes));
+  }
+  return std::unique_ptr<RawDisk>(new RawDisk(std::move(fd), bytes / kSectorBytes, false));
+}
+
+int RawDisk::Read(uint64_t offset, std::span<std::byte> bytes) {
+  return Whole(bytes.size(), [&](uint64_t done) {
+    return pread(fd_.get(), &bytes[done], bytes.size() - done, static_cast<off_t>(offset + done));
+  });
+}
+
+int RawDisk::Write(uint64_t offset, std::span<const std::byte> bytes) {
+  return Whole(bytes.size(), [&](uint64_t done) {
+    return pwrite(fd_.get(), &bytes[done], bytes.size() - done, static_cast<off_t>(offset + done));
+  });
+}
+
+int RawDisk::Flush() {
+  const int error = ErrnoOf([&] { return fdatasync(fd_.get()); });
+  // A file that knows no synchronization has nothing that could be lost.
+  return error == EINVAL ? 0 : error;
+}
+
+int RawDisk::Discard(uint64_t offset, uint64_t bytes) {
+  const int error = ErrnoOf([&] {
+    return fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     static_cast<off_t>(offset), static_cast<off_t>(bytes));
+  });
+  return error == EOPNOTSUPP ? 0 : error;
+}
+
+int RawDisk::WriteZeroes(uint64_t offset, uint64_t bytes, bool may_unmap) {
+  const int mode = may_unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
+  const int error = ErrnoOf([&] {
+    return fallocate(fd_.get(), mode | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                     static_cast<off_t>(bytes));
+  });
+  if (error != EOPNOTSUPP) return error;
+  const std::vector<std::byte> zeroes(std::min<uint64_t>(bytes, uint64_t{256} << 10));
+  for (uint64_t done = 0; done < bytes;) {
+    const uint64_t here = std::min<uint64_t>(bytes - done, zeroes.size());
+    if (const int failed = Write(offset + done, std::span(zeroes).first(here)); failed != 0) {
+      return failed;
+    }
+    done += here;
+  }
+  return 0;
+}
+
+}  // namespace underfoot::virtio

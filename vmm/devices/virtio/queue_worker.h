@@ -1,0 +1,108 @@
+// The thread of one queue, as vhost has it: it sleeps until the driver notifies the queue, serves
+// what is available, and asks for the next notification.
+//
+//   1. Start        the thread runs and sleeps. It holds no ring
+//   2. Run          orders it to serve a ring
+//   3. Quiesce      orders it to let go of the ring. It ends the request that it is in first, which
+//                   may take as long as a system call; quiet() is true afterwards
+//   4. Stop         ends the thread: a flag and the eventfd, never a signal
+//
+// Steps 2 and 3 repeat. They return at once, so that a vCPU never waits for a worker; the driver
+// reads in the registers when the worker is quiet.
+//
+// Thread safety: Start and Stop by the owner; all else from any thread.
+
+#ifndef UNDERFOOT_VMM_DEVICES_VIRTIO_QUEUE_WORKER_H_
+#define UNDERFOOT_VMM_DEVICES_VIRTIO_QUEUE_WORKER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "mmu/mmu.h"
+#include "vmm/base/unique_fd.h"
+#include "vmm/devices/virtio/backend.h"
+#include "vmm/devices/virtio/virtqueue.h"
+
+namespace underfoot::virtio {
+
+class QueueWorker {
+ public:
+  // Called by the worker's thread, which holds nothing.
+  struct Sinks {
+    std::function<void()> interrupt;
+    std::function<void()> broken;  // the worker serves nothing more until it is quiet again
+  };
+
+  QueueWorker(const Virtqueue::Parts& parts, Backend& backend, const std::string& name,
+              Sinks sinks);
+  ~QueueWorker() { Stop(); }
+  QueueWorker(const QueueWorker&) = delete;
+  QueueWorker& operator=(const QueueWorker&) = delete;
+
+  [[nodiscard]] absl::Status Start();
+  void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  void Run(const RingLayout& layout, uint64_t features) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Quiesce() ABSL_LOCKS_EXCLUDED(mutex_);
+  // No ring is held, and none is ordered.
+  bool quiet() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // The eventfd that a notification of the driver increments; valid after Start.
+  int kick_fd() const { return kick_.get(); }
+  void Kick() const;
+
+  const std::string& name() const { return name_; }
+  const Virtqueue& queue() const { return queue_; }
+  const QueueCounters& counters() const { return counters_; }
+
+ private:
+  struct Order {
+    RingLayout layout;
+    uint64_t features = 0;
+  };
+
+  void Main();
+  void ServeRing(Reader& reader);
+  // Publishes until it is done, also while the ring is away.
+  bool Answer(Reader& reader, const Chain& chain);
+  std::optional<Order> WaitForOrder() ABSL_LOCKS_EXCLUDED(mutex_);
+  void NoteQuiet() ABSL_LOCKS_EXCLUDED(mutex_);
+  void WaitForKick();
+  void PutOff();
+  // Kicks of the worker's own side are not counted as the driver's.
+  void Wake();
+
+  const Virtqueue::Parts parts_;
+  Backend& backend_;
+  const std::string name_;
+  const Sinks sinks_;
+  Virtqueue queue_;
+  QueueCounters counters_;
+  std::vector<std::byte> scratch_;
+  UniqueFd kick_;
+  std::thread thread_;
+  // Set with an order to let go or to end, so that the worker takes the mutex only if there is one.
+  // Pairs with: ServeRing. Without it: the worker serves a ring that it was ordered to let go of.
+  std::atomic<bool> attention_{false};
+  std::atomic<uint64_t> own_wakes_{0};  // relaxed: for the count of kicks
+
+  // Guards: the order, and whether the worker works on one. Order: after the lock of its device.
+  // Held across: nothing.
+  mutable absl::Mutex mutex_;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<Order> order_ ABSL_GUARDED_BY(mutex_);
+  bool working_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace underfoot::virtio
+
+#endif  // UNDERFOOT_VMM_DEVICES_VIRTIO_QUEUE_WORKER_H_

@@ -1,0 +1,265 @@
+#include "vmm/devices/virtio/virtqueue.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <iterator>
+#include <span>
+
+#include "absl/status/status.h"
+
+namespace underfoot::virtio {
+namespace {
+
+// An activation waits for about two seconds by itself before it gives up.
+constexpr unsigned kMostFailures = 3;
+// The most bytes of a whole chain, by section 2.7.5 of the standard.
+constexpr uint64_t kMaxChainBytes = uint64_t{1} << 32;
+
+bool InOneSlot(const GuestMemory& memory, Gpa gpa, uint64_t bytes) {
+  return std::any_of(memory.slots().begin(), memory.slots().end(), [&](const RamSlot& slot) {
+    return gpa >= slot.gpa && gpa - slot.gpa < slot.bytes && bytes <= slot.bytes - (gpa - slot.gpa);
+  });
+}
+
+}  // namespace
+
+Virtqueue::Virtqueue(const Parts& parts, const std::string& name)
+    : mmu_(parts.mmu),
+      memory_(parts.memory),
+      access_(parts.access),
+      descriptors_(mmu_, name + "-descriptors", Access::kRead),
+      available_(mmu_, name + "-available", Access::kRead),
+      used_(mmu_, name + "-used", Access::kWrite) {}
+
+bool Virtqueue::LayoutIsValid(const GuestMemory& memory, const RingLayout& layout) {
+  return layout.size <= kMaxSize && std::has_single_bit(layout.size) &&
+         layout.descriptors.value % sizeof(Descriptor) == 0 &&
+         layout.available.value % sizeof(uint16_t) == 0 &&
+         layout.used.value % sizeof(uint32_t) == 0 &&
+         InOneSlot(memory, layout.descriptors, layout.descriptor_bytes()) &&
+         InOneSlot(memory, layout.available, layout.available_bytes()) &&
+         InOneSlot(memory, layout.used, layout.used_bytes());
+}
+
+void Virtqueue::Start(const RingLayout& layout, uint64_t features) {
+  Stop();
+  layout_ = layout;
+  event_index_ = (features & kEventIndex) != 0;
+  indirect_ = (features & kIndirectDescriptors) != 0;
+  next_available_.store(0, kRelaxed);
+  next_used_.store(0, kRelaxed);
+  held_ = 0;
+  const auto place = [](Area& area, Gpa gpa, uint64_t bytes) {
+    area.gpa = gpa;
+    area.bytes = bytes;
+    area.failures = 0;
+  };
+  place(descriptors_, layout.descriptors, layout.descriptor_bytes());
+  place(available_, layout.available, layout.available_bytes());
+  place(used_, layout.used, layout.used_bytes());
+}
+
+void Virtqueue::Stop() {
+  for (Area* area : {&descriptors_, &available_, &used_}) {
+    area->cache.Deactivate();
+    area->active = false;
+  }
+}
+
+// A cache is activated when it is used first: at the time at which the driver names the ring, the
+// memslot may be away.
+QueueOutcome Virtqueue::MakeValid(Reader& reader, Area& area) {
+  if (!area.active) {
+    const absl::Status activated = area.cache.Activate(reader, area.gpa, area.bytes, area.access);
+    if (activated.ok()) {
+      area.active = true;
+      area.failures = 0;
+      return QueueOutcome::kDone;
+    }
+    if (absl::IsNotFound(activated)) return QueueOutcome::kAway;
+    return ++area.failures < kMostFailures ? QueueOutcome::kAway : QueueOutcome::kBroken;
+  }
+  switch (area.cache.Refresh(reader)) {
+    case RefreshOutcome::kValid:
+      refreshes_.Add();
+      if (held_ != 0) refreshes_in_request_.Add();
+      return QueueOutcome::kDone;
+    case RefreshOutcome::kNoMemslot:
+    case RefreshOutcome::kRemovalPending:
+    case RefreshOutcome::kAgain:
+      return QueueOutcome::kAway;
+    case RefreshOutcome::kInactive:
+    case RefreshOutcome::kFailed:
+      return QueueOutcome::kBroken;
+  }
+  return QueueOutcome::kBroken;
+}
+
+template <class Use>
+QueueOutcome Virtqueue::In(Reader& reader, Area& area, const Use& use) {
+  for (;;) {
+    if (const CacheSection section = area.cache.Check(reader)) {
+      use(section.data());
+      if (area.access == Access::kWrite) section.MarkDirty();
+      return QueueOutcome::kDone;
+    }
+    if (const QueueOutcome valid = MakeValid(reader, area); valid != QueueOutcome::kDone) {
+      return valid;
+    }
+  }
+}
+
+QueueOutcome Virtqueue::Pop(Reader& reader, Chain& chain) {
+  const uint16_t next = next_available_.load(kRelaxed);
+  uint16_t ahead = 0;
+  uint16_t head = 0;
+  const QueueOutcome looked = In(reader, available_, [&](std::byte* area) {
+    // Acquire: pairs with the driver's store of the index, which follows its stores of the head and
+    // of the descriptors. Without it: the device takes a head that the driver is about to write.
+    ahead = static_cast<uint16_t>(WordAt<uint16_t>(area, kRingIndex).load(kAcquire) - next);
+    head = WordAt<uint16_t>(area, layout_.head_offset(next)).load(kRelaxed);
+  });
+  if (looked != QueueOutcome::kDone) return looked;
+  if (ahead == 0) return QueueOutcome::kEmpty;
+  if (ahead > layout_.size || head >= layout_.size) return QueueOutcome::kBroken;
+  if (const QueueOutcome copied = CopyChain(reader, head); copied != QueueOutcome::kDone) {
+    return copied;
+  }
+  chain.head = head;
+  if (const QueueOutcome checked = Check(chain); checked != QueueOutcome::kDone) return checked;
+  next_available_.store(static_cast<uint16_t>(next + 1), kRelaxed);
+  ++held_;
+  return QueueOutcome::kDone;
+}
+
+// Leaves the chain in copied_. A chain without a loop has at most as many descriptors as its table.
+QueueOutcome Virtqueue::CopyChain(Reader& reader, uint16_t head) {
+  bool ends = false;
+  const QueueOutcome copied = In(reader, descriptors_, [&](std::byte* area) {
+    copied_.clear();
+    ends = false;
+    for (uint16_t at = head; !ends && at < layout_.size && copied_.size() < layout_.size;) {
+      const uint64_t offset = at * sizeof(Descriptor);
+      // Relaxed: the index has ordered them. A driver that changes them now gets any mixture.
+      const auto descriptor = std::bit_cast<Descriptor>(
+          std::array{WordAt<uint64_t>(area, offset).load(kRelaxed),
+                     WordAt<uint64_t>(area, offset + sizeof(uint64_t)).load(kRelaxed)});
+      copied_.push_back(descriptor);
+      ends = (descriptor.flags & Descriptor::kNext) == 0;
+      at = descriptor.next;
+    }
+  });
+  if (copied != QueueOutcome::kDone) return copied;
+  if (!ends) return QueueOutcome::kBroken;
+  // Only the last descriptor of a chain may name a table.
+  const auto is_table = [](const Descriptor& d) { return (d.flags & Descriptor::kIndirect) != 0; };
+  const auto table = std::find_if(copied_.begin(), copied_.end(), is_table);
+  if (table == copied_.end()) return QueueOutcome::kDone;
+  if (!indirect_ || std::next(table) != copied_.end()) return QueueOutcome::kBroken;
+  const Descriptor last = *table;
+  copied_.pop_back();
+  return CopyIndirect(reader, last);
+}
+
+QueueOutcome Virtqueue::CopyIndirect(Reader& reader, const Descriptor& table) {
+  const uint64_t entries = table.bytes / sizeof(Descriptor);
+  if (table.bytes % sizeof(Descriptor) != 0 || entries == 0 || entries > kMaxIndirect ||
+      !IsRam({table.gpa}, table.bytes)) {
+    return QueueOutcome::kBroken;
+  }
+  indirect_table_.resize(entries);
+  // The table is no part of the ring and is read once, so it has no cache. The read waits by itself
+  // for memory that is away, and fails if its page cannot be brought in.
+  if (!access_.Read(reader, {table.gpa}, std::as_writable_bytes(std::span(indirect_table_))).ok()) {
+    return QueueOutcome::kBroken;
+  }
+  uint64_t at = 0;
+  for (uint64_t n = 0; n < entries && at < entries; ++n) {
+    const Descriptor& descriptor = indirect_table_[at];
+    if ((descriptor.flags & Descriptor::kIndirect) != 0) return QueueOutcome::kBroken;
+    copied_.push_back(descriptor);
+    if ((descriptor.flags & Descriptor::kNext) == 0) return QueueOutcome::kDone;
+    at = descriptor.next;
+  }
+  return QueueOutcome::kBroken;
+}
+
+bool Virtqueue::IsRam(Gpa gpa, uint64_t bytes) const {
+  return gpa.value < memory_.bytes() && bytes <= memory_.bytes() - gpa.value;
+}
+
+QueueOutcome Virtqueue::Check(Chain& chain) const {
+  chain.readable.clear();
+  chain.writable.clear();
+  chain.readable_bytes = 0;
+  chain.writable_bytes = 0;
+  for (const Descriptor& descriptor : copied_) {
+    const Buffer buffer{{descriptor.gpa}, descriptor.bytes};
+    if (!IsRam(buffer.gpa, buffer.bytes)) return QueueOutcome::kBroken;
+    if ((descriptor.flags & Descriptor::kDeviceWrites) != 0) {
+      chain.writable.push_back(buffer);
+      chain.writable_bytes += buffer.bytes;
+      continue;
+    }
+    // Section 2.7.4.2: what the device writes comes after what it reads.
+    if (!chain.writable.empty()) return QueueOutcome::kBroken;
+    chain.readable.push_back(buffer);
+    chain.readable_bytes += buffer.bytes;
+  }
+  return chain.readable_bytes + chain.writable_bytes > kMaxChainBytes ? QueueOutcome::kBroken
+                                                                      : QueueOutcome::kDone;
+}
+
+QueueOutcome Virtqueue::Publish(Reader& reader, uint16_t head, uint32_t written) {
+  const uint16_t next = next_used_.load(kRelaxed);
+  const auto after = static_cast<uint16_t>(next + 1);
+  const QueueOutcome published = In(reader, used_, [&](std::byte* area) {
+    const uint64_t element = layout_.element_offset(next);
+    WordAt<uint32_t>(area, element + offsetof(UsedElement, head)).store(head, kRelaxed);
+    WordAt<uint32_t>(area, element + offsetof(UsedElement, written)).store(written, kRelaxed);
+    // Pairs with the driver's load of the index, before its loads of the element and of the
+    // payload; and, as a store before a load, with the driver's store of its used event before its
+    // load of the index (WantsInterrupt). Without it: the driver takes an old element; or it waits
+    // for an interrupt that the device has decided not to raise.
+    WordAt<uint16_t>(area, kRingIndex).exchange(after, kStoreLoad);
+  });
+  if (published != QueueOutcome::kDone) return published;
+  next_used_.store(after, kRelaxed);
+  --held_;
+  return QueueOutcome::kDone;
+}
+
+bool Virtqueue::WantsInterrupt(Reader& reader) {
+  bool wants = true;
+  const auto published = next_used_.load(kRelaxed);
+  const QueueOutcome looked = In(reader, available_, [&](std::byte* area) {
+    if (event_index_) {
+      const auto event = WordAt<uint16_t>(area, layout_.used_event_offset()).load(kStoreLoad);
+      wants = PassesEvent(event, published, static_cast<uint16_t>(published - 1));
+    } else {
+      wants = (WordAt<uint16_t>(area, kRingFlags).load(kStoreLoad) & kNoInterrupt) == 0;
+    }
+  });
+  return looked != QueueOutcome::kDone || wants;
+}
+
+QueueOutcome Virtqueue::EnableKicks(Reader& reader) {
+  const uint16_t next = next_available_.load(kRelaxed);
+  if (event_index_) {
+    // Store-buffering pair with the driver, which stores its index and then loads this word.
+    // Without it: the driver sends no notification, and the device sleeps.
+    const QueueOutcome asked = In(reader, used_, [&](std::byte* area) {
+      WordAt<uint16_t>(area, layout_.avail_event_offset()).exchange(next, kStoreLoad);
+    });
+    if (asked != QueueOutcome::kDone) return asked;
+  }
+  uint16_t index = 0;
+  const QueueOutcome looked = In(reader, available_, [&](std::byte* area) {
+    index = WordAt<uint16_t>(area, kRingIndex).load(kStoreLoad);
+  });
+  if (looked != QueueOutcome::kDone) return looked;
+  return index == next ? QueueOutcome::kEmpty : QueueOutcome::kDone;
+}
+
+}  // namespace underfoot::virtio

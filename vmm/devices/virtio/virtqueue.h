@@ -1,0 +1,147 @@
+// The device's side of a split virtqueue. The rings are accessed through pfn caches, in sections
+// that contain only a copy; all state that decides something is private.
+//
+//   Pop:      available index and head  ->  descriptors copied out  ->  checked, as a private Chain
+//   Publish:  used element and index, in one section
+//
+// A ring cache may be dropped between two sections at any time. The step is then made again after a
+// refresh, with the same private indices, so that each element is published once. While the memslot
+// of a ring is away, no step is possible: the outcome is kAway, nothing has changed, and the caller
+// tries again later.
+//
+// A driver that breaks the rules of virtio gets kBroken: an index that is too far ahead, a head or a
+// link past the end, a chain with a loop, a buffer outside of RAM or with a length that wraps. The
+// queue must not be used after that, until Start.
+//
+// Thread safety: one thread, with its own Reader. The counters may be read by any thread.
+// Invariants: I1 (each access stands in a section), I8 (each write is marked).
+
+#ifndef UNDERFOOT_VMM_DEVICES_VIRTIO_VIRTQUEUE_H_
+#define UNDERFOOT_VMM_DEVICES_VIRTIO_VIRTQUEUE_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "mmu/base/ordering.h"
+#include "mmu/base/stats.h"
+#include "mmu/mmu.h"
+#include "mmu/pfn_cache.h"
+#include "vmm/devices/virtio/ring_layout.h"
+#include "vmm/ram/guest_access.h"
+#include "vmm/ram/guest_memory.h"
+
+namespace underfoot::virtio {
+
+enum class [[nodiscard]] QueueOutcome : uint8_t{
+    kDone,
+    kEmpty,   // Pop: nothing is available.  EnableKicks: nothing has become available
+    kAway,    // the ring cannot be reached now: try again later
+    kBroken,  // the driver has broken the rules, or the memory of its ring is lost for good
+};
+
+// A buffer in RAM.
+struct Buffer {
+  Gpa gpa;
+  uint64_t bytes = 0;
+};
+
+// A request: what the driver gave, checked and copied.
+struct Chain {
+  uint16_t head = 0;
+  std::vector<Buffer> readable;  // by the device
+  std::vector<Buffer> writable;  // by the device
+  uint64_t readable_bytes = 0;
+  uint64_t writable_bytes = 0;
+};
+
+class Virtqueue {
+ public:
+  static constexpr uint16_t kMaxSize = 256;
+  // The most descriptors of an indirect table. Linux's drivers use more than the queue has.
+  static constexpr uint64_t kMaxIndirect = 1024;
+
+  struct Parts {
+    Mmu& mmu;
+    const GuestMemory& memory;
+    GuestAccess& access;
+  };
+
+  Virtqueue(const Parts& parts, const std::string& name);
+  Virtqueue(const Virtqueue&) = delete;
+  Virtqueue& operator=(const Virtqueue&) = delete;
+  ~Virtqueue() { Stop(); }
+
+  // Whether the areas are where the rules allow them to be: size a power of two up to kMaxSize,
+  // areas aligned, each within one memslot of RAM.
+  static bool LayoutIsValid(const GuestMemory& memory, const RingLayout& layout);
+
+  // Begins with indices of 0. `layout` is valid; `features` are those that the driver accepted.
+  void Start(const RingLayout& layout, uint64_t features);
+  // Lets go of the rings. Idempotent.
+  void Stop();
+
+  QueueOutcome Pop(Reader& reader, Chain& chain);
+  // `written`: the bytes at the beginning of the chain's writable part that the device has written.
+  QueueOutcome Publish(Reader& reader, uint16_t head, uint32_t written);
+  // Whether the driver wants an interrupt for the last Publish. In doubt it does.
+  bool WantsInterrupt(Reader& reader);
+  // Asks the driver to notify the device of the next chain. kDone: a chain is available already.
+  QueueOutcome EnableKicks(Reader& reader);
+
+  // The next chain to take and the next element to publish, as the driver counts them.
+  uint16_t next_available() const { return next_available_.load(kRelaxed); }
+  uint16_t next_used() const { return next_used_.load(kRelaxed); }
+  // Refreshes of ring caches, and those of them while a chain was taken and not yet published.
+  uint64_t refreshes() const { return refreshes_.Get(); }
+  uint64_t refreshes_in_request() const { return refreshes_in_request_.Get(); }
+
+ private:
+  // One of the three areas.
+  struct Area {
+    Area(Mmu& mmu, const std::string& name, Access needs) : cache(mmu, name), access(needs) {}
+
+    PfnCache cache;
+    const Access access;
+    Gpa gpa;
+    uint64_t bytes = 0;
+    bool active = false;
+    unsigned failures = 0;  // activations in a row that failed although the memslot is there
+  };
+
+  // Calls `use` with the bytes of the area, in a section; again with a refreshed cache if the cache
+  // was dropped before.
+  template <class Use>
+  QueueOutcome In(Reader& reader, Area& area, const Use& use);
+  QueueOutcome MakeValid(Reader& reader, Area& area);
+  QueueOutcome CopyChain(Reader& reader, uint16_t head);
+  QueueOutcome CopyIndirect(Reader& reader, const Descriptor& table);
+  QueueOutcome Check(Chain& chain) const;
+  bool IsRam(Gpa gpa, uint64_t bytes) const;
+
+  Mmu& mmu_;
+  const GuestMemory& memory_;
+  GuestAccess& access_;
+  Area descriptors_;
+  Area available_;
+  Area used_;
+  RingLayout layout_;
+  bool event_index_ = false;
+  bool indirect_ = false;
+
+  // Relaxed: only the queue's thread writes these two; other threads only show them.
+  std::atomic<uint16_t> next_available_{0};
+  std::atomic<uint16_t> next_used_{0};
+  uint64_t held_ = 0;               // chains taken and not yet published
+  std::vector<Descriptor> copied_;  // the chain as the driver wrote it, links followed
+  std::vector<Descriptor> indirect_table_;
+
+  Counter refreshes_;
+  Counter refreshes_in_request_;
+};
+
+}  // namespace underfoot::virtio
+
+#endif  // UNDERFOOT_VMM_DEVICES_VIRTIO_VIRTQUEUE_H_

@@ -1,0 +1,332 @@
+#include "vmm/machine/machine.h"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "mmu/base/rcu.h"
+#include "vmm/base/cpus.h"
+#include "vmm/base/monotonic.h"
+#include "vmm/boot/boot.h"
+#include "vmm/boot/loader.h"
+#include "vmm/churn/script.h"
+#include "vmm/devices/virtio/disk.h"
+#include "vmm/devices/virtio/rng.h"
+
+namespace underfoot {
+namespace {
+
+// nullopt: not the name of a built-in workload, so the path of an image.
+std::optional<abi::Workload> FindWorkload(std::string_view name) {
+  for (const abi::Workload workload :
+       {abi::Workload::kHello, abi::Workload::kStamp, abi::Workload::kSmp, abi::Workload::kShared,
+        abi::Workload::kMixed}) {
+    if (name == Name(workload)) return workload;
+  }
+  return std::nullopt;
+}
+
+Gpa SharedPageOf(const GuestMemory& memory) {
+  for (const RamSlot& slot : memory.slots()) {
+    if (slot.kind == abi::RangeKind::kShared) return slot.gpa;
+  }
+  return {};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const RunOptions& options,
+                                                         SerialPort::Sink serial_sink) {
+  if (const std::string why_not = options.WhyNoDirtyLog();
+      options.dirty_log_period.has_value() && !why_not.empty()) {
+    return absl::InvalidArgumentError("the dirty log: " + why_not);
+  }
+  absl::StatusOr<Kvm> kvm = Kvm::Open();
+  if (!kvm.ok()) return std::move(kvm).status();
+  absl::StatusOr<Vm> vm = kvm->CreateVm();
+  if (!vm.ok()) return std::move(vm).status();
+  std::unique_ptr<Machine> machine(new Machine(options, *std::move(vm)));
+  if (absl::Status built = machine->Build(std::move(serial_sink)); !built.ok()) return built;
+  if (absl::Status prepared = machine->Prepare(*kvm); !prepared.ok()) return prepared;
+  return machine;
+}
+
+Machine::Machine(const RunOptions& options, Vm vm)
+    : options_(options), vendor_(KvmVendor()), created_(MonotonicNow()), vm_(std::move(vm)) {}
+
+Machine::Guest::Guest(const RunOptions& options, CoherentRam& ram, SerialPort::Sink serial_sink)
+    : platform(options.vcpus, std::move(serial_sink)),
+      devices({ram.mmu(), ram.memory(), ram.access()}),
+      exits(options.vcpus, ram.mmu(), ram.access(), ram.hooks(), platform, devices),
+      reports(ram.memory().slots().front().hva, options.vcpus, ram.memory().log()),
+      ring(ram.mmu(), SharedPageOf(ram.memory()), options.seed) {}
+
+Machine::Churn::Churn(const RunOptions& options, CoherentRam& ram, Vm& vm, Coverage& coverage,
+                      KvmGate gate)
+    : operations(ram.memory(), ram.mmu(), vm, ram.hooks(), ram.uffd(), coverage, ram.page_source(),
+                 std::move(gate)),
+      engine(operations, tape, options.churn.rates, options.seed) {}
+
+absl::Status Machine::Build(SerialPort::Sink serial_sink) {
+  CoherentRamOptions ram{
+      .bytes = options_.memory_bytes,
+      .backing = options_.backing,
+      .huge_pages = options_.huge_pages,
+      .uffd = {.events = options_.removal_events ? UffdEvents::kAll : UffdEvents::kNoRemovals,
+               .async_write_protect = options_.async_write_protect},
+      .mmu = {.retired_cap_bytes = options_.retired_cap_bytes},
+      .log_writes = options_.dirty_log_period.has_value(),
+      .fault_around = options_.page_in_is_touch() ? 1 : options_.fault_around,
+      .fault_handlers = options_.fault_handlers.value_or(FaultHandlersForThisHost()),
+      .kernel_events = options_.kernel_events != KernelEvents::kOff,
+      .event_sink = &coverage_,
+      // Not by StartKernelNotifier, which does not wait where there is no churn yet: a client may
+      // order some later.
+      .kernel_open_sink = [this] { coverage_.SetSource(EventSource::kKernel, true); }};
+  if (options_.working_set_period.has_value()) {
+    ram.touch_sink = [this](Hva page) { working_set_->Touched(page); };
+  }
+  absl::StatusOr<std::unique_ptr<CoherentRam>> created = CoherentRam::Create(ram);
+  if (!created.ok()) return std::move(created).status();
+  ram_ = *std::move(created);
+  if (options_.working_set_period.has_value()) {
+    working_set_ =
+        std::make_unique<WorkingSet>(ram_->memory(), ram_->mmu().notifier(), ram_->pagemap(),
+                                     absl::FromChrono(*options_.working_set_period));
+  }
+  guest_ = std::make_unique<Guest>(options_, *ram_, std::move(serial_sink));
+  if (options_.dirty_log_period.has_value()) {
+    dirty_log_ = std::make_unique<DirtyCollector>(ram_->memory(), ram_->mmu(), vm_, guest_->reports,
+                                                  absl::FromChrono(*options_.dirty_log_period));
+  }
+  churn_ = std::make_unique<Churn>(
+      options_, *ram_, vm_, coverage_,
+      [this](const std::function<absl::Status()>& change) { return WithVcpusOut(change); });
+  auditor_ = std::make_unique<Auditor>(
+      ram_->mmu(), ram_->pagemap(),
+      Auditor::Sources{.removals = ram_->removals(),
+                       .monitor = ram_->monitor(),
+                       .kernel = &ram_->kernel(),
+                       .foreign_changes = &ram_->foreign_changes(),
+                       .backing = options_.backing,
+                       .lazy = &ram_->lazy_frees()},
+      GfnRange{GfnOf({abi::kSystemAreaBytes}), GfnOf({options_.memory_bytes})}, options_.seed);
+  return absl::OkStatus();
+}
+
+Machine::~Machine() {
+  if (auditor_ == nullptr) return;  // Build, which makes it last, has failed: nothing runs
+  if (working_set_ != nullptr) working_set_->Stop();
+  churn_->engine.Stop();
+  StopVcpus();
+  guest_->ring.Stop();
+  guest_->devices.Stop();
+  if (dirty_log_ != nullptr) dirty_log_->Stop();
+  auditor_->Stop();
+  guest_->vcpus.clear();
+  // While the touch sink's working set still exists.
+  ram_->Stop();
+}
+
+// The built-in guest drives them in `mixed`; another guest has a disk if it is given one.
+absl::Status Machine::AddDevices() {
+  constexpr uint64_t kTemporaryDiskBytes = uint64_t{2} << 20;
+  if (options_.disk_path.empty() && options_.guest != Name(abi::Workload::kMixed)) {
+    return absl::OkStatus();
+  }
+  if (const std::string why_not = options_.WhyNoDisk(); !why_not.empty()) {
+    return absl::InvalidArgumentError("--disk: " + why_not);
+  }
+  absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk =
+      options_.disk_path.empty()
+          ? virtio::RawDisk::Temporary(kTemporaryDiskBytes)
+          : virtio::RawDisk::Open(options_.disk_path, options_.disk_read_only);
+  if (!disk.ok()) {
+    return absl::Status(disk.status().code(),
+                        absl::StrCat("--disk: ", std::string(disk.status().message())));
+  }
+  const auto queues =
+      static_cast<uint16_t>(std::min<uint64_t>(options_.vcpus, abi::kMaxDiskQueues));
+  auto block = std::make_unique<virtio::Block>(*std::move(disk), queues, abi::kDiskId);
+  guest_->disk = block.get();
+  guest_->devices.Add(std::move(block));
+  guest_->devices.Add(std::make_unique<virtio::Rng>());
+  return absl::OkStatus();
+}
+
+absl::Status Machine::Prepare(const Kvm& kvm) {
+  if (absl::Status opened = churn_->tape.Open(options_.record_path, options_.replay_path,
+                                              ScriptMachine::Of(options_));
+      !opened.ok()) {
+    return opened;
+  }
+  if (absl::Status added = AddDevices(); !added.ok()) return added;
+  coverage_.SetSource(EventSource::kHook, true);
+  coverage_.SetSource(EventSource::kUffd, true);
+  if (absl::Status started = ram_->Start(); !started.ok()) return started;
+  if (absl::Status added = AddSlots(); !added.ok()) return added;
+  const absl::StatusOr<Gpa> entry = LoadGuest();
+  if (!entry.ok()) return entry.status();
+  return CreateVcpus(kvm, *entry);
+}
+
+absl::Status Machine::AddSlots() {
+  for (const RamSlot& slot : ram_->memory().slots()) {
+    if (absl::Status added = ram_->memory().AddSlot(slot, ram_->mmu(), vm_); !added.ok()) {
+      return added;
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Returns the guest's entry point.
+absl::StatusOr<Gpa> Machine::LoadGuest() {
+  Reader reader(ram_->mmu().readers());
+  const auto write = [&](Gpa gpa, std::span<const std::byte> bytes) {
+    return ram_->access().Write(reader, gpa, bytes);
+  };
+  const std::optional<abi::Workload> workload = FindWorkload(options_.guest);
+  absl::StatusOr<Gpa> entry = workload.has_value()
+                                  ? LoadElf(EmbeddedGuest(), kImageRange, write)
+                                  : LoadElfFile(options_.guest, kImageRange, write);
+  if (!entry.ok()) return entry;
+  BootConfig boot;
+  boot.memory_bytes = options_.memory_bytes;
+  boot.vcpus = options_.vcpus;
+  boot.workload = workload.value_or(abi::Workload::kMixed);
+  boot.seed = options_.seed;
+  boot.keep_visits = options_.RecordsVisits();
+  boot.virtio_devices = guest_->devices.size();
+  boot.ranges = ram_->memory().DataRanges();
+  if (absl::Status written = WriteBootData(boot, write); !written.ok()) return written;
+  return entry;
+}
+
+absl::Status Machine::CreateVcpus(const Kvm& kvm, Gpa entry) {
+  const std::vector<int> cpus = AllowedCpus();
+  for (unsigned i = 0; i < options_.vcpus; ++i) {
+    absl::StatusOr<Vcpu> vcpu = Vcpu::Create(kvm, vm_, i);
+    if (!vcpu.ok()) return std::move(vcpu).status();
+    // Without it the vCPU has addresses of 36 bits only, and the MMIO window lies above.
+    if (absl::Status set = vcpu->CopyHostCpuid(kvm); !set.ok()) return set;
+    if (absl::Status set = SetStartRegisters(*vcpu, entry); !set.ok()) return set;
+    std::optional<int> cpu;
+    if (options_.pin_vcpus) cpu = cpus[i % cpus.size()];
+    guest_->vcpus.push_back(std::make_unique<VcpuThread>(*std::move(vcpu), guest_->exits, cpu));
+  }
+  return absl::OkStatus();
+}
+
+// The vCPUs first, behind the devices that they notify: what else is started would delay the guest,
+// which needs none of it.
+absl::Status Machine::Start() {
+  if (absl::Status started = guest_->devices.Start(vm_); !started.ok()) return started;
+  for (const auto& vcpu : guest_->vcpus) {
+    if (absl::Status started = vcpu->Start(); !started.ok()) return started;
+  }
+  if (absl::Status started = guest_->ring.Start(); !started.ok()) return started;
+  if (absl::Status started = auditor_->Start(); !started.ok()) return started;
+  if (absl::Status started = StartKernelNotifier(); !started.ok()) return started;
+  if (working_set_ != nullptr && options_.working_set_period->count() > 0) {
+    if (absl::Status started = working_set_->Start(); !started.ok()) return started;
+  }
+  if (dirty_log_ != nullptr && options_.dirty_log_period->count() > 0) {
+    if (absl::Status started = dirty_log_->Start(); !started.ok()) return started;
+  }
+  if (!options_.churn.off() || churn_->tape.replays()) {
+    if (absl::Status run = churn_->engine.Run(options_.churn.rates, options_.seed); !run.ok()) {
+      return run;
+    }
+  }
+  absl::MutexLock lock(&mutex_);
+  state_.store(VmState::kRunning, kRelease);
+  return absl::OkStatus();
+}
+
+// Before the churn, which it must see.
+absl::Status Machine::StartKernelNotifier() {
+  if (options_.kernel_events == KernelEvents::kOff) return absl::OkStatus();
+  if (absl::Status started = ram_->kernel().Start(); !started.ok()) return started;
+  if (options_.kernel_events == KernelEvents::kAuto && options_.churn.off() &&
+      !churn_->tape.replays()) {
+    return absl::OkStatus();
+  }
+  const absl::Status opened = ram_->kernel().WaitUntilOpen();
+  if (opened.ok() || options_.kernel_events == KernelEvents::kAuto) return absl::OkStatus();
+  return absl::Status(opened.code(),
+                      absl::StrCat("--kernel-events on: ", std::string(opened.message())));
+}
+
+absl::Status Machine::Pause() {
+  absl::MutexLock lock(&mutex_);
+  if (state() == VmState::kPaused) return absl::OkStatus();
+  if (state() != VmState::kRunning) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("the machine is %s and cannot be paused", VmStateName(state())));
+  }
+  for (const auto& vcpu : guest_->vcpus) vcpu->Pause();
+  state_.store(VmState::kPaused, kRelease);
+  return absl::OkStatus();
+}
+
+absl::Status Machine::Resume() {
+  absl::MutexLock lock(&mutex_);
+  if (state() == VmState::kRunning) return absl::OkStatus();
+  if (state() != VmState::kPaused) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("the machine is %s and cannot be resumed", VmStateName(state())));
+  }
+  for (const auto& vcpu : guest_->vcpus) vcpu->Resume();
+  state_.store(VmState::kRunning, kRelease);
+  return absl::OkStatus();
+}
+
+// KVM waits until no vCPU uses the old set of memslots, and a vCPU that touches a slot on its way
+// out tries again and again until it is gone. Where there are more threads than CPUs these two wait
+// for each other's time slices, for seconds. A vCPU that stands still delays no other thread.
+absl::Status Machine::WithVcpusOut(const std::function<absl::Status()>& change) {
+  absl::MutexLock lock(&mutex_);
+  if (state() == VmState::kPaused) return change();
+  for (const auto& vcpu : guest_->vcpus) vcpu->Pause();
+  absl::Status changed = change();
+  for (const auto& vcpu : guest_->vcpus) vcpu->Resume();
+  return changed;
+}
+
+Stats Machine::GetStats() const {
+  const MmuStats mmu = ram_->mmu().Stats();
+  const abi::Report total = guest_->reports.Total();
+  Stats stats;
+  stats.vm.name = options_.name;
+  stats.vm.vcpus = options_.vcpus;
+  stats.vm.memory_bytes = options_.memory_bytes;
+  stats.vm.uptime_us = static_cast<uint64_t>(absl::ToInt64Microseconds(MonotonicNow() - created_));
+  stats.vm.kvm_vendor = vendor_;
+  stats.guest.workload = options_.guest;
+  stats.guest.pages_checked = total.pages_checked;
+  stats.guest.mismatches = total.mismatches + guest_->ring.mismatches();
+  stats.pfn_caches = mmu.pfn_caches;
+  stats.stage2 = mmu.stage2;
+  stats.notifier = mmu.notifier;
+  stats.memslots = mmu.memslots;
+  stats.rcu = mmu.rcu;
+  stats.uffd = ram_->monitor().Stats();
+  stats.kernel = ram_->kernel().Stats();
+  stats.churn = churn_->engine.Stats();
+  stats.audit = auditor_->Stats();
+  if (working_set_ != nullptr) stats.working_set = working_set_->Stats();
+  stats.devices = guest_->devices.Stats();
+  stats.devices.checked = total.device_requests;
+  if (dirty_log_ != nullptr) stats.dirty_log = dirty_log_->Stats();
+  stats.vm.state = state();
+  stats.guest.verdict = verdict_.load(kAcquire);
+  return stats;
+}
+
+}  // namespace underfoot

@@ -1,0 +1,46 @@
+// The virtio devices as they are reported: each device and each of its queues.
+//
+// Thread safety: values.
+
+#ifndef UNDERFOOT_VMM_STATS_DEVICE_INFO_H_
+#define UNDERFOOT_VMM_STATS_DEVICE_INFO_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "mmu/base/types.h"
+
+namespace underfoot {
+
+// Totals since the start, except `active` and the indices, which are those of the present ring.
+struct DeviceQueueInfo {
+  std::string name;
+  bool active = false;          // the driver has given it a ring
+  uint16_t next_available = 0;  // of the next chain that the device takes
+  uint16_t next_used = 0;       // of the next element that the device publishes
+  uint64_t requests = 0;
+  uint64_t errors = 0;  // requests that were answered with an error
+  uint64_t to_guest_bytes = 0;
+  uint64_t from_guest_bytes = 0;
+  uint64_t bounced = 0;  // transfers through a buffer
+  uint64_t kicks = 0;
+  uint64_t interrupts = 0;
+  uint64_t refreshes = 0;             // of the pfn caches of the ring
+  uint64_t refreshes_in_request = 0;  // of them, between the take and the end of a request
+  uint64_t away = 0;                  // steps put off because the ring's memory was away
+};
+
+struct DeviceInfo {
+  std::string name;
+  uint32_t id = 0;      // VIRTIO_ID_*
+  Gpa gpa;              // of its registers
+  uint32_t status = 0;  // VIRTIO_CONFIG_S_*
+  uint64_t resets = 0;
+  uint64_t needed_resets = 0;  // how often the driver has broken the rules
+  std::vector<DeviceQueueInfo> queues;
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_STATS_DEVICE_INFO_H_
