@@ -23,6 +23,7 @@
 #include "tests/support/no_room_for_threads.h"
 #include "vmm/ageing/working_set.h"
 #include "vmm/audit/auditor.h"
+#include "vmm/base/bare_child.h"
 #include "vmm/base/newer_kernels.h"
 #include "vmm/base/start_thread.h"
 #include "vmm/base/unique_fd.h"
@@ -83,7 +84,7 @@ class ShortageTest : public MemoryTest {
   // A fork whose child has a page of guest RAM, and ends at once; true when there was one.
   static bool Fork() {
     const pid_t child = _Fork();
-    if (child == 0) _exit(0);
+    if (child == 0) bare::Exit();
     return child > 0 && waitpid(child, nullptr, 0) == child;
   }
 

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "vmm/base/bare_child.h"
 
 namespace underfoot {
 namespace {
@@ -24,25 +25,28 @@ struct Request {
   int advice;
 };
 
-// The main function of the other process. It makes only system calls, because it was forked from a
-// process with threads. It ends when the other end of its socket is closed; this also covers a
-// victim that died before prctl.
-[[noreturn]] void Live(pid_t victim, int socket) {
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  prctl(PR_SET_NAME, "uf-adversary");
+// The main function of the other process. It ends when the other end of its socket is closed; this
+// also covers a victim that died before DieWithParent().
+[[noreturn]] UNDERFOOT_BARE void Live(pid_t victim, int socket) {
+  bare::DieWithParent();
+  syscall(SYS_prctl, PR_SET_NAME, "uf-adversary", 0, 0, 0);
   // Inherited copies of a machine's descriptors would keep the machine's userfaultfd alive.
   const auto mine = static_cast<unsigned>(socket);
-  if (mine > 0) syscall(SYS_close_range, 0, mine - 1, 0);
-  syscall(SYS_close_range, mine + 1, ~0U, 0);
+  if (mine > 0) bare::Close(0, mine - 1);
+  bare::Close(mine + 1, ~0U);
   const auto pidfd = static_cast<int>(syscall(SYS_pidfd_open, victim, 0));
-  Request request{};
-  while (recv(socket, &request, sizeof(request), 0) == ssize_t{sizeof(request)}) {
+  Request request;
+  while (syscall(SYS_recvfrom, socket, &request, sizeof(request), 0, nullptr, nullptr) ==
+         ssize_t{sizeof(request)}) {
     iovec range{reinterpret_cast<void*>(request.address), request.bytes};  // NOLINT: an address
     int error = 0;
     if (syscall(SYS_process_madvise, pidfd, &range, 1, request.advice, 0) < 0) error = errno;
-    if (send(socket, &error, sizeof(error), MSG_NOSIGNAL) != ssize_t{sizeof(error)}) break;
+    if (syscall(SYS_sendto, socket, &error, sizeof(error), MSG_NOSIGNAL, nullptr, 0) !=
+        ssize_t{sizeof(error)}) {
+      break;
+    }
   }
-  _exit(0);
+  bare::Exit();
 }
 
 }  // namespace

@@ -1,9 +1,7 @@
 #include "vmm/churn/forking.h"
 
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -14,11 +12,23 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "vmm/base/bare_child.h"
 #include "vmm/base/unique_fd.h"
 #include "vmm/ram/forkable_memory.h"
 #include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot {
+namespace {
+
+// The main function of the child.
+[[noreturn]] UNDERFOOT_BARE void Live(const timespec* lifetime) {
+  bare::DieWithParent();
+  bare::Close(0, ~0U);  // a userfaultfd ends when its last descriptor is closed
+  syscall(SYS_nanosleep, lifetime, nullptr);
+  bare::Exit();
+}
+
+}  // namespace
 
 absl::StatusOr<ChurnOutcome> ForkWith(HvaRange range, absl::Duration lifetime) {
   // The reader of the fork event needs a free descriptor; without one the fork would wait.
@@ -28,12 +38,7 @@ absl::StatusOr<ChurnOutcome> ForkWith(HvaRange range, absl::Duration lifetime) {
   const timespec rest = absl::ToTimespec(lifetime);
   // Without the handlers of pthread_atfork: the child must not run other code.
   const pid_t child = _Fork();
-  if (child == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    syscall(SYS_close_range, 0, ~0U, 0);  // a userfaultfd ends when its last descriptor is closed
-    nanosleep(&rest, nullptr);
-    _exit(0);
-  }
+  if (child == 0) Live(&rest);
   const int error = errno;
   absl::Status kept = hooked::Madvise(range, MADV_DONTFORK);
   forkable.reset();
