@@ -14,7 +14,7 @@ namespace underfoot::testing {
 namespace {
 
 std::unique_ptr<MinimalVmm> Make(unsigned vcpus, abi::Workload workload = abi::Workload::kStamp) {
-  auto vmm = MinimalVmm::Create({.vcpus = vcpus, .workload = workload});
+  auto vmm = MinimalVmm::Create({.populate = true, .vcpus = vcpus, .workload = workload});
   EXPECT_TRUE(vmm.ok()) << vmm.status();
   return vmm.ok() ? *std::move(vmm) : nullptr;
 }

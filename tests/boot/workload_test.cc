@@ -26,8 +26,11 @@ class Workloads : public ::testing::TestWithParam<std::tuple<abi::Workload, unsi
 TEST_P(Workloads, EndByThemselvesWithAGoodVerdictAndWorkDone) {
   UNDERFOOT_NEEDS_KVM();
   const auto [workload, vcpus] = GetParam();
-  auto vmm = MinimalVmm::Create(
-      {.vcpus = vcpus, .workload = workload, .seed = kPatternSeed, .max_rounds = 40});
+  auto vmm = MinimalVmm::Create({.populate = true,
+                                 .vcpus = vcpus,
+                                 .workload = workload,
+                                 .seed = kPatternSeed,
+                                 .max_rounds = 40});
   ASSERT_TRUE(vmm.ok()) << vmm.status();
 
   ASSERT_TRUE((*vmm)->Start().ok());
@@ -63,7 +66,8 @@ class Rings : public ::testing::TestWithParam<abi::Workload> {};
 TEST_P(Rings, CarryEveryRecordInOrderInBothDirections) {
   UNDERFOOT_NEEDS_KVM();
   constexpr uint64_t kRecords = 20000;
-  auto vmm = MinimalVmm::Create({.vcpus = 2, .workload = GetParam(), .seed = kPatternSeed});
+  auto vmm = MinimalVmm::Create(
+      {.populate = true, .vcpus = 2, .workload = GetParam(), .seed = kPatternSeed});
   ASSERT_TRUE(vmm.ok()) << vmm.status();
   RingPeer peer((*vmm)->shared_page(), kPatternSeed);
 
@@ -96,7 +100,8 @@ INSTANTIATE_TEST_SUITE_P(Both, Rings,
 TEST(WorkingSet, IsCappedAndTheReportSaysSo) {
   UNDERFOOT_NEEDS_KVM();
   constexpr uint64_t kPages = 1024;
-  auto vmm = MinimalVmm::Create({.vcpus = 2,
+  auto vmm = MinimalVmm::Create({.populate = true,
+                                 .vcpus = 2,
                                  .workload = abi::Workload::kStamp,
                                  .max_rounds = 20,
                                  .max_pages = kPages,

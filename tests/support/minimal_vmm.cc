@@ -54,8 +54,9 @@ absl::StatusOr<std::unique_ptr<MinimalVmm>> MinimalVmm::Create(const MinimalVmmO
   if (!kvm.ok()) return kvm.status();
   absl::StatusOr<Vm> vm = kvm->CreateVm();
   if (!vm.ok()) return vm.status();
+  const int populate = options.populate ? MAP_POPULATE : 0;
   void* ram = mmap(nullptr, options.memory_bytes, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | populate, -1, 0);
   if (ram == MAP_FAILED) {
     return absl::ErrnoToStatus(
         errno, absl::StrFormat("mmap of %u bytes of guest memory", options.memory_bytes));

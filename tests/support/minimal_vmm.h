@@ -36,6 +36,10 @@ namespace underfoot::testing {
 
 struct MinimalVmmOptions {
   uint64_t memory_bytes = uint64_t{48} << 20;
+  // The host gives all memory before the guest starts. Otherwise the first write to a page that was
+  // read before takes it from the page of zeroes: an invalidation that interrupts the other vCPUs,
+  // which on a software CPU takes the longest of all that a guest does.
+  bool populate = false;
   unsigned vcpus = 1;
   abi::Workload workload = abi::Workload::kMixed;
   uint64_t seed = 1;
