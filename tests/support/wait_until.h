@@ -11,7 +11,7 @@
 namespace underfoot::testing {
 
 // Generous, because a sanitizer lane on two busy CPUs is slow: it ends a hang, it times nothing.
-inline constexpr std::chrono::milliseconds kDeadline{20000};
+inline constexpr std::chrono::milliseconds kDeadline{40000};
 
 // True as soon as `predicate` is; false when `limit` has passed. The predicate is asked once more
 // after the limit, so a thread that was not scheduled for a while is not a failure.
