@@ -125,7 +125,7 @@ TEST(Report, ACurveAndItsUnitAreInTheJson) {
   EXPECT_TRUE(comparison["variants"][1]["ratio"].is_null());  // nothing is a multiple of 0
 }
 
-TEST(Report, TheTableSaysWhetherAGoalWasMet) {
+TEST(Report, TheTableShowsWhetherAGoalWasMet) {
   Variant fast = Constant("fast", 20);
   fast.goal = Goal{.of = Goal::Of::kRatio, .at_most = 2.5};
   Variant slow = Constant("slow", 30);
@@ -180,7 +180,7 @@ TEST(CausedRecords, TheInnermostKnownFunctionIsTheCause) {
   EXPECT_EQ(CauseOf({}), "other");
 }
 
-TEST(Benchmarks, EachRunsForAMomentAndSaysSomething) {
+TEST(Benchmarks, EachRunsBrieflyAndPrintsAFigure) {
   rcu::StartWorker();
   BenchOptions options;
   options.effort = Effort::kSmoke;

@@ -31,7 +31,7 @@ TEST_F(CensusTest, AThreadThatWasJoinedIsNotLeftBehind) {
   }
 }
 
-TEST_F(CensusTest, WhatStaysIsCountedByItsKind) {
+TEST_F(CensusTest, ALeakIsCountedByItsKind) {
   const Census before = Census::Take();
   absl::Notification end;
   std::thread thread([&] { end.WaitForNotification(); });

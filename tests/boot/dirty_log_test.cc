@@ -157,7 +157,7 @@ TEST_F(DirtyLogTest, IsRefusedForGuestsThatRecordNoWrites) {
   EXPECT_THAT(why(options), HasSubstr("negative"));
 }
 
-TEST_F(DirtyLogTest, OfAMachineWithoutOneIsAnErrorThatSaysHowToGetIt) {
+TEST_F(DirtyLogTest, OfAMachineWithoutOneIsAnErrorThatNamesTheOption) {
   RunOptions options = Options(Backing::kAnon, 1, "off", std::chrono::milliseconds(0));
   options.dirty_log_period.reset();
   Start(options);

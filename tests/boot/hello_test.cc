@@ -13,7 +13,7 @@ namespace {
 
 class Hello : public ::testing::TestWithParam<unsigned> {};
 
-TEST_P(Hello, EveryVcpuReachesRing3SaysSoAndEndsWell) {
+TEST_P(Hello, EveryVcpuReachesRing3PrintsItsLineAndEndsWell) {
   UNDERFOOT_NEEDS_KVM();
   const unsigned vcpus = GetParam();
   auto vmm = MinimalVmm::Create({.vcpus = vcpus, .workload = abi::Workload::kHello});

@@ -17,7 +17,7 @@ namespace underfoot::testing {
 namespace {
 
 // The socket answers before the machine runs: what is ordered then would be lost.
-TEST_F(MachineTest, BeforeItsStartItsChurnIsNotForAClientToSet) {
+TEST_F(MachineTest, AClientCannotSetTheChurnBeforeTheStart) {
   const RunOptions options = MachineOptions("mixed", Backing::kAnon, 1, "mixed");
   absl::StatusOr<std::unique_ptr<Machine>> machine =
       Machine::Create(options, [](unsigned, std::string_view) {});
@@ -35,7 +35,7 @@ TEST_F(MachineTest, BeforeItsStartItsChurnIsNotForAClientToSet) {
 }
 
 // A machine that starts without churn waits for no source; its churn may come from a client.
-TEST_F(MachineTest, TheCoverageKnowsTheKernelSourceAlsoOfChurnThatIsOrderedLater) {
+TEST_F(MachineTest, TheCoverageIncludesTheKernelSourceForChurnThatStartsLater) {
   ASSERT_NO_FATAL_FAILURE(Start(MachineOptions("stamp", Backing::kAnon, 1, "off")));
   if (machine_ == nullptr) return;
   if (const absl::Status open = machine_->kernel().WaitUntilOpen(); !open.ok()) {
@@ -131,7 +131,7 @@ const KindAlone kKindsAlone[] = {
 
 class EachKindOfChurn : public MachineTest, public ::testing::WithParamInterface<KindAlone> {};
 
-TEST_P(EachKindOfChurn, MovesItsOwnCountersAlone) {
+TEST_P(EachKindOfChurn, MovesItsOwnCountersOnly) {
   const KindAlone& kind = GetParam();
   RunOptions options = MachineOptions("stamp", kind.backing, 2, kind.spec);
   options.kernel_events = KernelEvents::kOff;  // this host's own changes would move counters too

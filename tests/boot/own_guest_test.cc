@@ -101,7 +101,7 @@ class TinyGuest : public ::testing::Test {
   std::unique_ptr<Machine> machine_;
 };
 
-TEST_F(TinyGuest, ThatSaysGoodAndHasCheckedNoPageDoesNotPass) {
+TEST_F(TinyGuest, ThatReportsGoodWithoutACheckedPageDoesNotPass) {
   static_assert(abi::kExitPort == 0x501 && static_cast<int>(abi::Verdict::kGood) == 0);
   ASSERT_NO_FATAL_FAILURE(Start({0xba, 0x01, 0x05, 0, 0,  // mov edx, kExitPort
                                  0x31, 0xc0,              // xor eax, eax: kGood

@@ -69,7 +69,7 @@ TEST_F(Ports, SerialIsAlwaysReadyAndKeepsNoEndlessLine) {
   EXPECT_EQ(lines_.size(), 2u);
 }
 
-TEST_F(Ports, NobodysPortReadsAsOnes) { EXPECT_EQ(Read(0x60), 0xff); }
+TEST_F(Ports, AnUnassignedPortReadsAsOnes) { EXPECT_EQ(Read(0x60), 0xff); }
 
 // A thread that sleeps leaves the CPU of its own accord, one that yields does not.
 TEST_F(Ports, AVcpuThatHasYieldedOftenSleeps) {

@@ -48,7 +48,7 @@ class PrivilegesTest : public SystemTest {
   }
 };
 
-TEST_F(PrivilegesTest, ARunWorksAndSaysWhatItCannotSee) {
+TEST_F(PrivilegesTest, ARunWorksAndReportsWhatItCannotObserve) {
   const Ended run = AsNobody(
       "./underfoot run --control vm.sock --memory 36M --churn mixed "
       "--duration 1s");
@@ -60,7 +60,7 @@ TEST_F(PrivilegesTest, ARunWorksAndSaysWhatItCannotSee) {
 }
 
 // What could have been missed by a source that is not there is not called seen by it.
-TEST_F(PrivilegesTest, WhatNobodyCouldSeeIsCalledUnobservable) {
+TEST_F(PrivilegesTest, AChangeThatNoSourceCanReportIsCalledUnobservable) {
   const Ended run = AsNobody(
       "./underfoot run --control vm.sock --memory 36M --churn fork:20/s "
       "--duration 1s");
@@ -68,7 +68,7 @@ TEST_F(PrivilegesTest, WhatNobodyCouldSeeIsCalledUnobservable) {
   EXPECT_THAT(run.out, AllOf(HasSubstr("kernel (off)"), HasSubstr("unobservable")));
 }
 
-TEST_F(PrivilegesTest, ASourceThatIsDemandedAndNotToBeHadEndsTheRun) {
+TEST_F(PrivilegesTest, ARequiredSourceThatIsUnavailableEndsTheRun) {
   const Ended run = AsNobody(
       "./underfoot run --control vm.sock --memory 36M --kernel-events on "
       "--duration 1s");

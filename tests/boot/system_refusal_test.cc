@@ -115,11 +115,11 @@ class MissingDeviceTest : public RefusalTest {
   }
 };
 
-TEST_F(MissingDeviceTest, WithoutKvmItSaysSo) {
+TEST_F(MissingDeviceTest, WithoutKvmTheErrorNamesIt) {
   ExpectOneLine(RunWithout("/dev/kvm", ""), 2, "kvm");
 }
 
-TEST_F(MissingDeviceTest, WithoutTheRightToUserfaultfdItSaysWhoGrantsIt) {
+TEST_F(MissingDeviceTest, WithoutTheRightToUserfaultfdTheErrorNamesTheRemedy) {
   std::ifstream file("/proc/sys/vm/unprivileged_userfaultfd");
   int unprivileged = 0;
   if (file >> unprivileged && unprivileged == 1) GTEST_SKIP() << "everybody has the right here";

@@ -139,7 +139,7 @@ TEST_F(RunningTest, AClientEndsIt) {
   EXPECT_EQ(Client({"stats"}).exit, 1);
 }
 
-TEST_F(RunningTest, WhoWaitsForItGetsItsOwnExitCodeAndResult) {
+TEST_F(RunningTest, AClientThatWaitsGetsTheExitCodeAndResultOfTheRun) {
   const auto machine = StartMachine({"--churn", "mixed"});
   Process waiting(scratch_.path(), {ProgramPath(), "wait", "--control", control_});
   const Ended quit = Client({"quit", "--wait", "--json"});
@@ -153,7 +153,7 @@ TEST_F(RunningTest, WhoWaitsForItGetsItsOwnExitCodeAndResult) {
 }
 
 // Such an end takes less time than a client lets pass between two questions.
-TEST_F(RunningTest, WhoWaitsForAMachineThatEndsAtOnceGetsItsResultToo) {
+TEST_F(RunningTest, AClientThatWaitsGetsTheResultOfAMachineThatEndsAtOnce) {
   for (int i = 0; i < 5; ++i) {
     const auto machine = StartMachine({"--churn", "off", "--vcpus", "1"});
     const Ended quit = Client({"quit", "--wait"});
@@ -228,7 +228,7 @@ TEST_F(RunningTest, APauseStopsTheGuestAndAResumeLetsItGoOn) {
   ExpectPassed(*machine);
 }
 
-TEST_F(RunningTest, CurlAsksTheSocket) {
+TEST_F(RunningTest, CurlQueriesTheSocket) {
   const auto machine = StartMachine({"--churn", "mixed"});
   const Ended curl = RunToEnd(
       scratch_.path(), {"curl", "-s", "--unix-socket", control_, "http://underfoot/v1/stats"});
@@ -254,7 +254,7 @@ TEST_F(RunningTest, TheChurnIsStoppedAndSetByAClient) {
   ExpectPassed(*machine);
 }
 
-TEST_F(RunningTest, GarbageOnTheSocketDisturbsNobody) {
+TEST_F(RunningTest, GarbageOnTheSocketDisturbsNoOtherClient) {
   const auto machine = StartMachine({"--churn", "mixed"});
   Random random;
   for (int i = 0; i < 100; ++i) ASSERT_NO_FATAL_FAILURE(SendGarbage(random));

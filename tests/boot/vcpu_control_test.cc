@@ -96,7 +96,7 @@ TEST(Pause, FromTwoThreadsAtOnceEndsForBoth) {
   EXPECT_TRUE(RunsOn(*vmm, 0));
 }
 
-TEST(Stop, EndsAGuestThatWasNeverAskedTo) {
+TEST(Stop, EndsAGuestWithoutAStopRequest) {
   UNDERFOOT_NEEDS_KVM();
   const auto vmm = Make(2, abi::Workload::kSmp);
   ASSERT_NE(vmm, nullptr);

@@ -147,7 +147,7 @@ class WorkingSetOfAGuest
   std::unique_ptr<Machine> machine_;
 };
 
-TEST_P(WorkingSetOfAGuest, IsWhatTheGuestSaysThatItTouched) {
+TEST_P(WorkingSetOfAGuest, EqualsWhatTheGuestReportsAsTouched) {
   ASSERT_NO_FATAL_FAILURE(Start());
   if (machine_ == nullptr) return;
   const Backing backing = std::get<1>(GetParam());

@@ -97,7 +97,7 @@ INSTANTIATE_TEST_SUITE_P(Both, Rings,
                          ::testing::Values(abi::Workload::kShared, abi::Workload::kMixed),
                          [](const auto& one) { return std::string(Name(one.param)); });
 
-TEST(WorkingSet, IsCappedAndTheReportSaysSo) {
+TEST(WorkingSet, IsCappedAndTheReportShowsTheCap) {
   UNDERFOOT_NEEDS_KVM();
   constexpr uint64_t kPages = 1024;
   auto vmm = MinimalVmm::Create({.populate = true,

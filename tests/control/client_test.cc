@@ -84,7 +84,7 @@ TEST_F(ClientTest, AServerThatIsGoneIsAClearError) {
   EXPECT_TRUE(client_->Get("/v1/vm").ok());
 }
 
-TEST_F(ClientTest, ItSaysWhyNobodyCouldBeReached) {
+TEST_F(ClientTest, TheErrorGivesTheReasonIfNoMachineIsReachable) {
   const auto message = [](const std::string& path) {
     const auto client = ControlClient::Make(path);
     return std::string((*client)->Get("/v1/vm").status().message());
@@ -120,7 +120,7 @@ class Impostor {
   std::thread thread_;
 };
 
-TEST_F(ClientTest, WhatIsNoMachineOfOursIsAClearError) {
+TEST_F(ClientTest, ASocketOfAnotherProgramIsAClearError) {
   const Impostor impostor(scratch_ / "imp.sock",
                           "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
   const auto client = ControlClient::Make(scratch_ / "imp.sock");
@@ -141,7 +141,7 @@ TEST_F(ClientTest, AnInterimReplyIsNotTheReply) {
   EXPECT_EQ((*(*client)->Get("/v1/vm"))["a"], 1);
 }
 
-TEST_F(ClientTest, WhatIsNoHttpOrHalfAReplyIsAClearError) {
+TEST_F(ClientTest, AReplyThatIsNotHttpOrIsTruncatedIsAClearError) {
   const auto message = [&](const std::string& reply) {
     const Impostor impostor(scratch_ / "imp.sock", reply);
     const auto client = ControlClient::Make(scratch_ / "imp.sock");

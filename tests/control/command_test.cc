@@ -117,7 +117,7 @@ TEST_F(CommandTest, HugePagesNeedWholeHugePagesOfMemory) {
               AllOf(HasSubstr("256 MiB"), HasSubstr("at least 4G"), HasSubstr("--huge-pages 2M")));
 }
 
-TEST_F(CommandTest, HugetlbMemoryRefusesTheChurnThatItCannotBearWithTheReason) {
+TEST_F(CommandTest, HugetlbMemoryRefusesUnsupportedChurnWithTheReason) {
   const auto error = [&](const char* kind) {
     return Error({"run", "--huge-pages", "2M", "--churn", kind});
   };
@@ -254,7 +254,7 @@ TEST_F(CommandTest, StatsTakesAGroupAndWhatToLeaveOutOrCsv) {
   EXPECT_THAT(Error({"caches", "--csv"}), HasSubstr("underfoot caches --help"));
 }
 
-TEST_F(CommandTest, ARunKnowsItsCommandLineAsAShellWouldTakeIt) {
+TEST_F(CommandTest, ARunRecordsItsCommandLineAsAShellWouldAcceptIt) {
   EXPECT_EQ(Run({"--seed", "3", "--churn", "zap:5/s", "--backing", "memfd"}).command_line,
             "underfoot run --seed 3 --churn zap:5/s --backing memfd");
   EXPECT_EQ(Run({"--record", "a b'c", "--replay", ""}).command_line,
@@ -274,7 +274,7 @@ TEST_F(CommandTest, MoreMemoryThanTheHostHasAndAnOptionThatTurnsAnotherOffAreAnn
               ::testing::IsEmpty());
 }
 
-TEST_F(CommandTest, TheWorkingSetIsSampledWhenAskedWithWhatTheBackingNeeds) {
+TEST_F(CommandTest, TheWorkingSetOptionSelectsWhatTheBackingNeeds) {
   EXPECT_FALSE(Run({}).working_set_period.has_value());
   EXPECT_FALSE(Run({"--working-set", "0"}).working_set_period.has_value());
   EXPECT_FALSE(Run({}).async_write_protect);
@@ -306,7 +306,7 @@ TEST_F(CommandTest, ADiskIsAFileAndMayBeReadOnly) {
               HasSubstr("--disk: the guest stamp uses no disk"));
 }
 
-TEST_F(CommandTest, TheDirtyLogIsKeptWhenAskedForGuestsThatRecordTheirWrites) {
+TEST_F(CommandTest, TheDirtyLogOptionNeedsAGuestThatRecordsItsWrites) {
   EXPECT_FALSE(Run({}).dirty_log_period.has_value());
   EXPECT_FALSE(Run({"--dirty-log", "off"}).dirty_log_period.has_value());
   EXPECT_FALSE(Run({}).RecordsVisits());
@@ -330,7 +330,7 @@ TEST_F(CommandTest, TheDirtyLogIsKeptWhenAskedForGuestsThatRecordTheirWrites) {
   EXPECT_TRUE(Run({"--dirty-log", "1s", "--memory", "3088M"}).dirty_log_period.has_value());
 }
 
-TEST_F(CommandTest, ASamplerOfWritesIsNotRunBesideWhatWipesThemOut) {
+TEST_F(CommandTest, WithTheWorkingSetWpChurnNeedsASharedBacking) {
   EXPECT_THAT(Error({"run", "--working-set", "1s", "--churn", "wp:5/s"}),
               AllOf(HasSubstr("wp"), HasSubstr("--working-set")));
   EXPECT_FALSE(
@@ -356,7 +356,7 @@ TEST_F(CommandTest, Stage2NeedsAFrameNumber) {
   EXPECT_THAT(Error({"stage2", "here"}), HasSubstr("GFN: 'here' is not a number"));
 }
 
-TEST_F(CommandTest, ChurnSaysWhatIsToChangeAndNothingElse) {
+TEST_F(CommandTest, ChurnSendsOnlyTheChangedMembers) {
   EXPECT_TRUE(As<ClientCommand>({"churn"}).churn.empty());
   const ChurnEdit edit =
       As<ClientCommand>({"churn", "--set", "zap:5/s", "--start", "--seed", "9"}).churn;

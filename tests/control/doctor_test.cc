@@ -53,7 +53,7 @@ TEST(DoctorTest, WithoutTheDeviceNothingCanRun) {
   EXPECT_THAT(kvm.remedy, HasSubstr("kvm_intel"));
 }
 
-TEST(DoctorTest, AFileThatIsNoKvmIsMissingToo) {
+TEST(DoctorTest, AFileThatIsNotKvmCountsAsMissing) {
   const Scratch scratch;
   std::ofstream(scratch / "kvm") << "x";
   const DoctorReport report = RunDoctor({.dev_kvm = scratch / "kvm"});
@@ -61,7 +61,7 @@ TEST(DoctorTest, AFileThatIsNoKvmIsMissingToo) {
   EXPECT_THAT(Find(report, "kvm").found, HasSubstr("API version -1"));
 }
 
-TEST(DoctorTest, WhatOnlyCostsSomethingDoesNotStopARun) {
+TEST(DoctorTest, AMissingOptionalFeatureDoesNotPreventARun) {
   const Scratch scratch;
   const DoctorReport report = RunDoctor({.proc = scratch.path()});
   EXPECT_EQ(Find(report, "pagemap").result, CheckResult::kLess);
@@ -168,7 +168,7 @@ TEST(DoctorTest, AJournalOfHostChangesThatCannotBeReadIsReported) {
   EXPECT_THAT(check.remedy, HasSubstr("as root"));
 }
 
-TEST(DoctorTest, TheTextHasALineACheckAndTheRemedyUnderWhatIsNotOk) {
+TEST(DoctorTest, TheTextBeginsWithTheAnswerAndNamesARemedyForEachCheckThatIsNotOk) {
   const DoctorReport report{.checks = {{"kvm", CheckResult::kOk, "fine", "", ""},
                                        {"cores", CheckResult::kLess, "1", "races", "more"}}};
   EXPECT_EQ(DoctorText(report),
@@ -183,7 +183,7 @@ TEST(DoctorTest, TheTextHasALineACheckAndTheRemedyUnderWhatIsNotOk) {
   EXPECT_THAT(DoctorText(broken), HasSubstr("underfoot run cannot work here"));
 }
 
-TEST(DoctorTest, TheJsonSaysTheSame) {
+TEST(DoctorTest, TheJsonHasTheSameFindings) {
   const DoctorReport report{.checks = {{"kvm", CheckResult::kMissing, "a", "b", "c"}}};
   EXPECT_EQ(nlohmann::json::parse(DoctorJson(report)), nlohmann::json::parse(R"({"can_run": false,
     "checks": [{"name": "kvm", "result": "missing", "found": "a", "cost": "b", "remedy": "c"}]})"));

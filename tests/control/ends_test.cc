@@ -42,7 +42,7 @@ TEST(EndSignalsTest, EachOfThemIsARequestToEnd) {
   }
 }
 
-TEST(EndSignalsTest, ASecondOneEndsAtOnceAfterWhatHasToBeDone) {
+TEST(EndSignalsTest, ASecondOneEndsAtOnceAfterTheHostIsRestored) {
   EXPECT_EXIT(
       {
         const auto signals = EndSignals::Start();
@@ -67,7 +67,7 @@ TEST(EndSignalsTest, AHangupThatWasIgnoredStaysIgnored) {
       ExitedWithCode(1), "");
 }
 
-TEST(EndSignalsTest, WithoutRoomForItsThreadItStartsNotAndTheSignalsAreAsTheyWere) {
+TEST(EndSignalsTest, WithoutRoomForItsThreadTheStartFailsAndSignalsAreUnchanged) {
   sigset_t before;
   pthread_sigmask(SIG_SETMASK, nullptr, &before);
   {
@@ -112,7 +112,7 @@ TEST(ConsoleTest, AReaderThatHasStoppedHoldsUpNoLine) {
   close(pipe[0]);
 }
 
-TEST(RunEndTest, TheExitCodesTellTheEndsApartAndWrongOutweighsTheOthers) {
+TEST(RunEndTest, EachEndHasItsExitCodeAndWrongOutweighsTheOthers) {
   EXPECT_EQ(ExitCodeOf(RunEnd::kPassed), 0);
   EXPECT_EQ(ExitCodeOf(RunEnd::kWrong), 1);
   EXPECT_EQ(ExitCodeOf(RunEnd::kCouldNotRun), 2);

@@ -34,7 +34,7 @@ TEST_F(FramingTest, ABodyThatOnlyAnnouncesTooMuchIsA413AtOnce) {
   EXPECT_THAT(client.ReadUntil("\r\n\r\n"), StartsWith("HTTP/1.1 413"));
 }
 
-TEST_F(FramingTest, ATooLargeBodyIsRefusedBeforeItIsAskedFor) {
+TEST_F(FramingTest, ATooLargeBodyIsRefusedBeforeContinueIsSent) {
   Start();
   const std::string head =
       "PUT /v1/churn HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
@@ -94,7 +94,7 @@ TEST_F(FramingTest, ANulAnywhereIsA400) {
   EXPECT_EQ(target_.GetChurn()->seed, 7U);
 }
 
-TEST_F(FramingTest, EveryErrorIsJsonAlsoForWhatIsNoHttp) {
+TEST_F(FramingTest, EveryErrorIsJsonEvenIfTheInputIsNotHttp) {
   Start();
   const std::string many(40000, 'a');
   const std::map<std::string, int> cases = {
@@ -166,7 +166,7 @@ TEST_F(FramingTest, RequestsThatComeInOnePieceAreAnsweredInTheirOrder) {
   EXPECT_NE(replies.find("\"pid\":4711", at), std::string::npos);
 }
 
-TEST_F(FramingTest, ARequestThatComesInPiecesIsAnsweredWhateverOthersAskMeanwhile) {
+TEST_F(FramingTest, ARequestThatComesInPiecesIsAnsweredBesideOtherRequests) {
   Start();
   RawClient slow(server_->path());
   for (const char* piece : {"PU", "T /v1/churn HTTP/1.1\r\nHost: x\r\nConnec", "tion: close\r\n",

@@ -114,7 +114,7 @@ TEST(JsonTest, TheRowsOfAGroupStandTogetherAndNoFieldComesTwice) {
   EXPECT_EQ(std::adjacent_find(groups.begin(), groups.end()), groups.end());
 }
 
-TEST(JsonTest, AnEventSaysWhoDidItAndWhy) {
+TEST(JsonTest, AnEventNamesItsSourceAndCause) {
   FakeTarget target;
   target.HappenTo(0x7f0000001);
   const Json event = ToJson(target.GetEvents(0, 1).front());

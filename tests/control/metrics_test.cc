@@ -144,7 +144,7 @@ TEST(MetricsTest, NamesFollowTheRulesOfPromtool) {
   }
 }
 
-TEST(MetricsTest, WhatTookLongerThanTheLastBoundIsInTheInfiniteBucketAlone) {
+TEST(MetricsTest, ASampleAboveTheLastBoundIsInTheInfiniteBucketOnly) {
   Stats stats;
   LatencyHistogram latency;
   latency.Record(uint64_t{1} << 38);
@@ -177,7 +177,7 @@ TEST(MetricsTest, ChurnOperationsAreLabelledByKind) {
   }
 }
 
-TEST(MetricsTest, WhatOnlyTheKernelToldIsLabelledByCause) {
+TEST(MetricsTest, ForeignKernelRecordsAreLabelledByCause) {
   const Exposition exposition = Parse(PrometheusText(SomeStats()));
   for (size_t i = 0; i < kHostCauses; ++i) {
     const std::string name =

@@ -113,7 +113,7 @@ TEST_F(ProgramTest, HelpGoesToStandardOutputAndIsExit0) {
   EXPECT_THAT(result.err, IsEmpty());
 }
 
-TEST_F(ProgramTest, EveryQuestionHasATableAndJson) {
+TEST_F(ProgramTest, EveryQueryHasATableAndJson) {
   const auto server = Serve("vm-1");
   for (const auto& [arguments, text] :
        std::vector<std::pair<std::vector<std::string>, std::string>>{
@@ -196,7 +196,7 @@ TEST_F(ProgramTest, NoneSeveralAndChosenMachines) {
   EXPECT_THAT(gone.err, HasSubstr("no answer from " + (scratch_ / "gone.sock")));
 }
 
-TEST_F(ProgramTest, WatchAsksAgainUntilTheMachineIsGone) {
+TEST_F(ProgramTest, WatchRepeatsUntilTheMachineIsGone) {
   auto server = Serve("vm-1");
   Result result;
   std::thread watcher([&] { result = Run({"stats", "--watch", "1ms", "--json"}); });

@@ -69,7 +69,7 @@ TEST_F(RoutesTest, TheIndexListsEveryRoute) {
                                      "/v1/devices", "/v1/events", "/v1/churn", "/metrics"));
 }
 
-TEST_F(RoutesTest, CachesSayWhatTheyAreKeyedByAndWhatTheyHold) {
+TEST_F(RoutesTest, CachesShowTheirKeyAndTheirTranslation) {
   EXPECT_EQ(Get("/v1/caches"), Json::parse(R"({"caches": [
     {"name": "vring", "key": "gpa", "address": "0x1000", "bytes": 4096, "state": "valid",
      "hva": "0x7f0000001000", "pfn": 77, "refreshes": 5, "invalidations": 6},
@@ -85,7 +85,7 @@ TEST_F(RoutesTest, MemslotsAreHalfOpenIntervals) {
      "flags": ["log_dirty_pages", "readonly"], "generation": 4}]})"));
 }
 
-TEST_F(RoutesTest, Stage2TellsTheWalkAndTheLeaf) {
+TEST_F(RoutesTest, Stage2ShowsTheWalkAndTheLeaf) {
   EXPECT_EQ(Get("/v1/stage2?gfn=0x10"), Json::parse(R"({"gfn": 16, "steps": [
     {"level": 3, "entry": "table", "raw": "0x1003"}, {"level": 2, "entry": "table", "raw": "0x2003"},
     {"level": 1, "entry": "leaf", "raw": "0x4d003"}],
@@ -94,14 +94,14 @@ TEST_F(RoutesTest, Stage2TellsTheWalkAndTheLeaf) {
   EXPECT_EQ(Get("/v1/stage2?gfn=16"), Get("/v1/stage2?gfn=0x10"));
 }
 
-TEST_F(RoutesTest, Stage2TellsWhyThereIsNoLeaf) {
+TEST_F(RoutesTest, Stage2ShowsWhyThereIsNoLeaf) {
   const Json walk = Get("/v1/stage2?gfn=17");
   EXPECT_EQ(walk["leaf"], nullptr);
   EXPECT_EQ(walk["reason"], "never faulted in");
   EXPECT_THAT(Message(Ask("GET", "/v1/stage2?gfn=0x200"), 404), HasSubstr("no memslot"));
 }
 
-TEST_F(RoutesTest, Stage2RefusesWhatIsNoFrameNumber) {
+TEST_F(RoutesTest, Stage2RefusesAnInvalidFrameNumber) {
   EXPECT_THAT(Message(Ask("GET", "/v1/stage2"), 400), HasSubstr("needs one parameter gfn"));
   for (const char* bad : {"", "x", "-1", "0x", "12x", "99999999999999999999", "0x10000000000"}) {
     EXPECT_THAT(Message(Ask("GET", std::string("/v1/stage2?gfn=") + bad), 400),
@@ -111,7 +111,7 @@ TEST_F(RoutesTest, Stage2RefusesWhatIsNoFrameNumber) {
   EXPECT_THAT(Message(Ask("GET", "/v1/stage2?gpa=4096"), 400), HasSubstr("no parameter 'gpa'"));
 }
 
-TEST_F(RoutesTest, TheWorkingSetIsBySlotAndOfTheWindowThatIsAsked) {
+TEST_F(RoutesTest, TheWorkingSetIsBySlotAndOfTheRequestedWindow) {
   EXPECT_EQ(Get("/v1/working-set?seconds=2.5"), Json::parse(R"({"sees": "accesses",
     "period_us": 500000, "scans": 2, "covered_us": 2500000, "pages": 128, "touched": 32, "slots": [
     {"id": 0, "gfn_begin": 0, "pages": 256, "touched": null},
@@ -185,7 +185,7 @@ TEST_F(RoutesTest, CoverageIsARowAKindWithACellASource) {
   EXPECT_EQ(row["sources"]["hook"]["lag_us"]["p50"], 3);
 }
 
-TEST_F(RoutesTest, EventsAreAStreamThatBeginsNowOrWhereAsked) {
+TEST_F(RoutesTest, EventsAreAStreamThatBeginsNowOrAtTheRequestedNumber) {
   target_.HappenTo(1);
   const HttpReply now = Ask("GET", "/v1/events");
   EXPECT_EQ(now.content_type, "text/event-stream");
@@ -206,7 +206,7 @@ TEST_F(RoutesTest, EventsAreAStreamThatBeginsNowOrWhereAsked) {
   EXPECT_THAT(Message(Ask("GET", "/v1/events?since=1"), 400), HasSubstr("no parameter 'since'"));
 }
 
-TEST_F(RoutesTest, AStreamThatFellBehindSaysHowMuchIsMissing) {
+TEST_F(RoutesTest, AStreamThatFellBehindReportsTheNumberOfLostEvents) {
   const HttpReply reply = Ask("GET", "/v1/events?from=0");
   target_.HappenTo(1, EventLog::kCapacity + 3);
   EXPECT_THAT(reply.more(), HasSubstr("\n\nevent: gap\ndata: {\"lost\":3}\n\nid: 3\n"));
@@ -301,7 +301,7 @@ TEST_F(RoutesTest, AWrongStateIsNamed) {
   EXPECT_THAT(Message(Ask("PUT", "/v1/vm", R"({"state": 1})"), 400), HasSubstr("state is number"));
 }
 
-TEST_F(RoutesTest, ABodyThatIsNoObjectOfKnownMembersIsRefused) {
+TEST_F(RoutesTest, ABodyWithUnknownMembersOrThatIsNotAnObjectIsRefused) {
   EXPECT_THAT(Message(Ask("PUT", "/v1/vm", ""), 400), HasSubstr("body is empty"));
   EXPECT_THAT(Message(Ask("PUT", "/v1/vm", "{"), 400), HasSubstr("not JSON"));
   EXPECT_THAT(Message(Ask("PUT", "/v1/vm", "{}"), 400), HasSubstr("object is empty"));

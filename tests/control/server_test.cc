@@ -21,7 +21,7 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-TEST_F(ServerTest, AnswersARequestAndHangsUpWhenAsked) {
+TEST_F(ServerTest, AnswersARequestAndClosesTheConnectionOnRequest) {
   Start();
   const std::string reply = Ask(kGetVmAndClose);
   EXPECT_THAT(reply, AllOf(StartsWith("HTTP/1.1 200"), HasSubstr("Content-Type: application/json"),
@@ -39,7 +39,7 @@ TEST_F(ServerTest, KeepsAConnectionForTheNextRequest) {
 
 constexpr char kGetEvents[] = "GET /v1/events?from=0 HTTP/1.1\r\nHost: x\r\n\r\n";
 
-TEST_F(ServerTest, AStreamTellsWhatHappensAsItHappens) {
+TEST_F(ServerTest, AStreamDeliversEachEventWhenItHappens) {
   Start();
   RawClient client(server_->path());
   target_.HappenTo(1);
@@ -64,7 +64,7 @@ TEST_F(ServerTest, AStreamWithoutEventsOutlivesTheTimeoutsOfRequests) {
   EXPECT_THAT(client.ReadUntil("id: 0"), HasSubstr("id: 0"));
 }
 
-TEST_F(ServerTest, AStreamThatNobodyReadsIsCut) {
+TEST_F(ServerTest, AStreamWithoutAReaderIsCut) {
   Start([](auto* options) { options->request_timeout = kShort; });
   RawClient client(server_->path());
   target_.HappenTo(1, EventLog::kCapacity);  // more than a socket holds
@@ -154,7 +154,7 @@ TEST_F(ServerTest, DirtyPagesThatNoClientHasAtTheEndAreGivenBack) {
   EXPECT_EQ(target_.dirty_given_back(), 1);
 }
 
-TEST_F(ServerTest, AClientThatSaysNothingIsCut) {
+TEST_F(ServerTest, AClientThatSendsNothingIsCut) {
   Start([](auto* options) { options->idle_timeout = kShort; });
   EXPECT_EQ(Ask(""), "");
 }
@@ -260,7 +260,7 @@ TEST_F(ServerTest, AFloodOfConnectionsIsSurvived) {
   EXPECT_TRUE(WaitUntil([&] { return StatusIn(Ask(kGetVmAndClose)) == 200; }));
 }
 
-TEST_F(ServerTest, AnotherUserIsRefusedEvenWhereTheFileModeLetsHimIn) {
+TEST_F(ServerTest, AnotherUserIsRefusedEvenIfTheFileModeAdmitsThem) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can become another user";
   Start();
   chmod(scratch_.path().c_str(), 0755);

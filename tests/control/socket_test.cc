@@ -243,7 +243,7 @@ TEST_F(SocketTest, OfManyThatStartAtOnceOnAStalePathOneGetsIt) {
   EXPECT_EQ(rounds_with_one, kRounds);
 }
 
-TEST_F(SocketTest, NobodyBindsWhileAnotherHoldsTheDirectory) {
+TEST_F(SocketTest, ABindFailsWhileAnotherProcessLocksTheDirectory) {
   const UniqueFd directory(open(scratch_.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   ASSERT_EQ(flock(directory.get(), LOCK_EX), 0);
   const std::chrono::milliseconds patience(20);
@@ -341,7 +341,7 @@ TEST_F(SocketTest, NoneAndSeveralAreClearErrors) {
   EXPECT_EQ(*ResolveControl("./any/path", environment_), "./any/path");
 }
 
-TEST_F(SocketTest, NamesAreFileNamesThatSurprizeNobody) {
+TEST_F(SocketTest, NamesArePortableFileNames) {
   for (const char* good : {"vm-1", "a", "A.b_c-9"}) EXPECT_TRUE(CheckVmName(good).ok()) << good;
   for (const char* bad : {"", ".", "..", ".hidden", "a/b", "a b", "ä", "a\n"}) {
     EXPECT_FALSE(CheckVmName(bad).ok()) << bad;

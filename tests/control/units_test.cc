@@ -25,7 +25,7 @@ TEST(UnitsTest, SizesArePowersOf1024) {
   }
 }
 
-TEST(UnitsTest, WhatIsNoSizeSaysHowToWriteOne) {
+TEST(UnitsTest, AnInvalidSizeIsAnErrorThatShowsTheFormat) {
   for (const char* bad :
        {"", "M", "-1M", "+1M", " 1M", "1M ", "1.5G", "1X", "1MM", "0x10M", "1e3"}) {
     EXPECT_THAT(std::string(ParseBytes(bad).status().message()), HasSubstr("like 256M")) << bad;

@@ -119,7 +119,7 @@ TEST(ViewsTest, ChurnThatHasNoRatesIsOffAndDoesNotRun) {
   EXPECT_THAT(ChurnView(churn), HasSubstr("churn is stopped"));
 }
 
-TEST(ViewsTest, CoverageShowsWhatWasDoneWhoSawItAndWhoMust) {
+TEST(ViewsTest, CoverageShowsOperationsTheirEventsAndTheDuties) {
   const std::string text = CoverageView(ToJson(SomeCoverage()));
   EXPECT_THAT(text, HasSubstr("KIND     DONE  hook             uffd  kernel (off)  RESULT\n"));
   EXPECT_THAT(text, HasSubstr("discard     4  5!, 3 us / 3 us  -     -!            seen\n"));
@@ -231,7 +231,7 @@ TEST(StatusLineTest, TheFirstLineHasNoRatesAndNothingDividesByZero) {
       AllOf(HasSubstr("- churn/s | - faults/s | cache hits -"), HasSubstr("mismatches 109")));
 }
 
-TEST(StatusLineTest, ItIsNeverWiderThanTheTerminalAndKeepsWhatDecides) {
+TEST(StatusLineTest, ItIsNeverWiderThanTheTerminalAndKeepsTheVerdict) {
   EXPECT_EQ(StatusLine(SomeStats(), SomeStats(), 40), "running 0s | mismatches 109 | audit 174");
   for (size_t columns = 1; columns < 200; ++columns) {
     EXPECT_LE(StatusLine(SomeStats(), Stats(), columns).size(), columns);
@@ -276,7 +276,7 @@ TEST(SummaryTest, EachProblemIsFoundAlone) {
   EXPECT_THAT(problem([](Stats* s) { --s->rcu.freed; }), HasSubstr("136 table pages retired"));
 }
 
-TEST(SummaryTest, SaysWhatCameOutAndHowToLook) {
+TEST(SummaryTest, BeginsWithTheVerdictAndEndsWithCommandsToTry) {
   const RunSummary good{.stats = GoodStats(), .problems = {}};
   EXPECT_THAT(
       SummaryText(good),
@@ -301,7 +301,7 @@ TEST(SummaryTest, OfSeveralEndsTheWorstCountsAndATimeoutIsNoFailureOfTheGuest) {
   EXPECT_THAT(SummaryText(summary), HasSubstr("FAILED:\n  timeout\n  a mismatch\n"));
 }
 
-TEST(SummaryTest, AReplaySaysHowMuchOfItWasDoneAndWhatDifferedFirst) {
+TEST(SummaryTest, AReplayReportsItsProgressAndItsFirstDifference) {
   RunSummary summary{.stats = GoodStats(), .problems = {}};
   summary.replay = ReplayStats{.recorded = 5000, .repeated = 1200, .differences = 2, .first = "x"};
   EXPECT_THAT(SummaryText(summary),
@@ -314,7 +314,7 @@ TEST(SummaryTest, AReplaySaysHowMuchOfItWasDoneAndWhatDifferedFirst) {
   EXPECT_THAT(SummaryText(summary), Not(HasSubstr("a longer --duration")));
 }
 
-TEST(SummaryTest, NamesTheCausesOfWhatOnlyTheKernelTold) {
+TEST(SummaryTest, NamesTheCausesOfForeignKernelRecords) {
   Stats stats = GoodStats();
   stats.kernel.causes = {};
   EXPECT_THAT(SummaryText({.stats = stats, .problems = {}}), HasSubstr("163 foreign, 161 ages"));
@@ -333,14 +333,14 @@ TEST(SummaryTest, TheJsonHoldsTheStatsUnderTheirStableNames) {
   EXPECT_EQ(json["skipped"], Json::object());
 }
 
-TEST(SummaryTest, TheJsonSaysWhichKindsOfChurnWereLeftOutAndWhy) {
+TEST(SummaryTest, TheJsonNamesEachSkippedKindOfChurnAndTheReason) {
   RunSummary summary;
   summary.skipped = {{ChurnKind::kMerge, "no KSM"}, {ChurnKind::kMigrate, "one node"}};
   EXPECT_EQ(Json::parse(SummaryJson(summary))["skipped"],
             Json::parse(R"({"merge": "no KSM", "migrate": "one node"})"));
 }
 
-TEST(SummaryTest, TheRateThatWasAskedForStandsBesideTheOneThatWasReached) {
+TEST(SummaryTest, TheRequestedRateIsShownBesideTheAchievedOne) {
   RunSummary summary{.stats = GoodStats(), .problems = {}};  // 307 operations
   summary.churned_us = 1000000;
   summary.options.churn.rates = {{ChurnKind::kDiscard, 200}, {ChurnKind::kForeign, 100}};
@@ -353,7 +353,7 @@ TEST(SummaryTest, TheRateThatWasAskedForStandsBesideTheOneThatWasReached) {
   EXPECT_THAT(SummaryText(summary), HasSubstr("307 operations (307/s), discard"));
 }
 
-TEST(SummaryTest, NothingIsCalledCleanThatTheAuditHadToRepair) {
+TEST(SummaryTest, ARunInWhichTheAuditRepairedSomethingIsNotCalledClean) {
   RunSummary summary{.stats = GoodStats(), .problems = {}};
   summary.stats.audit.unobserved = 0;
   EXPECT_THAT(SummaryText(summary), HasSubstr("PASSED: nothing stale"));
@@ -364,7 +364,7 @@ TEST(SummaryTest, NothingIsCalledCleanThatTheAuditHadToRepair) {
                     Not(HasSubstr("PASSED: nothing stale"))));
 }
 
-TEST(SummaryTest, OnlyTheVerdictIsColouredAndOnlyIfAsked) {
+TEST(SummaryTest, OnlyTheVerdictIsColouredAndOnlyOnRequest) {
   RunSummary summary{.stats = GoodStats(), .problems = {}};
   EXPECT_THAT(SummaryText(summary, true), HasSubstr("\x1b[1;32mPASSED\x1b[0m: "));
   EXPECT_THAT(SummaryText(summary, false), Not(HasSubstr("\x1b")));
@@ -372,14 +372,14 @@ TEST(SummaryTest, OnlyTheVerdictIsColouredAndOnlyIfAsked) {
   EXPECT_THAT(SummaryText(summary, true), HasSubstr("\x1b[1;31mFAILED\x1b[0m:\n  it leaks"));
 }
 
-TEST(SummaryTest, WhyAKindIsSkippedIsNotSaidASecondTime) {
+TEST(SummaryTest, TheReasonForASkippedKindIsNotRepeated) {
   RunSummary summary{.stats = GoodStats(), .problems = {}};
   summary.skipped = {{ChurnKind::kMerge, "no KSM"}, {ChurnKind::kMigrate, "one node"}};
   EXPECT_THAT(SummaryText(summary),
               AllOf(HasSubstr("skipped: merge, migrate\n"), Not(HasSubstr("no KSM"))));
 }
 
-TEST(SummaryTest, TheJsonSaysWhatItIsTheResultOfAlsoWhenTheStartFailed) {
+TEST(SummaryTest, TheJsonDescribesItsRunAlsoIfTheStartFailed) {
   RunOptions options;
   options.command_line = "underfoot run --seed 9";
   options.churn.text = "discard:5/s";

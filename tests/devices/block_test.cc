@@ -347,7 +347,7 @@ TEST_F(RawDiskTest, AFileThatHasBecomeShorterGivesAnInputOutputError) {
   EXPECT_EQ((*disk)->Write(0, bytes), EBADF) << "it was opened for reading";
 }
 
-TEST_F(RawDiskTest, WhatIsNoDiskIsRefusedWithTheReason) {
+TEST_F(RawDiskTest, AFileThatIsNotADiskIsRefusedWithTheReason) {
   const auto why = [](const std::string& path) {
     return std::string(RawDisk::Open(path, false).status().message());
   };

@@ -16,7 +16,7 @@ namespace {
 
 class MmioDeviceTest : public DeviceTest {};
 
-TEST_P(MmioDeviceTest, TheRegistersSayWhatItIs) {
+TEST_P(MmioDeviceTest, TheRegistersIdentifyTheDevice) {
   EXPECT_EQ(Register(VIRTIO_MMIO_MAGIC_VALUE), 0x74726976u);
   EXPECT_EQ(Register(VIRTIO_MMIO_VERSION), 2u);
   EXPECT_EQ(Register(VIRTIO_MMIO_DEVICE_ID), EchoBackend::kId);

@@ -103,7 +103,7 @@ TEST_P(VirtqueueTest, AnIndirectTableIsFollowedAlsoBehindOrdinaryDescriptors) {
   EXPECT_EQ(chain_.writable_bytes, 20u);
 }
 
-TEST_P(VirtqueueTest, TheDriverIsAskedForTheNextKickAndAskedAgainIfAChainHasCome) {
+TEST_P(VirtqueueTest, TheDeviceRequestsTheNextKickAndAgainIfAChainHasArrived) {
   Start(kAllFeatures);
   EXPECT_EQ(queue().EnableKicks(*reader_), QueueOutcome::kEmpty);
   driver().SetChain(0, {Writable(kData)});
@@ -114,7 +114,7 @@ TEST_P(VirtqueueTest, TheDriverIsAskedForTheNextKickAndAskedAgainIfAChainHasCome
   EXPECT_EQ(driver().AvailEvent(), 1u);
 }
 
-TEST_P(VirtqueueTest, AnInterruptIsWantedWhereTheDriverSaysSo) {
+TEST_P(VirtqueueTest, AnInterruptIsSentOnlyIfTheDriverRequestsIt) {
   driver().SetChain(0, {Writable(kData)});
   const auto next = [&] {
     driver().Offer(0);
@@ -198,7 +198,7 @@ TEST_P(VirtqueueTest, ARequestIsPublishedOnceThoughItsRingWasDroppedAndWasAway) 
   }
 }
 
-TEST_P(VirtqueueTest, ARingWhoseMemslotComesLaterIsUsedThen) {
+TEST_P(VirtqueueTest, ARingIsUsedOnceItsMemslotExists) {
   DeleteSlot();
   Start();
   driver().SetChain(0, {Writable(kData)});

@@ -38,7 +38,7 @@ TEST(AdviceTest, EachAdviceHasOneRule) {
   }
 }
 
-TEST(AdviceTest, WhatIsToldAsNothingLeavesEachPageInItsFrame) {
+TEST(AdviceTest, AnAdviceThatIsNotReportedLeavesEachPageInItsFrame) {
   const absl::StatusOr<Pagemap> pagemap = Pagemap::Open();
   ASSERT_TRUE(pagemap.ok()) << pagemap.status();
   int tried = 0;
@@ -57,7 +57,7 @@ TEST(AdviceTest, WhatIsToldAsNothingLeavesEachPageInItsFrame) {
   EXPECT_GT(tried, 10);
 }
 
-TEST(AdviceTest, EachAdviceIsToldAsItsRuleSays) {
+TEST(AdviceTest, EachAdviceIsReportedByItsRule) {
   for (const AdviceRule& rule : hooks::kAdviceRules) {
     if (Poisons(rule.advice)) continue;
     RecordedChanges recorded(4);

@@ -69,7 +69,7 @@ struct Counted {
 };
 
 // Every second page of a mapping.
-TEST(AttachmentsTest, ThousandsOfRangesAreEachToldOfTheirOwn) {
+TEST(AttachmentsTest, EachOfThousandsOfRangesGetsReportsOfItsOwnChanges) {
   constexpr int kRanges = 2000;
   char* const memory =
       static_cast<char*>(mmap(nullptr, 2 * kRanges * kPageSize, PROT_READ | PROT_WRITE,
@@ -90,7 +90,7 @@ TEST(AttachmentsTest, ThousandsOfRangesAreEachToldOfTheirOwn) {
   for (const Counted& counted : all) ASSERT_EQ(counted.begins, 2);
 }
 
-TEST(AttachmentsTest, NobodyIsToldOfWhatLiesBeside) {
+TEST(AttachmentsTest, AChangeBesideARangeIsNotReported) {
   const RecordedChanges outer(8);
   uint64_t handle = 0;
   static std::atomic<int> begins{0};
@@ -182,7 +182,7 @@ TEST(AttachmentsTest, AForkInsideOfACallbackLeavesTheChildWithoutAnEnd) {
   EXPECT_EQ(status, 0);
 }
 
-TEST(AttachmentsTest, AForkIsToldToThoseWhoAskForIt) {
+TEST(AttachmentsTest, AForkIsReportedToRangesThatRequestForks) {
   RecordedChanges silent(1);
   const RecordedChanges memory(1);
   Counted asks;

@@ -77,7 +77,7 @@ TEST(HookedCallsTest, ALengthIsRoundedUpAsTheKernelDoes) {
   EXPECT_EQ(recorded.Take().size(), 1u);
 }
 
-TEST(HookedCallsTest, AProcessMadviseOfItselfIsToldForEachPlace) {
+TEST(HookedCallsTest, AProcessMadviseOfItselfIsReportedForEachIovec) {
   const UniqueFd self = PidfdOf(getpid());
   RecordedChanges recorded(16);
   const RecordedChanges beside(1);
@@ -96,7 +96,7 @@ TEST(HookedCallsTest, AProcessMadviseOfItselfIsToldForEachPlace) {
   EXPECT_EQ(RecordedChanges::RangeOf(changes[0]), recorded.Pages(9));
 }
 
-TEST(HookedCallsTest, AProcessMadviseOfVeryManyPlacesIsToldForAllOfThem) {
+TEST(HookedCallsTest, AProcessMadviseOfVeryManyIovecsIsReportedForAllOfThem) {
   const UniqueFd self = PidfdOf(getpid());
   RecordedChanges recorded(1024);
   RecordedChanges last(1);
@@ -115,7 +115,7 @@ TEST(HookedCallsTest, AProcessMadviseOfVeryManyPlacesIsToldForAllOfThem) {
   ExpectOne(last, UNDERFOOT_MADVISE, UNDERFOOT_PAGES_GO, last.Pages(0));
 }
 
-TEST(HookedCallsTest, AProcessMadviseOfAnotherProcessIsNoneOfOurs) {
+TEST(HookedCallsTest, AProcessMadviseOfAnotherProcessIsNotReported) {
   int pipe_ends[2];
   ASSERT_EQ(pipe(pipe_ends), 0);
   RecordedChanges recorded(1);
@@ -146,13 +146,13 @@ TEST(HookedCallsTest, IovecsThatCannotBeReadAreTheKernelsError) {
   EXPECT_EQ(errno, EINVAL);
 }
 
-TEST(HookedCallsTest, AnUnmapIsToldForWhatItTakes) {
+TEST(HookedCallsTest, AnUnmapIsReportedForItsPages) {
   RecordedChanges recorded(8);
   ASSERT_EQ(hooks::Munmap(recorded.At(2), 3 * kPageSize), 0);
   ExpectOne(recorded, UNDERFOOT_MUNMAP, UNDERFOOT_PAGES_GO, recorded.Pages(2, 3));
 }
 
-TEST(HookedCallsTest, AMoveIsToldAtBothPlaces) {
+TEST(HookedCallsTest, AMoveIsReportedForBothRanges) {
   RecordedChanges from(4);
   RecordedChanges to(4);
   from.Word(1) = 9;
@@ -164,7 +164,7 @@ TEST(HookedCallsTest, AMoveIsToldAtBothPlaces) {
   ExpectOne(to, UNDERFOOT_MREMAP, UNDERFOOT_PAGES_GO, to.Pages(2));
 }
 
-TEST(HookedCallsTest, AShrinkIsToldForTheTailAndAGrowthForNothing) {
+TEST(HookedCallsTest, AShrinkIsReportedForItsTailAndAGrowthIsNot) {
   RecordedChanges recorded(8);
   ASSERT_EQ(hooks::Mremap(recorded.At(0), 8 * kPageSize, 5 * kPageSize, MREMAP_MAYMOVE, nullptr),
             recorded.At(0));
@@ -174,7 +174,7 @@ TEST(HookedCallsTest, AShrinkIsToldForTheTailAndAGrowthForNothing) {
   EXPECT_TRUE(recorded.Take().empty());
 }
 
-TEST(HookedCallsTest, AProtectionIsToldByWhatItTakes) {
+TEST(HookedCallsTest, AProtectionIsReportedByTheAccessThatItRevokes) {
   RecordedChanges recorded(2);
   for (const auto& [protection, effect] :
        {std::pair(PROT_READ, UNDERFOOT_WRITES_GO), std::pair(PROT_NONE, UNDERFOOT_PAGES_GO),
@@ -201,7 +201,7 @@ TEST(HookedCallsTest, OnlyAFixedMappingComesOverAnother) {
   ASSERT_EQ(hooks::Munmap(beside, kPageSize), 0);
 }
 
-TEST(HookedCallsTest, AHoleInAFileIsToldWhereverItIsMapped) {
+TEST(HookedCallsTest, AHoleInAFileIsReportedForEachMapping) {
   const UniqueFd fd = Memfd(16);
   const UniqueFd again(dup(fd.get()));
   RecordedChanges whole(16, fd.get());
@@ -218,7 +218,7 @@ TEST(HookedCallsTest, AHoleInAFileIsToldWhereverItIsMapped) {
   EXPECT_TRUE(whole.Take().empty()) << "an allocation takes nothing";
 }
 
-TEST(HookedCallsTest, ARemovalThroughOneMappingIsToldToTheOthers) {
+TEST(HookedCallsTest, ARemovalThroughOneMappingIsReportedForTheOthers) {
   const UniqueFd fd = Memfd(16);
   RecordedChanges one(16, fd.get());
   RecordedChanges other(8, fd.get(), 4 * kPageSize);
@@ -240,7 +240,7 @@ TEST(HookedCallsTest, AFileThatBecomesShorterLosesItsTail) {
   EXPECT_EQ(errno, EBADF);
 }
 
-TEST(HookedCallsTest, CallsInsideOfCallbacksAreToldToo) {
+TEST(HookedCallsTest, CallsInsideOfCallbacksAreReported) {
   RecordedChanges recorded(4);
   int nested = 0;
   recorded.at_begin = [&](const underfoot_change& change) {

@@ -68,7 +68,7 @@ TEST(LibcNamesTest, APosixMadviseTakesNoPage) {
   EXPECT_EQ(recorded.Word(0), 4u);
 }
 
-TEST(LibcNamesTest, AHeapThatBecomesShorterIsTold) {
+TEST(LibcNamesTest, AShrinkOfTheHeapIsReported) {
   static int begins = 0;
   char* const now = static_cast<char*>(sbrk(0));
   const uint64_t rest = (kPageSize - OffsetInPage(HvaOf(now))) % kPageSize;
@@ -93,7 +93,7 @@ TEST(LibcNamesTest, AHeapThatBecomesShorterIsTold) {
   EXPECT_EQ(hooks::Detach(handle), 0);
 }
 
-TEST(LibcNamesTest, AProgramOfItsOwnIsToldOfWhatItsLibraryDoes) {
+TEST(LibcNamesTest, AProgramGetsReportsOfTheCallsOfItsLibrary) {
   const std::string program =
       std::filesystem::read_symlink("/proc/self/exe").parent_path() / "underfoot_attach_example";
   std::array<char*, 2> arguments{const_cast<char*>(program.c_str()), nullptr};
@@ -106,7 +106,7 @@ TEST(LibcNamesTest, AProgramOfItsOwnIsToldOfWhatItsLibraryDoes) {
 }
 
 // It finds a program in any state of its start: every call before main, and after, is the kernel's.
-TEST(LibcNamesTest, APreloadedLibraryDisturbsNobody) {
+TEST(LibcNamesTest, APreloadedLibraryDisturbsNoProgram) {
   const auto folder = std::filesystem::read_symlink("/proc/self/exe").parent_path();
   const std::string preload = "LD_PRELOAD=" + (folder / "libunderfoot_hooks.so").string();
   std::array<char*, 2> environment{const_cast<char*>(preload.c_str()), nullptr};
@@ -134,7 +134,7 @@ std::string HostSays(const std::string& environment) {
   return {text.data(), n};
 }
 
-TEST(LibcNamesTest, ALibraryThatComesTooLateRefusesToAttachAndSaysWhy) {
+TEST(LibcNamesTest, ALibraryThatIsLoadedTooLateRefusesToAttachWithTheReason) {
   const std::string says = HostSays("");
   for (const char* name : {"ENOTSUP", " madvise", " munmap", " brk", " sbrk", " shmat", " shmdt"}) {
     EXPECT_NE(says.find(name), std::string::npos) << name << " in " << says;
@@ -153,7 +153,7 @@ TEST(LibcNamesTest, ALibraryInFrontThatHandsOnDisturbsNothing) {
             "no error; begins 1; other 1\n");
 }
 
-TEST(LibcNamesTest, TheNextLibraryOfTheNameHearsOfTheCall) {
+TEST(LibcNamesTest, TheNextLibraryWithTheNameGetsTheCall) {
   EXPECT_EQ(HostSays("LD_PRELOAD=$F/libunderfoot_hooks.so:$F/libunderfoot_other_munmap.so"),
             "no error; begins 1; other 1\n");
 }

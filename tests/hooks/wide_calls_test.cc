@@ -20,7 +20,7 @@ namespace {
 
 constexpr uint64_t kHuge = uint64_t{2} << 20;
 
-TEST(WideCallsTest, AProtectionThatGrowsDownwardsIsToldBelowItsArguments) {
+TEST(WideCallsTest, AProtectionThatGrowsDownwardsIsReportedBelowItsArguments) {
   RecordedChanges recorded(8);
   ASSERT_EQ(hooks::Mmap(recorded.At(0), 8 * kPageSize, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED, -1, 0),
@@ -33,7 +33,7 @@ TEST(WideCallsTest, AProtectionThatGrowsDownwardsIsToldBelowItsArguments) {
 }
 
 // Whether or not there are huge pages to be had: an attempt is reported too.
-TEST(WideCallsTest, AMappingOfHugePagesIsToldForAllOfThem) {
+TEST(WideCallsTest, AMappingOfHugePagesIsReportedForAllOfThem) {
   RecordedChanges recorded(1024);
   const Hva aligned{(HvaOf(recorded.At(0)).value + kHuge - 1) & ~(kHuge - 1)};
   auto* const start = static_cast<char*>(PointerOf(aligned));
@@ -54,7 +54,7 @@ TEST(WideCallsTest, AMappingOfHugePagesIsToldForAllOfThem) {
   }
 }
 
-TEST(WideCallsTest, AMappingOfSmallPagesIsToldAsItIs) {
+TEST(WideCallsTest, AMappingOfSmallPagesIsReportedForItsOwnRange) {
   RecordedChanges recorded(8);
   ASSERT_EQ(hooks::Mmap(recorded.At(1), kPageSize + 1, PROT_READ,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
@@ -93,7 +93,7 @@ bool Tells(const std::vector<underfoot_change>& changes, HvaRange range) {
   return false;
 }
 
-TEST(WideCallsTest, ARemovalThroughAMappingThatIsNotAttachedIsTold) {
+TEST(WideCallsTest, ARemovalThroughAnUnattachedMappingIsReported) {
   const UniqueFd fd = Memfd(16);
   RecordedChanges recorded(8, fd.get(), 4 * kPageSize);
   const UnattachedMapping other(fd.get(), 16);
@@ -109,7 +109,7 @@ TEST(WideCallsTest, ARemovalThroughAMappingThatIsNotAttachedIsTold) {
   EXPECT_TRUE(recorded.Take().empty()) << "the file keeps its page";
 }
 
-TEST(WideCallsTest, ARemovalByProcessMadviseIsToldToTheOtherMappings) {
+TEST(WideCallsTest, ARemovalByProcessMadviseIsReportedForTheOtherMappings) {
   const UniqueFd fd = Memfd(4);
   RecordedChanges one(4, fd.get());
   RecordedChanges other(4, fd.get());
@@ -122,7 +122,7 @@ TEST(WideCallsTest, ARemovalByProcessMadviseIsToldToTheOtherMappings) {
 
 // The kernel can say what file lies there from 6.11 on; on older kernels the call is reported for
 // all files.
-TEST(WideCallsTest, ARemovalOfAnotherFileIsToldToNobody) {
+TEST(WideCallsTest, ARemovalOfAnotherFileIsNotReported) {
   const hooks::MappingQuery query;
   hooks::Mapping mapping;
   if (query.FindFrom({0}, &mapping) == hooks::MappingQuery::Answer::kUnknown) {
@@ -136,7 +136,7 @@ TEST(WideCallsTest, ARemovalOfAnotherFileIsToldToNobody) {
   EXPECT_TRUE(recorded.Take().empty());
 }
 
-TEST(WideCallsTest, ASegmentThatGoesIsToldAsAWhole) {
+TEST(WideCallsTest, AShmdtIsReportedForTheWholeSegment) {
   const int segment = shmget(IPC_PRIVATE, 3 * kPageSize + 1, 0600);
   if (segment < 0) UNDERFOOT_SKIP("System V shared memory is not to be had");
   void* const start = hooks::Shmat(segment, nullptr, 0);

@@ -116,7 +116,7 @@ TEST_F(HostChangesTest, WhatAKilledRunLeftIsRestoredOnce) {
 }
 
 // An init of a container may never ask.
-TEST_F(HostChangesTest, AKilledRunThatNobodyHasWaitedForIsALeftover) {
+TEST_F(HostChangesTest, AKilledRunThatIsAZombieIsALeftover) {
   const pid_t child = fork();
   if (child == 0) {
     static_cast<void>(Take().release()->SetKnob(knob_, "7"));
@@ -136,7 +136,7 @@ TEST_F(HostChangesTest, ALivingRunIsNoLeftover) {
 }
 
 // In another process, which is forked: it inherits the first one's lock, and must not count as it.
-TEST_F(HostChangesTest, OneRunAtATimeMayChangeTheHostAndASecondIsToldThePidOfTheFirst) {
+TEST_F(HostChangesTest, OneRunAtATimeMayChangeTheHostAndASecondGetsThePidOfTheFirst) {
   std::unique_ptr<HostChanges> first = Take();
   const std::string pid = absl::StrFormat("pid %d)", getpid());
   const pid_t child = fork();
@@ -200,7 +200,7 @@ TEST_F(HostChangesTest, AChangeThatCouldNotBeMadeIsWithdrawn) {
   EXPECT_TRUE(std::filesystem::exists(SwapFile::PathOf(places_))) << "it is not ours";
 }
 
-TEST_F(HostChangesTest, WithoutTheRightToWriteTheJournalTheRunIsToldThatItNeedsRoot) {
+TEST_F(HostChangesTest, WithoutTheRightToWriteTheJournalTheErrorAsksForRoot) {
   std::ofstream(scratch_ / "file") << "";
   places_.journal = scratch_ / "file" + "/journal";
   const auto changes = HostChanges::Take(Announce(), places_);
@@ -284,7 +284,7 @@ TEST_F(ZramTest, ADeviceIsInTheJournalBeforeItIsMade) {
   EXPECT_EQ(Journals(), 0U);
 }
 
-TEST_F(ZramTest, ADeviceOfAnotherTimeMayBeSomebodyElsesAndIsLeftAlone) {
+TEST_F(ZramTest, ADeviceOfAnotherTimeIsLeftAlone) {
   KillARunThatWaitsForItsDevice();
   MakeDevice("0");
   const auto now = std::filesystem::file_time_type::clock::now();
@@ -297,7 +297,7 @@ TEST_F(ZramTest, ADeviceOfAnotherTimeMayBeSomebodyElsesAndIsLeftAlone) {
   EXPECT_EQ(Journals(), 0U) << "it is said once";
 }
 
-TEST_F(ZramTest, ADeviceWithASizeIsSomebodyElses) {
+TEST_F(ZramTest, ADeviceWithASizeIsLeftAlone) {
   KillARunThatWaitsForItsDevice();
   MakeDevice("0", "4096");
   const auto restored = HostJournal::RestoreLeftovers(places_);
@@ -386,7 +386,7 @@ TEST_F(HostChangesTest, AFileWithoutTheSignatureOfSwapSpaceIsNotOurs) {
   EXPECT_TRUE(std::filesystem::exists(notes));
 }
 
-TEST_F(HostChangesTest, WhatIsNoSwapFileOfOursIsLeftAlone) {
+TEST_F(HostChangesTest, AFileThatIsNotOurSwapFileIsLeftAlone) {
   Write(places_.swap_files + "/somebody-elses", "");
   MakeSwapSpace(scratch_ / "linked");
   std::filesystem::create_hard_link(scratch_ / "linked", places_.swap_files + "/underfoot-swap-1");

@@ -117,7 +117,7 @@ TEST_P(AuditorTest, HolesBetweenLeavesAreReadOverAndAreNoDifferences) {
 
 // Of anonymous memory userfaultfd tells everything that can take a page, but of one that MADV_FREE
 // has left; a memfd's pages can be punched out through the file without a word.
-TEST_P(AuditorTest, APageThatWentBehindEverybodysBackIsUserfaultfdsToTell) {
+TEST_P(AuditorTest, APageThatWentWithoutAReportIsChargedToUserfaultfd) {
   LosePage(7);
   auditor_->Sweep();
   ExpectAudit(kLeaves, memfd() ? 0 : 1);
@@ -129,7 +129,7 @@ TEST_P(AuditorTest, APageThatWentBehindEverybodysBackIsUserfaultfdsToTell) {
 }
 
 // Not as a copy that was lost, nor as one that userfaultfd should have told of.
-TEST_P(AuditorTest, APageThatMadvFreeLeftGoesUnobservedWithoutTheKernelsSource) {
+TEST_P(AuditorTest, APageAfterMadvFreeIsUnobservedWithoutTheKernelSource) {
   if (memfd()) return;  // nothing is freed lazily
   FreeLazily(7);
   LosePage(7);
@@ -143,7 +143,7 @@ TEST_P(AuditorTest, APageThatMadvFreeLeftGoesUnobservedWithoutTheKernelsSource) 
   EXPECT_EQ(auditor_->Stats().missed_by_uffd, 1u) << "its neighbour was not freed";
 }
 
-TEST_P(AuditorTest, APageThatTheKernelReallyTookAfterMadvFreeIsUnobservedToo) {
+TEST_P(AuditorTest, APageThatTheKernelReclaimedAfterMadvFreeIsUnobserved) {
   if (memfd()) return;
   FreeLazily(7);
   const auto gone = [&] {
@@ -158,7 +158,7 @@ TEST_P(AuditorTest, APageThatTheKernelReallyTookAfterMadvFreeIsUnobservedToo) {
   EXPECT_EQ(side().Load(7), 0u);
 }
 
-TEST_P(AuditorTest, APageThatMadvFreeLeftIsTheKernelsToTellWhereItsSourceIsOn) {
+TEST_P(AuditorTest, APageAfterMadvFreeIsChargedToTheKernelSourceIfThatIsOn) {
   if (memfd()) return;
   ListenToTheKernel();
   FreeLazily(7);
@@ -191,7 +191,7 @@ TEST_P(AuditorTest, APageThatCameInAfterOurDiscardIsLazyNoMore) {
   EXPECT_EQ(auditor_->Stats().unobserved, 0u);
 }
 
-TEST_P(AuditorTest, AFrameThatChangedIsUnobservedWithoutTheKernelsSource) {
+TEST_P(AuditorTest, AChangedFrameIsUnobservedWithoutTheKernelSource) {
   if (!side().pagemap.real_pfns() || !ChangeFrame(7)) return;
   auditor_->Sweep();
   EXPECT_EQ(auditor_->Stats().unexplained, 0u);
@@ -199,7 +199,7 @@ TEST_P(AuditorTest, AFrameThatChangedIsUnobservedWithoutTheKernelsSource) {
   EXPECT_FALSE(side().LeafOf(7).has_value());
 }
 
-TEST_P(AuditorTest, AFrameThatChangedIsUnexplainedWhenTheKernelsSourceToldNothing) {
+TEST_P(AuditorTest, AChangedFrameIsUnexplainedIfTheKernelSourceReportedNothing) {
   if (!side().pagemap.real_pfns()) return;
   ListenToTheKernel();
   if (!ChangeFrame(7)) return;
@@ -209,7 +209,7 @@ TEST_P(AuditorTest, AFrameThatChangedIsUnexplainedWhenTheKernelsSourceToldNothin
   EXPECT_TRUE(side().LeafOf(7).has_value());
 }
 
-TEST_P(AuditorTest, AChangeThatWasToldAndNotTakenYetIsWaitedForAndExplained) {
+TEST_P(AuditorTest, AReportedChangeThatIsNotAppliedYetIsAwaitedAndExplains) {
   ListenToTheKernel();
   // Its own thread may be faster than the audit, but not each time.
   for (uint64_t i = 0; i < kLeaves; ++i) {
@@ -224,7 +224,7 @@ TEST_P(AuditorTest, AChangeThatWasToldAndNotTakenYetIsWaitedForAndExplained) {
 }
 
 // The translation came back before the change was over, and outlasted the second invalidation.
-TEST_P(AuditorTest, AStaleLeafThatTheKernelToldOfIsRepaired) {
+TEST_P(AuditorTest, AStaleLeafThatTheKernelReportedIsRepaired) {
   ListenToTheKernel();
   foreign_->Note(side().Pages(6, 2));
   LosePage(7);
@@ -236,7 +236,7 @@ TEST_P(AuditorTest, AStaleLeafThatTheKernelToldOfIsRepaired) {
 }
 
 // What a hook did is strict: it explains no translation that is wrong afterwards.
-TEST_P(AuditorTest, ARecordThatAHookExplainsExplainsNothingItself) {
+TEST_P(AuditorTest, ARecordOfAHookedCallExplainsNoDifference) {
   ListenToTheKernel();
   int64_t inside = 0;
   {
@@ -289,7 +289,7 @@ TEST_P(AuditorTest, ACacheOfSeveralPagesIsFoundWrongInAnyOfThem) {
   cache.Deactivate();
 }
 
-TEST_P(AuditorTest, AWriteProtectionBehindEverybodysBackIsADifference) {
+TEST_P(AuditorTest, AWriteProtectionWithoutAReportIsADifference) {
   ASSERT_EQ(side().uffd.WriteProtect(side().Pages(7), true), UffdOutcome::kDone);
   auditor_->Sweep();
   ExpectAudit(kLeaves, 1);

@@ -232,7 +232,7 @@ class EarlierMover final : public Subscriber {
   int brackets_ = 0;
 };
 
-TEST_P(MovingPagesTest, APageThatHasMovedThoughTheAnswerSaysNotComesBack) {
+TEST_P(MovingPagesTest, APageThatMovedDespiteAnErrorComesBack) {
   for (const int nth : {1, 2}) {
     EarlierMover mover(side(), 0, nth);
     Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source);
@@ -285,7 +285,7 @@ TEST_P(ChurnKindsTest, TheAdversaryReclaimsFromOutsideAndDiesWithUs) {
   ExpectContentKept();
 }
 
-TEST(HostNeedsTest, WithoutLeaveNothingIsChangedAndEachKindSaysWhatItNeeds) {
+TEST(HostNeedsTest, WithoutPermissionNothingIsChangedAndEachKindNamesItsNeed) {
   ChurnRates all;
   for (const ChurnKindInfo& info : kChurnKinds) all[info.kind] = 1;
   const ChurnLimits limits =

@@ -63,7 +63,7 @@ TEST_F(ChurnScriptTest, WhatWasWrittenIsRead) {
   EXPECT_EQ(script->operations[1].result.outcome, ChurnOutcome::kDeclined);
 }
 
-TEST_F(ChurnScriptTest, ARepetitionTellsTheFirstDifference) {
+TEST_F(ChurnScriptTest, AReplayReportsTheFirstDifference) {
   Record({Discard(1), Discard(2), Discard(3)});
   ChurnTape tape;
   ASSERT_TRUE(tape.Open("", path_, kMachine).ok());
@@ -81,7 +81,7 @@ TEST_F(ChurnScriptTest, ARepetitionTellsTheFirstDifference) {
                                       "gpa [0x2000, 0x3000): declined"));
 }
 
-TEST_F(ChurnScriptTest, ARepetitionThatIsCutShortKnowsHowMuchThereWas) {
+TEST_F(ChurnScriptTest, AReplayThatIsCutShortReportsTheLengthOfTheRecord) {
   ScriptedOperation slow = Discard(9);
   slow.lane = ChurnLane::kSlow;
   slow.step.kind = ChurnKind::kFork;
@@ -175,7 +175,7 @@ TEST_F(ChurnScriptTest, WhatNoRecordHoldsIsRefused) {
               HasSubstr("not a size of memory"));
 }
 
-TEST_F(ChurnScriptTest, ARecordNamesTheOptionsThatARepetitionLacks) {
+TEST_F(ChurnScriptTest, ARecordNamesTheOptionsThatAReplayLacks) {
   Record({Discard(1)});
   const absl::StatusOr<Script> script = Script::Read(path_);
   ASSERT_TRUE(script.ok()) << script.status();

@@ -84,7 +84,7 @@ TEST_F(CoverageTest, TheOperationOfTheThreadThatDidItIsTheCause) {
   EXPECT_EQ(RowOf(ChurnKind::kProtect).cells[0].events, 1U);
 }
 
-TEST_F(CoverageTest, ElseTheOperationOfJustThisRangeIsTheCause) {
+TEST_F(CoverageTest, OtherwiseTheOperationOfExactlyThisRangeIsTheCause) {
   const Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kPage);
   const Coverage::Operation protect(coverage_, ChurnKind::kProtect, kBoth);
   Tell(EventSource::kHook, kPage);
@@ -110,7 +110,7 @@ TEST_F(CoverageTest, AnEventBeforeTheOperationIsAnothers) {
   EXPECT_EQ(coverage_.Matrix().others[0], 1U);
 }
 
-TEST_F(CoverageTest, AnOperationThatASourceMissedIsMissedWhoeverElseSawIt) {
+TEST_F(CoverageTest, AnOperationThatASourceMissedIsMissedEvenIfAnotherReportedIt) {
   Do(ChurnKind::kForeign, 10);
   {
     const Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kElsewhere);
@@ -132,7 +132,7 @@ TEST_F(CoverageTest, NothingIsExpectedOfASourceThatIsOff) {
   EXPECT_EQ(RowOf(ChurnKind::kForeign).result, CoverageResult::kMissed);
 }
 
-TEST_F(CoverageTest, NoSourceOwesAnEventForAnOperationThatChangedNothing) {
+TEST_F(CoverageTest, NoEventIsRequiredForAnOperationThatChangedNothing) {
   coverage_.SetSource(EventSource::kKernel, true);
   for (int i = 0; i < 100; ++i) {
     Coverage::Operation discard(coverage_, ChurnKind::kDiscard, kPage);
@@ -142,7 +142,7 @@ TEST_F(CoverageTest, NoSourceOwesAnEventForAnOperationThatChangedNothing) {
   EXPECT_EQ(RowOf(ChurnKind::kDiscard).result, CoverageResult::kNothing);
 }
 
-TEST_F(CoverageTest, ASourceOwesEventsOnlyForWhatItReports) {
+TEST_F(CoverageTest, EventsAreRequiredOnlyOfSourcesThatReportTheKind) {
   coverage_.SetSource(EventSource::kKernel, true);
   for (int i = 0; i < 100; ++i) {
     Coverage::Operation wp(coverage_, ChurnKind::kWp, kPage);
@@ -203,7 +203,7 @@ TEST_F(CoverageTest, AnEventThatIsReadLateBelongsToItsOperation) {
   EXPECT_EQ(RowOf(ChurnKind::kZap).cells[2].events, 1U);
 }
 
-TEST_F(CoverageTest, ASourceThatHasNotGotAsFarAsAForgottenOperationHasNotMissedIt) {
+TEST_F(CoverageTest, ASourceThatIsBehindADiscardedOperationHasNotMissedIt) {
   coverage_.SetSource(EventSource::kKernel, true);
   Do(ChurnKind::kForeign, 100);
   EXPECT_EQ(RowOf(ChurnKind::kForeign).cells[2].owed, 100U);

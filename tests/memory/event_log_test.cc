@@ -25,13 +25,13 @@ TEST(EventLogTest, NumbersEventsInTheOrderOfTheirArrival) {
   EXPECT_EQ(log.end(), 3);
 }
 
-TEST(EventLogTest, GivesAtMostAsManyAsAskedFor) {
+TEST(EventLogTest, ReturnsAtMostTheRequestedNumber) {
   EventLog log;
   for (uint64_t page = 0; page < 3; ++page) log.Report(EventAt(page));
   EXPECT_EQ(log.Since(0, 2).size(), 2);
 }
 
-TEST(EventLogTest, ForgetsTheOldestAndShowsTheGap) {
+TEST(EventLogTest, DropsTheOldestAndShowsTheGap) {
   EventLog log;
   for (uint64_t page = 0; page < EventLog::kCapacity + 5; ++page) log.Report(EventAt(page));
   const std::vector<NumberedEvent> events = log.Since(0, 1);

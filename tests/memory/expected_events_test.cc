@@ -17,7 +17,7 @@ TEST(ExpectedEventsTest, AnEventIsExpectedOnce) {
   EXPECT_FALSE(expected.Consume(Pages(0, 4), expected.Returns()));
 }
 
-TEST(ExpectedEventsTest, TheKernelMayTellARangeInParts) {
+TEST(ExpectedEventsTest, TheKernelMayReportARangeInParts) {
   ExpectedEvents expected;
   expected.Expect(Pages(0, 4));
   EXPECT_TRUE(expected.Consume(Pages(3, 1), expected.Returns()));
@@ -70,7 +70,7 @@ TEST(ExpectedEventsTest, AnEventThatWasReadBeforeTheCallReturnedIsItsOwn) {
   EXPECT_FALSE(expected.Consume(Pages(0, 1), since));
 }
 
-TEST(ExpectedEventsTest, TheReturnOfACallWhoseEventsWereAllTakenIsHarmless) {
+TEST(ExpectedEventsTest, TheReturnOfACallWhoseEventsWereAllConsumedIsHarmless) {
   ExpectedEvents expected;
   const uint64_t since = expected.Returns();
   const uint64_t id = expected.Expect(Pages(0, 1));

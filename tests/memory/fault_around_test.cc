@@ -85,7 +85,7 @@ TEST_P(FaultAroundSideTest, AWriteProtectionIsNotLifted) {
 }
 
 // The page itself comes in without a translation, its neighbours not at all.
-TEST_P(FaultAroundSideTest, WhileARemovalSettlesThereIsNothingAround) {
+TEST_P(FaultAroundSideTest, WhileARemovalIsPendingThereIsNoFaultAround) {
   Create(absl::Hours(1));
   side().removals.Add(side().Pages(4, 4));
   const FaultAroundResult result = Around(5);

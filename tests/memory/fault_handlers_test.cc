@@ -180,7 +180,7 @@ class StopsAnApplication final : public Subscriber {
 };
 
 // The event of page 1 has been read and is being applied: no absence anywhere is evidence meanwhile.
-TEST_P(FaultHandlersTest, WhileAnEventIsAppliedNothingSettlesByEvidence) {
+TEST_P(FaultHandlersTest, WhileAnEventIsAppliedNoRemovalCompletesByEvidence) {
   FaultIn(0);
   ASSERT_EQ(ForeignMadvise(side().Pages(0), MADV_DONTNEED), 0);
   side().monitor.WaitForBatch();

@@ -107,7 +107,7 @@ TEST_P(GuestAccessTest, WhileItsSlotIsAwayTheAccessGoesByHva) {
   EXPECT_TRUE(side().LeafOf(0).has_value());
 }
 
-TEST_P(GuestAccessTest, WhileAPageSettlesTheAccessGoesByHva) {
+TEST_P(GuestAccessTest, WhileARemovalIsPendingTheAccessGoesByHva) {
   Create(absl::Hours(1));
   StartMonitor();
   side().removals.Add(side().Pages(0));
@@ -194,7 +194,7 @@ class StagedPageIns final : public PageSource {
   Stage stage_;
 };
 
-TEST_P(GuestAccessTest, AFailureThatABracketExplainsIsTriedAgain) {
+TEST_P(GuestAccessTest, AFailureDuringABracketIsRetried) {
   StagedPageIns source;
   Mmu without_slots(source);
   bool failed = false;
@@ -211,7 +211,7 @@ TEST_P(GuestAccessTest, AFailureThatABracketExplainsIsTriedAgain) {
 }
 
 // As while a fork event waits to be read for which no descriptor is free.
-TEST_P(GuestAccessTest, AnAccessThatTheSourcePutsOffTooOftenIsUnavailableAndCanBeMadeAgain) {
+TEST_P(GuestAccessTest, AnAccessThatTheSourceDefersTooOftenIsUnavailableAndCanBeRepeated) {
   constexpr unsigned kTries = 12;
   StagedPageIns source;
   Mmu mmu(source, {.page_in_tries = kTries});
@@ -290,7 +290,7 @@ TEST_P(GuestAccessTest, AnAccessByHvaNoticesABracketThatIsOver) {
   EXPECT_EQ(page_ins, 2) << "the access has found its page gone, instead of faulting on it";
 }
 
-TEST_P(GuestAccessTest, AnAccessThatIsNotInRamIsOutOfRangeAndSaysWhere) {
+TEST_P(GuestAccessTest, AnAccessOutsideOfRamIsOutOfRangeAndNamesTheGpa) {
   const Gpa end{side().memory->bytes()};
   const absl::Status beyond = WriteWord(end, 1);
   EXPECT_TRUE(absl::IsOutOfRange(beyond)) << beyond;

@@ -114,7 +114,7 @@ TEST_P(GuestMemoryTest, EachSlotLiesWhereItsGpaIs) {
   }
 }
 
-TEST_P(GuestMemoryTest, TheGuestIsToldEverySlotButTheSystemArea) {
+TEST_P(GuestMemoryTest, TheGuestGetsEverySlotButTheSystemArea) {
   const std::vector<abi::DataRange> ranges = side().memory->DataRanges();
   ASSERT_EQ(ranges.size(), 5u);
   EXPECT_EQ(ranges[0].gpa, abi::kSystemAreaBytes);

@@ -332,7 +332,7 @@ TEST_P(HugetlbFileTest, AReaderThatFaultsInABlockWhileABeginWaitsForItIsNoDeadlo
   ExpectNothingStale(block);
 }
 
-TEST_P(HugePagesTest, WhatTheGuestDoesNotAskForIsMappedByAnAccessOfTheMachine) {
+TEST_P(HugePagesTest, APageThatTheGuestNeverTouchesIsMappedByAnAccessOfTheMachine) {
   const HvaRange block = Block();
   Reader reader(side().mmu.readers());
   const uint64_t word = 12;
@@ -470,7 +470,7 @@ TEST_F(HugePageKernelTest, HugetlbMemoryRefusesThePageOfZeroes) {
 }
 
 // With shmem_enabled=always one page that is written by the file makes 511 others appear in it.
-TEST(ShmemAlwaysTest, PagesThatNobodyHasCopiedAppearAndAreMappedAsTheyAre) {
+TEST(ShmemAlwaysTest, PagesThatAppearWithoutACopyAreMappedAsTheyAre) {
   UNDERFOOT_CHANGES_THE_HOST();
   const auto changes = HostChanges::Take([](std::string_view) {});
   if (!changes.ok()) UNDERFOOT_SKIP(std::string(changes.status().message()));

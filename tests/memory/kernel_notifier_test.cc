@@ -65,7 +65,7 @@ class KernelNotifierTest : public MemoryTest {
   std::atomic<int> opened_{0};
 };
 
-TEST_P(KernelNotifierTest, WhatOnlyTheKernelToldDropsItsTranslationsAndNoOther) {
+TEST_P(KernelNotifierTest, AForeignRecordDropsItsTranslationsAndNoOther) {
   records_.Tell(side().Pages(3, 2));
   Drain();
   EXPECT_FALSE(side().LeafOf(3).has_value());
@@ -104,11 +104,9 @@ TEST_P(KernelNotifierTest, OnlyAForeignChangeIsNotedForTheAuditor) {
   EXPECT_FALSE(noted.Lately(side().Pages(6)));
 }
 
-TEST_P(KernelNotifierTest, ItReportsThatItIsOpenBeforeAnybodyHasWaitedForThat) {
-  EXPECT_EQ(opened_, 1);
-}
+TEST_P(KernelNotifierTest, ItReportsThatItIsOpenBeforeAnyThreadWaits) { EXPECT_EQ(opened_, 1); }
 
-TEST_P(KernelNotifierTest, WhatAHookDidIsKnownAndInvalidatedOnce) {
+TEST_P(KernelNotifierTest, AChangeByAHookIsKnownAndInvalidatedOnce) {
   int64_t inside = 0;
   {
     InvalidationScope hook(mmu().notifier(), {side().Pages(3, 2), InvalidationKind::kUnmap});
@@ -149,7 +147,7 @@ TEST_P(KernelNotifierTest, ARealHookIsAnnouncedFromItsBeginToItsEnd) {
 }
 
 // A raw call of the same thread, and one of another thread beside the hook.
-TEST_P(KernelNotifierTest, WhatHappenedBesideAHookIsForeign) {
+TEST_P(KernelNotifierTest, AChangeBesideAHookIsForeign) {
   {
     InvalidationScope hook(mmu().notifier(), {side().Pages(3), InvalidationKind::kUnmap});
     records_.Tell(side().Pages(3), kForeignTid, MonotonicNs());
@@ -161,7 +159,7 @@ TEST_P(KernelNotifierTest, WhatHappenedBesideAHookIsForeign) {
   EXPECT_FALSE(side().LeafOf(4).has_value());
 }
 
-TEST_P(KernelNotifierTest, ARemovalThatUserfaultfdToldOfIsKnownWhileItSettles) {
+TEST_P(KernelNotifierTest, ARemovalThatUserfaultfdReportedIsKnownWhileItIsPending) {
   const int64_t read_ns = MonotonicNs();
   side().ram->removal_records().Reported(side().Pages(3, 4), read_ns);
   records_.Tell(side().Pages(4), kForeignTid, read_ns + 1000);
@@ -197,7 +195,7 @@ TEST_P(KernelNotifierTest, ALostRecordInvalidatesEverything) {
   EXPECT_EQ(LastEvent().range, side().memory->hvas());
 }
 
-TEST_P(KernelNotifierTest, ARingThatMayHaveLostSomethingIsNotTrusted) {
+TEST_P(KernelNotifierTest, ARingThatMayHaveLostARecordCausesAResync) {
   records_.Overrun();
   Drain();
   EXPECT_EQ(Leaves(), 0u);
@@ -205,7 +203,7 @@ TEST_P(KernelNotifierTest, ARingThatMayHaveLostSomethingIsNotTrusted) {
   EXPECT_EQ(kernel_->Stats().resyncs, 1u);
 }
 
-TEST_P(KernelNotifierTest, WhatIsToldBeyondGuestRamIsClipped) {
+TEST_P(KernelNotifierTest, ARecordBeyondGuestRamIsClipped) {
   const HvaRange ram = side().memory->hvas();
   records_.Tell({ram.end, ram.end + kPageSize});
   records_.Tell({ram.begin - kPageSize, ram.begin});
@@ -218,7 +216,7 @@ TEST_P(KernelNotifierTest, WhatIsToldBeyondGuestRamIsClipped) {
   EXPECT_EQ(Leaves(), 0u);
 }
 
-TEST_P(KernelNotifierTest, AnAgeIsCountedAndToldAndDropsNothing) {
+TEST_P(KernelNotifierTest, AnAgeIsCountedAndReportedAndDropsNothing) {
   constexpr uint64_t kAges = 100;
   const int64_t now = MonotonicNs();
   for (uint64_t i = 0; i < kAges; ++i) {
@@ -257,7 +255,7 @@ TEST_P(KernelNotifierTest, ATranslationMadeWhileTheChangeLastsIsDroppedToo) {
   EXPECT_TRUE(side().LeafOf(3).has_value());
 }
 
-TEST_P(KernelNotifierTest, StopActsUponWhatWasToldAndLeavesNoSubscriber) {
+TEST_P(KernelNotifierTest, StopAppliesTheReportedRecordsAndLeavesNoSubscriber) {
   records_.Tell(side().Pages(3));
   kernel_->Stop();
   EXPECT_FALSE(side().LeafOf(3).has_value());
@@ -266,7 +264,7 @@ TEST_P(KernelNotifierTest, StopActsUponWhatWasToldAndLeavesNoSubscriber) {
   EXPECT_TRUE(kernel_->Stats().enabled) << "it was";
 }
 
-TEST_P(KernelNotifierTest, WhereItCannotBeOpenedItSaysWhyAndNobodyWaits) {
+TEST_P(KernelNotifierTest, IfItCannotBeOpenedItGivesTheReasonAndNoThreadWaits) {
   KernelNotifier none(mmu(), side().own_changes, side().memory->hvas(),
                       []() -> absl::StatusOr<std::unique_ptr<KernelRecordSource>> {
                         return absl::FailedPreconditionError("no tracefs is mounted");
@@ -301,7 +299,7 @@ TEST_P(KernelNotifierTest, BesideHooksAndFaultsEveryDrainEnds) {
   EXPECT_EQ(kernel_->Stats().foreign, 300u);
 }
 
-TEST_P(KernelNotifierTest, WhatOnlyTheKernelToldIsCountedByItsCause) {
+TEST_P(KernelNotifierTest, AForeignRecordIsCountedByItsCause) {
   const Hva block{(side().PageAt(0).value + (uint64_t{2} << 20)) & ~((uint64_t{2} << 20) - 1)};
   records_.Tell(side().Pages(3), gettid(), MonotonicNs());
   records_.Tell(PageRangeOf(block, 512), gettid(), MonotonicNs());
@@ -335,7 +333,7 @@ TEST(HostCauseTest, IsByTheNameOfTheThread) {
   EXPECT_EQ(CauseOf("", false), HostCause::kUnknown);
 }
 
-TEST(HostCauseTest, OfABlockIsAHugePageUnlessTheThreadSaysMore) {
+TEST(HostCauseTest, OfABlockIsAHugePageUnlessTheThreadShowsMore) {
   const HvaRange block = PageRangeOf(Hva{0x7f0000200000}, 512);
   for (const HostCause task :
        {HostCause::kUnknown, HostCause::kThisProcess, HostCause::kOtherTask}) {
@@ -350,7 +348,7 @@ TEST(HostCauseTest, OfABlockIsAHugePageUnlessTheThreadSaysMore) {
   }
 }
 
-TEST(TaskNamesTest, KnowsItsOwnThreadsAndNotOneThatIsNot) {
+TEST(TaskNamesTest, ContainsTheThreadsOfThisProcessOnly) {
   TaskNames names;
   const TaskNames::Task self = names.Find(gettid(), MonotonicNs());
   EXPECT_NE(self.name[0], 0);

@@ -110,7 +110,7 @@ TEST_F(KvmTracepointsTest, AnUnmapIsThereWithRangeThreadAndTimeWhenTheCallReturn
   EXPECT_LE(unmaps[0].time_ns, after);
 }
 
-TEST_F(KvmTracepointsTest, WhatIsBesideTheRangeIsNotTold) {
+TEST_F(KvmTracepointsTest, AChangeBesideTheRangeIsNotReported) {
   Discard(Pages(kPages, 2));
   Discard(Pages(kPages - 1, 2));
   KernelBatch batch;
@@ -253,7 +253,7 @@ TEST_F(WatchedCpusTest, ACpuThatIsOfflineIsNoLoss) {
   EXPECT_FALSE(OverrunAfterALook());
 }
 
-TEST_F(WatchedCpusTest, ACpuThatComesLaterIsWatchedAndWhatItToldBeforeIsLost) {
+TEST_F(WatchedCpusTest, ACpuThatComesLaterIsWatchedAndItsEarlierRecordsAreLost) {
   failing_cpu = -1;
   EXPECT_TRUE(OverrunAfterALook());
   EXPECT_EQ(source_->cpus_watched(), all_);
@@ -337,7 +337,7 @@ class KernelSourceTest : public MemoryTest {
   std::optional<KernelNotifier> kernel_;
 };
 
-TEST_P(KernelSourceTest, TwentyThousandChangesAreAllToldAndNoneIsLost) {
+TEST_P(KernelSourceTest, TwentyThousandChangesAreAllReportedAndNoneIsLost) {
   constexpr uint64_t kChanges = 20000;
   constexpr uint64_t kAtOnce = 500;
   for (uint64_t i = 0; i < kChanges; ++i) {

@@ -32,7 +32,7 @@ class LazyFreesTest : public ::testing::Test {
   LazyFrees lazy_;
 };
 
-TEST_F(LazyFreesTest, KnowsItsPagesAndNoOthers) {
+TEST_F(LazyFreesTest, ContainsItsPagesAndNoOthers) {
   for (const auto& [first, count] :
        {std::pair<uint64_t, uint64_t>{0, 1}, {63, 1}, {64, 64}, {60, 10}, {1, 190}, {0, kPages}}) {
     lazy_.Add(Pages(first, count));
@@ -46,7 +46,7 @@ TEST_F(LazyFreesTest, KnowsItsPagesAndNoOthers) {
   }
 }
 
-TEST_F(LazyFreesTest, WhatLiesOutsideIsNeverLazy) {
+TEST_F(LazyFreesTest, APageOutsideIsNeverLazy) {
   const HvaRange ram = Pages(0, kPages);
   lazy_.Add({ram.begin - 3 * kPageSize, ram.begin + kPageSize});
   lazy_.Add({ram.end, ram.end + kPageSize});
@@ -65,7 +65,7 @@ TEST_F(LazyFreesTest, APartOfAPageIsThePage) {
   EXPECT_TRUE(lazy_.MayGo(Pages(5)));
 }
 
-TEST_F(LazyFreesTest, WhatACallLeftWhereItWasIsLazyAgain) {
+TEST_F(LazyFreesTest, APageThatACallLeftInPlaceIsLazyAgain) {
   for (const uint64_t i : {10, 11, 13}) Touch(i);
   lazy_.Add(Pages(10, 4));
   ASSERT_TRUE(lazy_.Take(Pages(10, 4)));

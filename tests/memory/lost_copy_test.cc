@@ -71,7 +71,7 @@ TEST_F(LostCopyTest, APageInAnotherFrameThanItsLeafIsLostIfFramesAreKnown) {
             LostCopy::kNo);
 }
 
-TEST_F(LostCopyTest, APageThatIsWhatItsLeafSaysOrInSwapOrWithoutALeafIsNotLost) {
+TEST_F(LostCopyTest, APageThatEqualsItsLeafOrIsInSwapOrHasNoLeafIsNotLost) {
   EXPECT_EQ(Find(Present(), nullptr, kGone), LostCopy::kNo);
   EXPECT_EQ(Find(kSwapped, nullptr, kGone), LostCopy::kNo);
   WholeBracket(kPage);

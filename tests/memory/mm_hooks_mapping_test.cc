@@ -290,7 +290,7 @@ TEST_P(MmHooksMappingTest, AFileThatBecomesShorterDropsWhatWasBehind) {
   EXPECT_EQ(side().Load(5), 0u);
 }
 
-TEST_P(MmHooksMappingTest, AHookReportsWhoDidWhatAndWhetherAnythingWasThere) {
+TEST_P(MmHooksMappingTest, AHookReportsTheThreadTheChangeAndWhetherPagesWerePresent) {
   StartMonitor();
   FaultIn(5);
   ASSERT_TRUE(hooked::Madvise(side().Pages(4, 4), MADV_DONTNEED).ok());
@@ -339,7 +339,7 @@ TEST_P(MmHooksMappingTest, AMoveToElsewhereIsReportedAsAMove) {
   EXPECT_EQ(events[0].call, "UFFDIO_MOVE");
 }
 
-TEST_P(MmHooksMappingTest, TheMonitorReportsWhatAForeignerDid) {
+TEST_P(MmHooksMappingTest, TheMonitorReportsAForeignChange) {
   StartMonitor();
   FaultIn(5);
   ASSERT_EQ(ForeignMadvise(side().Pages(4, 4), MADV_DONTNEED), 0);
@@ -355,7 +355,7 @@ TEST_P(MmHooksMappingTest, TheMonitorReportsWhatAForeignerDid) {
 }
 
 // Nobody waits for a reader of removals that are not told.
-TEST_P(MmHooksMappingTest, WithoutRemovalEventsAHookWaitsForNobody) {
+TEST_P(MmHooksMappingTest, WithoutRemovalEventsAHookDoesNotWait) {
   side_.reset();
   auto created =
       MemorySide::Create({.backing = GetParam(), .uffd = {.events = UffdEvents::kNoRemovals}});

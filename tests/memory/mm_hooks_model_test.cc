@@ -156,7 +156,7 @@ class MmHooksModelTest : public MemoryTest {
   uint64_t leaves_ = 0;
 };
 
-TEST_P(MmHooksModelTest, RandomCallsKeepContentAndTranslationsAsTheModelSays) {
+TEST_P(MmHooksModelTest, RandomCallsKeepContentAndTranslationsOfTheModel) {
   Reserve();
   StartMonitor();
   Random random(Seed());

@@ -221,7 +221,7 @@ TEST_P(MmHooksTest, CallsThatChangePermissionsAreNotedInTheOrderInWhichTheyWereM
 }
 
 // Protections of several threads overlap for as long as they please: one end is enough to look.
-TEST_P(MmHooksTest, WhoWaitsForAProtectionGoesOnWhenOneIsLifted) {
+TEST_P(MmHooksTest, AWaiterForAProtectionResumesWhenOneIsLifted) {
   auto lasting = std::make_unique<hooked::Protection>(side().Pages(0), PROT_READ);
   std::atomic<bool> waited{false};
   std::thread waiter([&] {
@@ -249,7 +249,7 @@ TEST_P(MmHooksTest, AnUnmapStandsBetweenItsBeginAndItsEnd) {
   ExpectBalance(1);
 }
 
-TEST_P(MmHooksTest, ACallThatFailsSaysWhereAndEndsItsBracket) {
+TEST_P(MmHooksTest, ACallThatFailsNamesItsRangeAndEndsItsBracket) {
   StartMonitor();
   constexpr HvaRange kNowhere{{0x10000}, {0x12000}};
   ASSERT_TRUE(side().hooks.Attach(kNowhere, Backing::kAnon).ok());
@@ -265,7 +265,7 @@ TEST_P(MmHooksTest, ACallThatFailsSaysWhereAndEndsItsBracket) {
 }
 
 // The monitor tells its own process's events from those of others by what the hooks announced.
-TEST_P(MmHooksTest, TheEventOfAHookSettlesNothing) {
+TEST_P(MmHooksTest, TheEventOfAHookCompletesNoRemoval) {
   StartMonitor();
   FaultIn(5);
   ASSERT_TRUE(hooked::Madvise(side().Pages(4, 4), MADV_DONTNEED).ok());

@@ -49,7 +49,7 @@ TEST_P(PageSourceTest, APresentPageStaysAsItIs) {
 }
 
 // What the kernel said of a page may be old.
-TEST_P(PageSourceTest, WhatWasSaidOfAPageIsNoMoreThanAHint) {
+TEST_P(PageSourceTest, ThePageStateInAFaultIsOnlyAHint) {
   using Fault = GuestPageSource::Fault;
   uint64_t i = 0;
   for (const Fault::Kind kind : {Fault::Kind::kMissing, Fault::Kind::kMinor}) {
@@ -69,7 +69,7 @@ TEST_P(PageSourceTest, WhatWasSaidOfAPageIsNoMoreThanAHint) {
   }
 }
 
-TEST_P(PageSourceTest, AWriteProtectedPageThatWasSaidToBeMissingIsLifted) {
+TEST_P(PageSourceTest, AWriteProtectedPageThatWasReportedMissingIsLifted) {
   ExpectPageIn(0, Access::kWrite, Access::kWrite);
   ASSERT_EQ(side().uffd.WriteProtect(side().Pages(0), true), UffdOutcome::kDone);
   GuestPageSource::Fault fault(side().PageAt(0), GuestPageSource::Fault::Kind::kMissing);
@@ -86,7 +86,7 @@ TEST_P(PageSourceTest, AZappedPageKeepsItsContentIfTheFileHasIt) {
   EXPECT_EQ(side().Load(0), memfd() ? 4u : 0u);
 }
 
-TEST_P(PageSourceTest, AWriteProtectedPageIsGrantedForReadingUntilAWriteAsks) {
+TEST_P(PageSourceTest, AWriteProtectedPageIsGrantedForReadingUntilAWriteFault) {
   ExpectPageIn(0, Access::kWrite, Access::kWrite);
   ASSERT_EQ(side().uffd.WriteProtect(side().Pages(0), true), UffdOutcome::kDone);
   ExpectPageIn(0, Access::kRead, Access::kRead);
@@ -113,7 +113,7 @@ TEST_P(PageSourceTest, AZappedWriteProtectedPageComesIn) {
   }
 }
 
-TEST_P(PageSourceTest, WhileARemovalSettlesThePageComesInAndNoTranslationMayBeKept) {
+TEST_P(PageSourceTest, WhileARemovalIsPendingThePageComesInAndNoTranslationMayBeKept) {
   side().removals.Add(side().Pages(0));
   const PageInResult in = side().source.PageIn(side().PageAt(0), Access::kWrite, nullptr);
   EXPECT_EQ(in.outcome, PageInOutcome::kRemovalPending);
@@ -131,7 +131,7 @@ absl::Time NowAndZap() {
 
 // The source must ask whether a removal settles before it looks at the page: after the look, the
 // zap can come and settle, and a leaf is made of a page that is gone.
-TEST_P(PageSourceTest, APageWhoseRemovalSettlesBesideThePageInIsNotTakenForPresent) {
+TEST_P(PageSourceTest, APageWhoseRemovalCompletesDuringThePageInIsNotConsideredPresent) {
   constexpr absl::Duration kBound = absl::Seconds(1);
   g_now = absl::UnixEpoch();
   PendingRemovals removals(kBound, &NowAndZap);
@@ -152,7 +152,7 @@ TEST_P(PageSourceTest, APageWhoseRemovalSettlesBesideThePageInIsNotTakenForPrese
 }
 
 // For a window it is asked once and for all: of a removal that is read later the claims are taken.
-TEST_P(PageSourceTest, NoPageOfAWindowThatARemovalSettlesOnIsBroughtIn) {
+TEST_P(PageSourceTest, NoPageOfAWindowWithAPendingRemovalIsBroughtIn) {
   constexpr absl::Duration kBound = absl::Seconds(1);
   g_now = absl::UnixEpoch();
   PendingRemovals removals(kBound, &NowAndZap);

@@ -32,7 +32,7 @@ TEST_P(PagemapTest, WithoutRealFramesTheHvaStandsIn) {
   EXPECT_EQ(stands_in, !side().pagemap.real_pfns());
 }
 
-TEST_P(PagemapTest, AWriteProtectedPageSaysSo) {
+TEST_P(PagemapTest, AWriteProtectedPageIsReportedAsSuch) {
   ASSERT_EQ(side().uffd.CopyZeroes(side().PageAt(0)), UffdOutcome::kDone);
   ASSERT_EQ(side().uffd.WriteProtect(side().Pages(0), true), UffdOutcome::kDone);
   EXPECT_TRUE(side().EntryOf(0).uffd_wp);

@@ -14,7 +14,7 @@ constexpr HvaRange kPageWithin{{0x13000}, {0x14000}};
 constexpr HvaRange kPageBefore{{0xf000}, {0x10000}};
 constexpr HvaRange kPageBehind{{0x14000}, {0x15000}};
 
-TEST(PendingRemovalsTest, ARangeThatWasAddedSettlesWithEachOfItsPages) {
+TEST(PendingRemovalsTest, EachPageOfAnAddedRangeIsPending) {
   PendingRemovals removals(absl::Hours(1));
   EXPECT_FALSE(removals.Pending(kPages));
   removals.Add(kPages);
@@ -24,7 +24,7 @@ TEST(PendingRemovalsTest, ARangeThatWasAddedSettlesWithEachOfItsPages) {
   EXPECT_FALSE(removals.Pending(kPageBehind));
 }
 
-TEST(PendingRemovalsTest, AfterItsBoundARangeNoLongerSettlesAndIsStillAnExplanation) {
+TEST(PendingRemovalsTest, AfterItsBoundARangeIsNotPendingAndIsStillAnExplanation) {
   PendingRemovals removals(absl::ZeroDuration());
   removals.Add(kPages);
   EXPECT_FALSE(removals.Pending(kPageWithin));
@@ -32,7 +32,7 @@ TEST(PendingRemovalsTest, AfterItsBoundARangeNoLongerSettlesAndIsStillAnExplanat
   EXPECT_FALSE(removals.Explains(kPageBehind));
 }
 
-TEST(PendingRemovalsTest, SettlingEndsByItself) {
+TEST(PendingRemovalsTest, APendingRemovalEndsByItself) {
   PendingRemovals removals(absl::Milliseconds(20));
   removals.Add(kPages);
   EXPECT_TRUE(WaitUntil([&] { return !removals.Pending(kPages); }));
@@ -41,7 +41,7 @@ TEST(PendingRemovalsTest, SettlingEndsByItself) {
 // Time that passes when the test says so.
 absl::Time g_now;
 
-TEST(PendingRemovalsTest, ALaterRemovalSettlesAnew) {
+TEST(PendingRemovalsTest, ALaterRemovalIsPendingAgain) {
   constexpr absl::Duration kBound = absl::Milliseconds(20);
   g_now = absl::UnixEpoch();
   PendingRemovals removals(kBound, [] { return g_now; });
@@ -55,7 +55,7 @@ TEST(PendingRemovalsTest, ALaterRemovalSettlesAnew) {
   EXPECT_FALSE(removals.Pending({kPages.begin, kPageWithin.begin}));
 }
 
-TEST(PendingRemovalsTest, ARemovalThatHasPassedSettlesNoMoreAndIsStillAnExplanation) {
+TEST(PendingRemovalsTest, ARemovalThatIsOverIsNotPendingAndIsStillAnExplanation) {
   PendingRemovals removals(absl::Hours(1));
   removals.Add(kPages, 1);
   removals.Add(kPages, 2);
@@ -128,7 +128,7 @@ TEST(PendingRemovalsTest, AnUnmapThatIsReadLaterTakesTheEvidenceBack) {
   EXPECT_FALSE(removals.Pending(kPageWithin));
 }
 
-TEST(PendingRemovalsTest, PagesOfOneRemovalOnlySettleByEvidenceBesideThoseOfTwo) {
+TEST(PendingRemovalsTest, PagesOfOneRemovalCompleteByEvidenceBesidePagesOfTwo) {
   PendingRemovals removals(absl::Hours(1));
   removals.NotePresent(removals.Add(kPages, 1), std::vector<bool>(4, true));
   removals.NotePresent(removals.Add(kPageWithin, 2), {true});
@@ -141,7 +141,7 @@ TEST(PendingRemovalsTest, PagesOfOneRemovalOnlySettleByEvidenceBesideThoseOfTwo)
 
 // The zap of the first removal has been over the page when the second is added: what is absent then
 // is the work of the second.
-TEST(PendingRemovalsTest, ARemovalOfAPageThatAnotherHasSettledOnGivesEvidence) {
+TEST(PendingRemovalsTest, ARemovalOfAPageWhoseEarlierRemovalIsOverGivesEvidence) {
   PendingRemovals removals(absl::Hours(1));
   removals.NotePresent(removals.Add(kPages, 1), std::vector<bool>(4, true));
   removals.Complete(kPages, 1);

@@ -109,7 +109,7 @@ TEST_F(PerfRingTest, ARecordThatWrapsIsWhole) {
   }
 }
 
-TEST_F(PerfRingTest, ANearlyFullRingIsNoticedBeforeTheLossIsTold) {
+TEST_F(PerfRingTest, ANearlyFullRingIsNoticedBeforeTheLossIsReported) {
   EXPECT_FALSE(ring_.NearlyFull());
   while (page_->data_head + Lost(1).size() <= kBytes) Put(Lost(1));
   EXPECT_TRUE(ring_.NearlyFull());
@@ -117,7 +117,7 @@ TEST_F(PerfRingTest, ANearlyFullRingIsNoticedBeforeTheLossIsTold) {
   EXPECT_FALSE(ring_.NearlyFull());
 }
 
-TEST_F(PerfRingTest, WhatIsNoRecordIsSkippedAndSaid) {
+TEST_F(PerfRingTest, AnInvalidRecordIsSkippedAndReported) {
   for (const uint16_t size : {uint16_t{0}, uint16_t{4}, uint16_t{512}}) {
     Bytes record;
     Append(record, perf_event_header{PERF_RECORD_SAMPLE, 0, size});

@@ -164,7 +164,7 @@ TEST_P(RamLogTest, PagesInKvmsLogOfASlotThatGoesAreCollected) {
   EXPECT_EQ(Collect(), Gfns());
 }
 
-TEST_P(RamLogTest, ASlotWhoseLogCannotBeTakenStaysInKvm) {
+TEST_P(RamLogTest, ASlotWhoseLogCannotBeReadStaysInKvm) {
   Warm();
   kvm_[kSlot] = {3};
   fails_at_ = kSlot;

@@ -91,7 +91,7 @@ TEST_P(RemovalEvidenceTest, ARecordOfOtherPagesOrOfEarlierIsNone) {
 }
 
 // The notifier may look between the read that lets the zap go on and the monitor's report of it.
-TEST_P(RemovalEvidenceTest, ARecordThatWasTakenBeforeTheRemovalWasKnownIsOneToo) {
+TEST_P(RemovalEvidenceTest, ARecordThatWasReadBeforeTheRemovalWasKnownProvesItToo) {
   Listen(records_.Opener());
   removed_ = side().Pages(4, 4);
   constexpr int64_t kRead = 1'000'000;

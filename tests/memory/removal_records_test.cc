@@ -89,7 +89,7 @@ TEST_F(RemovalRecordsTest, ARemovalThatReachesBeyondRamIsComparedByItsPagesInRam
   EXPECT_EQ(recorded[0].range, removed);
 }
 
-TEST_F(RemovalRecordsTest, AForgottenRemovalMakesItsRecordForeignAndNoMore) {
+TEST_F(RemovalRecordsTest, ADiscardedRemovalMakesOnlyItsRecordForeign) {
   records_.Reported(Pages(0), kReadNs);
   for (uint64_t i = 1; i <= RemovalRecords::kKept; ++i) records_.Reported(Pages(i), kReadNs);
   EXPECT_FALSE(Explains(Pages(0)));

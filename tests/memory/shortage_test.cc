@@ -106,7 +106,7 @@ TEST(StartThreadTest, AThreadThatCannotBeStartedIsAStatusAndTheNextOneStarts) {
   thread.join();
 }
 
-TEST_P(ShortageTest, WithoutRoomForThreadsEachStartSaysSoAndCanBeMadeAgain) {
+TEST_P(ShortageTest, WithoutRoomForThreadsEachStartFailsWithTheReasonAndCanBeRepeated) {
   KernelNotifier kernel(mmu(), side().own_changes, side().memory->hvas(),
                         [] { return absl::UnavailableError("a test"); });
   Auditor auditor(mmu(), side().pagemap,

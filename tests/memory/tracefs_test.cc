@@ -54,7 +54,7 @@ TEST(TraceFormatTest, AFieldThatIsNotThereIsNamed) {
   EXPECT_FALSE(event->Field("common_type").ok()) << "no number of 4 or 8 bytes";
 }
 
-TEST(TraceFormatTest, WhatIsNoFormatIsRefused) {
+TEST(TraceFormatTest, AnInvalidFormatIsRefused) {
   for (const char* text : {"", "ID:", "ID: x\n", "\tfield:int a;\toffset:0;\tsize:4;\n"}) {
     EXPECT_FALSE(ParseTraceFormat(text).ok()) << text;
   }

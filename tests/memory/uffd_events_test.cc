@@ -110,7 +110,7 @@ TEST_P(UffdEventsTest, AForeignRemovalAfterAHookedCallThatFailedIsForeign) {
   EXPECT_TRUE(WaitUntil([&] { return !side().LeafOf(5).has_value(); }, kPatience));
 }
 
-TEST_P(UffdEventsTest, WhatAnotherProcessDiscardsIsToldAndNoWrongPageIsUsed) {
+TEST_P(UffdEventsTest, ADiscardByAnotherProcessIsReportedAndNoWrongPageIsUsed) {
   StartMonitor();
   constexpr uint64_t kStackBytes = 64 * kPageSize;
   void* const stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
@@ -138,7 +138,7 @@ TEST_P(UffdEventsTest, WhatAnotherProcessDiscardsIsToldAndNoWrongPageIsUsed) {
 }
 #endif
 
-TEST_P(UffdEventsTest, WhileARemovalSettlesThePageIsUsedAndNoTranslationIsKept) {
+TEST_P(UffdEventsTest, WhileARemovalIsPendingThePageIsUsedAndNoTranslationIsKept) {
   Create(absl::Hours(1));
   StartMonitor();
   FaultIn(5);
@@ -180,7 +180,7 @@ TEST_P(UffdEventsTest, APageThatTheRemovalHasPassedIsTranslatedAtOnce) {
 }
 
 // The removal stands before its zap; a hook of ours takes the page meanwhile.
-TEST_P(UffdEventsTest, WhatOurOwnHookTookIsNoEvidenceOfARemoval) {
+TEST_P(UffdEventsTest, APageThatOurOwnHookRemovedIsNoEvidenceOfARemoval) {
   Create(absl::Hours(1));
   StartMonitor();
   FaultIn(5);
@@ -194,7 +194,7 @@ TEST_P(UffdEventsTest, WhatOurOwnHookTookIsNoEvidenceOfARemoval) {
   EXPECT_EQ(side().removals.settled(), 0u);
 }
 
-TEST_P(UffdEventsTest, WhenARemovalHasSettledTranslationsComeBack) {
+TEST_P(UffdEventsTest, WhenARemovalIsOverTranslationsComeBack) {
   Create(absl::Milliseconds(20));
   StartMonitor();
   FaultIn(5);
@@ -274,7 +274,7 @@ TEST_P(UffdEventsTest, AChildsUserfaultfdIsClosed) {
   EXPECT_EQ(side().Load(0), 6u);
 }
 
-TEST_P(UffdEventsTest, AForeignUnmapDropsWhatLayThere) {
+TEST_P(UffdEventsTest, AForeignUnmapDropsTheTranslationsOfItsRange) {
   StartMonitor();
   const HvaRange range = side().MapMore();
   ASSERT_EQ(munmap(PointerOf(range.begin), kPageSize), 0);
@@ -285,7 +285,7 @@ TEST_P(UffdEventsTest, AForeignUnmapDropsWhatLayThere) {
   ASSERT_TRUE(hooked::Munmap({range.begin + kPageSize, range.end}).ok());
 }
 
-TEST_P(UffdEventsTest, AForeignMoveDropsWhatLayThere) {
+TEST_P(UffdEventsTest, AForeignMoveDropsTheTranslationsOfItsRange) {
   StartMonitor();
   const HvaRange range = side().MapMore();
   void* target = mmap(nullptr, range.size(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -233,7 +233,7 @@ TEST_P(UffdMonitorTest, ALostCopyIsInvalidatedBeforeItsPageComesBack) {
 }
 
 // Between the fault and the look at it somebody else brought in another frame.
-TEST_P(UffdMonitorTest, APageThatCameBackInAnotherFrameThanItsLeafSaysWasLost) {
+TEST_P(UffdMonitorTest, APageThatCameBackInAnotherFrameThanThatOfItsLeafWasLost) {
   if (!side().pagemap.real_pfns()) UNDERFOOT_SKIP("frame numbers need CAP_SYS_ADMIN");
   FaultIn(3);
   const Pfn frame = side().LeafOf(3)->pfn();
@@ -334,7 +334,7 @@ TEST_P(UffdMonitorTest, FaultsThatMeetAnUnreadEventAreTriedAgainBehindIt) {
 
 // Each attempt at the fault makes the tables for its claim, and gives them up again: that is
 // counted.
-TEST_P(UffdMonitorTest, MessagesDoNotBringForwardOrMoveTheTimeOfAFaultThatWasPutOff) {
+TEST_P(UffdMonitorTest, MessagesDoNotChangeTheTimeOfADeferredFault) {
   constexpr uint64_t kMessages = 500;
   constexpr uint64_t kTablesOfAnAttempt = 3;
   constexpr uint64_t kAttemptsBeforeTheLongestWait = 6;
@@ -358,7 +358,7 @@ TEST_P(UffdMonitorTest, MessagesDoNotBringForwardOrMoveTheTimeOfAFaultThatWasPut
   EXPECT_EQ(side().Load(0), 7u);
 }
 
-TEST_P(UffdMonitorTest, AStopLeavesAFaultThatWasPutOffToWhoeverClosesTheDescriptor) {
+TEST_P(UffdMonitorTest, AStopLeavesADeferredFaultToTheCloseOfTheDescriptor) {
   StartMonitor();
   BracketToken token = mmu().notifier().Begin({side().Pages(0)});
   std::thread toucher([&] { side().Store(0, 7); });

@@ -57,7 +57,7 @@ TEST_P(UserfaultfdTest, AReadOfAnEmptyQueueIsZeroMessages) {
   EXPECT_EQ(*n, 0u);
 }
 
-TEST_P(UserfaultfdTest, AClosedOneWakesWhoeverWaitsForIt) {
+TEST_P(UserfaultfdTest, ACloseWakesTheWaitingThreads) {
   std::thread toucher([&] { side().Store(0, 5); });
   ASSERT_TRUE(WaitUntil([&] { return PendingFaults(side().uffd) == 1; }));
   { const Userfaultfd gone = std::move(side().uffd); }

@@ -118,7 +118,7 @@ TEST_F(DirtyRaceTest, AnUnmapInTheMiddleOfACollectionLosesNothing) {
 //                                   a clears D; d waits for the reader
 //   writes; leaves the section
 //                                   returns: a copy of the page now contains the write
-TEST_F(DirtyRaceTest, ACollectionWaitsForWhoWritesThroughALeaf) {
+TEST_F(DirtyRaceTest, ACollectionWaitsForAWriterThroughALeaf) {
   FaultIn(5, Access::kWrite);
   Reader reader(mmu_.readers());
   TranslatedPage page = mmu_.Translate(reader, GpaAt(5), Access::kWrite);
@@ -130,7 +130,7 @@ TEST_F(DirtyRaceTest, ACollectionWaitsForWhoWritesThroughALeaf) {
 
 // If an earlier write has set the bit already, the mark changes nothing, and the collection does
 // not see it.
-TEST_F(DirtyRaceTest, ACollectionWaitsForWhoFoundItsPageMarked) {
+TEST_F(DirtyRaceTest, ACollectionWaitsForAWriterThatFoundItsPageMarked) {
   Reader reader(mmu_.readers());
   PfnCache cache(mmu_, "cache");
   ASSERT_TRUE(cache.Activate(reader, GpaAt(5), 64, Access::kWrite).ok());

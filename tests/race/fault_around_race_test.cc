@@ -79,7 +79,7 @@ TEST_F(FaultAroundRaceTest, AWholeBracketAfterThePageInIsNotMissed) {
 //   claims; page-in
 //                                   Begin; the faulting page moves; End
 //   its publication fails; it makes a fault of one page
-TEST_F(FaultAroundRaceTest, APageThatIsStolenItselfIsTriedOnceMoreAlone) {
+TEST_F(FaultAroundRaceTest, AFaultWhoseOwnClaimIsStolenRetriesItsPageAlone) {
   Gate gate("around-after-page-in");
   Installer installer(*this);
   ASSERT_TRUE(StopsAt(gate, installer.task()));

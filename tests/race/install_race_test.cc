@@ -66,7 +66,7 @@ TEST_F(InstallRaceTest, AWholeBracketAfterThePageInIsNotMissed) {
 //                                   Begin steals the claim; the mapping is moved away
 //   3 page-in fails; the claim is not its own any more, so it retries
 //                                   the mapping is moved back; End
-TEST_F(InstallRaceTest, APageInThatFailsUnderABracketIsTriedAgain) {
+TEST_F(InstallRaceTest, APageInThatFailsUnderABracketIsRetried) {
   host_.SetAnswer([](Hva, Access) { return PageInResult{}; });
   Gate gate("fault-before-page-in");
   Installer installer(*this, 5);
@@ -254,7 +254,7 @@ TEST_F(InstallRaceTest, AReadSectionOfRcuBlocksNoBegin) {
   bracket.Join();
 }
 
-TEST_F(InstallRaceTest, EndWakesWhoeverWaitsForIt) {
+TEST_F(InstallRaceTest, EndWakesTheInstallersThatWaitForIt) {
   OpenBracket held = Begin(5);
   Gate gate("wait-for-end");
   Task waiter("waits for the bracket", [&] { FaultIn(5); });

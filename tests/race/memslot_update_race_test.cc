@@ -101,7 +101,7 @@ TEST_F(MemslotUpdateRaceTest, ACacheTranslatedBeforeReadOnlyIsNotValidAfterIt) {
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
 }
 
-TEST_F(MemslotUpdateRaceTest, ReadOnlyWaitsForWhoWritesThroughALeaf) {
+TEST_F(MemslotUpdateRaceTest, ReadOnlyWaitsForAWriterThroughALeaf) {
   FaultIn(5, Access::kWrite);
   Reader reader(mmu_.readers());
   TranslatedPage page = mmu_.Translate(reader, GpaAt(5), Access::kWrite);
@@ -109,7 +109,7 @@ TEST_F(MemslotUpdateRaceTest, ReadOnlyWaitsForWhoWritesThroughALeaf) {
   ExpectToWaitFor(page, [&] { MakeReadOnly(); });
 }
 
-TEST_F(MemslotUpdateRaceTest, ReadOnlyWaitsForWhoWritesThroughACache) {
+TEST_F(MemslotUpdateRaceTest, ReadOnlyWaitsForAWriterThroughACache) {
   Reader reader(mmu_.readers());
   PfnCache cache(mmu_, "cache");
   ASSERT_TRUE(cache.Activate(reader, GpaAt(5), 64, Access::kWrite).ok());

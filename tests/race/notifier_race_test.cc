@@ -64,7 +64,7 @@ TEST_F(NotifierRaceTest, AnUnregisterWaitsForTheWalkInside) {
   EXPECT_EQ(subscriber_.begins, 1);
 }
 
-TEST_F(NotifierRaceTest, AnUnregisterWaitsForWhatFollowsTheWalk) {
+TEST_F(NotifierRaceTest, AnUnregisterWaitsForTheCallsAfterTheWalk) {
   Register();
   Gate inside("in-subscriber");
   Task bracket("bracket", [&] { MovePage(5); });
@@ -95,7 +95,7 @@ TEST_F(NotifierRaceTest, AnUnregisterWaitsForNoBracket) {
   EXPECT_EQ(mmu_.Stats().notifier.in_flight, 0u);
 }
 
-TEST_F(NotifierRaceTest, ANewcomerInsideABracketFindsTheRangeInFlight) {
+TEST_F(NotifierRaceTest, ASubscriberRegisteredInsideABracketFindsTheRangeInFlight) {
   OpenBracket held = Begin(5);
   Task enroll("register inside a bracket", [&] { Register(); });
   enroll.Join();
@@ -112,7 +112,7 @@ TEST_F(NotifierRaceTest, ANewcomerInsideABracketFindsTheRangeInFlight) {
 //   in flight; has not loaded the list
 //                                   is registered
 //   calls the new subscriber
-TEST_F(NotifierRaceTest, ANewcomerBeforeTheWalkIsTold) {
+TEST_F(NotifierRaceTest, ASubscriberRegisteredBeforeTheWalkGetsTheBegin) {
   Gate gate("begin-in-flight");
   Task bracket("bracket", [&] { MovePage(5); });
   ASSERT_TRUE(StopsAt(gate, bracket));

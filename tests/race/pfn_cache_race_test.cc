@@ -62,7 +62,7 @@ TEST_F(PfnCacheRaceTest, AWholeBracketInsideALookUpIsNotMissed) {
 //   2 lists the cache, PENDING
 //                                   Begin takes PENDING away; the mapping is moved away
 //   4 look-up fails; the state is not PENDING; starts again
-TEST_F(PfnCacheRaceTest, ALookUpThatFailsUnderABracketIsTriedAgain) {
+TEST_F(PfnCacheRaceTest, ALookUpThatFailsUnderABracketIsRetried) {
   ActivateAt(host_.PageAt(5));
   MovePage(5);
   bool away = true;
@@ -330,7 +330,7 @@ TEST_F(PfnCacheRaceTest, ASlotThatMovesDuringTheLookUpIsNoticed) {
 }
 
 // A look-up that does not return delays no invalidation and no inspection.
-TEST_F(PfnCacheRaceTest, ALookUpThatNeverAnswersBlocksNobody) {
+TEST_F(PfnCacheRaceTest, ALookUpThatNeverReturnsBlocksNoBegin) {
   ActivateAt(GpaAt(5));
   MovePage(5);
   host_.SetAnswer([](Hva, Access) {

@@ -165,7 +165,7 @@ TEST_F(ReaderRaceTest, ABeginWaitsForABiasedReader) {
 //                                   a2 writes LEAVING
 //                                                        a1 finds LEAVING: its own membarrier
 //                                   a2 membarrier
-TEST_F(ReaderRaceTest, ABeginTrustsNoMembarrierThatIsYetToCome) {
+TEST_F(ReaderRaceTest, ABeginDoesNotRelyOnAMembarrierThatHasNotRunYet) {
   TakeBias();
   Gate gate("bias-leaving");
   Task first("first begin", [&] { LookAtReaders(); });

@@ -86,7 +86,7 @@ TEST_F(CollectDirtyTest, AProtectedPageStaysReported) {
   EXPECT_THAT(Collect(), ElementsAre(5u));
 }
 
-TEST_F(CollectDirtyTest, AWriteThroughACacheIsReportedWhenItSaysSo) {
+TEST_F(CollectDirtyTest, AWriteThroughACacheIsReportedAfterMarkDirty) {
   PfnCache cache(mmu_, "cache");
   ASSERT_TRUE(cache.Activate(reader_, GpaAt(5), 2 * kPageSize, Access::kWrite).ok());
   EXPECT_THAT(Collect(), ElementsAre(5u, 6u));  // the permission was taken
@@ -260,7 +260,7 @@ TEST_F(CollectDirtyTest, ABlockThatReachesOutOfTheSlotStaysDirty) {
   EXPECT_THAT(PagesOf(*mmu_.CollectDirty(9)), ElementsAre(0u, 1u, 2u));
 }
 
-TEST_F(CollectDirtyTest, ACollectionThatIsImpossibleSaysWhy) {
+TEST_F(CollectDirtyTest, AnImpossibleCollectionIsAnErrorWithTheReason) {
   const absl::Status unknown = mmu_.CollectDirty(9).status();
   EXPECT_EQ(unknown.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(unknown.message()), HasSubstr("memslot 9 does not exist"));

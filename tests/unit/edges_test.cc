@@ -21,7 +21,7 @@ class EdgesTest : public MmuRig {
                                     kGuestFrames.end + kFirst.value + kPages};
 };
 
-TEST_F(EdgesTest, FramesBeyondTheLastAreNobodys) {
+TEST_F(EdgesTest, FramesBeyondTheLastBelongToNoSlot) {
   ASSERT_EQ(Fault(1, Access::kWrite), FaultOutcome::kMapped);
   Stage2& stage2 = mmu_.stage2();
   MmuGather gather;
@@ -65,7 +65,7 @@ TEST_F(EdgesTest, ACacheAboveUserMemoryIsRefused) {
   cache.Deactivate();
 }
 
-TEST_F(EdgesTest, AgeingOfAPartOfAPageAsksForThePage) {
+TEST_F(EdgesTest, AgeingOfAPartOfAPageAgesThePage) {
   ASSERT_EQ(Fault(1), FaultOutcome::kMapped);
   const Hva inside = host_.PageAt(1) + 100;
   EXPECT_TRUE(mmu_.notifier().TestClearYoung({inside, inside + 100}, false));

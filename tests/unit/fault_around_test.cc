@@ -54,7 +54,7 @@ TEST_F(FaultAroundTest, WithoutAFaultABracketLeavesAllAsItIs) {
   EXPECT_EQ(host_.page_ins(), 0u);
 }
 
-TEST_F(FaultAroundTest, WhatIsThereAlreadyStaysAndIsNotAskedFor) {
+TEST_F(FaultAroundTest, APresentPageStaysAndIsNotRequestedFromTheSource) {
   ASSERT_EQ(Fault(3, Access::kWrite), FaultOutcome::kMapped);
   ASSERT_EQ(Fault(9), FaultOutcome::kMapped);
   const Pte before = *LeafOf(3);
@@ -64,7 +64,7 @@ TEST_F(FaultAroundTest, WhatIsThereAlreadyStaysAndIsNotAskedFor) {
   EXPECT_EQ(host_.page_ins(), 16u);
 }
 
-TEST_F(FaultAroundTest, APageWithALeafBringsInNobody) {
+TEST_F(FaultAroundTest, AFaultOnAPageWithALeafBringsInNoNeighbour) {
   ASSERT_EQ(Fault(5), FaultOutcome::kMapped);
   const FaultAroundResult result = Around(5, 0, 16, Access::kWrite);
   EXPECT_EQ(result.fault.outcome, FaultOutcome::kPresent);
@@ -139,7 +139,7 @@ TEST_F(FaultAroundTest, ANeighbourThatDoesNotComeInIsGivenBack) {
   }
 }
 
-TEST_F(FaultAroundTest, WhatTheSourceSaysOfThePageItselfIsTheOutcome) {
+TEST_F(FaultAroundTest, TheOutcomeIsThatOfTheFaultingPage) {
   host_.SetAnswer([&](Hva page, Access) -> std::optional<PageInResult> {
     if (page != host_.PageAt(5)) return std::nullopt;
     return PageInResult{PageInOutcome::kRemovalPending, {}, Access::kRead};

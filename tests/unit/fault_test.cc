@@ -97,7 +97,7 @@ TEST_F(FaultTest, APageSourceThatDeclinesLeavesNoClaim) {
   }
 }
 
-TEST_F(FaultTest, FaultInTriesAgainWhenTheSourceAsksForIt) {
+TEST_F(FaultTest, FaultInRetriesIfTheSourceReturnsAgain) {
   int refusals = 3;
   host_.SetAnswer([&](Hva, Access) -> std::optional<PageInResult> {
     if (refusals-- > 0) return PageInResult{PageInOutcome::kAgain, {}, Access::kRead};
@@ -109,7 +109,7 @@ TEST_F(FaultTest, FaultInTriesAgainWhenTheSourceAsksForIt) {
 }
 
 // As while an event waits to be read for which no descriptor is free.
-TEST_F(FaultTest, ASourceThatAsksForMoreTriesThanAllowedIsAnOutcomeAndLeavesNothing) {
+TEST_F(FaultTest, TooManyRetriesForTheSourceAreAnOutcomeAndLeaveNoClaim) {
   constexpr unsigned kTries = 12;
   Mmu patient_for_a_while(host_, {.page_in_tries = kTries});
   ASSERT_TRUE(patient_for_a_while

@@ -228,7 +228,7 @@ TEST_F(MemoryRunsOutTest, FlagsThatCannotBeSetAreAsTheyWere) {
   EXPECT_EQ(Collected(), 0u);
 }
 
-TEST_F(MemoryRunsOutTest, ACollectionThatFindsNoMemoryForgetsNothing) {
+TEST_F(MemoryRunsOutTest, ACollectionThatFindsNoMemoryLosesNothing) {
   MapBlock();
   uint64_t collected = 0;
   EXPECT_GE(RunOutEverywhere([&] { collected = mmu_.CollectDirty(1)->count(); }, [] {}), 1u);
@@ -275,7 +275,7 @@ class Nobody final : public Subscriber {
   unsigned told = 0;
 };
 
-TEST_F(MemoryRunsOutTest, ASubscriberThatCannotBeRegisteredIsNotToldAndItsEndNeedsNoMemory) {
+TEST_F(MemoryRunsOutTest, ASubscriberThatCannotBeRegisteredGetsNoBeginAndItsEndNeedsNoMemory) {
   Nobody nobody;
   const auto tell = [&] { InvalidationScope bracket(mmu_.notifier(), {host_.Pages(1)}); };
   EXPECT_GE(RunOutEverywhere([&] { mmu_.notifier().Register(nobody); },

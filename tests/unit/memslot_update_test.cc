@@ -64,7 +64,7 @@ TEST_F(MemslotUpdateTest, ACacheFollowsNoMove) {
   cache.Deactivate();
 }
 
-TEST_F(MemslotUpdateTest, ARefusedMoveSaysWhyAndChangesNothing) {
+TEST_F(MemslotUpdateTest, ARefusedMoveGivesTheReasonAndChangesNothing) {
   ASSERT_TRUE(
       mmu_.CreateMemslot({.id = 9, .gfns = {{0x8000}, {0x8004}}, .hva = host_.PageAt(4)}).ok());
   ASSERT_EQ(Fault(5), FaultOutcome::kMapped);

@@ -79,7 +79,7 @@ TEST_F(MmuTest, AProtectInFlightRefusesReadersToo) {
   EXPECT_EQ(Fault(5), FaultOutcome::kBlocked);
 }
 
-TEST_F(MmuTest, YoungIsAskedOfStage2AndOfCaches) {
+TEST_F(MmuTest, YoungCombinesStage2AndCaches) {
   PfnCache cache(mmu_, "cache");
   ASSERT_TRUE(cache.Activate(reader_, host_.PageAt(5), 64, Access::kRead).ok());
   EXPECT_TRUE(cache.Check(reader_));
@@ -102,7 +102,7 @@ TEST_F(MmuTest, ADeleteTakesTheLeavesOfItsSlotAndNoOther) {
   EXPECT_EQ(mmu_.DeleteMemslot(9).code(), absl::StatusCode::kNotFound);
 }
 
-TEST_F(MmuTest, StatsTellWhatHappened) {
+TEST_F(MmuTest, StatsCountEachOperation) {
   ASSERT_EQ(Fault(5), FaultOutcome::kMapped);
   ASSERT_TRUE(mmu_.CreateMemslot({.id = 9, .gfns = {{0x8000}, {0x8001}}, .hva = {0}}).ok());
   ASSERT_TRUE(mmu_.DeleteMemslot(9).ok());

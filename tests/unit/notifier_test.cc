@@ -69,7 +69,7 @@ class NotifierTest : public ::testing::Test {
   Recorder b_{"b", log_};
 };
 
-TEST_F(NotifierTest, ABracketTellsEverySubscriberInOrder) {
+TEST_F(NotifierTest, ABracketCallsEverySubscriberInOrder) {
   BracketToken token = Begin(0x1000, 0x3000);
   EXPECT_TRUE(token.open());
   EXPECT_THAT(log_, ElementsAre("a begin 0x1000-0x3000 unmap", "b begin 0x1000-0x3000 unmap"));
@@ -79,7 +79,7 @@ TEST_F(NotifierTest, ABracketTellsEverySubscriberInOrder) {
   EXPECT_THAT(log_, ElementsAre("a end 0x1000-0x3000", "b end 0x1000-0x3000"));
 }
 
-TEST_F(NotifierTest, WhoFoundSomethingIsHeardAgainOutsideTheWalk) {
+TEST_F(NotifierTest, ASubscriberThatDroppedSomethingIsCalledAgainAfterTheWalk) {
   a_.held = true;
   { InvalidationScope scope(notifier_, {{{0x1000}, {0x2000}}, InvalidationKind::kUnmap}); }
   EXPECT_THAT(log_,
@@ -148,7 +148,7 @@ TEST_F(NotifierTest, TheSequenceCountsTheBracketsThatEnded) {
   EXPECT_EQ(notifier_.Stats().in_flight, 0u);
 }
 
-TEST_F(NotifierTest, EverySubscriberIsAskedWhetherItIsYoung) {
+TEST_F(NotifierTest, TestYoungCallsEverySubscriber) {
   a_.young = b_.young = true;
   EXPECT_TRUE(notifier_.TestClearYoung({{0}, {0x1000}}, true));
   EXPECT_THAT(log_, ElementsAre("a clear", "b clear"));
@@ -158,7 +158,7 @@ TEST_F(NotifierTest, EverySubscriberIsAskedWhetherItIsYoung) {
   EXPECT_TRUE(notifier_.TestClearYoung({{0}, {0x1000}}, false));
 }
 
-TEST_F(NotifierTest, ASubscriberThatLeftHearsNothing) {
+TEST_F(NotifierTest, AnUnregisteredSubscriberIsNotCalled) {
   notifier_.Unregister(a_);
   { InvalidationScope scope(notifier_, {{{0x1000}, {0x2000}}, InvalidationKind::kUnmap}); }
   EXPECT_THAT(log_, ElementsAre("b begin 0x1000-0x2000 unmap", "b end 0x1000-0x2000"));

@@ -25,7 +25,7 @@ class PfnCacheTest : public MmuRig {
   PfnCache cache_{mmu_, "ring"};
 };
 
-TEST_F(PfnCacheTest, AFreshCacheIsOfNoUse) {
+TEST_F(PfnCacheTest, ACacheIsNotValidBeforeItIsActivated) {
   EXPECT_FALSE(Valid());
   EXPECT_EQ(cache_.Refresh(reader_), RefreshOutcome::kInactive);
   cache_.Deactivate();  // harmless
@@ -183,7 +183,7 @@ TEST_F(PfnCacheTest, AnActivationThatFailsLeavesNoTranslationBehind) {
 }
 
 // The device works by hva meanwhile; later the refresh gets a translation.
-TEST_F(PfnCacheTest, ASettlingPageLeavesTheCacheActiveAndNotValid) {
+TEST_F(PfnCacheTest, APageWithAPendingRemovalLeavesTheCacheActiveAndNotValid) {
   bool removals = true;
   host_.SetAnswer([&](Hva, Access) -> std::optional<PageInResult> {
     if (removals) return PageInResult{PageInOutcome::kRemovalPending, {}, Access::kRead};
@@ -200,7 +200,7 @@ TEST_F(PfnCacheTest, ASettlingPageLeavesTheCacheActiveAndNotValid) {
   }
 }
 
-TEST_F(PfnCacheTest, AnHvaLookUpAsksAgainWhenToldTo) {
+TEST_F(PfnCacheTest, AnHvaLookUpRetriesIfTheSourceReturnsAgain) {
   int refusals = 2;
   host_.SetAnswer([&](Hva, Access) -> std::optional<PageInResult> {
     if (refusals-- > 0) return PageInResult{PageInOutcome::kAgain, {}, Access::kRead};
@@ -210,7 +210,7 @@ TEST_F(PfnCacheTest, AnHvaLookUpAsksAgainWhenToldTo) {
   EXPECT_EQ(host_.page_ins(), 3u);
 }
 
-TEST_F(PfnCacheTest, ALookUpThatTheSourcePutsOffTooOftenIsAnOutcomeByHvaAndByGpa) {
+TEST_F(PfnCacheTest, ALookUpThatTheSourceDefersTooOftenIsAnOutcomeByHvaAndByGpa) {
   constexpr unsigned kTries = 12;
   Mmu mmu(host_, {.page_in_tries = kTries});
   ASSERT_TRUE(
@@ -293,7 +293,7 @@ TEST_F(PfnCacheTest, ARefreshInsideAReadSectionIsABug) {
 // The index: what an invalidation finds.
 using PfnCacheIndexTest = PfnCacheTest;
 
-TEST_F(PfnCacheIndexTest, APrecheckThatFindsNothingIsAllThereIs) {
+TEST_F(PfnCacheIndexTest, APrecheckThatFindsNothingEndsTheSearch) {
   ASSERT_TRUE(Activate(GpaAt(5)).ok());
   Invalidate(9);
   EXPECT_EQ(Stats().prechecks, 1u);

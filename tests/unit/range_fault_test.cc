@@ -89,7 +89,7 @@ TEST_F(RangeFaultTest, TheEndsOfARangeArePages) {
   ExpectTheHostsFrames();
 }
 
-TEST_F(RangeFaultTest, WhatIsThereStaysAndTheRestComes) {
+TEST_F(RangeFaultTest, PresentPagesStayAndTheOthersComeIn) {
   ASSERT_EQ(mmu_.faults().FaultIn(reader_, kFirst + 9, Access::kWrite).outcome,
             FaultInOutcome::kMapped);
   const uint64_t page_ins = host_.page_ins();
@@ -150,7 +150,7 @@ TEST_F(RangeFaultTest, AWriteToAPresentBlockMakesItDirty) {
   EXPECT_TRUE(LeafOf(0)->pte.dirty());
 }
 
-TEST_F(RangeFaultTest, APageThatSettlesGetsNoLeafAndHoldsUpNoOther) {
+TEST_F(RangeFaultTest, APageWithAPendingRemovalGetsNoLeafAndDelaysNoOther) {
   host_.SetAnswer([&](Hva page, Access) -> std::optional<PageInResult> {
     if (page != host_.PageAt(3)) return std::nullopt;
     return PageInResult{PageInOutcome::kRemovalPending, {}, Access::kRead, 0};

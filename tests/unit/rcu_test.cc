@@ -25,7 +25,7 @@ TEST(RcuTest, DeferredDeletesHaveRunAfterABarrier) {
   EXPECT_EQ(living, 0);
 }
 
-TEST(RcuTest, ReadSectionsNestAndAreKnownToTheirThread) {
+TEST(RcuTest, ReadSectionsNestAndTheirThreadCanDetectThem) {
   EXPECT_FALSE(rcu::InReadSection());
   {
     rcu::ReadScope outer;
@@ -58,7 +58,7 @@ TEST(RcuTest, WaitingInsideAReadSectionIsABug) {
       "grace period awaited inside a read section");
 }
 
-TEST(RetiredTest, WhatIsHandedOverIsCountedAndFreed) {
+TEST(RetiredTest, ARetiredBatchIsCountedAndFreed) {
   RetiredTables retired;
   RetiredBatch batch;
   for (int i = 0; i < 3; ++i) batch.Add(new Table(0, 0));

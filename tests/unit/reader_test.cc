@@ -45,7 +45,7 @@ TEST_F(ReaderTest, ASectionIsSeenUntilItIsLeft) {
   EXPECT_FALSE(Reading(10));
 }
 
-TEST_F(ReaderTest, AForgottenSectionIsABug) {
+TEST_F(ReaderTest, ASectionThatIsNeverLeftIsABug) {
   registry_.SetPatience(absl::Milliseconds(20));
   EXPECT_DEATH(
       {
@@ -58,7 +58,7 @@ TEST_F(ReaderTest, AForgottenSectionIsABug) {
 
 // The reader may be blocked behind a thread that gets no CPU time as long as this one goes on to
 // yield.
-TEST_F(ReaderTest, WhoWaitsForAReaderThatStaysSleeps) {
+TEST_F(ReaderTest, AWaiterForAReaderThatStaysSleeps) {
   Reader reader(registry_);
   Section section(reader, KeyOf(10));
   std::atomic<pid_t> waiter_id{0};
@@ -136,7 +136,7 @@ TEST_F(ReaderTest, ATagIsUsedAgainAfterItsReader) {
   EXPECT_EQ(third.tag(), tag);
 }
 
-TEST_F(ReaderTest, AWaitForNobodyReturnsAtOnce) {
+TEST_F(ReaderTest, AWaitWithoutReadersReturnsAtOnce) {
   Reader reader(registry_);
   Section section(reader, KeyOf(10));
   registry_.WaitForReaders(Pages(11));
@@ -166,7 +166,7 @@ TEST_F(ReaderTest, AReaderAmongInvalidationsTakesNoBias) {
   EXPECT_EQ(registry_.membarriers(), 0u);
 }
 
-TEST_F(ReaderTest, WithoutMembarriersNobodyHasABias) {
+TEST_F(ReaderTest, WithoutMembarriersNoReaderHasABias) {
   ReaderRegistry registry(false);
   Reader reader(registry);
   TakeBias(reader);
@@ -201,7 +201,7 @@ TEST_F(ReaderTest, MoreBiasedReadersThanOneBatchAreAllLookedAt) {
   EXPECT_EQ(registry_.membarriers(), 2u);
 }
 
-TEST(ReaderBiasTest, AWordFromBeforeANewBiasTakesNothing) {
+TEST(ReaderBiasTest, ABiasWordFromBeforeANewBiasRevokesNothing) {
   ReaderBias bias;
   bias.EndWindow();
   bias.EndWindow();

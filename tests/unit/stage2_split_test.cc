@@ -38,7 +38,7 @@ class Stage2SplitTest : public ::testing::Test {
   Stage2 stage2_;
 };
 
-TEST_F(Stage2SplitTest, ABigBlockBecomesBlocksAndKeepsWhatItKnew) {
+TEST_F(Stage2SplitTest, ABigBlockBecomesBlocksAndKeepsItsBits) {
   Map(kBig.begin, 2, Pte::Leaf(kPfn, Access::kWrite).Dirty());
   TablePool pool(1);
   EXPECT_EQ(stage2_.Split(kBig, 1, pool), kBig.end);
@@ -48,7 +48,7 @@ TEST_F(Stage2SplitTest, ABigBlockBecomesBlocksAndKeepsWhatItKnew) {
   ExpectTranslations(kBig, 1);
 }
 
-TEST_F(Stage2SplitTest, WithAnEmptyPoolItSaysHowFarItCame) {
+TEST_F(Stage2SplitTest, WithAnEmptyPoolItReportsItsProgress) {
   Map(kBig.begin, 2, Pte::Leaf(kPfn, Access::kWrite).Dirty());
   TablePool pool(4);
   const Gfn reached = stage2_.Split(kBig, 0, pool);

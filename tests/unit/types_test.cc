@@ -42,7 +42,7 @@ TEST(TypesTest, RoundingOutDoesNotWrap) {
   EXPECT_EQ(RoundOutToPages(Bytes(0x1000, ~kPageMask + 1)), Bytes(0x1000, ~kPageMask));
 }
 
-TEST(PteTest, ALeafSaysWhatItWasMadeOf) {
+TEST(PteTest, ALeafHoldsItsFields) {
   const Pte leaf = Pte::Leaf({0xabcde}, Access::kWrite);
   EXPECT_TRUE(leaf.is_leaf());
   EXPECT_EQ(leaf.pfn(), Pfn{0xabcde});
@@ -65,7 +65,7 @@ TEST(PteTest, EachChangeChangesItsBitAndNoOther) {
   EXPECT_EQ(leaf.WithTag(7).WithTag(0), leaf);
 }
 
-TEST(PteTest, AClaimTellsItsOwner) {
+TEST(PteTest, AClaimHoldsItsOwner) {
   const Pte claim = Pte::Claim(kMaxOwnerTag);
   EXPECT_TRUE(claim.is_claim());
   EXPECT_EQ(claim.tag(), kMaxOwnerTag);
