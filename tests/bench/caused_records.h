@@ -41,7 +41,7 @@ struct CausedRecord {
   std::string cause;
 };
 
-// The cause that a chain of function names tells, from the innermost function outwards; "other" if
+// The cause that a chain of function names shows, from the innermost function outwards; "other" if
 // no function of the table is among them.
 std::string CauseOf(std::span<const std::string> chain);
 

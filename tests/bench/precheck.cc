@@ -1,7 +1,7 @@
 // Is the precheck of a pfn cache's invalidation worth it? Three questions beside the number of
 // caches, which invalidation.nothing sweeps: what it costs where invalidations do overlap a cache
-// (the precheck is then in vain), what a reader keeps of its speed at a rate of invalidations, and
-// how long one access of that reader may be held up.
+// (the precheck then saves nothing), what a reader keeps of its speed at a rate of invalidations,
+// and how long one access of that reader may be held up.
 //
 // The floor of an overlapping invalidation is the way to the reader's cache line and back. The
 // floor for a reader is no effect at all: no invalidation here overlaps its cache.
@@ -30,7 +30,8 @@ constexpr uint64_t kPercents[] = {0, 25, 50, 75, 100};
 constexpr uint64_t kRates[] = {10'000, 100'000, 0};  // 0: without a pause
 constexpr uint64_t kListedBesideReader = 64;
 constexpr uint64_t kInvalidations = 1'000;
-// A turn is long enough for a few invalidations, and short enough not to be preempted in most rounds.
+// A turn is long enough for a few invalidations, and short enough not to be preempted in most
+// rounds.
 constexpr uint64_t kReads = 50'000;       // in a loop
 constexpr uint64_t kTimedReads = 20'000;  // one by one
 constexpr uint64_t kReadsOfAStep = 64;

@@ -95,7 +95,7 @@ class Damage : public ::testing::Test {
   }
 
   // A page of `slot` that the guest has written, all `words` of it, and is not at just now: if it
-  // is told to stop before it goes on, it will verify the page and not write it again.
+  // is stopped before it goes on, it will verify the page and not write it again.
   Gpa PauseAtAWrittenPage(MinimalVmm::Slot slot, size_t words = 8) {
     const KvmMemslot memslot = vmm_->slot(slot);
     Gpa found{};

@@ -27,8 +27,8 @@ class PrivilegesTest : public SystemTest {
     if (uffd.exit != 0) GTEST_SKIP() << "this kernel has no /dev/userfaultfd (6.1 does)";
   }
 
-  // In a mount namespace of its own, where the devices are everybody's, no tracefs is mounted and
-  // the scratch directory has a copy of the program.
+  // In a mount namespace of its own, where all users may open the devices, no tracefs is mounted
+  // and the scratch directory has a copy of the program.
   Ended AsNobody(const std::string& command) {
     const std::string script =
         "program=$1 scratch=$2\n"

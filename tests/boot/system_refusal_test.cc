@@ -63,7 +63,7 @@ TEST_F(RefusalTest, AFileThatIsNoDiskIsNamedWithItsFault) {
 }
 
 TEST_F(RefusalTest, AnOutputThatCannotBeWrittenIsExit1WithTheReason) {
-  // The command's end of a pipe, of which nobody has the other.
+  // The command's end of a pipe, whose other end is closed.
   const std::string fifo = scratch_ / "fifo";
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
   const std::string no_reader = "exec 3<>" + fifo + " 4>" + fifo + " 3>&-; ";

@@ -44,7 +44,7 @@ class SystemTest : public ::testing::Test {
     command.insert(command.end(), more.begin(), more.end());
     return command;
   }
-  // A machine until it is told to end. Its socket answers while it is still starting.
+  // A machine that runs until a request to end. Its socket answers while it is still starting.
   std::unique_ptr<Process> StartMachine(const Arguments& more) {
     Arguments command = RunCommand(more);
     command.insert(command.end(), {"--duration", "0"});

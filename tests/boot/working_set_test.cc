@@ -1,8 +1,8 @@
-// The working set against what the guest itself says that it touched.
+// The working set against the touched pages that the guest itself reports.
 //
 // Scans are made by hand while the vCPUs stand still. A page at which a vCPU stands at either end
-// of a window may be told either way; every other page of the precious and the discardable slots is
-// compared, and must agree.
+// of a window may or may not be reported; every other page of the precious and the discardable
+// slots is compared, and must agree.
 
 #include <gtest/gtest.h>
 
@@ -87,7 +87,6 @@ class WorkingSetOfAGuest
       for (uint64_t at = 0; at < slot.bytes; at += kPageSize) take(slot.gpa + at, slot.hva + at);
     }
   }
-  // `settle`: false where churn goes on while the vCPUs stand still.
   Window RunWindow() {
     Window window;
     EXPECT_TRUE(machine_->Pause().ok());

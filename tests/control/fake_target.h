@@ -53,7 +53,7 @@ class FakeTarget : public ControlTarget {
   void CloseGate();
   void OpenGate();
   bool SomebodyWaitsAtTheGate();
-  // Of how many pages a take tells: 0x180, or this many.
+  // The number of pages that a take reports: 0x180, or this many.
   void SetDirtyPages(uint64_t pages);
   int dirty_takes();
   int dirty_given_back();

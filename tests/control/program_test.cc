@@ -65,7 +65,7 @@ class ProgramTest : public ::testing::Test {
     return result;
   }
 
-  // Until the machine has nothing more to tell, and ends.
+  // Until the machine has no more events, and ends.
   Result Follow(const std::vector<std::string>& arguments) {
     auto server = Serve("vm-1");
     const uint64_t asked = target_.events_asked();

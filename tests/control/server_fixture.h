@@ -22,8 +22,8 @@ namespace underfoot::testing {
 inline constexpr char kGetVm[] = "GET /v1/vm HTTP/1.1\r\nHost: x\r\n\r\n";
 inline constexpr char kGetVmAndClose[] =
     "GET /v1/vm HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-inline constexpr std::chrono::milliseconds kShort{100};   // for who is to be cut
-inline constexpr std::chrono::milliseconds kAmple{2000};  // for who sends and is to be heard
+inline constexpr std::chrono::milliseconds kShort{100};   // for a client that is to be cut
+inline constexpr std::chrono::milliseconds kAmple{2000};  // for a client that sends
 inline constexpr std::chrono::milliseconds kNever{600000};
 
 class ServerTest : public ::testing::Test {

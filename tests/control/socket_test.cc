@@ -1,4 +1,4 @@
-// Where the socket lives, who gets the path, and how a client finds it.
+// Where the socket lives, which process gets the path, and how a client finds it.
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -35,7 +35,7 @@ mode_t ModeOf(const std::string& path) {
 
 std::string ErrorOf(const absl::Status& status) { return std::string(status.message()); }
 
-// A socket file that nobody listens on any more, as kill -9 leaves it.
+// A socket file without a listener, as kill -9 leaves it.
 void LeaveStaleSocket(const std::string& path) {
   const pid_t child = fork();
   ASSERT_GE(child, 0);
@@ -309,7 +309,7 @@ TEST_F(SocketTest, ADeadSocketIsRemovedByTheNextClientAndOnlyThat) {
 TEST_F(SocketTest, ASocketThatIsBeingMadeIsNotTakenForADeadOne) {
   const std::string path = DefaultSocketPath("vm-1", environment_);
   ASSERT_TRUE(PrepareSocketDirectory(path, environment_).ok());
-  BindAndForget(path);  // bound, nobody listens yet
+  BindAndForget(path);  // bound, without a listener
   const auto lock = LockDirectory(DirectoryOf(path), std::chrono::milliseconds(0));
   ASSERT_TRUE(lock.ok());
   EXPECT_THAT(FindLiveSockets(environment_), IsEmpty());

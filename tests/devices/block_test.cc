@@ -1,4 +1,4 @@
-// The block device: each kind of request, the file behind it, and what the driver is told when the
+// The block device: each kind of request, the file behind it, and what the driver gets when the
 // file or the guest's memory fails.
 
 #include "vmm/devices/virtio/block.h"

@@ -60,7 +60,7 @@ TEST(LibcNamesTest, EachLeadsToItsHook) {
   close(fd);
 }
 
-// A posix_madvise of libc changes nothing, so there is nothing to tell.
+// A posix_madvise of libc changes nothing, so nothing is reported.
 TEST(LibcNamesTest, APosixMadviseTakesNoPage) {
   RecordedChanges recorded(1);
   recorded.Word(0) = 4;

@@ -63,23 +63,25 @@ class StackTest : public ::testing::Test {
   }
   std::vector<uint64_t> handles_;
   // The first call also binds names and looks up mutants.
-  static size_t Settled(void (*function)()) {
+  static size_t WarmStackOf(void (*function)()) {
     StackOf(function);
     return StackOf(function);
   }
-  const size_t bare_ = Settled([] { syscall(SYS_madvise, g_memory, 0, MADV_DONTNEED); });
+  const size_t bare_ = WarmStackOf([] { syscall(SYS_madvise, g_memory, 0, MADV_DONTNEED); });
 };
 
 TEST_F(StackTest, ACallBetweenTwoRangesNeedsNearlyNone) {
-  EXPECT_LT(Settled([] { hooks::Munmap(g_memory + 8 * kPageSize, kPageSize); }) - bare_, 512u);
+  EXPECT_LT(WarmStackOf([] { hooks::Munmap(g_memory + 8 * kPageSize, kPageSize); }) - bare_, 512u);
 }
 
 TEST_F(StackTest, ACallOverTwoRangesNeedsLessThanAKilobyte) {
-  EXPECT_LT(Settled([] { hooks::Madvise(g_memory, 3 * kPageSize, MADV_DONTNEED); }) - bare_,
+  EXPECT_LT(WarmStackOf([] { hooks::Madvise(g_memory, 3 * kPageSize, MADV_DONTNEED); }) - bare_,
             kLimit);
-  EXPECT_LT(Settled([] { hooks::Mprotect(g_memory, 3 * kPageSize, PROT_READ); }) - bare_, kLimit);
-  EXPECT_LT(Settled([] { hooks::Madvise(g_memory, 3 * kPageSize, MADV_PAGEOUT); }) - bare_, kLimit);
-  EXPECT_LT(Settled([] {
+  EXPECT_LT(WarmStackOf([] { hooks::Mprotect(g_memory, 3 * kPageSize, PROT_READ); }) - bare_,
+            kLimit);
+  EXPECT_LT(WarmStackOf([] { hooks::Madvise(g_memory, 3 * kPageSize, MADV_PAGEOUT); }) - bare_,
+            kLimit);
+  EXPECT_LT(WarmStackOf([] {
               hooks::Mremap(g_memory, kPageSize, kPageSize, MREMAP_MAYMOVE | MREMAP_FIXED,
                             g_memory + 8 * kPageSize);
               hooks::Mmap(g_memory, kPageSize, PROT_READ | PROT_WRITE,

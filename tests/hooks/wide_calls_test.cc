@@ -86,7 +86,7 @@ UniqueFd Memfd(uint64_t pages) {
   return fd;
 }
 
-bool Tells(const std::vector<underfoot_change>& changes, HvaRange range) {
+bool Reports(const std::vector<underfoot_change>& changes, HvaRange range) {
   for (const underfoot_change& change : changes) {
     if (RecordedChanges::RangeOf(change).Contains(range)) return true;
   }
@@ -100,10 +100,10 @@ TEST(WideCallsTest, ARemovalThroughAnUnattachedMappingIsReported) {
   recorded.Word(1) = 3;
   ASSERT_EQ(hooks::Madvise(other.At(5), kPageSize, MADV_REMOVE), 0);
   EXPECT_EQ(recorded.Word(1), 0u);
-  EXPECT_TRUE(Tells(recorded.Take(), recorded.Pages(1)));
+  EXPECT_TRUE(Reports(recorded.Take(), recorded.Pages(1)));
   for (const int advice : {MADV_PAGEOUT, newer::kMadvCollapse}) {
     static_cast<void>(hooks::Madvise(other.At(5), kPageSize, advice));
-    EXPECT_TRUE(Tells(recorded.Take(), recorded.Pages(1))) << advice;
+    EXPECT_TRUE(Reports(recorded.Take(), recorded.Pages(1))) << advice;
   }
   ASSERT_EQ(hooks::Madvise(other.At(5), kPageSize, MADV_DONTNEED), 0);
   EXPECT_TRUE(recorded.Take().empty()) << "the file keeps its page";
@@ -116,8 +116,8 @@ TEST(WideCallsTest, ARemovalByProcessMadviseIsReportedForTheOtherMappings) {
   const UniqueFd self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
   const iovec part{one.At(2), kPageSize};
   static_cast<void>(hooks::ProcessMadvise(self.get(), &part, 1, MADV_REMOVE, 0));
-  EXPECT_TRUE(Tells(one.Take(), one.Pages(2)));
-  EXPECT_TRUE(Tells(other.Take(), other.Pages(2)));
+  EXPECT_TRUE(Reports(one.Take(), one.Pages(2)));
+  EXPECT_TRUE(Reports(other.Take(), other.Pages(2)));
 }
 
 // The kernel can say what file lies there from 6.11 on; on older kernels the call is reported for

@@ -1,4 +1,4 @@
-// Who audits the translations: it finds what is wrong, says who should have told, and only that.
+// The auditor: it finds each wrong translation, and names the source that should have reported it.
 
 #include "vmm/audit/auditor.h"
 
@@ -49,7 +49,7 @@ class AuditorTest : public MemoryTest {
                                                           .lazy = &side().lazy},
                                          GfnRange{side().GfnAt(0), side().GfnAt(kLeaves)}, 1);
   }
-  // From here on the kernel's source is on; it tells what the test tells.
+  // From here on the kernel's source is on; it reports the records that the test adds.
   void ListenToTheKernel() {
     kernel_ = std::make_unique<KernelNotifier>(
         mmu(), side().own_changes, side().memory->hvas(), records_.Opener(),
@@ -59,7 +59,7 @@ class AuditorTest : public MemoryTest {
     MakeAuditor(kernel_.get());
   }
 
-  // Behind everybody's back: the event is taken for one of our own.
+  // No source reports it: the event counts as one of our own.
   void LosePage(uint64_t i) {
     side().expected.Expect(side().Pages(i));
     ASSERT_EQ(ForeignMadvise(side().Pages(i), MADV_DONTNEED), 0);
@@ -115,8 +115,8 @@ TEST_P(AuditorTest, HolesBetweenLeavesAreReadOverAndAreNoDifferences) {
   EXPECT_EQ(auditor_->Stats().differences, 1u);
 }
 
-// Of anonymous memory userfaultfd tells everything that can take a page, but of one that MADV_FREE
-// has left; a memfd's pages can be punched out through the file without a word.
+// Userfaultfd reports every removal of anonymous memory, except of a page after MADV_FREE. The
+// pages of a memfd can be punched out through the file without an event.
 TEST_P(AuditorTest, APageThatWentWithoutAReportIsChargedToUserfaultfd) {
   LosePage(7);
   auditor_->Sweep();
@@ -124,11 +124,11 @@ TEST_P(AuditorTest, APageThatWentWithoutAReportIsChargedToUserfaultfd) {
   EXPECT_EQ(auditor_->Stats().missed_by_uffd, memfd() ? 0u : 1u);
   EXPECT_EQ(auditor_->Stats().unobserved, memfd() ? 1u : 0u);
   EXPECT_EQ(auditor_->Stats().differences, 1u);
-  EXPECT_EQ(side().LeafOf(7).has_value(), !memfd()) << "repaired only where nobody is to blame";
+  EXPECT_EQ(side().LeafOf(7).has_value(), !memfd()) << "repaired only where no source is to blame";
   EXPECT_EQ(side().monitor.Stats().lost_copies_repaired, 0u);
 }
 
-// Not as a copy that was lost, nor as one that userfaultfd should have told of.
+// Not as a copy that was lost, nor as one that userfaultfd should have reported.
 TEST_P(AuditorTest, APageAfterMadvFreeIsUnobservedWithoutTheKernelSource) {
   if (memfd()) return;  // nothing is freed lazily
   FreeLazily(7);
@@ -168,7 +168,7 @@ TEST_P(AuditorTest, APageAfterMadvFreeIsChargedToTheKernelSourceIfThatIsOn) {
   EXPECT_EQ(auditor_->Stats().unobserved, 0u);
 }
 
-// What was told of it has run out when the kernel takes the page.
+// The report of it has expired when the kernel takes the page.
 TEST_P(AuditorTest, AForeignRemovalMayHaveBeenAMadvFree) {
   if (memfd()) return;
   ASSERT_EQ(ForeignMadvise(side().Pages(7), MADV_FREE), 0);
@@ -214,7 +214,7 @@ TEST_P(AuditorTest, AReportedChangeThatIsNotAppliedYetIsAwaitedAndExplains) {
   // Its own thread may be faster than the audit, but not each time.
   for (uint64_t i = 0; i < kLeaves; ++i) {
     LosePage(i);
-    records_.Tell(side().Pages(i));
+    records_.Add(side().Pages(i));
     auditor_->Sweep();
     EXPECT_FALSE(side().LeafOf(i).has_value());
   }
@@ -243,7 +243,7 @@ TEST_P(AuditorTest, ARecordOfAHookedCallExplainsNoDifference) {
     InvalidationScope hook(mmu().notifier(), {side().Pages(7), InvalidationKind::kUnmap});
     inside = MonotonicNs();
   }
-  records_.Tell(side().Pages(7), gettid(), inside);
+  records_.Add(side().Pages(7), gettid(), inside);
   ASSERT_TRUE(kernel_->Drain());
   FaultIn(7);
   LosePage(7);
@@ -285,7 +285,7 @@ TEST_P(AuditorTest, ACacheOfSeveralPagesIsFoundWrongInAnyOfThem) {
   EXPECT_EQ(auditor_->Stats().cache_checks, 2u);
   EXPECT_EQ(auditor_->Stats().differences, 1u);
   EXPECT_EQ(auditor_->Stats().missed_by_uffd, memfd() ? 0u : 1u);
-  EXPECT_EQ(cache.Describe().valid, !memfd()) << "repaired only where nobody is to blame";
+  EXPECT_EQ(cache.Describe().valid, !memfd()) << "repaired only where no source is to blame";
   cache.Deactivate();
 }
 
@@ -313,7 +313,7 @@ TEST_P(AuditorTest, APageThatAForeignRemovalTookLateIsExplainedAndRepaired) {
   EXPECT_TRUE(side().LeafOf(6).has_value());
 }
 
-// The removal is told, but it may be seen before it was heard of.
+// The removal is reported, but the auditor may see it before the report is applied.
 TEST_P(AuditorTest, WhileForeignersRemoveAndHooksProtectItFindsNoDifference) {
   constexpr uint64_t kRemovals = 500;
   // The auditor also learns what the rest of the host takes meanwhile.
@@ -336,7 +336,7 @@ TEST_P(AuditorTest, WhileForeignersRemoveAndHooksProtectItFindsNoDifference) {
   });
   while (!stop) auditor_->Sweep();
   for (std::thread* thread : {&toucher, &protector, &foreigner}) thread->join();
-  // While removals settle no leaf is made: there is something to audit once they have.
+  // While removals are pending no leaf is made: there is something to audit once they are over.
   EXPECT_TRUE(WaitUntil([&] {
     EXPECT_TRUE(hooked::Madvise(side().Pages(0), MADV_DONTNEED).ok());
     side().Store(0, 1);

@@ -276,7 +276,7 @@ TEST_P(ChurnKindsTest, TheAdversaryReclaimsFromOutsideAndDiesWithUs) {
     ASSERT_TRUE(adversary.ok()) << adversary.status();
     const absl::Status advised = adversary->Advise(side().Pages(0, kPages), MADV_COLD);
     EXPECT_TRUE(advised.ok()) << advised;
-    // The kernel lets nobody else discard.
+    // The kernel lets no other process discard.
     EXPECT_FALSE(adversary->Advise(side().Pages(0), MADV_DONTNEED).ok());
     child = adversary->pid();
     EXPECT_EQ(kill(child, 0), 0);

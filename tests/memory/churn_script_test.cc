@@ -93,7 +93,7 @@ TEST_F(ChurnScriptTest, AReplayThatIsCutShortReportsTheLengthOfTheRecord) {
   EXPECT_EQ(tape.Replay().repeated, 1u);
 }
 
-// Nobody finishes the tape of a run that is killed.
+// The tape of a killed run is never finished.
 TEST_F(ChurnScriptTest, WhatWasDoneIsInTheFileAtOnce) {
   ChurnTape tape;
   ASSERT_TRUE(tape.Open(path_, "", kMachine).ok());

@@ -21,8 +21,8 @@ inline constexpr int32_t kForeignTid = 0x7ffffff0;
 
 class FakeRecords {
  public:
-  void Tell(HvaRange range, int32_t tid = kForeignTid, int64_t time_ns = MonotonicNs(),
-            KernelRecord::Kind kind = KernelRecord::Kind::kUnmap) {
+  void Add(HvaRange range, int32_t tid = kForeignTid, int64_t time_ns = MonotonicNs(),
+           KernelRecord::Kind kind = KernelRecord::Kind::kUnmap) {
     absl::MutexLock lock(&mutex_);
     batch_.records.push_back({kind, range, time_ns, tid});
   }

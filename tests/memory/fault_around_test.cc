@@ -173,7 +173,8 @@ class MonitorAroundTest : public MemoryTest {
   UffdStats Stats() { return side().monitor.Stats(); }
 };
 
-// A page at a time: whoever is faster than the monitor faults on what it is bringing in.
+// A page at a time: a thread that is faster than the monitor faults on pages that it is bringing
+// in.
 TEST_P(MonitorAroundTest, PagesTouchedInTurnFaultFewTimes) {
   constexpr uint64_t kPages = 256;
   StartMonitor();

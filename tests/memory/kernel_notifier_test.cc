@@ -66,7 +66,7 @@ class KernelNotifierTest : public MemoryTest {
 };
 
 TEST_P(KernelNotifierTest, AForeignRecordDropsItsTranslationsAndNoOther) {
-  records_.Tell(side().Pages(3, 2));
+  records_.Add(side().Pages(3, 2));
   Drain();
   EXPECT_FALSE(side().LeafOf(3).has_value());
   EXPECT_FALSE(side().LeafOf(4).has_value());
@@ -94,11 +94,11 @@ TEST_P(KernelNotifierTest, OnlyAForeignChangeIsNotedForTheAuditor) {
     InvalidationScope hook(mmu().notifier(), {side().Pages(3), InvalidationKind::kUnmap});
     inside = MonotonicNs();
   }
-  records_.Tell(side().Pages(3), gettid(), inside);
-  records_.Tell(side().Pages(4), kForeignTid, MonotonicNs(), KernelRecord::Kind::kAge);
+  records_.Add(side().Pages(3), gettid(), inside);
+  records_.Add(side().Pages(4), kForeignTid, MonotonicNs(), KernelRecord::Kind::kAge);
   Drain();
   EXPECT_FALSE(noted.Lately(side().Pages(0, kLeaves)));
-  records_.Tell(side().Pages(5));
+  records_.Add(side().Pages(5));
   Drain();
   EXPECT_TRUE(noted.Lately(side().Pages(5)));
   EXPECT_FALSE(noted.Lately(side().Pages(6)));
@@ -113,8 +113,8 @@ TEST_P(KernelNotifierTest, AChangeByAHookIsKnownAndInvalidatedOnce) {
     inside = MonotonicNs();
   }
   const uint64_t begins = mmu().Stats().notifier.begins;
-  records_.Tell(side().Pages(3), gettid(), inside);
-  records_.Tell(side().Pages(4), gettid(), inside);
+  records_.Add(side().Pages(3), gettid(), inside);
+  records_.Add(side().Pages(4), gettid(), inside);
   Drain();
   EXPECT_EQ(kernel_->Stats().known, 2u);
   EXPECT_EQ(kernel_->Stats().foreign, 0u);
@@ -150,10 +150,10 @@ TEST_P(KernelNotifierTest, ARealHookIsAnnouncedFromItsBeginToItsEnd) {
 TEST_P(KernelNotifierTest, AChangeBesideAHookIsForeign) {
   {
     InvalidationScope hook(mmu().notifier(), {side().Pages(3), InvalidationKind::kUnmap});
-    records_.Tell(side().Pages(3), kForeignTid, MonotonicNs());
-    records_.Tell(side().Pages(3, 2), gettid(), MonotonicNs());
+    records_.Add(side().Pages(3), kForeignTid, MonotonicNs());
+    records_.Add(side().Pages(3, 2), gettid(), MonotonicNs());
   }
-  records_.Tell(side().Pages(3), gettid(), MonotonicNs() + 1'000'000);
+  records_.Add(side().Pages(3), gettid(), MonotonicNs() + 1'000'000);
   Drain();
   EXPECT_EQ(kernel_->Stats().foreign, 3u);
   EXPECT_FALSE(side().LeafOf(4).has_value());
@@ -162,23 +162,24 @@ TEST_P(KernelNotifierTest, AChangeBesideAHookIsForeign) {
 TEST_P(KernelNotifierTest, ARemovalThatUserfaultfdReportedIsKnownWhileItIsPending) {
   const int64_t read_ns = MonotonicNs();
   side().ram->removal_records().Reported(side().Pages(3, 4), read_ns);
-  records_.Tell(side().Pages(4), kForeignTid, read_ns + 1000);
-  records_.Tell(side().Pages(6, 2), kForeignTid, read_ns + 1000);
-  records_.Tell(side().Pages(5), kForeignTid, read_ns + 60'000'000);
+  records_.Add(side().Pages(4), kForeignTid, read_ns + 1000);
+  records_.Add(side().Pages(6, 2), kForeignTid, read_ns + 1000);
+  records_.Add(side().Pages(5), kForeignTid, read_ns + 60'000'000);
   Drain();
   EXPECT_EQ(kernel_->Stats().known, 1u);
   EXPECT_EQ(kernel_->Stats().foreign, 2u) << "beyond the removal, and too long after it";
 }
 
-// A page may have settled by evidence and have a leaf again: the next change of it is another one.
+// A removal may have completed by evidence and its page have a leaf again: the next change of the
+// page is another one.
 TEST_P(KernelNotifierTest, ARemovalExplainsOneRecordOfEachPage) {
   const int64_t read_ns = MonotonicNs();
   side().ram->removal_records().Reported(side().Pages(3), read_ns);
-  records_.Tell(side().Pages(3), kForeignTid, read_ns + 1000);
+  records_.Add(side().Pages(3), kForeignTid, read_ns + 1000);
   Drain();
   EXPECT_EQ(kernel_->Stats().known, 1u);
   EXPECT_TRUE(side().LeafOf(3).has_value());
-  records_.Tell(side().Pages(3), kForeignTid, read_ns + 2000);
+  records_.Add(side().Pages(3), kForeignTid, read_ns + 2000);
   Drain();
   EXPECT_EQ(kernel_->Stats().foreign, 1u);
   EXPECT_FALSE(side().LeafOf(3).has_value());
@@ -205,11 +206,11 @@ TEST_P(KernelNotifierTest, ARingThatMayHaveLostARecordCausesAResync) {
 
 TEST_P(KernelNotifierTest, ARecordBeyondGuestRamIsClipped) {
   const HvaRange ram = side().memory->hvas();
-  records_.Tell({ram.end, ram.end + kPageSize});
-  records_.Tell({ram.begin - kPageSize, ram.begin});
+  records_.Add({ram.end, ram.end + kPageSize});
+  records_.Add({ram.begin - kPageSize, ram.begin});
   Drain();
   EXPECT_EQ(kernel_->Stats().records, 0u);
-  records_.Tell({Hva{0}, Hva{~uint64_t{0}}});
+  records_.Add({Hva{0}, Hva{~uint64_t{0}}});
   Drain();
   EXPECT_EQ(kernel_->Stats().foreign, 1u);
   EXPECT_EQ(LastEvent().range, ram);
@@ -220,8 +221,8 @@ TEST_P(KernelNotifierTest, AnAgeIsCountedAndReportedAndDropsNothing) {
   constexpr uint64_t kAges = 100;
   const int64_t now = MonotonicNs();
   for (uint64_t i = 0; i < kAges; ++i) {
-    records_.Tell(side().Pages(i % kLeaves), kForeignTid, now + static_cast<int64_t>(i),
-                  i % 2 == 0 ? KernelRecord::Kind::kAge : KernelRecord::Kind::kTestAge);
+    records_.Add(side().Pages(i % kLeaves), kForeignTid, now + static_cast<int64_t>(i),
+                 i % 2 == 0 ? KernelRecord::Kind::kAge : KernelRecord::Kind::kTestAge);
   }
   Drain();
   EXPECT_EQ(kernel_->Stats().ages, kAges);
@@ -242,7 +243,7 @@ TEST_P(KernelNotifierTest, ATranslationMadeWhileTheChangeLastsIsDroppedToo) {
   bool in_between = false;
   for (int attempt = 0; attempt < 100 && !in_between; ++attempt) {
     const uint64_t before = brackets().begins;
-    records_.Tell(side().Pages(3));
+    records_.Add(side().Pages(3));
     Drain();
     FaultIn(3);
     in_between = brackets().begins == before + 1;
@@ -256,7 +257,7 @@ TEST_P(KernelNotifierTest, ATranslationMadeWhileTheChangeLastsIsDroppedToo) {
 }
 
 TEST_P(KernelNotifierTest, StopAppliesTheReportedRecordsAndLeavesNoSubscriber) {
-  records_.Tell(side().Pages(3));
+  records_.Add(side().Pages(3));
   kernel_->Stop();
   EXPECT_FALSE(side().LeafOf(3).has_value());
   EXPECT_FALSE(kernel_->Drain());
@@ -290,7 +291,7 @@ TEST_P(KernelNotifierTest, BesideHooksAndFaultsEveryDrainEnds) {
     for (uint64_t n = 0; !stop; ++n) side().Store(n % kLeaves, n);
   });
   for (uint64_t n = 0; n < 300; ++n) {
-    records_.Tell(side().Pages(n * 7 % kLeaves));
+    records_.Add(side().Pages(n * 7 % kLeaves));
     Drain();
   }
   stop = true;
@@ -301,16 +302,16 @@ TEST_P(KernelNotifierTest, BesideHooksAndFaultsEveryDrainEnds) {
 
 TEST_P(KernelNotifierTest, AForeignRecordIsCountedByItsCause) {
   const Hva block{(side().PageAt(0).value + (uint64_t{2} << 20)) & ~((uint64_t{2} << 20) - 1)};
-  records_.Tell(side().Pages(3), gettid(), MonotonicNs());
-  records_.Tell(PageRangeOf(block, 512), gettid(), MonotonicNs());
-  records_.Tell(PageRangeOf(block, 512), kForeignTid, MonotonicNs());
-  records_.Tell(side().Pages(4), kForeignTid, MonotonicNs());
+  records_.Add(side().Pages(3), gettid(), MonotonicNs());
+  records_.Add(PageRangeOf(block, 512), gettid(), MonotonicNs());
+  records_.Add(PageRangeOf(block, 512), kForeignTid, MonotonicNs());
+  records_.Add(side().Pages(4), kForeignTid, MonotonicNs());
   int64_t inside = 0;
   {
     InvalidationScope hook(mmu().notifier(), {side().Pages(5), InvalidationKind::kUnmap});
     inside = MonotonicNs();
   }
-  records_.Tell(side().Pages(5), gettid(), inside);
+  records_.Add(side().Pages(5), gettid(), inside);
   Drain();
   const KernelStats stats = kernel_->Stats();
   const auto of = [&](HostCause cause) { return stats.causes[static_cast<size_t>(cause)]; };

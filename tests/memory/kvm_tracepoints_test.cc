@@ -1,5 +1,5 @@
 // The kernel's own records: a virtual machine without a vCPU or a memslot is enough for the kernel
-// to tell KVM of every change of this process's memory.
+// to report to KVM every change of this process's memory.
 
 #include "vmm/sources/kernel/kvm_tracepoints.h"
 
@@ -35,7 +35,8 @@
 namespace underfoot::testing {
 namespace {
 
-// Why the kernel tells nothing here; a skip of its own, since a machine with /dev/kvm may lack it.
+// Why the kernel reports nothing here; a skip of its own, since a machine with /dev/kvm may lack
+// it.
 std::optional<std::string> WhyNoTracepoints() {
   const absl::StatusOr<Kvm> kvm = Kvm::Open();
   if (!kvm.ok()) return std::string(kvm.status().message());
@@ -344,7 +345,7 @@ TEST_P(KernelSourceTest, TwentyThousandChangesAreAllReportedAndNoneIsLost) {
     if (i % kAtOnce == 0) {
       ASSERT_TRUE(kernel_->Drain());
     }
-    // No event of userfaultfd, which would pace it: only the kernel tells of this one.
+    // No event of userfaultfd, which would pace it: only the kernel reports this one.
     InvalidationScope hook(mmu().notifier(), {side().Pages(i % 64), InvalidationKind::kUnmap});
     ASSERT_EQ(mprotect(PointerOf(side().PageAt(i % 64)), kPageSize,
                        i / 64 % 2 == 0 ? PROT_READ : PROT_READ | PROT_WRITE),

@@ -90,7 +90,7 @@ TEST_F(LostCopyTest, APageThatAWholeBracketTookAndThatCameBackInTheSameFrameIsNo
   EXPECT_EQ(Find(Present(1), bracket_and_same_leaf, Present()), LostCopy::kNo);
 }
 
-// It began before the first look, so the count does not tell of it; it is over at the last one.
+// It began before the first look, so the count does not include it; it is over at the last one.
 TEST_F(LostCopyTest, ABracketThatEndsBetweenTheLooksExplainsThePage) {
   BracketToken token = mmu_.notifier().Begin({kPage, InvalidationKind::kProtect});
   EXPECT_EQ(Find(

@@ -119,7 +119,7 @@ TEST_P(MmHooksMappingTest, AShrinkLeavesAHoleWhereTheTailWas) {
   ASSERT_TRUE(hooked::Munmap({more.begin, more.begin + 2 * kPageSize}).ok());
 }
 
-// None of these events is a foreigner's: nothing settles, nothing is dropped twice.
+// None of these events is foreign: no removal is pending, nothing is dropped twice.
 TEST_P(MmHooksMappingTest, TheEventsOfOurOwnMovesAreKnown) {
   StartMonitor();
   const HvaRange range = side().Pages(4, 4);
@@ -354,7 +354,7 @@ TEST_P(MmHooksMappingTest, TheMonitorReportsAForeignChange) {
   EXPECT_TRUE(EventsOf(EventSource::kHook).empty());
 }
 
-// Nobody waits for a reader of removals that are not told.
+// No hook waits for a reader of removals that are not reported.
 TEST_P(MmHooksMappingTest, WithoutRemovalEventsAHookDoesNotWait) {
   side_.reset();
   auto created =

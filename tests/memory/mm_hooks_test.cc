@@ -22,12 +22,12 @@ namespace underfoot::testing {
 namespace {
 
 // Looks at one page when a Begin has reached the subscribers, and again when its End has.
-class Witness final : public Subscriber {
+class EntryRecorder final : public Subscriber {
  public:
-  Witness(MemorySide& side, uint64_t page) : side_(side), page_(page) {
+  EntryRecorder(MemorySide& side, uint64_t page) : side_(side), page_(page) {
     side_.mmu.notifier().Register(*this);
   }
-  ~Witness() override { side_.mmu.notifier().Unregister(*this); }
+  ~EntryRecorder() override { side_.mmu.notifier().Unregister(*this); }
 
   bool Invalidate(const Invalidation& invalidation) override {
     if (!invalidation.range.Overlaps(side_.Pages(page_))) return false;
@@ -70,15 +70,15 @@ class MmHooksTest : public MemoryTest {
   void ExpectTheCallInside(const std::function<absl::Status()>& call, bool gone) {
     FaultIn(5);
     side().Store(5, 1);
-    Witness witness(side(), 5);
+    EntryRecorder recorder(side(), 5);
     const absl::Status status = call();
     ASSERT_TRUE(status.ok()) << status;
-    ASSERT_TRUE(witness.at_begin.has_value() && witness.at_end.has_value());
-    EXPECT_TRUE(witness.in_flight_at_begin);
-    EXPECT_TRUE(witness.at_begin->present);
-    EXPECT_FALSE(witness.at_begin->uffd_wp);
-    EXPECT_EQ(witness.at_end->present, !gone);
-    EXPECT_EQ(witness.at_end->uffd_wp, !gone);
+    ASSERT_TRUE(recorder.at_begin.has_value() && recorder.at_end.has_value());
+    EXPECT_TRUE(recorder.in_flight_at_begin);
+    EXPECT_TRUE(recorder.at_begin->present);
+    EXPECT_FALSE(recorder.at_begin->uffd_wp);
+    EXPECT_EQ(recorder.at_end->present, !gone);
+    EXPECT_EQ(recorder.at_end->uffd_wp, !gone);
     ExpectBalance(1);
   }
 
@@ -163,7 +163,7 @@ TEST_P(MmHooksTest, AWriteProtectTakesTheWriteAndKeepsTheTranslation) {
   EXPECT_EQ(side().LeafOf(5)->pfn(), pfn);
   EXPECT_TRUE(side().LeafOf(5)->dirty());
   side().Store(5, 3);
-  // Whoever faulted may run before the leaf is there.
+  // The thread that faulted may run before the leaf is there.
   EXPECT_TRUE(WaitUntil([&] {
     const std::optional<Pte> leaf = side().LeafOf(5);
     return leaf.has_value() && leaf->writable();
@@ -264,7 +264,8 @@ TEST_P(MmHooksTest, ACallThatFailsNamesItsRangeAndEndsItsBracket) {
   side().hooks.WaitForProtectionChange();
 }
 
-// The monitor tells its own process's events from those of others by what the hooks announced.
+// The monitor distinguishes its own process's events from those of others by the announcements of
+// the hooks.
 TEST_P(MmHooksTest, TheEventOfAHookCompletesNoRemoval) {
   StartMonitor();
   FaultIn(5);

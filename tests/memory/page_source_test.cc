@@ -25,7 +25,7 @@ class PageSourceTest : public MemoryTest {
     EXPECT_EQ(in.granted == Access::kWrite, !entry.uffd_wp);
   }
 
-  // A removal of which nobody is told: its event is read and dropped here.
+  // A removal that is reported to no source: its event is read and dropped here.
   void RemoveUnnoticed(uint64_t i, int advice) {
     PendingMadvise foreign(side().uffd, side().Pages(i), advice);
     ASSERT_TRUE(foreign.pending());
@@ -129,8 +129,8 @@ absl::Time NowAndZap() {
   return g_now;
 }
 
-// The source must ask whether a removal settles before it looks at the page: after the look, the
-// zap can come and settle, and a leaf is made of a page that is gone.
+// The source must check for a pending removal before it looks at the page. Otherwise the zap can
+// come and be over after the look, and a leaf is made of a page that is gone.
 TEST_P(PageSourceTest, APageWhoseRemovalCompletesDuringThePageInIsNotConsideredPresent) {
   constexpr absl::Duration kBound = absl::Seconds(1);
   g_now = absl::UnixEpoch();

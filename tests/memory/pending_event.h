@@ -1,4 +1,5 @@
-// What stands unread at a userfaultfd while nobody serves it, and the threads that wait there.
+// Events that stand unread at a userfaultfd while no thread serves it, and the threads that wait
+// there.
 
 #ifndef UNDERFOOT_TESTS_MEMORY_PENDING_EVENT_H_
 #define UNDERFOOT_TESTS_MEMORY_PENDING_EVENT_H_

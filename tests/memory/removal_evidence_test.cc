@@ -1,5 +1,5 @@
-// When a removal that userfaultfd told of is over: by the kernel's record of it, once mmap_lock has
-// been free.
+// When a removal that userfaultfd reported is over: by the kernel's record of it, once mmap_lock
+// has been free.
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -20,7 +20,7 @@
 namespace underfoot::testing {
 namespace {
 
-// A page settles by evidence, or not at all while the test runs.
+// A removal completes by evidence, or not at all while the test runs.
 class RemovalEvidenceTest : public MemoryTest {
  protected:
   void SetUp() override {
@@ -58,7 +58,7 @@ class RemovalEvidenceTest : public MemoryTest {
     ASSERT_TRUE(side().removals.Explains(range));
   }
   bool SettlesAfter(HvaRange told, int32_t tid = kForeignTid, int64_t time_ns = MonotonicNs()) {
-    records_.Tell(told, tid, time_ns);
+    records_.Add(told, tid, time_ns);
     EXPECT_TRUE(kernel_->Drain());
     return side().removals.Pending(removed_);
   }
@@ -138,7 +138,7 @@ TEST_P(RemovalEvidenceTest, TheKernelsOwnRecordIsIt) {
   ASSERT_TRUE(vm.ok()) << vm.status();
   const HvaRange ram = side().memory->hvas();
   if (const auto source = KvmTracepoints::Open(ram); !source.ok()) {
-    // Not UNDERFOOT_SKIP: a user who may open /dev/kvm need not have the right to tracepoints.
+    // Not UNDERFOOT_SKIP: users that may open /dev/kvm need not have the right to tracepoints.
     GTEST_SKIP() << source.status().message();
   }
   Listen([ram]() -> absl::StatusOr<std::unique_ptr<KernelRecordSource>> {

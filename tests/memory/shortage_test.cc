@@ -207,7 +207,7 @@ TEST_P(ShortageTest, AMappingThatMayNotBeLockedIsTriedOnce) {
 
 UNDERFOOT_FOR_BOTH_BACKINGS(ShortageTest);
 
-// A page of the block is held by somebody: io_uring, VFIO, here a pipe.
+// A page of the block is pinned: by io_uring, by VFIO, here by a pipe.
 TEST(PinnedPageTest, ABlockWithAPinnedPageIsNotCollapsedAndIsTriedOnce) {
   constexpr uint64_t kBlock = uint64_t{2} << 20;
   struct Plain final : PageSource {

@@ -2,7 +2,7 @@
 // them.
 //
 //   pages [0, 64)     moved by hooks only       strict: in a section the kernel agrees with the
-//   leaf pages [64, 128)   moved by everybody        half pairs: the content holds, what is lost is
+//   leaf pages [64, 128)   moved by all threads      half pairs: the content holds, what is lost is
 //   found
 //
 // On a memfd even pages are precious: nothing that loses content is done to them. All others may
@@ -127,7 +127,7 @@ class MemoryTortureTest : public ::testing::TestWithParam<Torture> {
     return entry.present && (access == Access::kRead || !entry.uffd_wp) &&
            entry.pfn == pfn.value_or(entry.pfn);
   }
-  // After it: only who is not of this process may take a page from it.
+  // After it: only another process may take a page from it.
   void Went(uint64_t page) {
     if (others_ != nullptr && others_->Include(side_->Pages(page))) return taken_.Add();
     Breach("page " + std::to_string(page) + " went while a section was open on it" +

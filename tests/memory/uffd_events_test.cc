@@ -1,4 +1,4 @@
-// The half pairs: what others do to guest RAM, as userfaultfd's events tell it.
+// The half pairs: changes of guest RAM by others, as userfaultfd's events report them.
 
 #include <gtest/gtest.h>
 #include <sched.h>
@@ -143,7 +143,7 @@ TEST_P(UffdEventsTest, WhileARemovalIsPendingThePageIsUsedAndNoTranslationIsKept
   StartMonitor();
   FaultIn(5);
   side().Store(5, 1);
-  // Two of them: which one took the page is not told, so there is no evidence for either.
+  // Two of them: no event reports which one took the page, so there is no evidence for either.
   ASSERT_EQ(ForeignMadvise(side().Pages(5), MADV_DONTNEED), 0);
   ASSERT_EQ(ForeignMadvise(side().Pages(4, 2), MADV_DONTNEED), 0);
   ASSERT_TRUE(WaitUntil([&] { return mmu().Stats().notifier.ends == 2; }));
@@ -162,8 +162,8 @@ TEST_P(UffdEventsTest, WhileARemovalIsPendingThePageIsUsedAndNoTranslationIsKept
   cache.Deactivate();
 }
 
-// The page was translated when the removal was told, and is gone at the next fault: the removal has
-// been there.
+// The page was translated when the removal was reported, and is gone at the next fault: the removal
+// has passed it.
 TEST_P(UffdEventsTest, APageThatTheRemovalHasPassedIsTranslatedAtOnce) {
   Create(absl::Hours(1));
   StartMonitor();
@@ -208,7 +208,7 @@ TEST_P(UffdEventsTest, WhenARemovalIsOverTranslationsComeBack) {
   EXPECT_EQ(side().LeafOf(5)->pfn(), side().EntryOf(5).pfn);
 }
 
-// How many faults had been taken when an invalidation was told.
+// How many faults had been taken when an invalidation was reported.
 class FaultsAtInvalidation final : public Subscriber {
  public:
   explicit FaultsAtInvalidation(MemorySide& side) : side_(side) {
@@ -255,7 +255,7 @@ TEST_P(UffdEventsTest, AFaultReadBeforeTheRemovalThatPrecededItComesAfterIt) {
 TEST_P(UffdEventsTest, AChildsUserfaultfdIsClosed) {
   StartMonitor();
   side().Store(0, 5);
-  // Guest RAM is not for children, so no fork is told of it; of this page one is.
+  // Guest RAM is not for children, so no fork of it is reported; a fork of this page is.
   ASSERT_EQ(madvise(PointerOf(side().PageAt(0)), kPageSize, MADV_DOFORK), 0);
   const auto descriptors = [] {
     return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});

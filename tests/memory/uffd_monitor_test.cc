@@ -27,7 +27,7 @@
 namespace underfoot::testing {
 namespace {
 
-// A frame that nobody else gets meanwhile: a pipe has it.
+// A frame that is not used again meanwhile: a pipe has it.
 class KeptFrame {
  public:
   explicit KeptFrame(Hva page) {
@@ -49,7 +49,7 @@ class UffdMonitorTest : public MemoryTest {
  protected:
   UffdStats Stats() { return side().monitor.Stats(); }
 
-  // The page goes, its event is taken for one of our own, and nobody invalidates anything.
+  // The page goes, its event is taken for one of our own, and nothing is invalidated.
   void LosePage(uint64_t i) {
     side().monitor.WaitForBatch();  // earlier events have been counted
     const uint64_t removes = Stats().removes;
@@ -74,7 +74,7 @@ class UffdMonitorTest : public MemoryTest {
     ASSERT_TRUE(ReadOneEvent(side().uffd));
   }
 
-  // As by somebody who tells nobody.
+  // As by another thread that wakes no waiter.
   void CopyZeroesWithoutWake(uint64_t i) {
     static std::array<std::byte, kPageSize> zeroes;
     uffdio_copy copy{};
@@ -86,7 +86,7 @@ class UffdMonitorTest : public MemoryTest {
   }
 
   // A leaf that says what the kernel says.
-  // Whoever faulted may run before its leaf is there.
+  // The thread that faulted may run before its leaf is there.
   void ExpectTrueLeaf(uint64_t i, bool writable = true) {
     ASSERT_TRUE(WaitUntil([&] { return side().LeafOf(i).has_value(); })) << "page " << i;
     const std::optional<Pte> leaf = side().LeafOf(i);
@@ -97,7 +97,8 @@ class UffdMonitorTest : public MemoryTest {
   }
 };
 
-// What brings the page in wakes who waits for it; here that was somebody else, and told nobody.
+// The code that brings a page in wakes the threads that wait for it. Here another thread did it,
+// and woke none.
 TEST_P(UffdMonitorTest, AFaultOnAPageThatHasComeInMeanwhileIsWoken) {
   std::atomic<bool> read{false};
   std::thread guest([&] {
@@ -177,7 +178,7 @@ TEST_P(UffdMonitorTest, AFaultInsideABracketWaitsForItsEnd) {
   BracketToken token = mmu().notifier().Begin({side().Pages(0, 4)});
   std::thread toucher([&] { side().Store(1, 7); });
   EXPECT_TRUE(WaitUntil([&] { return Stats().missing == 1; }));
-  // A page outside of the bracket waits for nobody.
+  // A page outside of the bracket does not wait.
   side().Store(8, 1);
   ExpectTrueLeaf(8);
   EXPECT_FALSE(side().EntryOf(1).present);
@@ -199,7 +200,7 @@ TEST_P(UffdMonitorTest, ALostCopyIsInvalidatedAndCopiedAgain) {
   EXPECT_EQ(mmu().Stats().notifier.begins, 1u);
 }
 
-// Whether a page is there when the invalidation of it is told.
+// Whether a page is there when its invalidation is reported.
 class PresenceAtInvalidation final : public Subscriber {
  public:
   PresenceAtInvalidation(MemorySide& side, uint64_t page) : side_(side), page_(page) {
@@ -232,7 +233,7 @@ TEST_P(UffdMonitorTest, ALostCopyIsInvalidatedBeforeItsPageComesBack) {
   EXPECT_EQ(presence.present.Get(), 0u);
 }
 
-// Between the fault and the look at it somebody else brought in another frame.
+// Between the fault and the look at it another thread brought in another frame.
 TEST_P(UffdMonitorTest, APageThatCameBackInAnotherFrameThanThatOfItsLeafWasLost) {
   if (!side().pagemap.real_pfns()) UNDERFOOT_SKIP("frame numbers need CAP_SYS_ADMIN");
   FaultIn(3);

@@ -54,8 +54,8 @@ class WorkingSetTest : public MemoryTest {
     return touched;
   }
 
-  // The handler has finished with the last fault: after it has woken this thread, it looks at the page
-  // again and publishes its leaf.
+  // The handler has finished with the last fault: after it has woken this thread, it looks at the
+  // page again and publishes its leaf.
   void Scan() {
     ASSERT_TRUE(WaitUntil([&] {
       const UffdStats stats = side().monitor.Stats();
@@ -131,7 +131,7 @@ TEST_P(WorkingSetTest, AnAccessThroughStage2CountsAsOneByTheGuest) {
   EXPECT_EQ(Touched(), Pages({6}));
 }
 
-// A scan takes the right to write away: nobody may have kept a translation that grants it.
+// A scan takes the right to write away: no thread may have kept a translation that grants it.
 TEST_P(WorkingSetTest, NoWritableTranslationOutlivesAScan) {
   Warm();
   FaultIn(7);
@@ -156,10 +156,10 @@ TEST_P(WorkingSetTest, WhatTheKernelMadeOldWasTouchedBefore) {
   Scan();
   Read(8);
   ASSERT_TRUE(mmu().notifier().TestClearYoung(side().Pages(8), false));
-  records.Tell(side().Pages(7, 3), kForeignTid, MonotonicNs(), KernelRecord::Kind::kTestAge);
+  records.Add(side().Pages(7, 3), kForeignTid, MonotonicNs(), KernelRecord::Kind::kTestAge);
   ASSERT_TRUE(kernel.Drain());
   EXPECT_TRUE(mmu().notifier().TestClearYoung(side().Pages(8), false)) << "it only asked";
-  records.Tell(side().Pages(7, 3), kForeignTid, MonotonicNs(), KernelRecord::Kind::kAge);
+  records.Add(side().Pages(7, 3), kForeignTid, MonotonicNs(), KernelRecord::Kind::kAge);
   ASSERT_TRUE(kernel.Drain());
   EXPECT_FALSE(mmu().notifier().TestClearYoung(side().Pages(8), false));
   Scan();

@@ -1,7 +1,7 @@
 // The C++ orders of a place in the set of ranges in flight: End frees the word and then moves the
 // epoch, on which waiters sleep; a search reads the epoch and then the word. A waiter that has read
 // the old word with the new epoch would sleep through the End that it waits for (waits.pml has the
-// protocol). Who has been woken looks the page up as the host left it.
+// protocol). A woken waiter looks the page up as the host left it.
 //
 // The word's own orders are weaker here than in the code, which needs them for the claim: relacy's
 // one order of seq_cst steps is that of execution, and would hide what the epoch's orders do.

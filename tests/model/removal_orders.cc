@@ -1,8 +1,8 @@
 // The C++ orders of a dirty leaf on its way to the log. A collector that finds the leaf gone finds
-// the removal counted, and waits for it, or its mark (I8). That who takes the mark meets the
-// writers of the leaf is reader_orders: the leaf is gone before the mark. The log's own orders are
-// left out here, for relacy takes the order of execution for that of all sequentially consistent
-// steps.
+// the removal counted, and waits for it, or its mark (I8). A collector that takes the mark then
+// waits for the writers of the leaf, see reader_orders: the leaf is gone before the mark. The log's
+// own orders are left out here, for relacy takes the order of execution for that of all
+// sequentially consistent steps.
 
 #include "relacy_main.h"
 

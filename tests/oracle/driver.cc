@@ -159,7 +159,7 @@ bool Driver::Make(Island& island, const Operation& wanted) {
   const State before = island.state;
   const uint64_t flushes_before = island.flushes;
   Step step = Next(island.state, op);
-  const bool short_of_memory = world_.shortage != nullptr && asking_island_ == nullptr &&
+  const bool short_of_memory = world_.shortage != nullptr && page_in_island_ == nullptr &&
                                MayRunOut(op.kind, step.outcome.result) && draw_.OneIn(4);
   if (short_of_memory && op.kind == Kind::kBegin) {
     op.no_memory = true;
@@ -177,16 +177,16 @@ bool Driver::Make(Island& island, const Operation& wanted) {
   Outcome expected = step.outcome;
   const bool asks = expected.result == Result::kAsks;
   if (asks) {
-    asking_island_ = &island;
-    asking_expects_ = &expected;
+    page_in_island_ = &island;
+    page_in_expects_ = &expected;
   }
-  const bool keep = asking_island_ == nullptr && draw_.OneIn(8);
+  const bool keep = page_in_island_ == nullptr && draw_.OneIn(8);
   const Outcome found = short_of_memory
                             ? MakeShortOfMemory(island, op, before, flushes_before, expected, keep)
                             : deeds_.Make(island, op, {*worker_, *looker_}, keep);
   if (asks) {
-    asking_island_ = nullptr;
-    asking_expects_ = nullptr;
+    page_in_island_ = nullptr;
+    page_in_expects_ = nullptr;
   }
   if (!world_.failed()) Compare(island, op, expected, found);
   return true;
@@ -198,14 +198,14 @@ Outcome Driver::MakeShortOfMemory(Island& island, const Operation& op, const Sta
                                   uint64_t flushes_before, Outcome& expected, bool keep) {
   Shortage& shortage = *world_.shortage;
   asked_ = false;
-  asking_activates_ = op.kind == Kind::kActivate;
+  page_in_activates_ = op.kind == Kind::kActivate;
   std::optional<Outcome> found;
   shortage.Start(op.no_memory ? 0 : draw_.Below(6));
   try {
     found = deeds_.Make(island, op, {*worker_, *looker_}, keep);
   } catch (const std::bad_alloc&) {
   }
-  asking_activates_ = false;
+  page_in_activates_ = false;
   if (shortage.End()) ++compared_.ran_out[static_cast<unsigned>(op.kind)];
   if (found.has_value()) return *found;
   expected = {Result::kNoMemory};
@@ -242,14 +242,14 @@ void Driver::Compare(Island& island, const Operation& op, const Outcome& expecte
 PageInResult Driver::PageIn(Hva page, Access access) {
   asked_ = true;
   // From here on an activation may format a message.
-  const OwnMemory own_memory(world_.shortage, !asking_activates_);
+  const OwnMemory own_memory(world_.shortage, !page_in_activates_);
   if (world_.failed()) return {};
-  if (asking_expects_ == nullptr || asking_expects_->result != Result::kAsks) {
-    Fail(asking_island_, "the page source was asked against expectation");
+  if (page_in_expects_ == nullptr || page_in_expects_->result != Result::kAsks) {
+    Fail(page_in_island_, "the page source was asked against expectation");
     return {};
   }
-  Island& island = *asking_island_;
-  const AskingState asked = island.state.asking;
+  Island& island = *page_in_island_;
+  const PageInState asked = island.state.page_in;
   if (page != world_.HvaOf(island, asked.cell) || access != asked.access) {
     Fail(&island, absl::StrFormat("asked for hva 0x%x, expected cell %u", page.value, asked.cell));
     return {};
@@ -257,15 +257,15 @@ PageInResult Driver::PageIn(Hva page, Access access) {
   // The look-up comes before, after or between the operations that other threads make meanwhile.
   if (draw_.OneIn(8)) Interpose(island);
   Make(island, {.kind = Kind::kLookUp, .cells = OneCell(asked.cell)});
-  const AskingState::Answer answer = island.state.asking.answer;
+  const PageInState::Answer answer = island.state.page_in.answer;
   if (draw_.OneIn(8)) Interpose(island);
-  if (asked.who == AskingState::Who::kCache) EndWhatARefreshWaitsFor(island);
+  if (asked.caller == PageInState::Caller::kCache) EndWhatARefreshWaitsFor(island);
   if (world_.failed()) return {};
   Step step = Next(island.state, {.kind = Kind::kAnswered});
   ++compared_.outcomes[static_cast<unsigned>(Kind::kAnswered)]
                       [static_cast<unsigned>(step.outcome.result)];
   island.state = step.state;
-  *asking_expects_ = step.outcome;
+  *page_in_expects_ = step.outcome;
   switch (answer.mood) {
     case Mood::kAgainOnce:
       return {PageInOutcome::kAgain, {}, Access::kRead};
@@ -278,7 +278,7 @@ PageInResult Driver::PageIn(Hva page, Access access) {
   }
   return {PageInOutcome::kPresent, world_.PfnAt(island, asked.cell, answer.frame),
           answer.granted_write ? Access::kWrite : Access::kRead,
-          asked.who == AskingState::Who::kBlock ? 1u : 0u};
+          asked.caller == PageInState::Caller::kBlock ? 1u : 0u};
 }
 
 // The operations that other threads might make while this one is at the page source: often a whole
@@ -286,10 +286,10 @@ PageInResult Driver::PageIn(Hva page, Access access) {
 void Driver::Interpose(Island& island) {
   const uint64_t before = made_;
   // Only a bracket is drawn here: other operations might split the host's block or fill its entry.
-  const bool block = island.state.asking.who == AskingState::Who::kBlock;
+  const bool block = island.state.page_in.caller == PageInState::Caller::kBlock;
   if (block || draw_.OneIn(2)) {
     const Cells cells =
-        MayHaveBlocks(island.number) ? kAllCells : OneCell(island.state.asking.cell);
+        MayHaveBlocks(island.number) ? kAllCells : OneCell(island.state.page_in.cell);
     const auto index = static_cast<uint8_t>(draw_.Below(kOwnBrackets));
     const bool begun = Make(island, {.kind = Kind::kBegin, .index = index, .cells = cells});
     Make(island, {.kind = Kind::kMove, .cells = cells});
@@ -303,7 +303,7 @@ void Driver::Interpose(Island& island) {
 // The operation would wait for the End of overlapping brackets and for the claims of others, so
 // these are ended now.
 void Driver::EndWhatARefreshWaitsFor(Island& island) {
-  const CacheState& cache = island.state.caches[island.state.asking.cache];
+  const CacheState& cache = island.state.caches[island.state.page_in.cache];
   for (uint8_t index = 0; index < kOwnBrackets; ++index) {
     const BracketState& bracket = island.state.brackets[index];
     if (bracket.open && bracket.cells.Overlaps(cache.cells)) {

@@ -89,10 +89,10 @@ class Driver {
   uint64_t made_ = 0;
   uint64_t digest_ = 0;
   // The operation of this thread that may call the page source, if there is one.
-  Island* asking_island_ = nullptr;
-  Outcome* asking_expects_ = nullptr;
-  bool asked_ = false;             // it has called the page source
-  bool asking_activates_ = false;  // it is an activation during which memory runs out
+  Island* page_in_island_ = nullptr;
+  Outcome* page_in_expects_ = nullptr;
+  bool asked_ = false;              // it has called the page source
+  bool page_in_activates_ = false;  // it is an activation during which memory runs out
 };
 
 }  // namespace underfoot::oracle

@@ -44,7 +44,7 @@ Outcome Check(State& state, CacheState& cache) {
 }
 
 Outcome Deactivate(State& state, uint8_t index) {
-  if (state.asking.who == AskingState::Who::kCache) return {Result::kWouldWait};
+  if (state.page_in.caller == PageInState::Caller::kCache) return {Result::kWouldWait};
   CacheState& cache = state.caches[index];
   if (!cache.active) return {Result::kDone};
   cache.active = false;

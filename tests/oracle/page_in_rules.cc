@@ -10,7 +10,7 @@ namespace underfoot::oracle {
 namespace {
 
 using Validity = CacheState::Validity;
-using Who = AskingState::Who;
+using Caller = PageInState::Caller;
 
 uint8_t PagesOf(const CacheState& cache) {
   return static_cast<uint8_t>(cache.cells.end - cache.cells.begin);
@@ -33,20 +33,20 @@ Outcome FaultToQuestion(State& state, uint8_t view_index, uint8_t cell, Access a
     Abandon(view, cell, kFaulter);
     return {Result::kBlocked};
   }
-  state.asking.block = view.block.empty() ? block : EntryState{};
-  state.asking.view = view_index;
-  state.asking.cell = cell;
-  state.asking.access = access;
-  state.asking.read_only = view.read_only;
+  state.page_in.block = view.block.empty() ? block : EntryState{};
+  state.page_in.view = view_index;
+  state.page_in.cell = cell;
+  state.page_in.access = access;
+  state.page_in.read_only = view.read_only;
   return {Result::kAsks};
 }
 
 Outcome FaultFromAnswer(State& state) {
-  const AskingState& asking = state.asking;
-  View& view = state.views[asking.view];
+  const PageInState& page_in = state.page_in;
+  View& view = state.views[page_in.view];
   const bool given_back =
-      asking.answer.mood != Mood::kUsual && Abandon(view, asking.cell, kFaulter);
-  switch (asking.answer.mood) {
+      page_in.answer.mood != Mood::kUsual && Abandon(view, page_in.cell, kFaulter);
+  switch (page_in.answer.mood) {
     case Mood::kAgainOnce:
       return {Result::kAgain};
     case Mood::kRemovalPending:
@@ -57,17 +57,17 @@ Outcome FaultFromAnswer(State& state) {
       break;
   }
   const EntryState leaf =
-      FreshLeaf(asking.answer.frame, asking.answer.granted_write && !asking.read_only,
-                asking.access == Access::kWrite);
-  if (!Publish(view, asking.cell, kFaulter, leaf, state.tally)) return {Result::kAgain};
+      FreshLeaf(page_in.answer.frame, page_in.answer.granted_write && !page_in.read_only,
+                page_in.access == Access::kWrite);
+  if (!Publish(view, page_in.cell, kFaulter, leaf, state.tally)) return {Result::kAgain};
   return {Result::kMapped, leaf.frame};
 }
 
 Outcome FinishRefresh(State& state, Result result) {
-  CacheState& cache = state.caches[state.asking.cache];
+  CacheState& cache = state.caches[state.page_in.cache];
   if (result != Result::kValid) cache.validity = Validity::kInvalid;
   const bool fails = result == Result::kNoMemslot || result == Result::kFailed;
-  if (state.asking.activating) {
+  if (state.page_in.activating) {
     if (fails) {
       cache.active = false;
       cache.listed = {};
@@ -75,7 +75,7 @@ Outcome FinishRefresh(State& state, Result result) {
       result = Result::kDone;
     }
   }
-  state.asking = {};
+  state.page_in = {};
   return {result};
 }
 
@@ -88,20 +88,20 @@ bool IsThere(const State& state, const CacheState& cache) {
 }
 
 void TakePage(State& state, uint32_t frame) {
-  if (state.asking.page == 0) state.caches[state.asking.cache].frame = frame;
-  ++state.asking.page;
+  if (state.page_in.page == 0) state.caches[state.page_in.cache].frame = frame;
+  ++state.page_in.page;
 }
 
 // Continues from page to page, up to the next call of the page source or to the end.
 Outcome ContinueRefresh(State& state) {
-  AskingState& asking = state.asking;
-  CacheState& cache = state.caches[asking.cache];
+  PageInState& page_in = state.page_in;
+  CacheState& cache = state.caches[page_in.cache];
   const Access access = cache.writable ? Access::kWrite : Access::kRead;
-  while (asking.page < PagesOf(cache)) {
-    const auto cell = static_cast<uint8_t>(cache.cells.begin + asking.page);
+  while (page_in.page < PagesOf(cache)) {
+    const auto cell = static_cast<uint8_t>(cache.cells.begin + page_in.page);
     if (!cache.gpa_keyed) {
-      asking.cell = cell;
-      asking.access = access;
+      page_in.cell = cell;
+      page_in.access = access;
       return {Result::kAsks};
     }
     if (!IsThere(state, cache)) return FinishRefresh(state, Result::kNoMemslot);
@@ -112,32 +112,32 @@ Outcome ContinueRefresh(State& state) {
     if (fault.result != Result::kPresent) return fault;
     TakePage(state, fault.frame);
   }
-  const bool other_slot = cache.gpa_keyed && state.views[cache.view].uid != asking.uid;
+  const bool other_slot = cache.gpa_keyed && state.views[cache.view].uid != page_in.uid;
   if (cache.validity != Validity::kPending || other_slot) return StartRefresh(state);
   cache.validity = Validity::kValid;
   return FinishRefresh(state, Result::kValid);
 }
 
 Outcome StartRefresh(State& state) {
-  AskingState& asking = state.asking;
-  CacheState& cache = state.caches[asking.cache];
+  PageInState& page_in = state.page_in;
+  CacheState& cache = state.caches[page_in.cache];
   cache.validity = Validity::kInvalid;
   if (cache.gpa_keyed) {
     const View& view = state.views[cache.view];
     if (!IsThere(state, cache) || (view.read_only && cache.writable)) {
       return FinishRefresh(state, Result::kNoMemslot);
     }
-    asking.uid = view.uid;
+    page_in.uid = view.uid;
   }
   cache.listed = cache.cells;
   cache.validity = Validity::kPending;
-  asking.page = 0;
+  page_in.page = 0;
   return ContinueRefresh(state);
 }
 
 // A refresh would wait for the End of overlapping brackets and for the claims of others.
 bool RefreshWouldWait(const State& state, const CacheState& cache) {
-  if (state.asking.who != Who::kNobody) return true;
+  if (state.page_in.caller != Caller::kNone) return true;
   if (InFlight(state, cache.cells)) return true;
   const View& view = state.views[cache.view];
   for (uint8_t cell = cache.cells.begin; cache.gpa_keyed && cell < cache.cells.end; ++cell) {
@@ -167,59 +167,59 @@ bool HostHasBlock(const State& state, Access access) {
 // If the claim was stolen, the operation claims again, because no other operation has put an entry
 // in its place.
 Outcome ClaimBlock(State& state) {
-  AskingState& asking = state.asking;
-  View& view = state.views[asking.view];
-  const Result claimed = TryClaim(view, 0, true, asking.access, kFaulter);
+  PageInState& page_in = state.page_in;
+  View& view = state.views[page_in.view];
+  const Result claimed = TryClaim(view, 0, true, page_in.access, kFaulter);
   if (claimed == Result::kClaimed) return {Result::kAsks};
-  if (claimed == Result::kPresent) MarkUsed(view.block, asking.access);
-  asking = {};
+  if (claimed == Result::kPresent) MarkUsed(view.block, page_in.access);
+  page_in = {};
   return {claimed == Result::kPresent ? Result::kMapped : Result::kForbidden};
 }
 
 // It gives up where MapBlock would ask once more.
 Outcome BlockFaultFromAnswer(State& state) {
-  const AskingState asking = std::exchange(state.asking, {});
-  View& view = state.views[asking.view];
-  const bool write = asking.fault_access == Access::kWrite;
-  if (asking.answer.mood != Mood::kUsual || (write && !asking.answer.granted_write)) {
+  const PageInState page_in = std::exchange(state.page_in, {});
+  View& view = state.views[page_in.view];
+  const bool write = page_in.fault_access == Access::kWrite;
+  if (page_in.answer.mood != Mood::kUsual || (write && !page_in.answer.granted_write)) {
     static_cast<void>(Abandon(view, 0, kFaulter));
     return {Result::kNo};
   }
   const EntryState leaf =
-      FreshLeaf(asking.answer.frame, asking.answer.granted_write && !asking.read_only, write);
+      FreshLeaf(page_in.answer.frame, page_in.answer.granted_write && !page_in.read_only, write);
   return {Publish(view, 0, kFaulter, leaf, state.tally) ? Result::kMapped : Result::kNo};
 }
 
 Outcome BlockFromAnswer(State& state) {
-  if (state.asking.by_fault) return BlockFaultFromAnswer(state);
-  AskingState& asking = state.asking;
-  View& view = state.views[asking.view];
+  if (state.page_in.by_fault) return BlockFaultFromAnswer(state);
+  PageInState& page_in = state.page_in;
+  View& view = state.views[page_in.view];
   const EntryState leaf =
-      FreshLeaf(asking.answer.frame, asking.answer.granted_write && !view.read_only,
-                asking.access == Access::kWrite);
+      FreshLeaf(page_in.answer.frame, page_in.answer.granted_write && !view.read_only,
+                page_in.access == Access::kWrite);
   if (!Publish(view, 0, kFaulter, leaf, state.tally)) return ClaimBlock(state);
-  asking = {};
+  page_in = {};
   return {Result::kMapped};
 }
 
 // There was no memory for the claim of the last call of the page source.
 void TakeQuestionBack(State& state) {
-  const AskingState& asking = state.asking;
-  if (asking.who == Who::kNobody) return;
-  const bool by_hva = asking.who == Who::kCache && !state.caches[asking.cache].gpa_keyed;
+  const PageInState& page_in = state.page_in;
+  if (page_in.caller == Caller::kNone) return;
+  const bool by_hva = page_in.caller == Caller::kCache && !state.caches[page_in.cache].gpa_keyed;
   if (by_hva) return;
-  View& view = state.views[asking.view];
-  Abandon(view, asking.cell, kFaulter);
-  if (asking.block.empty()) return;
+  View& view = state.views[page_in.view];
+  Abandon(view, page_in.cell, kFaulter);
+  if (page_in.block.empty()) return;
   view.cells.fill({});
-  view.block = asking.block;
+  view.block = page_in.block;
 }
 
 }  // namespace
 
 void RunOut(State& state, const Operation& operation) {
   TakeQuestionBack(state);
-  state.asking = {};
+  state.page_in = {};
   if (operation.kind == Kind::kRefresh) {
     state.caches[operation.index].validity = Validity::kInvalid;
   }
@@ -232,22 +232,23 @@ void RunOut(State& state, const Operation& operation) {
 
 Outcome MapBlock(State& state, const Operation& op) {
   const View& view = state.views[op.view];
-  if (state.asking.who != Who::kNobody || InFlight(state, kAllCells)) return {Result::kWouldWait};
+  if (state.page_in.caller != Caller::kNone || InFlight(state, kAllCells))
+    return {Result::kWouldWait};
   if (!state.may_have_blocks || !view.present || !HostHasBlock(state, op.access))
     return {Result::kForbidden};
   if (view.read_only && op.access == Access::kWrite) return {Result::kForbidden};
   if (op.flag) Invalidate(state, kAllCells, InvalidationKind::kUnmap);
   // If a block is present, its pages are relaxed one by one.
   if (view.block.is_leaf() && !view.block.Grants(op.access)) return {Result::kForbidden};
-  state.asking.who = Who::kBlock;
-  state.asking.view = op.view;
-  state.asking.access = op.access;
+  state.page_in.caller = Caller::kBlock;
+  state.page_in.view = op.view;
+  state.page_in.access = op.access;
   return ClaimBlock(state);
 }
 
 Outcome FaultBlock(State& state, const Operation& op) {
   View& view = state.views[op.view];
-  if (state.asking.who != Who::kNobody) return {Result::kWouldWait};
+  if (state.page_in.caller != Caller::kNone) return {Result::kWouldWait};
   if (!state.may_have_blocks || !view.present || !HostHasBlock(state, Access::kRead) ||
       (view.read_only && op.access == Access::kWrite)) {
     return {Result::kForbidden};
@@ -264,22 +265,22 @@ Outcome FaultBlock(State& state, const Operation& op) {
     static_cast<void>(Abandon(view, 0, kFaulter));
     return {Result::kNo};
   }
-  state.asking.who = Who::kBlock;
-  state.asking.by_fault = true;
-  state.asking.view = op.view;
-  state.asking.fault_access = op.access;
-  state.asking.read_only = view.read_only;
+  state.page_in.caller = Caller::kBlock;
+  state.page_in.by_fault = true;
+  state.page_in.view = op.view;
+  state.page_in.fault_access = op.access;
+  state.page_in.read_only = view.read_only;
   return {Result::kAsks};
 }
 
 Outcome Fault(State& state, uint8_t view, uint8_t cell, Access access) {
   // Only one operation is at the page source at a time. The fault of a second thread may find the
   // entry busy or blocked, but may not call the page source.
-  const AskingState asking = state.asking;
+  const PageInState page_in = state.page_in;
   const Outcome outcome = FaultToQuestion(state, view, cell, access);
   if (outcome.result == Result::kAsks) {
-    if (asking.who != Who::kNobody) return {Result::kWouldWait};
-    state.asking.who = Who::kFault;
+    if (page_in.caller != Caller::kNone) return {Result::kWouldWait};
+    state.page_in.caller = Caller::kFault;
   }
   return outcome;
 }
@@ -288,59 +289,59 @@ Outcome Refresh(State& state, uint8_t index) {
   const CacheState& cache = state.caches[index];
   // A thread that is at the page source for a cache holds the refresh lock of this cache and takes
   // no second one.
-  if (state.asking.who == Who::kCache) return {Result::kWouldWait};
+  if (state.page_in.caller == Caller::kCache) return {Result::kWouldWait};
   if (!cache.active) return {Result::kInactive};
   if (cache.validity == Validity::kValid) return {Result::kValid};
   if (RefreshWouldWait(state, cache)) return {Result::kWouldWait};
-  state.asking.who = Who::kCache;
-  state.asking.cache = index;
+  state.page_in.caller = Caller::kCache;
+  state.page_in.cache = index;
   return StartRefresh(state);
 }
 
 Outcome Activate(State& state, const Operation& operation) {
   CacheState& cache = state.caches[operation.index];
-  if (state.asking.who == Who::kCache) return {Result::kWouldWait};
+  if (state.page_in.caller == Caller::kCache) return {Result::kWouldWait};
   KeyCache(state, operation);
   cache.active = true;
   if (RefreshWouldWait(state, cache)) return {Result::kWouldWait};
-  state.asking.who = Who::kCache;
-  state.asking.cache = operation.index;
-  state.asking.activating = true;
+  state.page_in.caller = Caller::kCache;
+  state.page_in.cache = operation.index;
+  state.page_in.activating = true;
   return StartRefresh(state);
 }
 
 Outcome LookUp(State& state) {
-  AskingState& asking = state.asking;
-  HostCell& page = state.host[asking.cell];
-  asking.answer = {.mood = page.mood, .granted_write = false, .frame = page.frame};
+  PageInState& page_in = state.page_in;
+  HostCell& page = state.host[page_in.cell];
+  page_in.answer = {.mood = page.mood, .granted_write = false, .frame = page.frame};
   if (page.mood == Mood::kAgainOnce) page.mood = Mood::kUsual;
-  if (asking.answer.mood == Mood::kUsual) {
-    const bool block = asking.who == Who::kBlock;
+  if (page_in.answer.mood == Mood::kUsual) {
+    const bool block = page_in.caller == Caller::kBlock;
     for (HostCell& cell : state.host) {
-      if (asking.access == Access::kWrite && (block || &cell == &page)) cell.writable = true;
+      if (page_in.access == Access::kWrite && (block || &cell == &page)) cell.writable = true;
     }
-    asking.answer.granted_write = page.writable;
+    page_in.answer.granted_write = page.writable;
   }
   return {Result::kDone};
 }
 
 Outcome Answered(State& state) {
-  AskingState& asking = state.asking;
-  if (asking.who == Who::kBlock) return BlockFromAnswer(state);
-  if (asking.who == Who::kFault) {
+  PageInState& page_in = state.page_in;
+  if (page_in.caller == Caller::kBlock) return BlockFromAnswer(state);
+  if (page_in.caller == Caller::kFault) {
     const Outcome outcome = FaultFromAnswer(state);
-    asking = {};
+    page_in = {};
     return outcome;
   }
-  Outcome page{Result::kMapped, asking.answer.frame};
-  if (state.caches[asking.cache].gpa_keyed) {
+  Outcome page{Result::kMapped, page_in.answer.frame};
+  if (state.caches[page_in.cache].gpa_keyed) {
     page = FaultFromAnswer(state);
-  } else if (asking.answer.mood != Mood::kUsual) {
-    page = {asking.answer.mood == Mood::kAgainOnce ? Result::kAgain
-            : asking.answer.mood == Mood::kFailed  ? Result::kFailed
-                                                   : Result::kRemovalPending};
+  } else if (page_in.answer.mood != Mood::kUsual) {
+    page = {page_in.answer.mood == Mood::kAgainOnce ? Result::kAgain
+            : page_in.answer.mood == Mood::kFailed  ? Result::kFailed
+                                                    : Result::kRemovalPending};
   }
-  const bool pending = state.caches[asking.cache].validity == CacheState::Validity::kPending;
+  const bool pending = state.caches[page_in.cache].validity == CacheState::Validity::kPending;
   if (page.result == Result::kFailed && !pending) return StartRefresh(state);
   if (page.result == Result::kRemovalPending || page.result == Result::kFailed) {
     return FinishRefresh(state, page.result);

@@ -54,24 +54,24 @@ Report RunThreads(uint64_t operations, unsigned threads, uint64_t seed, Shortage
   std::mutex mutex;
   Report run;
   const auto play = [&](unsigned thread) {
-    Driver player(world, thread, seed);
+    Driver driver(world, thread, seed);
     for (uint64_t i = 1; i <= kParts && !world.failed(); ++i) {
-      player.Play(part);
+      driver.Play(part);
       if (thread != 0 || operations < kLong) continue;
       const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
       std::printf("%3lu%%, %.0f s, %.2f M operations/s by this thread of %u\n", i * 100 / kParts,
-                  passed.count(), static_cast<double>(player.made()) / 1e6 / passed.count(),
+                  passed.count(), static_cast<double>(driver.made()) / 1e6 / passed.count(),
                   threads);
       std::fflush(stdout);
     }
     std::lock_guard lock(mutex);
-    run.compared += player.compared();
-    run.operations += player.made();
-    run.digest ^= player.digest();
+    run.compared += driver.compared();
+    run.operations += driver.made();
+    run.digest ^= driver.digest();
   };
-  std::vector<std::thread> players;
-  for (unsigned thread = 0; thread < threads; ++thread) players.emplace_back(play, thread);
-  for (std::thread& player : players) player.join();
+  std::vector<std::thread> drivers;
+  for (unsigned thread = 0; thread < threads; ++thread) drivers.emplace_back(play, thread);
+  for (std::thread& driver : drivers) driver.join();
   const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
   std::thread([&] {
     world.shortage = nullptr;

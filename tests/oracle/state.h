@@ -124,14 +124,14 @@ struct ClaimState {
 };
 
 // The one operation of the island that is at the page source, if there is one.
-struct AskingState {
-  enum class Who : uint8_t { kNobody, kFault, kCache, kBlock };
+struct PageInState {
+  enum class Caller : uint8_t { kNone, kFault, kCache, kBlock };
   struct Answer {
     Mood mood = Mood::kUsual;
     bool granted_write = false;
     uint32_t frame = 0;
   };
-  Who who = Who::kNobody;
+  Caller caller = Caller::kNone;
   Access access = Access::kRead;
   bool by_fault = false;                // of a block: it waits for nothing and tries only once
   Access fault_access = Access::kRead;  // of that fault; its pages are asked for reading
@@ -170,7 +170,7 @@ struct State {
   std::array<CacheState, kCaches> caches{};
   std::array<BracketState, kBrackets> brackets{};
   std::array<ClaimState, kClaimants> claims{};
-  AskingState asking;
+  PageInState page_in;
   SubscriberState subscriber;
 };
 

@@ -199,7 +199,8 @@ TEST_F(HandlerRaceTest, ABeginOfAnotherHandlerTakesTheClaimOfAPageIn) {
   EXPECT_FALSE(HasLeaf(3));
 }
 
-// Whoever looks for a lost copy and is overtaken: its second look at the leaf comes last.
+// A handler that looks for a lost copy is overtaken by an event; its second look at the leaf comes
+// last.
 TEST_F(HandlerRaceTest, AnEventThatIsAppliedAfterTheLookExplainsALostPage) {
   FaultIn(3);
   Gate reads("event-read");

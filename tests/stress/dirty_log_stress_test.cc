@@ -3,7 +3,7 @@
 //
 // Writers go through leaves and through a pfn cache; meanwhile pages are unmapped and protected,
 // the slot moves, and the log is turned off and on again, after which everything is copied. Every
-// few collections the writers, and nobody else, stand still for one more: then the copy is
+// few collections only the writers stand still for one more: then the copy is
 // complete, or a write is lost.
 
 #include <gtest/gtest.h>
@@ -101,7 +101,7 @@ class DirtyLogStressTest : public ::testing::Test {
   }
 
   Squad squad_;
-  absl::Mutex writers_;  // shared: to write, exclusive: nobody writes
+  absl::Mutex writers_;  // shared: to write, exclusive: no thread writes
   FakeHost host_{kPages};
   Mmu mmu_{host_};
   std::vector<uint64_t> copy_;  // the collector's

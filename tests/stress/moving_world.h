@@ -3,8 +3,8 @@
 //
 // The first word of a page is the frame number that FakeHost has for it. The host mm call, which
 // stands between Begin and End, overwrites it with poison, moves the page, and writes the new frame
-// number. So whoever is in a read section and sees poison, sees the word change, or finds another
-// frame than its translation says, has caught a breach of I1 or I2. The other words belong to one
+// number. A reader in a read section that sees poison, sees the word change, or finds another
+// frame than that of its translation has found a breach of I1 or I2. The other words belong to one
 // writer each; the call carries them over as a copying kernel does, and a writer that finds its
 // word changed was not waited for.
 //
@@ -44,7 +44,7 @@ class MovingWorld {
 
   // One bracket with the host mm call inside.
   void MoveSome(Random& random);
-  // One bracket that takes write permission away; while it lasts nobody writes.
+  // One bracket that takes write permission away; while it lasts no thread writes.
   void ProtectSome(Random& random);
 
   // Inside a section on the page at `data`, whose translation says `pfn`.

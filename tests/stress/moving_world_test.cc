@@ -147,7 +147,7 @@ TEST_F(MovingWorldTest, CachesNeverServeOldPages) {
 }
 
 // A second slot lies now over the first half of the memory and now over the second: when its delete
-// has returned, nobody uses it.
+// has returned, no reader uses it.
 TEST_F(MovingWorldTest, SlotsComeAndGoUnderTheirReaders) {
   constexpr uint32_t kSecond = 1;
   constexpr uint64_t kHalf = MovingWorld::kPages / 2;

@@ -136,7 +136,7 @@ TEST_F(StormOfBracketsTest, UpdatesEndUnderBracketsThatAlwaysOverlap) {
   EXPECT_TRUE(squad_.Run([&] { return updates > 100 && brackets_ > 100; }));
 }
 
-// After Unregister has returned nobody is inside the subscriber, nor comes again.
+// After Unregister has returned, no thread is inside the subscriber, and none enters it again.
 TEST_F(StormOfBracketsTest, SubscribersComeAndGo) {
   class Guest final : public Subscriber {
    public:

@@ -1,4 +1,5 @@
-// In the TSan lane this proves that the wrappers around absl tell the order; elsewhere it passes.
+// In the TSan lane this proves that the wrappers around absl announce the order; elsewhere it
+// passes.
 
 #include <absl/synchronization/mutex.h>
 #include <absl/synchronization/notification.h>

@@ -1,4 +1,4 @@
-// What absl's synchronization promises, told to ThreadSanitizer; see absl_tsan.cmake.
+// Announces to ThreadSanitizer what absl's synchronization promises; see absl_tsan.cmake.
 //
 // Each wrapper adds a release before what lets another thread in and an acquire after what let this
 // one in. A reader's unlock releases too, since the next writer comes after it. That two readers
@@ -24,8 +24,8 @@ using absl::Time;
 
 namespace {
 
-// A condition is evaluated by whoever holds the lock, often by the thread that is just unlocking
-// and has released already. So its evaluation is a critical section of its own.
+// A condition is evaluated by the thread that holds the lock, often by the thread that is just
+// unlocking and has released already. So its evaluation is a critical section of its own.
 struct Watched {
   const Condition& condition;
   Mutex* mutex;

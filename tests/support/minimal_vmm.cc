@@ -192,7 +192,7 @@ MemoryFaultOutcome MinimalVmm::OnMemoryFault(unsigned, const MemoryFault& fault)
   return memory_fault_handler_(fault);
 }
 
-void MinimalVmm::OnFatal(unsigned, const absl::Status&) {}  // Join tells
+void MinimalVmm::OnFatal(unsigned, const absl::Status&) {}  // Join reports it
 
 std::optional<std::string> WhyNoKvm() {
   const absl::StatusOr<Kvm> kvm = Kvm::Open();

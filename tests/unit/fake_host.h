@@ -1,6 +1,6 @@
 // A host mm of a test's own: real pages of this process, whose frames change when the test says so.
 //
-// A page's frame number tells its index and its generation, so that a translation from before a
+// A page's frame number contains its index and its generation, so that a translation from before a
 // move is recognized wherever it turns up.
 //
 // Thread safety: any thread. Move belongs between Begin and End. SetAnswer before the threads

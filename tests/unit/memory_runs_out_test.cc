@@ -265,34 +265,34 @@ TEST_F(MemoryRunsOutTest, ACacheThatCannotBeRefreshedIsInvalidAndComesBack) {
   cache.Deactivate();
 }
 
-class Nobody final : public Subscriber {
+class CountingSubscriber final : public Subscriber {
  public:
   bool Invalidate(const Invalidation&) override {
-    ++told;
+    ++begins;
     return false;
   }
   bool TestClearYoung(HvaRange, bool) override { return false; }
-  unsigned told = 0;
+  unsigned begins = 0;
 };
 
 TEST_F(MemoryRunsOutTest, ASubscriberThatCannotBeRegisteredGetsNoBeginAndItsEndNeedsNoMemory) {
-  Nobody nobody;
-  const auto tell = [&] { InvalidationScope bracket(mmu_.notifier(), {host_.Pages(1)}); };
-  EXPECT_GE(RunOutEverywhere([&] { mmu_.notifier().Register(nobody); },
+  CountingSubscriber subscriber;
+  const auto bracket_page = [&] { InvalidationScope bracket(mmu_.notifier(), {host_.Pages(1)}); };
+  EXPECT_GE(RunOutEverywhere([&] { mmu_.notifier().Register(subscriber); },
                              [&] {
-                               tell();
-                               EXPECT_EQ(nobody.told, 0u);
+                               bracket_page();
+                               EXPECT_EQ(subscriber.begins, 0u);
                              }),
             3u);
-  tell();
-  EXPECT_EQ(nobody.told, 1u);
+  bracket_page();
+  EXPECT_EQ(subscriber.begins, 1u);
   {
     const NoMemory no_memory(0);
-    mmu_.notifier().Unregister(nobody);
+    mmu_.notifier().Unregister(subscriber);
     EXPECT_EQ(no_memory.failures(), 0u);
   }
-  tell();
-  EXPECT_EQ(nobody.told, 1u);
+  bracket_page();
+  EXPECT_EQ(subscriber.begins, 1u);
 }
 
 // The set of ranges in flight grows by 64. If it cannot, no Begin is lost: the bracket is in flight

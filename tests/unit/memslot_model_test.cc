@@ -158,7 +158,7 @@ class MemslotModelTest : public ::testing::Test {
     static_cast<void>(FaultedIn(*slot, gfn, Access::kWrite));
     cached_ = gfn;
   }
-  // Without the refresh: only the log hears of it.
+  // Without the refresh: only the log records the write.
   void WriteThroughTheCache() {
     const CacheSection section = cache_.Check(reader_);
     if (!section) return;

@@ -1,7 +1,7 @@
 // The raw tables of a stage-2, as a second source of what a test expects: what they hold, and
 // whether every count is right.
 //
-// Thread safety: only while nobody else uses the tables.
+// Thread safety: only while no other thread uses the tables.
 
 #ifndef UNDERFOOT_TESTS_UNIT_RAW_TABLE_H_
 #define UNDERFOOT_TESTS_UNIT_RAW_TABLE_H_

@@ -42,7 +42,7 @@ class Stage2Test : public ::testing::Test {
     ASSERT_TRUE(leaf.has_value());
     ASSERT_TRUE(stage2_.MarkUsed(gfn, *leaf, Access::kWrite));
   }
-  // The word of the entry that decides about `gfn`, and an entry like it that nobody may touch.
+  // The word of the entry that decides about `gfn`, and an entry like it that must not change.
   uint64_t WordOf(Gfn gfn) {
     const Stage2::Path path = stage2_.WalkPath(gfn);
     return path.entries[path.last_level].word();
@@ -273,7 +273,7 @@ TEST_F(Stage2Test, AnIdenticalLeafIsNeverRewritten) {
   stage2_.TestClearYoung({kGfn, kGfn + 1}, true);
   const Stage2::Path path = stage2_.WalkPath(kGfn);
   Entry& entry = path.entries[1].table()->entries[IndexOf(kGfn, 0)];
-  rcu::Barrier();  // nobody frees a neighbour of the entry meanwhile
+  rcu::Barrier();  // so no neighbour of the entry is freed meanwhile
   void* page = PointerOf(PageOf(HvaOf(&entry)));
   MmuGather gather;
   ASSERT_EQ(::mprotect(page, kPageSize, PROT_READ), 0);

@@ -131,8 +131,8 @@ void PendingRemovals::Reopen(HvaRange range) {
 
 void PendingRemovals::NoteAbsent(Hva page, uint64_t before) {
   if (None()) return;
-  // The order is: look at the page, ask who reads, search the entries. A removal that was read
-  // before the look is among the entries then, as open or as passed.
+  // The order is: look at the page, check that no handler reads events, search the entries. A
+  // removal that was read before the look is then among the entries, as open or as passed.
   if (!reads_.None()) return;
   absl::MutexLock lock(&mutex_);
   Entry* only = nullptr;

@@ -156,16 +156,16 @@ absl::Status UndoAll(const HostPlaces& places, Changes& changes) {
 }
 
 // Describes the result of undoing `change`, which an earlier run left behind.
-void Tell(const HostPlaces& places, const HostModification& change, RestoredHost& told) {
+void Report(const HostPlaces& places, const HostModification& change, RestoredHost& report) {
   const bool to_be = change.kind == HostChangeKind::kZramToBe;
   switch (to_be ? Zram(places).OriginOf(change.path, change.before) : ZramOrigin::kOurs) {
     case ZramOrigin::kNone:
       return;
     case ZramOrigin::kOurs:
-      told.put_back.push_back(to_be ? "device /dev/zram" + change.path : Describe(change));
+      report.put_back.push_back(to_be ? "device /dev/zram" + change.path : Describe(change));
       return;
     case ZramOrigin::kUnknown:
-      told.left_alone.push_back(
+      report.left_alone.push_back(
           absl::StrFormat("device /dev/zram%s may be of a killed run or of another program; if no "
                           "program needs it: echo %s > %s/hot_remove",
                           change.path, change.path, places.zram_control));
@@ -298,7 +298,7 @@ absl::StatusOr<RestoredHost> HostJournal::RestoreLeftovers(const HostPlaces& pla
   const std::vector<std::string> orphans = OrphansOf(places, *changes);
   absl::Status first;
   if (!changes->empty()) {
-    for (const HostModification& change : *changes) Tell(places, change, restored);
+    for (const HostModification& change : *changes) Report(places, change, restored);
     HostJournal journal(places, UniqueFd(), *std::move(changes));
     // The next run of a user with the right to do so undoes a change that stays.
     first.Update(journal.PutBack());
@@ -318,7 +318,7 @@ absl::StatusOr<std::vector<std::string>> HostJournal::Leftovers(const HostPlaces
   const absl::StatusOr<Changes> changes = ReadChanges(places);
   if (!changes.ok()) return changes.status();
   RestoredHost left;
-  for (const HostModification& change : *changes) Tell(places, change, left);
+  for (const HostModification& change : *changes) Report(places, change, left);
   for (const std::string& orphan : OrphansOf(places, *changes)) {
     left.put_back.push_back("file " + orphan);
   }

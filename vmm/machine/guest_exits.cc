@@ -31,8 +31,8 @@ ExitOutcome GuestExits::OnHalt(unsigned) {
 
 MemoryFaultOutcome GuestExits::OnMemoryFault(unsigned vcpu, const MemoryFault& fault) {
   if (fault.kind == MemoryFaultKind::kPoisoned) return MemoryFaultOutcome::kFail;
-  // No address is told. A protection that is in force, or that was taken or lifted since this vCPU
-  // was here last, explains the fault; without one it would come again for ever.
+  // KVM reports no address. A protection that is in force, or that was taken or lifted since the
+  // last fault of this vCPU, explains the fault. Without one the fault would repeat for ever.
   const uint32_t epoch = hooks_.protection_epoch();
   if (epoch == vcpus_[vcpu]->protection_epoch_seen) return MemoryFaultOutcome::kFail;
   hooks_.WaitForProtectionChange();

@@ -59,7 +59,7 @@ class GuestExits final : public ExitHandler {
     return ended_ >= vcpus_.size() || !fatal_.ok();
   }
 
-  // Guards: who has ended, and why. Order: innermost.
+  // Guards: which vCPUs have ended, and why. Order: innermost.
   mutable absl::Mutex mutex_;
   absl::Status fatal_ ABSL_GUARDED_BY(mutex_);
   unsigned ended_ ABSL_GUARDED_BY(mutex_) = 0;

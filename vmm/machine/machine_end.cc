@@ -15,7 +15,7 @@
 
 namespace underfoot {
 
-// A paused guest cannot leave a verdict, and nobody shall pause it any more.
+// A paused guest cannot leave a verdict, so from here on no client may pause it.
 void Machine::ResumeForGood() {
   absl::MutexLock lock(&mutex_);
   if (state() == VmState::kPaused) {
@@ -90,7 +90,8 @@ absl::Status Machine::Finish(const GoOn& go_on) {
   for (RunProblem& failure : Failures()) problems_.push_back(std::move(failure));
   absl::MutexLock lock(&mutex_);
   verdict_.store(verdict, kRelease);
-  state_.store(VmState::kStopped, kRelease);  // last: who sees it stopped sees its verdict
+  state_.store(VmState::kStopped,
+               kRelease);  // last: a thread that sees it stopped sees its verdict
   if (problems_.empty()) return absl::OkStatus();
   const RunProblem& first = problems_.front();
   return first.end == RunEnd::kWrong ? absl::DataLossError(first.text)
@@ -174,8 +175,8 @@ void Machine::JudgeDisk() {
   }
 }
 
-// The last collection has the writes that no earlier one has. Nothing writes any more. What it misses
-// is one of the Failures.
+// The last collection has the writes that no earlier one has. Nothing writes any more. What it
+// misses is one of the Failures.
 void Machine::JudgeDirtyLog() {
   if (dirty_log_ == nullptr) return;
   if (const absl::Status last = dirty_log_->Collect(); !last.ok()) {

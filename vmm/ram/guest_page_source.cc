@@ -186,18 +186,19 @@ void GuestPageSource::PageInSome(HvaRange pages, std::span<PageInResult> results
 PageInResult GuestPageSource::PageIn(Hva page, Access access, FaultContext* context) {
   const PageInGate::PageIn page_in(gate_);
   if (!page_in.MayBringIn(PageRangeOf(page))) return Without(PageInOutcome::kAgain);
-  // Where a removal settles, an absent page is evidence: then it is looked at first all the same.
+  // While a removal is pending, an absent page is evidence. The page is then looked up first, even
+  // if the fault reports its state.
   auto* const fault = static_cast<Fault*>(context);
-  bool told = fault != nullptr && fault->page() == page && fault->kind() != Fault::Kind::kUnknown &&
-              pending_.None();
-  for (;; told = false) {
-    // Asked after the caller's claim and before the look. If a removal of the page is read later,
-    // its invalidation takes the claim. If one was read earlier, it is open here, or its zap is
-    // over and the look sees it. Asked after the look, a zap could come and settle in between, and
-    // the leaf would be of a page that is gone.
-    const bool settles = pending_.Pending(PageRangeOf(page));
+  bool reported = fault != nullptr && fault->page() == page &&
+                  fault->kind() != Fault::Kind::kUnknown && pending_.None();
+  for (;; reported = false) {
+    // Checked after the caller's claim and before the look. If a removal of the page is read later,
+    // its invalidation takes the claim. If one was read earlier, it is pending here, or its zap is
+    // over and the look sees the result. If this check came after the look, a zap could begin and
+    // end in between, and the leaf would be of a page that is gone.
+    const bool removal_pending = pending_.Pending(PageRangeOf(page));
     PagemapEntry entry;
-    if (!told) {
+    if (!reported) {
       const uint64_t before = pending_.Now();
       entry = pagemap_.Read(page);
       if (!entry.present && !entry.swapped) pending_.NoteAbsent(page, before);
@@ -217,7 +218,7 @@ PageInResult GuestPageSource::PageIn(Hva page, Access access, FaultContext* cont
       }
     }
     if (entry.present) {
-      if (settles) return Without(PageInOutcome::kRemovalPending);
+      if (removal_pending) return Without(PageInOutcome::kRemovalPending);
       return {.outcome = PageInOutcome::kPresent,
               .pfn = entry.pfn,
               .granted = entry.uffd_wp ? Access::kRead : Access::kWrite,
@@ -226,7 +227,7 @@ PageInResult GuestPageSource::PageIn(Hva page, Access access, FaultContext* cont
     // Before the page is present: a thread that waits for it continues at once when it is, and a
     // scan must not come in between.
     if (touch_sink_) touch_sink_(page);
-    const bool from_file = told ? ComesFromFile(PageRangeOf(page), fault) : HasFile();
+    const bool from_file = reported ? ComesFromFile(PageRangeOf(page), fault) : HasFile();
     switch (MakePresent(page, from_file, fault)) {
       case UffdOutcome::kDone:
         continue;

@@ -124,8 +124,8 @@ absl::StatusOr<Userfaultfd> Userfaultfd::Open(const UffdOptions& options) {
   const uint64_t forks = options.events == UffdEvents::kNone ? 0 : UFFD_FEATURE_EVENT_FORK;
   absl::StatusOr<UniqueFd> fd = OpenDescriptor();
   if (!fd.ok()) return std::move(fd).status();
-  // Forks are told only to those who may trace (CAP_SYS_PTRACE). Without that a child's faults are
-  // the kernel's all the same; they are only not counted.
+  // The kernel reports forks only to a process that may trace (CAP_SYS_PTRACE). Without that the
+  // kernel still handles a child's faults; forks are only not counted.
   int error = EnableApi(fd->get(), needed | forks);
   if (error == EPERM) error = EnableApi(fd->get(), needed);
   if (error != 0) {

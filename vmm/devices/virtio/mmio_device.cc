@@ -263,7 +263,7 @@ void MmioDevice::NeedResetLocked() {
   status_ |= VIRTIO_CONFIG_S_NEEDS_RESET;
   needed_resets_.Add();
   QuiesceLocked();
-  // Section 2.1.2: a running driver is told by a change of the configuration.
+  // Section 2.1.2: a running driver learns this by a change of the configuration.
   if ((status_ & VIRTIO_CONFIG_S_DRIVER_OK) != 0) Interrupt(VIRTIO_MMIO_INT_CONFIG);
 }
 

@@ -1,7 +1,7 @@
 // The three areas of a split virtqueue in guest memory, as virtio 1.2 defines them (section 2.7).
 // <linux/virtio_ring.h> has the same structs and is no C++.
 //
-//   descriptors   16 bytes each: where a buffer is, who writes it, which descriptor follows
+//   descriptors   16 bytes each: where a buffer is, which side writes it, which descriptor follows
 //   available     flags, index, heads[size], used event:     the driver writes, the device reads
 //   used          flags, index, elements[size], avail event:  the device writes, the driver reads
 //

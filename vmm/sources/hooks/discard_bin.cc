@@ -19,7 +19,7 @@ absl::StatusOr<std::unique_ptr<DiscardBin>> DiscardBin::Create() {
   if (base == MAP_FAILED) return absl::ErrnoToStatus(errno, "mmap of the bin for discarded pages");
   std::unique_ptr<DiscardBin> bin(new DiscardBin(*std::move(uffd), HvaOf(base)));
   static_cast<void>(hooks::Madvise(base, kBytes, MADV_NOHUGEPAGE));  // a hint
-  // Nobody touches it, but a child would copy what is in it.
+  // No thread touches it, but a child would copy its content.
   static_cast<void>(hooks::Madvise(base, kBytes, MADV_DONTFORK));
   if (absl::Status registered =
           bin->uffd_.Register({bin->base_, bin->base_ + kBytes}, Backing::kAnon);

@@ -43,7 +43,7 @@ void UffdEventHandler::Apply(const uffd_msg& message, const Before& before) {
     case UFFD_EVENT_FORK:
       forks_.Add();
       event.change = HostChange::kFork;
-      // The child's own userfaultfd: nobody serves a child, so its faults are the kernel's.
+      // The child's own userfaultfd: no handler serves a child, so the kernel handles its faults.
       static_cast<void>(close(static_cast<int>(message.arg.fork.ufd)));
       break;
     default:

@@ -7,10 +7,10 @@
 
 namespace {
 
-const rl::memory_order kSettle = Order("SETTLE", rl::mo_acq_rel, rl::mo_relaxed);
-const rl::memory_order kSettled = Order("SETTLED", rl::mo_acquire, rl::mo_relaxed);
+const rl::memory_order kRecord = Order("RECORD", rl::mo_acq_rel, rl::mo_relaxed);
+const rl::memory_order kRecordRead = Order("RECORD_READ", rl::mo_acquire, rl::mo_relaxed);
 
-struct SettleOrders : rl::test_suite<SettleOrders, 3> {
+struct WaitedOrders : rl::test_suite<WaitedOrders, 3> {
   rl::atomic<int> slot;
   rl::atomic<int> through;
   rl::var<int> page;
@@ -29,11 +29,11 @@ struct SettleOrders : rl::test_suite<SettleOrders, 3> {
   void Scan() {
     int before = 0;
     if (slot($).load(rl::mo_seq_cst) != 0) return;
-    through($).compare_exchange_strong(before, 1, kSettle, rl::mo_relaxed);
+    through($).compare_exchange_strong(before, 1, kRecord, rl::mo_relaxed);
   }
 
   void Begin() {
-    if (through($).load(kSettled) == 0) {
+    if (through($).load(kRecordRead) == 0) {
       rl::linear_backoff backoff;
       while (slot($).load(rl::mo_acquire) != 0) backoff.yield($);
     }
@@ -49,4 +49,4 @@ struct SettleOrders : rl::test_suite<SettleOrders, 3> {
 
 }  // namespace
 
-int main() { return Explore<SettleOrders>(); }
+int main() { return Explore<WaitedOrders>(); }
