@@ -56,7 +56,8 @@ DoctorReport CheckKernelRecords(const DoctorPaths& paths = {});
 // The memory that is available without swapping; absent: the host does not report it.
 std::optional<uint64_t> AvailableBytes(const DoctorPaths& paths = {});
 
-// One line for each check, and one or two more for each check that is not ok.
+// First whether a run can work here and which checks are not ok, then a line for each check, and two
+// more for each check that is not ok.
 std::string DoctorText(const DoctorReport& report);
 // {"can_run": bool, "checks": [{"name", "result", "found", "cost", "remedy"}]}
 std::string DoctorJson(const DoctorReport& report);

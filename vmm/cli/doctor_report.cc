@@ -22,6 +22,27 @@ std::string_view ResultName(CheckResult result) {
   return "unknown";
 }
 
+// The names of the checks with this result, separated by commas.
+std::string NamesOf(const DoctorReport& report, CheckResult result) {
+  std::string names;
+  for (const DoctorCheck& check : report.checks) {
+    if (check.result != result) continue;
+    absl::StrAppendFormat(&names, "%s%s", names.empty() ? "" : ", ", check.name);
+  }
+  return names;
+}
+
+// Whether a run can work, and the names of the checks that explain why not or what it lacks.
+std::string AnswerText(const DoctorReport& report) {
+  if (!report.CanRun()) {
+    return absl::StrFormat("can work here: no; missing: %s\n",
+                           NamesOf(report, CheckResult::kMissing));
+  }
+  const std::string less = NamesOf(report, CheckResult::kLess);
+  if (less.empty()) return "can work here: yes\n";
+  return absl::StrFormat("can work here: yes, with less of: %s\n", less);
+}
+
 }  // namespace
 
 bool DoctorReport::CanRun() const {
@@ -31,7 +52,7 @@ bool DoctorReport::CanRun() const {
 }
 
 std::string DoctorText(const DoctorReport& report) {
-  std::string text;
+  std::string text = AnswerText(report) + "\n";
   for (const DoctorCheck& check : report.checks) {
     absl::StrAppendFormat(&text, "%-8s %-12s %s\n", ResultName(check.result), check.name,
                           check.found);
@@ -39,8 +60,6 @@ std::string DoctorText(const DoctorReport& report) {
     absl::StrAppendFormat(&text, "%21s lost:   %s\n%21s remedy: %s\n", "", check.cost, "",
                           check.remedy);
   }
-  text += report.CanRun() ? "\nunderfoot run can work here.\n"
-                          : "\nunderfoot run cannot work here: see what is missing above.\n";
   return text;
 }
 

@@ -261,6 +261,18 @@ std::string Coloured(std::string_view word, int code, bool colour) {
   return colour ? absl::StrFormat("\x1b[1;%dm%s\x1b[0m", code, word) : std::string(word);
 }
 
+std::string VerdictText(const RunSummary& summary, bool colour) {
+  constexpr int kGreen = 32;
+  constexpr int kRed = 31;
+  if (summary.passed()) {
+    return Coloured("PASSED", kGreen, colour) + PassedText(summary.stats.audit);
+  }
+  const bool unfinished = summary.end == RunEnd::kUnfinished;
+  std::string text = Coloured(unfinished ? "DID NOT FINISH" : "FAILED", kRed, colour) + ":\n";
+  for (const std::string& problem : summary.problems) text += "  " + problem + "\n";
+  return text;
+}
+
 Json DescriptionOf(const RunOptions& options) {
   Json rates = Json::object();
   for (const auto& [kind, rate] : options.churn.rates) {
@@ -322,9 +334,7 @@ std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& co
 }
 
 std::string SummaryText(const RunSummary& summary, bool colour) {
-  constexpr int kGreen = 32;
-  constexpr int kRed = 31;
-  std::string text = TableText(summary);
+  std::string text = VerdictText(summary, colour) + "\n" + TableText(summary);
   if (!summary.stats.churn.operations.empty()) {
     text += "\n" + CoverageView(ToJson(summary.coverage));
   }
@@ -336,13 +346,6 @@ std::string SummaryText(const RunSummary& summary, bool colour) {
     text += "skipped: " + names + "\n";
   }
   if (summary.replay.has_value()) text += "\n" + ReplayText(*summary.replay);
-  if (summary.passed()) {
-    text += "\n" + Coloured("PASSED", kGreen, colour) + PassedText(summary.stats.audit);
-  } else {
-    const bool unfinished = summary.end == RunEnd::kUnfinished;
-    text += "\n" + Coloured(unfinished ? "DID NOT FINISH" : "FAILED", kRed, colour) + ":\n";
-    for (const std::string& problem : summary.problems) text += "  " + problem + "\n";
-  }
   return text + "\n" + HintsText(summary.program);
 }
 

@@ -46,7 +46,7 @@ struct RunSummary {
 // knows (leaks, a vCPU that failed).
 std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& coverage);
 
-// A table, the verdict (in colour if `colour` is set), and hints for further inspection.
+// The verdict with its reasons (in colour if `colour` is set), tables, and commands to try next.
 std::string SummaryText(const RunSummary& summary, bool colour = false);
 // {"run": {version, command line, guest, memory, vCPUs, backing, churn, seed, duration},
 //  "passed": bool, "result": as RunEndName, "exit_code": n, "problems": [...],
