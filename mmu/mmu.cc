@@ -214,6 +214,7 @@ bool Mmu::Invalidate(const Invalidation& invalidation) {
   });
   UNDERFOOT_SYNC_POINT("stage2-walked");
   const bool held = gather.flush_due || !gather.retired.empty();
+  if (!gather.retired.empty()) invalidation.follow_up = true;
   stage2_.FlushAndRetire(gather);
   return held;
 }

@@ -115,7 +115,11 @@ class Mmu final : private Subscriber {
 
  private:
   bool Invalidate(const Invalidation& invalidation) override;
-  void AfterInvalidate() override { stage2_.ThrottleRetired(); }
+  // Back-pressure, only for a bracket that has retired tables itself: a fault that invalidates a page
+  // must not wait for the tables of a teardown elsewhere.
+  void AfterInvalidate(const Invalidation& invalidation) override {
+    if (invalidation.follow_up) stage2_.ThrottleRetired();
+  }
   bool TestClearYoung(HvaRange range, bool clear) override;
   void RemoveBlock(const Memslot& slot, MmuGather& gather);
 

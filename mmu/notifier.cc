@@ -77,7 +77,7 @@ bool Notifier::NotifySubscribers(const Invalidation& invalidation) {
     list->pins.fetch_add(1, kAcqRel);  // inside RCU: PublishLocked reads it after a grace period
   }
   UNDERFOOT_SYNC_POINT("begin-pinned");
-  for (Subscriber* subscriber : list->subscribers) subscriber->AfterInvalidate();
+  for (Subscriber* subscriber : list->subscribers) subscriber->AfterInvalidate(invalidation);
   Unpin(*list);
   return true;
 }

@@ -27,6 +27,9 @@ struct Invalidation {
   // The subscriber that begins this bracket itself, or nullptr. The notifier notifies it as it does
   // the others. By this field the subscriber recognizes a change that it knows already.
   const Subscriber* origin = nullptr;
+  // A subscriber sets it in Invalidate if its AfterInvalidate has work to do for this bracket. Begin
+  // has its own copy of the invalidation, so no other bracket sees it.
+  mutable bool follow_up = false;
 };
 
 // A secondary MMU. Any thread calls it, several threads at a time, inside an RCU read section.
@@ -41,8 +44,9 @@ class Subscriber {
   // outside a bracket keeps the range in flight until their readers have left (see Mmu), or returns
   // true until then (a pfn cache stays listed).
   [[nodiscard]] virtual bool Invalidate(const Invalidation& invalidation) = 0;
-  // Called outside the read section if Invalidate of any subscriber has returned true.
-  virtual void AfterInvalidate() {}
+  // Called outside the read section, with the same object as Invalidate, if Invalidate of any
+  // subscriber has returned true.
+  virtual void AfterInvalidate(const Invalidation&) {}
   // Whether the range was accessed since the last clear.
   virtual bool TestClearYoung(HvaRange range, bool clear) = 0;
   // The bracket has ended.

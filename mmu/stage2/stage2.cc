@@ -27,8 +27,8 @@ Stage2::~Stage2() {
                   counters_.tables.Get(), 0);
 }
 
-// Only a thread that retires tables waits for the backlog. A claim or an Abandon that has unlinked
-// no table does not wait.
+// Only a thread that retires tables waits for the backlog, here as in Finish. A claim or an Abandon
+// that has unlinked no table does not wait.
 void Stage2::RetireAndThrottle(RetiredBatch& batch) {
   if (batch.empty()) return;
   retired_.HandOver(batch);

@@ -125,14 +125,17 @@ class Stage2 {
   // at gather.unsplit.
   void WriteProtect(GfnRange range, MmuGather& gather);
 
-  // Flushes if a leaf was changed, then hands the unlinked tables over. Returns whether it flushed.
+  // Flushes if a leaf was changed, then hands the unlinked tables over. Waits for the backlog only if
+  // there was such a table. Returns whether it flushed.
   bool Finish(MmuGather& gather) {
+    const bool retires = !gather.retired.empty();
     const bool flushed = FlushAndRetire(gather);
-    ThrottleRetired();
+    if (retires) ThrottleRetired();
     return flushed;
   }
-  // The two halves of Finish: FlushAndRetire never waits and may be called inside a read section,
-  // ThrottleRetired waits for a grace period if too much is retired.
+  // The two halves of Finish: FlushAndRetire never waits and may be called inside a read section.
+  // ThrottleRetired waits for a grace period if too much is retired; only a thread that has retired
+  // tables calls it.
   bool FlushAndRetire(MmuGather& gather);
   void ThrottleRetired() { retired_.ThrottleRetired(); }
 

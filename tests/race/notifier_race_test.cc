@@ -20,7 +20,7 @@ class CountingSubscriber final : public Subscriber {
     ++begins;
     return true;
   }
-  void AfterInvalidate() override {
+  void AfterInvalidate(const Invalidation&) override {
     ++inside;
     PassSyncPoint("in-subscriber");
     --inside;

@@ -8,8 +8,11 @@
 
 #include "mmu/base/rcu.h"
 #include "mmu/base/sync_point.h"
+#include "mmu/mmu.h"
+#include "mmu/readers/reader.h"
 #include "mmu/stage2/stage2.h"
 #include "tests/race/staging.h"
+#include "tests/unit/fake_host.h"
 #include "tests/unit/raw_table.h"
 
 namespace underfoot::testing {
@@ -248,6 +251,46 @@ TEST_F(TableRaceTest, AStalledReaderGivesBackPressureAndNotGrowth) {
   parked.Open();
   unmap.Join();
   EXPECT_EQ(tight.RetiredStats().pending_bytes, 0u);
+}
+
+//   unmap of the last page           unmap of one of two pages
+//   retires its tables; they are
+//   above the cap; waits
+//                                    retires nothing; does not wait
+TEST_F(TableRaceTest, AnUnmapThatRetiresNoTableDoesNotWaitForTheBacklog) {
+  Stage2 tight(0);
+  Map(tight, kGfn);
+  Map(tight, {0});
+  Map(tight, {1});
+  Gate drain("retired-drain");
+  Task retires("retires", [&] { Unmap(tight, kGfn); });
+  ASSERT_TRUE(StopsAt(drain, retires));
+  Gate second("retired-drain");
+  Task unmap("retires nothing", [&] { Unmap(tight, {0}); });
+  EXPECT_FALSE(StopsAt(second, unmap));
+}
+
+// The same of brackets: a page is invalidated while another bracket waits for the backlog.
+TEST_F(TableRaceTest, ABeginThatRetiresNoTableDoesNotWaitForTheBacklog) {
+  FakeHost host(3);
+  Mmu mmu(host, {.retired_cap_bytes = 0});
+  ASSERT_TRUE(mmu.CreateMemslot({.id = 0, .gfns = {{0}, {2}}, .hva = host.PageAt(0)}).ok());
+  ASSERT_TRUE(mmu.CreateMemslot({.id = 1, .gfns = {kGfn, kGfn + 1}, .hva = host.PageAt(2)}).ok());
+  {
+    Reader reader(mmu.readers());
+    for (const Gfn gfn : {Gfn{0}, Gfn{1}, kGfn}) {
+      ASSERT_EQ(mmu.faults().FaultIn(reader, gfn, Access::kRead).outcome, FaultInOutcome::kMapped);
+    }
+  }
+  const auto invalidate = [&](uint64_t page) {
+    InvalidationScope bracket(mmu.notifier(), {host.Pages(page)});
+  };
+  Gate drain("retired-drain");
+  Task retires("retires", [&] { invalidate(2); });
+  ASSERT_TRUE(StopsAt(drain, retires));
+  Gate second("retired-drain");
+  Task begin("retires nothing", [&] { invalidate(0); });
+  EXPECT_FALSE(StopsAt(second, begin));
 }
 
 TEST_F(TableRaceTest, DestructionOutlastsAParkedWalker) {

@@ -145,7 +145,7 @@ TEST_F(StormOfBracketsTest, SubscribersComeAndGo) {
       ++begins;
       return true;
     }
-    void AfterInvalidate() override {
+    void AfterInvalidate(const Invalidation&) override {
       if (!welcome) ++trespasses;
     }
     bool TestClearYoung(HvaRange, bool) override { return !welcome; }

@@ -28,7 +28,7 @@ class Recorder final : public Subscriber {
                         invalidation.kind == InvalidationKind::kUnmap ? "unmap" : "protect"));
     return held;
   }
-  void AfterInvalidate() override { log_.push_back(name_ + " after"); }
+  void AfterInvalidate(const Invalidation&) override { log_.push_back(name_ + " after"); }
   bool TestClearYoung(HvaRange, bool clear) override {
     log_.push_back(name_ + (clear ? " clear" : " test"));
     return std::exchange(young, young && !clear);
