@@ -91,25 +91,25 @@ absl::StatusOr<std::unique_ptr<TouchingGuest>> TouchingGuest::Create(HvaRange me
     if (absl::Status added = self->AddVcpu(i); !added.ok()) return added;
   }
   for (unsigned i = 1; i < options.vcpus; ++i) {
-    self->helpers_[i].thread = std::thread([guest = self.get(), i] { guest->Serve(i); });
+    self->threads_[i].thread = std::thread([guest = self.get(), i] { guest->Serve(i); });
   }
   return self;
 }
 
 TouchingGuest::~TouchingGuest() {
   stop_ = true;
-  for (Helper& helper : helpers_) {
-    helper.go.release();
-    if (helper.thread.joinable()) helper.thread.join();
+  for (VcpuThread& thread : threads_) {
+    thread.go.release();
+    if (thread.thread.joinable()) thread.thread.join();
   }
 }
 
 void TouchingGuest::Serve(unsigned vcpu) {
   for (;;) {
-    helpers_[vcpu].go.acquire();
+    threads_[vcpu].go.acquire();
     if (stop_) return;
     Run(vcpu);
-    helpers_[vcpu].done.release();
+    threads_[vcpu].done.release();
   }
 }
 
@@ -154,9 +154,9 @@ absl::Status TouchingGuest::Load(HvaRange memory) {
 void TouchingGuest::TouchAll() {
   const Stopwatch watch;
   const uint64_t before = Ticks();
-  for (unsigned i = 1; i < options_.vcpus; ++i) helpers_[i].go.release();
+  for (unsigned i = 1; i < options_.vcpus; ++i) threads_[i].go.release();
   Run(0);
-  for (unsigned i = 1; i < options_.vcpus; ++i) helpers_[i].done.acquire();
+  for (unsigned i = 1; i < options_.vcpus; ++i) threads_[i].done.acquire();
   ns_per_tick_ = watch.ElapsedNs() / static_cast<double>(Ticks() - before);
 }
 

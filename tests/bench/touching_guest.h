@@ -63,7 +63,7 @@ class TouchingGuest {
   void Serve(unsigned vcpu);
 
   // A vCPU stays with its thread: KVM waits for a grace period when it changes.
-  struct Helper {
+  struct VcpuThread {
     std::binary_semaphore go{0};
     std::binary_semaphore done{0};
     std::thread thread;
@@ -75,7 +75,7 @@ class TouchingGuest {
   const uint64_t pages_;
   const Options options_;
   std::vector<Vcpu> vcpus_;
-  std::array<Helper, kMostVcpus> helpers_;  // of the vCPUs but the first
+  std::array<VcpuThread, kMostVcpus> threads_;  // of the vCPUs but the first
   std::atomic<bool> stop_{false};
   double ns_per_tick_ = 0;
 };

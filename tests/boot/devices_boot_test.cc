@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "tests/boot/machine_fixture.h"
 #include "tests/boot/machine_options.h"
 #include "tests/control/scratch.h"
 #include "tests/support/minimal_vmm.h"
@@ -22,10 +23,12 @@
 namespace underfoot::testing {
 namespace {
 
-class DevicesBootTest : public ::testing::TestWithParam<std::tuple<Backing, uint32_t>> {
+class DevicesBootTest : public MachineTest,
+                        public ::testing::WithParamInterface<std::tuple<Backing, uint32_t>> {
  protected:
   void SetUp() override {
-    UNDERFOOT_NEEDS_KVM();
+    MachineTest::SetUp();
+    if (IsSkipped()) return;
     std::tie(options_.backing, options_.vcpus) = GetParam();
     options_.memory_bytes = uint64_t{48} << 20;
     options_.seed = 11;
@@ -38,20 +41,11 @@ class DevicesBootTest : public ::testing::TestWithParam<std::tuple<Backing, uint
     EXPECT_EQ(ftruncate(fd.get(), static_cast<off_t>(bytes)), 0);
     return path;
   }
-  void Start() {
-    absl::StatusOr<std::unique_ptr<Machine>> machine = Machine::Create(
-        options_, [this](unsigned, std::string_view line) { lines_ += std::string(line) + "\n"; });
-    if (absl::IsPermissionDenied(machine.status())) {
-      UNDERFOOT_SKIP(std::string(machine.status().message()));
-    }
-    ASSERT_TRUE(machine.ok()) << machine.status();
-    machine_ = *std::move(machine);
-    const absl::Status started = machine_->Start();
-    ASSERT_TRUE(started.ok()) << started;
-  }
+  void Start() { MachineTest::Start(options_); }
+  void OnLine(std::string_view line) override { text_ += std::string(line) + "\n"; }
   void FinishWell() {
     const absl::Status finished = machine_->Finish();
-    EXPECT_TRUE(finished.ok()) << finished << "\n" << lines_;
+    EXPECT_TRUE(finished.ok()) << finished << "\n" << text_;
     const Stats stats = machine_->GetStats();
     EXPECT_EQ(stats.guest.verdict, GuestVerdict::kGood);
     EXPECT_EQ(stats.guest.mismatches, 0u);
@@ -63,8 +57,7 @@ class DevicesBootTest : public ::testing::TestWithParam<std::tuple<Backing, uint
 
   RunOptions options_;
   Scratch scratch_;
-  std::string lines_;
-  std::unique_ptr<Machine> machine_;
+  std::string text_;  // of the guest's serial line
 };
 
 TEST_P(DevicesBootTest, NoByteIsWrongUnderMixedChurn) {
@@ -83,7 +76,7 @@ TEST_P(DevicesBootTest, NoByteIsWrongUnderMixedChurn) {
   EXPECT_TRUE(moved) << devices.checked << " checked, " << devices.refreshes << " refreshes, "
                      << devices.kicks << " kicks, " << devices.interrupts << " interrupts, "
                      << devices.errors << " errors\n"
-                     << lines_;
+                     << text_;
   for (const DeviceInfo& device : machine_->devices()) {
     EXPECT_EQ(device.status, 15u) << device.name;
   }

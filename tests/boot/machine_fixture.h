@@ -21,11 +21,13 @@ namespace underfoot::testing {
 class MachineTest : public ::testing::Test {
  protected:
   void SetUp() override { UNDERFOOT_NEEDS_KVM(); }
+  // Its vCPUs call OnLine, which may use members of a derived fixture.
+  void TearDown() override { machine_.reset(); }
 
   // Null, and the test is skipped or has failed, when there is no machine.
   void Start(const RunOptions& options) {
     absl::StatusOr<std::unique_ptr<Machine>> machine =
-        Machine::Create(options, [this](unsigned, std::string_view) { ++lines_; });
+        Machine::Create(options, [this](unsigned, std::string_view line) { OnLine(line); });
     if (absl::IsPermissionDenied(machine.status())) {
       UNDERFOOT_SKIP(std::string(machine.status().message()));
     }
@@ -34,6 +36,9 @@ class MachineTest : public ::testing::Test {
     const absl::Status started = machine_->Start();
     ASSERT_TRUE(started.ok()) << started;
   }
+
+  // Called for each line of the guest.
+  virtual void OnLine(std::string_view) { ++lines_; }
 
   // True as soon as the stats are like that.
   template <class Predicate>

@@ -7,7 +7,6 @@
 
 #include "absl/status/statusor.h"
 #include "vmm/base/monotonic.h"
-#include "vmm/base/start_thread.h"
 #include "vmm/base/thread_priority.h"
 #include "vmm/evidence/host_event.h"
 #include "vmm/sources/hooks/hooked_calls.h"
@@ -39,27 +38,12 @@ WorkingSet::WorkingSet(const GuestMemory& memory, Notifier& notifier, const Page
 WorkingSet::~WorkingSet() { Stop(); }
 
 absl::Status WorkingSet::Start() {
-  return StartThread(thread_, "the working set", [this] { Main(); });
-}
-
-void WorkingSet::Stop() {
-  if (!thread_.joinable()) return;
-  {
-    absl::MutexLock lock(&mutex_);
-    stop_ = true;
-  }
-  thread_.join();
+  return thread_.Start("the working set", [this] { Main(); });
 }
 
 void WorkingSet::Main() {
   NameThisThread("working-set");
-  for (;;) {
-    {
-      absl::MutexLock lock(&mutex_);
-      if (AwaitFor(mutex_, absl::Condition(&stop_), period_)) return;
-    }
-    Scan();
-  }
+  while (thread_.Sleep(period_)) Scan();
 }
 
 void WorkingSet::Scan() {

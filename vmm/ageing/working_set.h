@@ -26,7 +26,6 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -35,6 +34,7 @@
 #include "absl/time/time.h"
 #include "mmu/notifier.h"
 #include "vmm/ageing/touch_history.h"
+#include "vmm/base/periodic_thread.h"
 #include "vmm/ram/guest_memory.h"
 #include "vmm/ram/pagemap.h"
 #include "vmm/stats/stats.h"
@@ -53,7 +53,7 @@ class WorkingSet {
 
   // Starts a thread that scans once in each period. Without it, scans happen only by calls of Scan.
   [[nodiscard]] absl::Status Start();
-  void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
+  void Stop() { thread_.Stop(); }
 
   // Returns when all touches from before the call are recorded. Must not be called inside a read
   // section or a bracket.
@@ -73,7 +73,7 @@ class WorkingSet {
   WorkingSetStats Stats() const;
 
  private:
-  void Main() ABSL_LOCKS_EXCLUDED(mutex_);
+  void Main();
   void ScanChunk(HvaRange chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(scan_mutex_);
   void TakeYoung(HvaRange chunk);
   void TakePresent(HvaRange chunk) ABSL_EXCLUSIVE_LOCKS_REQUIRED(scan_mutex_);
@@ -86,16 +86,12 @@ class WorkingSet {
   const HvaRange data_;  // all slots except that of the system area
   TouchHistory history_;
   const absl::Duration period_;  // const, because Info and Stats may read it before Start
-  std::thread thread_;
+  PeriodicThread thread_;
 
   // Guards: only one thread scans at a time. Order: outermost of vmm/, and no lock of mmu/ is held
   // when it is taken. It is held across brackets.
   absl::Mutex scan_mutex_;
   std::vector<PagemapEntry> entries_ ABSL_GUARDED_BY(scan_mutex_);
-  // Guards: the request to end. Order: innermost.
-  absl::Mutex mutex_;
-  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
-
   // Relaxed: independent statistics.
   std::atomic<uint64_t> scan_us_{0};
   std::atomic<uint64_t> touched_{0};

@@ -9,7 +9,6 @@
 #include "absl/time/time.h"
 #include "mmu/base/rcu.h"
 #include "vmm/base/monotonic.h"
-#include "vmm/base/start_thread.h"
 #include "vmm/base/thread_priority.h"
 
 namespace underfoot {
@@ -53,28 +52,13 @@ Auditor::Auditor(Mmu& mmu, const Pagemap& pagemap, const Sources& sources, GfnRa
 Auditor::~Auditor() { Stop(); }
 
 absl::Status Auditor::Start() {
-  return StartThread(thread_, "the auditor", [this] { Main(); });
-}
-
-void Auditor::Stop() {
-  if (!thread_.joinable()) return;
-  {
-    absl::MutexLock lock(&mutex_);
-    stop_ = true;
-  }
-  thread_.join();
-}
-
-bool Auditor::SleepUnlessStopped() {
-  absl::MutexLock lock(&mutex_);
-  AwaitFor(mutex_, absl::Condition(&stop_), kPause);
-  return !stop_;
+  return thread_.Start("the auditor", [this] { Main(); });
 }
 
 void Auditor::Main() {
   NameThisThread("auditor");
   std::uniform_int_distribution<uint64_t> page(0, gfns_.size() - 1);
-  for (int round = 1; SleepUnlessStopped(); ++round) {
+  for (int round = 1; thread_.Sleep(kPause); ++round) {
     for (int i = 0; i < kPagesPerRound; ++i) AuditPage(gfns_.begin + page(random_));
     if (round % kRoundsPerCacheAudit == 0) AuditCaches();
   }

@@ -21,13 +21,12 @@
 #include <cstdint>
 #include <optional>
 #include <random>
-#include <thread>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "absl/status/status.h"
 #include "mmu/mmu.h"
 #include "mmu/pfn_cache.h"
 #include "vmm/base/backing.h"
+#include "vmm/base/periodic_thread.h"
 #include "vmm/evidence/foreign_changes.h"
 #include "vmm/evidence/lazy_frees.h"
 #include "vmm/evidence/pending_removals.h"
@@ -58,7 +57,7 @@ class Auditor {
 
   // Starts a thread that compares pages at a low rate until Stop.
   [[nodiscard]] absl::Status Start();
-  void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
+  void Stop() { thread_.Stop(); }
 
   // Compares every page and every pfn cache once. May be called at any time.
   void Sweep();
@@ -93,17 +92,13 @@ class Auditor {
   bool ReportedByKernel(HvaRange range) const;
   bool MayGoUnreported(HvaRange range) const;
   void Repair(HvaRange range);
-  bool SleepUnlessStopped() ABSL_LOCKS_EXCLUDED(mutex_);
 
   Mmu& mmu_;
   const Pagemap& pagemap_;
   const Sources sources_;
   const GfnRange gfns_;
   std::mt19937_64 random_;  // used only by the auditor's thread
-  std::thread thread_;
-  // Guards: stop_. Order: innermost.
-  absl::Mutex mutex_;
-  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  PeriodicThread thread_;
   Counter checks_;
   Counter cache_checks_;
   Counter sweeps_;

@@ -231,18 +231,28 @@ struct RequestReader::State {
   }
 };
 
-RequestReader::RequestReader(size_t max_body_bytes) : state_(std::make_unique<State>()) {
+namespace {
+
+// The parts of a parser that requests and replies have in common.
+template <class State>
+void InitParser(State& state, http_parser_type type) {
   LimitHeads();
-  http_parser_init(&state_->parser, HTTP_REQUEST);
-  state_->parser.data = state_.get();
-  state_->max_body_bytes = max_body_bytes;
-  http_parser_settings_init(&state_->settings);
+  http_parser_init(&state.parser, type);
+  state.parser.data = &state;
+  http_parser_settings_init(&state.settings);
+  state.settings.on_header_field = &State::OnName;
+  state.settings.on_header_value = &State::OnValue;
+  state.settings.on_headers_complete = &State::OnHead;
+  state.settings.on_body = &State::OnBody;
+  state.settings.on_message_complete = &State::OnWhole;
+}
+
+}  // namespace
+
+RequestReader::RequestReader(size_t max_body_bytes) : state_(std::make_unique<State>()) {
+  InitParser(*state_, HTTP_REQUEST);
   state_->settings.on_url = &State::OnUrl;
-  state_->settings.on_header_field = &State::OnName;
-  state_->settings.on_header_value = &State::OnValue;
-  state_->settings.on_headers_complete = &State::OnHead;
-  state_->settings.on_body = &State::OnBody;
-  state_->settings.on_message_complete = &State::OnWhole;
+  state_->max_body_bytes = max_body_bytes;
 }
 
 RequestReader::~RequestReader() = default;
@@ -326,17 +336,9 @@ struct ReplyReader::State {
 
 ReplyReader::ReplyReader(bool head, std::function<bool(int, std::string_view)> take)
     : state_(std::make_unique<State>()) {
-  LimitHeads();
-  http_parser_init(&state_->parser, HTTP_RESPONSE);
-  state_->parser.data = state_.get();
+  InitParser(*state_, HTTP_RESPONSE);
   state_->take = std::move(take);
   state_->head = head;
-  http_parser_settings_init(&state_->settings);
-  state_->settings.on_header_field = &State::OnName;
-  state_->settings.on_header_value = &State::OnValue;
-  state_->settings.on_headers_complete = &State::OnHead;
-  state_->settings.on_body = &State::OnBody;
-  state_->settings.on_message_complete = &State::OnWhole;
 }
 
 ReplyReader::~ReplyReader() = default;

@@ -4,7 +4,6 @@
 
 #include "absl/status/statusor.h"
 #include "vmm/base/monotonic.h"
-#include "vmm/base/start_thread.h"
 #include "vmm/base/thread_priority.h"
 
 namespace underfoot {
@@ -41,25 +40,12 @@ DirtyCollector::DirtyCollector(const GuestMemory& memory, Mmu& mmu, Vm& vm,
 DirtyCollector::~DirtyCollector() { Stop(); }
 
 absl::Status DirtyCollector::Start() {
-  return StartThread(thread_, "the dirty log", [this] { Main(); });
-}
-
-void DirtyCollector::Stop() {
-  if (!thread_.joinable()) return;
-  {
-    absl::MutexLock lock(&mutex_);
-    stop_ = true;
-  }
-  thread_.join();
+  return thread_.Start("the dirty log", [this] { Main(); });
 }
 
 void DirtyCollector::Main() {
   NameThisThread("dirty-log");
-  for (;;) {
-    {
-      absl::MutexLock lock(&mutex_);
-      if (AwaitFor(mutex_, absl::Condition(&stop_), period_)) return;
-    }
+  while (thread_.Sleep(period_)) {
     // A failure is counted, and the next collection has its pages.
     static_cast<void>(Collect());
   }

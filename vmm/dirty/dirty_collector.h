@@ -14,7 +14,6 @@
 
 #include <cstdint>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -22,6 +21,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "mmu/mmu.h"
+#include "vmm/base/periodic_thread.h"
 #include "vmm/boot/guest_report.h"
 #include "vmm/dirty/write_check.h"
 #include "vmm/kvm/kvm.h"
@@ -43,7 +43,7 @@ class DirtyCollector {
   // Starts a thread that collects once in each period. Without it, collections happen only by calls
   // of Collect.
   [[nodiscard]] absl::Status Start();
-  void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
+  void Stop() { thread_.Stop(); }
 
   // When this returns, each write that ended before the call is in this collection or in an earlier
   // one. After an error nothing is lost; the next collection has the pages. Must not be called
@@ -69,11 +69,10 @@ class DirtyCollector {
   Vm& vm_;
   const absl::Duration period_;
   WriteCheck check_;
-  std::thread thread_;
+  PeriodicThread thread_;
 
-  // Guards: the results, and the request to end. Order: innermost. It is held to copy bitmaps.
+  // Guards: the results. Order: innermost. It is held to copy bitmaps.
   mutable absl::Mutex mutex_;
-  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<uint64_t> last_ ABSL_GUARDED_BY(mutex_);     // of the last collection
   std::vector<uint64_t> waiting_ ABSL_GUARDED_BY(mutex_);  // that no client has taken
   absl::Duration last_ended_ ABSL_GUARDED_BY(mutex_);      // MonotonicNow
