@@ -1,21 +1,25 @@
 // The notifier: brackets a change of the host mm with Begin and End, and notifies every subscriber.
 //
-//   Begin   1. the range joins the set in flight        nothing overlapping is installed from here
+//   Begin   1. the range joins the set in flight        from here on no installer publishes a
+//                                                       translation of the range
 //           2. each subscriber drops its translations   pfn caches first, then stage-2, which
 //                                                       flushes once
-//           3. wait for the readers of the range        left out with kNoWait, and if a, b and c
-//                                                       below hold
+//           3. wait for the readers of the range        skipped with kNoWait, and in the case below
 //   ---     the caller makes the host mm call here (I2)
-//   End     4. the range leaves the set, installers wake
+//   End     4. the range leaves the set; installers that wait for this End wake
 //
-// A bracket is a count, not a lock: it may span a syscall, nest, and overlap others.
+// A bracket is a count and not a lock. It may span a system call, nest in another bracket, and
+// overlap others.
 //
-// Step 3 is skipped only if the bracket found nothing. A reader that still uses a translation of
-// the range has it from before another bracket cleared it, and that bracket is in flight until the
-// reader has left. So an invalidation of memory that no reader uses touches no reader's cache line.
+// With kWait, Begin skips step 3 only if three conditions hold: no subscriber had a translation of
+// the range; no other bracket in flight overlaps the range, which Begin checks after step 2; and
+// ReaderRegistry::MustLook returns false. In that case no reader still uses a translation of the
+// range: such a reader has it from before another bracket dropped it, and that bracket stays in
+// flight until the reader has left, or makes MustLook return true. So an invalidation of memory
+// that no reader uses touches no reader's cache line (LOCKING.md, P1).
 //
-// Thread safety: any thread. Never inside a read section of an overlapping range (Begin would wait
-// for its own thread) nor an rcu::ReadScope.
+// Thread safety: any thread. The caller of Begin must not be in a read section of an overlapping
+// range, because Begin would wait for its own thread, nor in an rcu::ReadScope.
 // Invariants: I1, I2 (by its callers' order), I3, I7, I8, I11.
 // After: mmu_notifier_invalidate_range_start and mmu_notifier_invalidate_range_end in Linux.
 
@@ -85,10 +89,11 @@ class Notifier {
   // Calls every subscriber, also if the first returns true (I8). `range` is rounded out to pages.
   bool TestClearYoung(HvaRange range, bool clear);
 
-  // May be called at any time, also while brackets are in flight. Their ranges stay in the set, so
-  // a new subscriber installs nothing that an earlier Begin forbids (I3). Unregister returns when no
-  // thread is inside the subscriber any more; it waits for walks and for no bracket. Without memory
-  // Register throws std::bad_alloc, and nothing has changed. Unregister needs no memory.
+  // Both may be called at any time, also while brackets are in flight. The ranges of these brackets
+  // stay in the set, so a new subscriber installs nothing that an earlier Begin forbids (I3).
+  // Unregister returns when no thread is inside the subscriber any more. It waits for walks, and
+  // never for a bracket. If there is no memory, Register throws std::bad_alloc and changes nothing.
+  // Unregister needs no memory.
   void Register(Subscriber& subscriber);
   void Unregister(Subscriber& subscriber);
 
@@ -101,8 +106,8 @@ class Notifier {
   NotifierStats Stats() const;
 
  private:
-  // An immutable list. A walk over it is an RCU read section; a walk that continues outside of the
-  // section has pinned the list.
+  // An immutable list. A walk over it is an RCU read section. A walk that must go on after the
+  // section (AfterInvalidate) pins the list first.
   struct SubscriberList : rcu::DeferHead {
     std::vector<Subscriber*> subscribers;
     std::atomic<uint32_t> pins{0};

@@ -54,6 +54,11 @@ CITING = (".cc", ".h", ".md", ".tsv")
 NOT_CITING = ("tests/model/",)
 
 
+# A page that leads through the code names functions as `Class::Function`, which must be defined or declared.
+WALKS = "docs/walks.md"
+FUNCTION = re.compile(r"\b([A-Z]\w+)::(~?[A-Z]\w+)\b")
+
+
 # Where the sources stand that are compiled.
 BUILD_FILES = ("CMakeLists.txt", ".cmake", "models.tsv")
 
@@ -89,6 +94,17 @@ def wrong_citations_of(name, lines, defined):
                 yield number, f"names {test}, which does not exist"
 
 
+def missing_functions_of(name, lines, names):
+    headers = [path for path in names if path.startswith(("mmu/", "vmm/")) and path.endswith(".h")]
+    code = [(ROOT / path).read_text("utf-8") for path in headers]
+    for number, line in enumerate(lines, start=1):
+        for class_name, function in FUNCTION.findall(line):
+            in_class = re.compile(rf"\b(?:class|struct) {class_name}\b[^;]*{{")
+            call = re.compile(rf"\b{function}\(")
+            if not any(in_class.search(text) and call.search(text) for text in code):
+                yield number, f"names {class_name}::{function}, which no header of that class declares"
+
+
 def unbuilt(names):
     """The sources that no build file names: they compile nowhere, and a test among them never runs."""
     named = "\n".join((ROOT / name).read_text("utf-8") for name in names if name.endswith(BUILD_FILES))
@@ -120,6 +136,8 @@ def main():
         breaches = []
         if path.suffix in SOURCES or name == "dev":
             breaches += breaches_of(name, lines)
+        if name == WALKS:
+            breaches += missing_functions_of(name, lines, tracked_files())
         if path.suffix in CITING and not name.startswith(NOT_CITING):
             breaches += wrong_citations_of(name, lines, defined)
         if name.startswith(("mmu/", "vmm/", "guest/")):

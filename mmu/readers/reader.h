@@ -2,21 +2,22 @@
 // for those announcements.
 //
 // Each thread that reads translations owns a Reader, a cache line of slots. To enter a section, the
-// reader exchanges the hva range into a slot; only then does it look at the state of the cache or
-// at the root of the table. To leave, it stores 0. An invalidation first empties the translation
-// and then waits for exactly those slots that overlap its range (I11). A slot also holds a nonce
-// that differs from section to section, and the waiter waits until the slot *changes*, so that a
-// reader that leaves and enters again at once cannot delay it for ever.
+// reader writes the hva range into a slot, by an atomic exchange. Only then does it look at the
+// state of the cache or at the root of the table. To leave, it stores 0. An invalidation first
+// empties the translation and then waits for exactly those slots that overlap its range (I11). A
+// slot also holds a nonce that differs from section to section, and the waiter waits until the word
+// in the slot *changes*. Otherwise a reader that leaves and enters again at once could delay the
+// waiter for ever.
 //
 //   reader                                 invalidation (Begin)
 //   slot.exchange(range | nonce)           translation.compare_exchange(-> none)
 //   translation.load: valid?               slot.load: overlaps? then wait until the word changes
 //     yes: use it   no: leave, slow path
 //
-// In every interleaving at least one of the two sees the other (kStoreLoad; P3). A reader whose
-// slots no other thread has looked at for a while becomes biased: a plain store then replaces the
-// exchange. WaitForReaders looks at all readers, whatever its range is, and takes their bias away:
-// see mmu/readers/reader_bias.h.
+// In every interleaving at least one of the two sees the other (kStoreLoad; P3). If no other thread
+// has looked at the slots of a reader for a while, the reader becomes biased: it then enters a
+// section by a plain store in place of the exchange. WaitForReaders looks at all readers, whatever
+// its range is, and takes their bias away: see mmu/readers/reader_bias.h.
 //
 // Thread safety: any thread may use ReaderRegistry. Only the owning thread may use a Reader or a
 // Section. Inside a section a thread must not call Begin for an overlapping range, a fault,
@@ -74,8 +75,8 @@ struct alignas(64) ReaderLine {
 
 }  // namespace internal
 
-// The registration of a thread. It is cheap to keep, and takes a few hundred ns to make. While a
-// reader is outside of sections, it costs an invalidation one look at its cache line.
+// The registration of a thread. To make one takes a few hundred ns, and to keep it costs nearly
+// nothing: an invalidation that scans the readers loads the reader's cache line once.
 class Reader {
  public:
   explicit Reader(ReaderRegistry& registry);
@@ -112,8 +113,9 @@ class Section {
     line_->sections.Add();
     std::atomic<uint64_t>& slot = line_->slots[index_];
     UNDERFOOT_SYNC_POINT("section-entering");
-    // Release: the change of the word may be what shows a Begin that the section before this one in
-    // the same slot has been left.
+    // Release: a Begin may learn only from this store that the previous section in this slot was
+    // left. Without it: the host changes the page while the last access of that section is under
+    // way.
     slot.store(key | nonce, kRelease);
     // The two signal fences order the compiler. The CPU is ordered by the exchange or, for a biased
     // reader, by the membarrier of the Begin that takes the bias away.
@@ -180,14 +182,14 @@ class ReaderRegistry {
   ReaderRegistry(const ReaderRegistry&) = delete;
   ReaderRegistry& operator=(const ReaderRegistry&) = delete;
 
-  // Returns when each section that overlaps `range` and was open at the time of the call has been
-  // left. A section that its reader has left and entered again counts as left. The calling thread
+  // Waits until each section that overlaps `range` and was open at the time of the call was left.
+  // A section that its reader has left and entered again counts as left. The calling thread
   // must not be inside a section that overlaps `range`.
   void WaitForReaders(HvaRange range);
 
-  // If a wait takes longer than `patience`, the process aborts with the tag of the reader whose
-  // section it is: some thread forgot to leave its section. The default is endless if NDEBUG is
-  // defined. Must be called before the threads start.
+  // If a wait takes longer than `patience`, the process aborts and prints the tag of the reader
+  // that has not left its section. Without this call the limit is 30 seconds, or infinite if NDEBUG
+  // is defined. Must be called before the threads start.
   void SetPatience(absl::Duration patience) { patience_ = patience; }
 
   // Records that a bracket has dropped translations and has not waited for their readers. From then
@@ -201,8 +203,8 @@ class ReaderRegistry {
            unwaited_.load(kStoreLoad) != waited_through_.load(kAcquire);
   }
 
-  // Whether a section overlaps `range` now. The answer may be out of date a moment later. Of a
-  // biased reader it may miss a section that was entered since the last system call or page fault
+  // Whether a section overlaps `range` now. The answer may be out of date a moment later. It may
+  // also miss a section of a biased reader that was entered since the last system call or page fault
   // of the reader's thread. Only for checks and inspection, which must not rely on it.
   bool AnySectionOverlapsUnsafe(HvaRange range) const;
 
@@ -243,7 +245,7 @@ class ReaderRegistry {
 
   const bool membarriers_work_;
   std::unique_ptr<Chunk> first_;
-  // Lines with a tag above it were never owned, so a scan ends there.
+  // A scan ends at this tag: no line with a higher tag was ever owned.
   std::atomic<unsigned> limit_{0};
   // The number of open DirectSections. Pairs with: MustLook. Without it: a Begin that finds no
   // translation skips the wait although a section by hva is open.

@@ -156,7 +156,7 @@ FaultResolver::Attempt FaultResolver::ResolveUnderLeaf(const UffdFault& fault, G
   return Attempt::kResolved;
 }
 
-// M7: a page that stage-2 believes present and that is absent was zapped by a removal whose end was
+// A page that has a leaf in stage-2 and is absent in the host was zapped by a removal whose end was
 // not reported.
 void FaultResolver::RepairLostCopy(Gfn gfn, const UffdFault& fault) {
   const HvaRange page = source_.HostPageOf(fault.page);

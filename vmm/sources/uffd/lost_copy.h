@@ -1,5 +1,5 @@
 // Whether a leaf belongs to a page that the host has taken without a report: the evidence of a lost
-// copy (M7). A page is lost if its leaf is the same before and after a look at the page, the look
+// copy. A page is lost if its leaf is the same before and after a look at the page, the look
 // found the page gone or in another frame, no event has been read that is not applied yet, and no
 // bracket explains the difference. A bracket explains it if it was in flight at the first look at
 // the leaf, or has begun since: a whole bracket may have taken the page and put the same leaf back.
