@@ -204,8 +204,8 @@ class ReaderRegistry {
   }
 
   // Whether a section overlaps `range` now. The answer may be out of date a moment later. It may
-  // also miss a section of a biased reader that was entered since the last system call or page fault
-  // of the reader's thread. Only for checks and inspection, which must not rely on it.
+  // also miss a section of a biased reader that was entered since the last system call or page
+  // fault of the reader's thread. Only for checks and inspection, which must not rely on it.
   bool AnySectionOverlapsUnsafe(HvaRange range) const;
 
   // Hits and misses of pfn caches, counted by PfnCache::Check.
