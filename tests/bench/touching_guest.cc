@@ -118,7 +118,8 @@ Gpa TouchingGuest::TimesOf(unsigned vcpu) { return kTimesGpa + vcpu * kTimesByte
 absl::Status TouchingGuest::AddVcpu(unsigned index) {
   absl::StatusOr<Vcpu> vcpu = Vcpu::Create(kvm_, vm_, index);
   if (!vcpu.ok()) return std::move(vcpu).status();
-  if (absl::Status cpuid = vcpu->CopyHostCpuid(kvm_); !cpuid.ok()) return cpuid;
+  HostCpuid cpuid(kvm_);
+  if (absl::Status set = vcpu->SetCpuid(cpuid); !set.ok()) return set;
   if (absl::Status started = StartInRing3(*vcpu); !started.ok()) return started;
   absl::StatusOr<kvm_regs> registers = vcpu->GetRegisters();
   if (!registers.ok()) return registers.status();

@@ -112,10 +112,11 @@ absl::Status MinimalVmm::LoadGuest() {
 }
 
 absl::Status MinimalVmm::AddVcpus(const Kvm& kvm) {
+  HostCpuid cpuid(kvm);
   for (unsigned index = 0; index < options_.vcpus; ++index) {
     absl::StatusOr<Vcpu> vcpu = Vcpu::Create(kvm, vm_, index);
     if (!vcpu.ok()) return vcpu.status();
-    if (absl::Status status = vcpu->CopyHostCpuid(kvm); !status.ok()) return status;
+    if (absl::Status status = vcpu->SetCpuid(cpuid); !status.ok()) return status;
     if (absl::Status status = SetStartRegisters(*vcpu, entry_); !status.ok()) return status;
     threads_.push_back(std::make_unique<VcpuThread>(*std::move(vcpu), *this));
   }

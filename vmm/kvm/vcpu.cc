@@ -15,20 +15,8 @@
 namespace underfoot {
 namespace {
 
-constexpr uint32_t kMaxCpuidEntries = 256;
-
-// kvm_cpuid2 with the layout that the kernel uses. If the header is compiled as C++, the flexible
-// array of its struct is at an offset 4 bytes too large and the struct is 12 bytes long, which
-// changes even the number of the ioctl.
-struct CpuidTable {
-  uint32_t count = 0;
-  uint32_t padding = 0;
-  kvm_cpuid_entry2 entries[kMaxCpuidEntries] = {};
-};
-using CpuidHeader = uint32_t[2];
-static_assert(offsetof(CpuidTable, entries) == sizeof(CpuidHeader));
-constexpr unsigned long kGetSupportedCpuid = _IOWR(KVMIO, 0x05, CpuidHeader);
-constexpr unsigned long kSetCpuid2 = _IOW(KVMIO, 0x90, CpuidHeader);
+// KVM_SET_CPUID2, for the layout of CpuidTable.
+constexpr unsigned long kSetCpuid2 = _IOW(KVMIO, 0x90, uint32_t[2]);
 
 absl::Status IoctlError(const char* name, unsigned index) {
   return absl::ErrnoToStatus(errno, absl::StrFormat("%s of vCPU %u", name, index));
@@ -105,13 +93,10 @@ absl::Status Vcpu::SetSystemRegisters(const kvm_sregs& registers) {
   return absl::OkStatus();
 }
 
-absl::Status Vcpu::CopyHostCpuid(const Kvm& kvm) {
-  const auto cpuid = std::make_unique<CpuidTable>();
-  cpuid->count = kMaxCpuidEntries;
-  if (ioctl(kvm.fd(), kGetSupportedCpuid, cpuid.get()) < 0) {
-    return IoctlError("KVM_GET_SUPPORTED_CPUID", index_);
-  }
-  if (ioctl(fd(), kSetCpuid2, cpuid.get()) < 0) return IoctlError("KVM_SET_CPUID2", index_);
+absl::Status Vcpu::SetCpuid(HostCpuid& cpuid) {
+  const absl::StatusOr<const CpuidTable*> table = cpuid.Get();
+  if (!table.ok()) return table.status();
+  if (ioctl(fd(), kSetCpuid2, *table) < 0) return IoctlError("KVM_SET_CPUID2", index_);
   return absl::OkStatus();
 }
 

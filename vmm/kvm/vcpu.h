@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "vmm/base/unique_fd.h"
+#include "vmm/kvm/host_cpuid.h"
 #include "vmm/kvm/kvm.h"
 
 namespace underfoot {
@@ -47,7 +48,7 @@ class Vcpu {
   [[nodiscard]] absl::Status SetSystemRegisters(const kvm_sregs& registers);
 
   // Gives the guest the CPUID leaves that KVM supports here, unchanged.
-  [[nodiscard]] absl::Status CopyHostCpuid(const Kvm& kvm);
+  [[nodiscard]] absl::Status SetCpuid(HostCpuid& cpuid);
 
  private:
   struct Unmap {

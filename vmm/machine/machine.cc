@@ -49,11 +49,12 @@ absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const RunOptions& optio
   }
   absl::StatusOr<Kvm> kvm = Kvm::Open();
   if (!kvm.ok()) return std::move(kvm).status();
+  HostCpuid cpuid(*kvm);
   absl::StatusOr<Vm> vm = kvm->CreateVm();
   if (!vm.ok()) return std::move(vm).status();
   std::unique_ptr<Machine> machine(new Machine(options, *std::move(vm)));
   if (absl::Status built = machine->Build(std::move(serial_sink)); !built.ok()) return built;
-  if (absl::Status prepared = machine->Prepare(*kvm); !prepared.ok()) return prepared;
+  if (absl::Status prepared = machine->Prepare(*kvm, cpuid); !prepared.ok()) return prepared;
   return machine;
 }
 
@@ -160,7 +161,7 @@ absl::Status Machine::AddDevices() {
   return absl::OkStatus();
 }
 
-absl::Status Machine::Prepare(const Kvm& kvm) {
+absl::Status Machine::Prepare(const Kvm& kvm, HostCpuid& cpuid) {
   if (absl::Status opened = churn_->tape.Open(options_.record_path, options_.replay_path,
                                               ScriptMachine::Of(options_));
       !opened.ok()) {
@@ -173,7 +174,7 @@ absl::Status Machine::Prepare(const Kvm& kvm) {
   if (absl::Status added = AddSlots(); !added.ok()) return added;
   const absl::StatusOr<Gpa> entry = LoadGuest();
   if (!entry.ok()) return entry.status();
-  return CreateVcpus(kvm, *entry);
+  return CreateVcpus(kvm, cpuid, *entry);
 }
 
 absl::Status Machine::AddSlots() {
@@ -208,13 +209,13 @@ absl::StatusOr<Gpa> Machine::LoadGuest() {
   return entry;
 }
 
-absl::Status Machine::CreateVcpus(const Kvm& kvm, Gpa entry) {
+absl::Status Machine::CreateVcpus(const Kvm& kvm, HostCpuid& cpuid, Gpa entry) {
   const std::vector<int> cpus = AllowedCpus();
   for (unsigned i = 0; i < options_.vcpus; ++i) {
     absl::StatusOr<Vcpu> vcpu = Vcpu::Create(kvm, vm_, i);
     if (!vcpu.ok()) return std::move(vcpu).status();
     // Without it the vCPU has addresses of 36 bits only, and the MMIO window lies above.
-    if (absl::Status set = vcpu->CopyHostCpuid(kvm); !set.ok()) return set;
+    if (absl::Status set = vcpu->SetCpuid(cpuid); !set.ok()) return set;
     if (absl::Status set = SetStartRegisters(*vcpu, entry); !set.ok()) return set;
     std::optional<int> cpu;
     if (options_.pin_vcpus) cpu = cpus[i % cpus.size()];

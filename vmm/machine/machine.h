@@ -132,11 +132,11 @@ class Machine {
   Machine(const RunOptions& options, Vm vm);
   // Constructs the parts; only the memory can be refused.
   absl::Status Build(SerialPort::Sink serial_sink);
-  absl::Status Prepare(const Kvm& kvm);
+  absl::Status Prepare(const Kvm& kvm, HostCpuid& cpuid);
   absl::Status AddDevices();
   absl::Status AddSlots();
   absl::StatusOr<Gpa> LoadGuest();
-  absl::Status CreateVcpus(const Kvm& kvm, Gpa entry);
+  absl::Status CreateVcpus(const Kvm& kvm, HostCpuid& cpuid, Gpa entry);
   absl::Status StartKernelNotifier();
   absl::Status WaitForGuest(const GoOn& go_on) const;
   void JudgeGuest(GuestVerdict verdict, const absl::Status& waited);
