@@ -109,7 +109,7 @@ uint64_t PagesOwned(const Context& context) {
   return pages;
 }
 
-abi::Verdict Judge(const Context& context, const SharedRings& rings) {
+abi::Verdict VerdictOf(const Context& context, const SharedRings& rings) {
   const abi::Report& report = context.report;
   if (report.mismatches != 0) return abi::Verdict::kMismatch;
   const bool rings_only = context.boot.workload == abi::Workload::kShared;
@@ -169,7 +169,7 @@ extern "C" [[noreturn]] void GuestMain(abi::BootInfo* boot, uint64_t vcpu) {
   FinishDevices(context);
   VerifyStamps(context);
   VerifySmp(context);
-  const abi::Verdict verdict = Judge(context, rings);
+  const abi::Verdict verdict = VerdictOf(context, rings);
   Summarize(context, verdict);
   End(vcpu, verdict);
 }

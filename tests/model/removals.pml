@@ -6,8 +6,8 @@
  *   remover: posts its event and waits until it has been read; continues; zaps the page; leaves a record
  *   reader:  reads the event (from then on the remover may continue at any time), adds the removal as
  *            open, notes whether the page has a leaf, and removes leaf and claim
- *   page-in: claims, asks whether a removal is open, and looks at the page. Absent: this proves the end of
- *            the removal if a leaf was noted; the thread copies, and asks and looks again. Present: it
+ *   page-in: claims, checks whether a removal is open, and looks at the page. Absent: this proves the end of
+ *            the removal if a leaf was noted; the thread copies, and checks and looks again. Present: it
  *            publishes a leaf, or uses the page only once
  *
  * Checked: a leaf of a page that has gone always has an invalidation still to come. */
@@ -32,16 +32,16 @@ bool was_read[REMOVALS];
 bool zapped[REMOVALS];
 bool invalidated[REMOVALS];
 bool open[REMOVALS];    /* added, and no record of it yet */
-bool witness[REMOVALS]; /* its absence would be evidence */
-bool settled[REMOVALS]; /* by evidence */
-byte opened = 0;        /* removals that are open, settled by evidence or not */
+bool noted[REMOVALS]; /* its absence would be evidence */
+bool completed[REMOVALS]; /* by evidence */
+byte opened = 0;        /* removals that are open, completed by evidence or not */
 
-#define SETTLES(r) (open[r] && !settled[r])
+#define PENDING(r) (open[r] && !completed[r])
 #if REMOVALS == 1
-#define ANY_SETTLES SETTLES(0)
+#define ANY_PENDING PENDING(0)
 #define TO_COME (was_read[0] && !invalidated[0])
 #else
-#define ANY_SETTLES (SETTLES(0) || SETTLES(1))
+#define ANY_PENDING (PENDING(0) || PENDING(1))
 #define TO_COME ((was_read[0] && !invalidated[0]) || (was_read[1] && !invalidated[1]))
 #endif
 
@@ -64,15 +64,15 @@ inline take(r) {
     open[r] = true;
     opened++;
     shared = false;
-#ifndef BREAK_SHARED_WITNESS
+#ifndef BREAK_SHARED_EVIDENCE
     if
-    :: REMOVALS == 2 && SETTLES(1 - r) -> witness[1 - r] = false; shared = true;
+    :: REMOVALS == 2 && PENDING(1 - r) -> noted[1 - r] = false; shared = true;
     :: else -> skip;
     fi;
 #endif
   }
   atomic { /* Witness: a page with a leaf is there */
-    witness[r] = leaf && !shared;
+    noted[r] = leaf && !shared;
   }
   atomic { reading = false; }
   atomic { leaf = false; claim = 0; invalidated[r] = true; }
@@ -96,18 +96,18 @@ proctype reader() {
 
 #define MY_CLAIM (me + 1)
 
-inline ask() { settles = ANY_SETTLES; }
+inline check_pending() { pending = ANY_PENDING; }
 
-inline note_witnesses() {
-  seen[0] = witness[0];
+inline read_noted() {
+  seen[0] = noted[0];
 #if REMOVALS == 2
-  seen[1] = witness[1];
+  seen[1] = noted[1];
 #endif
 }
 
-inline one_settles(r) {
+inline complete_one(r) {
   if
-  :: open[r] && opened == 1 && witness[r] && seen[r] -> settled[r] = true;
+  :: open[r] && opened == 1 && noted[r] && seen[r] -> completed[r] = true;
   :: else -> skip;
   fi
 }
@@ -120,16 +120,16 @@ inline saw_absent() {
   fi;
 #endif
   atomic {
-    one_settles(0);
+    complete_one(0);
 #if REMOVALS == 2
-    one_settles(1);
+    complete_one(1);
 #endif
   }
 }
 
 proctype page_in(byte me) {
   byte round = 0;
-  bool settles;
+  bool pending;
   bool there;
   bool seen[REMOVALS];
   do
@@ -141,10 +141,10 @@ proctype page_in(byte me) {
      :: else -> goto next;
      fi;
 look:
-#ifndef BREAK_ASK_AFTER_THE_LOOK
-     atomic { ask(); }
+#ifndef BREAK_CHECK_AFTER_THE_LOOK
+     atomic { check_pending(); }
 #endif
-     atomic { note_witnesses(); }
+     atomic { read_noted(); }
      atomic { there = present; }
      if
      :: there -> goto is_there;
@@ -164,13 +164,13 @@ no_evidence:
         goto next;
      fi;
 is_there:
-#ifdef BREAK_ASK_AFTER_THE_LOOK
-     atomic { ask(); }
+#ifdef BREAK_CHECK_AFTER_THE_LOOK
+     atomic { check_pending(); }
 #endif
      atomic {
        if
-       :: claim == MY_CLAIM && settles -> claim = 0; /* the page is used, and no leaf is kept */
-       :: claim == MY_CLAIM && !settles ->
+       :: claim == MY_CLAIM && pending -> claim = 0; /* the page is used, and no leaf is kept */
+       :: claim == MY_CLAIM && !pending ->
           claim = 0;
           leaf = true;
           assert(present || TO_COME);

@@ -118,7 +118,7 @@ constexpr std::array<UffdFeature, 6> kUffdFeatures = {{
     {UFFD_FEATURE_EVENT_REMAP, "EVENT_REMAP", "remaps by other threads are not reported"},
 }};
 
-void JudgeUffdFeatures(uint64_t features, DoctorCheck* check) {
+void CheckUffdFeatures(uint64_t features, DoctorCheck* check) {
   std::string missing;
   for (const UffdFeature& feature : kUffdFeatures) {
     if ((features & feature.bit) != 0) continue;
@@ -158,7 +158,7 @@ DoctorCheck CheckUserfaultfd(const DoctorPaths& paths) {
     return check;
   }
   check.found = absl::StrFormat("by %s, features 0x%x", how, api.features);
-  JudgeUffdFeatures(api.features, &check);
+  CheckUffdFeatures(api.features, &check);
   return check;
 }
 

@@ -139,10 +139,10 @@ class Machine {
   absl::Status CreateVcpus(const Kvm& kvm, HostCpuid& cpuid, Gpa entry);
   absl::Status StartKernelNotifier();
   absl::Status WaitForGuest(const GoOn& go_on) const;
-  void JudgeGuest(GuestVerdict verdict, const absl::Status& waited);
-  void JudgeMachine();
-  void JudgeDisk();
-  void JudgeDirtyLog();
+  void CheckGuest(GuestVerdict verdict, const absl::Status& waited);
+  void CheckMachine();
+  void CheckDisk();
+  void CheckDirtyLog();
   EndProgress Progress() const;
   void Wrong(std::string text) { problems_.push_back({RunEnd::kWrong, std::move(text)}); }
   GuestVerdict VerdictOfGuest() const;

@@ -83,10 +83,10 @@ absl::Status Machine::Finish(const GoOn& go_on) {
   guest_->platform.serial().Flush();
   rcu::Barrier();
   const GuestVerdict verdict = VerdictOfGuest();
-  JudgeGuest(verdict, waited);
-  JudgeMachine();
-  if (verdict == GuestVerdict::kGood && options_.guest == Name(abi::Workload::kMixed)) JudgeDisk();
-  JudgeDirtyLog();
+  CheckGuest(verdict, waited);
+  CheckMachine();
+  if (verdict == GuestVerdict::kGood && options_.guest == Name(abi::Workload::kMixed)) CheckDisk();
+  CheckDirtyLog();
   for (RunProblem& failure : Failures()) problems_.push_back(std::move(failure));
   absl::MutexLock lock(&mutex_);
   verdict_.store(verdict, kRelease);
@@ -104,7 +104,7 @@ GuestVerdict Machine::VerdictOfGuest() const {
   return *verdict == abi::Verdict::kGood ? GuestVerdict::kGood : GuestVerdict::kBad;
 }
 
-void Machine::JudgeGuest(GuestVerdict verdict, const absl::Status& waited) {
+void Machine::CheckGuest(GuestVerdict verdict, const absl::Status& waited) {
   const abi::Report total = guest_->reports.Total();
   if (!waited.ok()) {
     problems_.push_back({RunEnd::kUnfinished, std::string(waited.message())});
@@ -124,7 +124,7 @@ void Machine::JudgeGuest(GuestVerdict verdict, const absl::Status& waited) {
   }
 }
 
-void Machine::JudgeMachine() {
+void Machine::CheckMachine() {
   if (guest_->ring.mismatches() != 0) {
     Wrong(absl::StrCat("the shared page's rings: ", guest_->ring.mismatches(), " wrong answers"));
   }
@@ -147,7 +147,7 @@ void Machine::JudgeMachine() {
 
 // Each vCPU of the built-in guest has read its part of the disk last, through its driver. Here the
 // same parts are read from the file.
-void Machine::JudgeDisk() {
+void Machine::CheckDisk() {
   virtio::Disk& disk = guest_->disk->disk();
   const uint64_t queues = guest_->disk->queues();
   for (uint64_t queue = 0; queue < queues; ++queue) {
@@ -177,7 +177,7 @@ void Machine::JudgeDisk() {
 
 // The last collection has the writes that no earlier one has. Nothing writes any more. What it
 // misses is one of the Failures.
-void Machine::JudgeDirtyLog() {
+void Machine::CheckDirtyLog() {
   if (dirty_log_ == nullptr) return;
   if (const absl::Status last = dirty_log_->Collect(); !last.ok()) {
     problems_.push_back(
