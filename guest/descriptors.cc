@@ -8,9 +8,13 @@ namespace {
 
 constexpr uint16_t kFirstTaskSelector = 0x28;
 
-// A 64-bit task state segment with one bit for each of 65536 ports, and the byte of ones that must
-// follow them.
-struct [[gnu::packed]] TaskState {
+// The ports below this one are open to ring 3.
+constexpr uint64_t kOpenPorts = 0x510;
+static_assert(abi::kYieldPort + sizeof(uint32_t) <= kOpenPorts);
+
+// A 64-bit task state segment with one bit for each open port, and the byte of ones that must follow
+// them. Aligned so that none lies across two pages.
+struct [[gnu::packed]] alignas(512) TaskState {
   uint32_t reserved0;
   uint64_t ring0_stack;
   uint64_t other_stacks[2];
@@ -19,17 +23,12 @@ struct [[gnu::packed]] TaskState {
   uint64_t reserved2;
   uint16_t reserved3;
   uint16_t bitmap_offset;
-  uint8_t bitmap[0x2000];
+  uint8_t bitmap[kOpenPorts / 8];
   uint8_t bitmap_end;
 };
 static_assert(offsetof(TaskState, bitmap) == 0x68);
-static_assert(sizeof(TaskState) == 0x2069);
-
-constexpr uint64_t kTaskStateStride = 0x2100;
-static_assert(sizeof(TaskState) <= kTaskStateStride);
-static_assert(kTaskStatesGpa + abi::kMaxVcpus * kTaskStateStride <= abi::kImageEnd);
-
-constexpr uint64_t TaskStateGpa(uint64_t vcpu) { return kTaskStatesGpa + vcpu * kTaskStateStride; }
+static_assert(sizeof(TaskState) == 512);
+constexpr uint64_t kTaskStateLimit = offsetof(TaskState, bitmap_end);
 
 constexpr uint64_t kCode = 0x00af9b000000ffff;  // 64-bit, readable, accessed
 constexpr uint64_t kData = 0x00cf93000000ffff;  // writable, accessed
@@ -39,15 +38,9 @@ struct GlobalTable {
   uint64_t entries[kFirstTaskSelector / 8 + 2 * abi::kMaxVcpus];
 };
 
-constexpr GlobalTable MakeGlobalTable() {
-  GlobalTable table{{0, kCode, kData, kCode | kRing3, kData | kRing3}};
-  for (uint64_t vcpu = 0; vcpu < abi::kMaxVcpus; ++vcpu) {
-    const uint64_t base = TaskStateGpa(vcpu);  // it is below 16 MiB, so the upper half is zero
-    const uint64_t limit = sizeof(TaskState) - 1;
-    table.entries[kFirstTaskSelector / 8 + 2 * vcpu] =
-        limit | (base & 0xffffff) << 16 | uint64_t{0x89} << 40 | (base >> 24) << 56;
-  }
-  return table;
+// Available, present. Its base is below 16 MiB, so the upper half of the descriptor is zero.
+constexpr uint64_t TaskDescriptor(uint64_t base) {
+  return kTaskStateLimit | (base & 0xffffff) << 16 | uint64_t{0x89} << 40 | (base >> 24) << 56;
 }
 
 struct Gate {
@@ -71,7 +64,11 @@ constexpr InterruptTable MakeInterruptTable() {
   return table;
 }
 
-constinit GlobalTable global_table = MakeGlobalTable();  // not const: ltr marks a TSS as busy
+// The descriptor of each task state is added by its vCPU, and ltr marks it as busy.
+constinit GlobalTable global_table{{0, kCode, kData, kCode | kRing3, kData | kRing3}};
+// Part of the image, so that the loader has brought their pages in: a fault of a vCPU at its start
+// would take many times as long.
+constinit TaskState task_states[abi::kMaxVcpus] = {};
 constinit const InterruptTable interrupt_table = MakeInterruptTable();
 
 struct [[gnu::packed]] TablePointer {
@@ -83,11 +80,12 @@ struct [[gnu::packed]] TablePointer {
 
 // Called by start.S in ring 0, on each vCPU.
 extern "C" void LoadDescriptors(uint64_t vcpu) {
-  auto* task = static_cast<TaskState*>(__builtin_assume_aligned(
-      reinterpret_cast<void*>(TaskStateGpa(vcpu)), 64));  // all memory is zero at the start
-  task->ring0_stack = abi::StackTop(vcpu);
-  task->bitmap_offset = offsetof(TaskState, bitmap);
-  task->bitmap_end = 0xff;
+  TaskState& task = task_states[vcpu];
+  task.ring0_stack = abi::StackTop(vcpu);
+  task.bitmap_offset = offsetof(TaskState, bitmap);
+  task.bitmap_end = 0xff;
+  global_table.entries[kFirstTaskSelector / 8 + 2 * vcpu] =
+      TaskDescriptor(reinterpret_cast<uint64_t>(&task));
 
   const TablePointer gdt{sizeof(global_table) - 1, reinterpret_cast<uint64_t>(&global_table)};
   const TablePointer idt{sizeof(interrupt_table) - 1, reinterpret_cast<uint64_t>(&interrupt_table)};

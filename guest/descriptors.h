@@ -3,7 +3,7 @@
 //   0x08 ring-0 code   0x10 ring-0 data   0x18 ring-3 code   0x20 ring-3 data   0x28.. TSS
 //
 // Ring 3 may access the ports by the I/O bitmap of its TSS and not by IOPL, which some hosts do not
-// preserve. The tables are computed at compile time; ring 0 only loads them.
+// preserve. The tables are computed at compile time, except the descriptor of a TSS.
 
 #ifndef UNDERFOOT_GUEST_DESCRIPTORS_H_
 #define UNDERFOOT_GUEST_DESCRIPTORS_H_
@@ -14,8 +14,7 @@
 
 namespace underfoot::guest {
 
-inline constexpr uint64_t kTaskStatesGpa = 0x380000;  // link.ld keeps the image below this address
-inline constexpr uint64_t kTrapStubsGpa = 0x200000;   // link.ld places the stubs there
+inline constexpr uint64_t kTrapStubsGpa = 0x200000;  // link.ld places the stubs there
 inline constexpr uint64_t kTrapStubBytes = 16;
 inline constexpr uint64_t kVectors = 32;
 
