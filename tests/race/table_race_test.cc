@@ -43,6 +43,10 @@ class TableRaceTest : public ::testing::Test {
     stage2.Finish(gather);
   }
   static void Unmap(Stage2& stage2, Gfn gfn) { UnmapRange(stage2, {gfn, gfn + 1}); }
+  static void ParkInReadSection() {
+    rcu::ReadScope rcu;
+    PassSyncPoint("parked");
+  }
   bool Mapped(Gfn gfn) {
     rcu::ReadScope rcu;
     return stage2_.Lookup(gfn).has_value();
@@ -237,10 +241,7 @@ TEST_F(TableRaceTest, AStalledReaderGivesBackPressureAndNotGrowth) {
   Map(tight, kGfn);
   Map(tight, {0});
   Gate parked("parked");
-  Task reader("reader", [] {
-    rcu::ReadScope rcu;
-    PassSyncPoint("parked");
-  });
+  Task reader("reader", ParkInReadSection);
   ASSERT_TRUE(StopsAt(parked, reader));
   Unmap(tight, kGfn);  // stays under the cap
   EXPECT_LE(tight.RetiredStats().pending_bytes, 4 * sizeof(Table));
@@ -262,6 +263,9 @@ TEST_F(TableRaceTest, AnUnmapThatRetiresNoTableDoesNotWaitForTheBacklog) {
   Map(tight, kGfn);
   Map(tight, {0});
   Map(tight, {1});
+  Gate parked("parked");
+  Task reader("reader", ParkInReadSection);  // keeps the backlog
+  ASSERT_TRUE(StopsAt(parked, reader));
   Gate drain("retired-drain");
   Task retires("retires", [&] { Unmap(tight, kGfn); });
   ASSERT_TRUE(StopsAt(drain, retires));
@@ -285,6 +289,9 @@ TEST_F(TableRaceTest, ABeginThatRetiresNoTableDoesNotWaitForTheBacklog) {
   const auto invalidate = [&](uint64_t page) {
     InvalidationScope bracket(mmu.notifier(), {host.Pages(page)});
   };
+  Gate parked("parked");
+  Task reader("reader", ParkInReadSection);  // keeps the backlog
+  ASSERT_TRUE(StopsAt(parked, reader));
   Gate drain("retired-drain");
   Task retires("retires", [&] { invalidate(2); });
   ASSERT_TRUE(StopsAt(drain, retires));
@@ -297,10 +304,7 @@ TEST_F(TableRaceTest, DestructionOutlastsAParkedWalker) {
   auto* doomed = new Stage2;
   Map(*doomed, kGfn);
   Gate parked("parked");
-  Task reader("reader", [] {
-    rcu::ReadScope rcu;
-    PassSyncPoint("parked");
-  });
+  Task reader("reader", ParkInReadSection);
   ASSERT_TRUE(StopsAt(parked, reader));
   Gate drain("retired-drain");
   Task destroy("destruction", [&] { delete doomed; });
