@@ -35,7 +35,7 @@ Mmu::Mmu(PageSource& source, MmuOptions options)
     : source_(source),
       page_in_tries_(options.page_in_tries),
       stage2_(options.retired_cap_bytes),
-      notifier_(in_flight_, readers_),
+      notifier_(in_flight_, readers_, direct_requests_),
       install_parts_{memslots_, in_flight_, stage2_},
       faults_(install_parts_, source, options.page_in_tries),
       range_faults_(install_parts_, source, faults_),
@@ -103,6 +103,9 @@ absl::Status Mmu::MoveMemslot(uint32_t id, Gfn first) {
 // Removes the translations of a dying slot (P5.2 to P5.4). Look-ups no longer find the slot, so no
 // new translation appears. A Begin still walks it.
 void Mmu::RemoveTranslations(const Memslot& slot) {
+  // A system call that began before the slot was dying is made again, by the slot that its gfns have
+  // then.
+  direct_requests_.MarkOverlapping(slot.hvas());
   // The range is in flight until the readers have left. Otherwise a Begin that finds no translation
   // of the slot would not look for its readers.
   const InFlightRanges::Scope in_flight(in_flight_, slot.hvas());
@@ -125,6 +128,7 @@ absl::Status Mmu::SetMemslotFlags(uint32_t id, MemslotFlags flags) {
   // The slot has a new identity now. An installer that looked the old flags up and claims from now
   // on is refused, because the identity differs. The walk below finds the claim of an installer
   // that claimed before.
+  if (after.flags.read_only) direct_requests_.MarkOverlapping(after.hvas());
   const bool protects = after.flags.read_only && !before.flags.read_only;
   std::optional<InFlightRanges::Scope> in_flight;  // as in RemoveTranslations
   if (protects) {

@@ -27,6 +27,7 @@
 #include "mmu/base/invalidation.h"
 #include "mmu/base/stats.h"
 #include "mmu/caches/pfn_cache_index.h"
+#include "mmu/direct_requests.h"
 #include "mmu/fault.h"
 #include "mmu/fault_around.h"
 #include "mmu/in_flight_ranges.h"
@@ -106,6 +107,7 @@ class Mmu final : private Subscriber {
   Stage2& stage2() { return stage2_; }
   ReaderRegistry& readers() { return readers_; }
   PfnCacheIndex& caches() { return caches_; }
+  DirectRequests& direct_requests() { return direct_requests_; }
   const MemslotTable& memslots() const { return memslots_; }
   const InFlightRanges& in_flight() const { return in_flight_; }
   PageSource& page_source() { return source_; }
@@ -134,6 +136,7 @@ class Mmu final : private Subscriber {
   const unsigned page_in_tries_;
   InFlightRanges in_flight_;
   ReaderRegistry readers_;
+  DirectRequests direct_requests_;
   MemslotTable memslots_;
   Stage2 stage2_;
   PfnCacheIndex caches_;

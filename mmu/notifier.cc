@@ -30,8 +30,12 @@ BracketToken& BracketToken::operator=(BracketToken&& other) noexcept {
   return *this;
 }
 
-Notifier::Notifier(InFlightRanges& in_flight, ReaderRegistry& readers)
-    : in_flight_(in_flight), readers_(readers), list_(new SubscriberList) {}
+Notifier::Notifier(InFlightRanges& in_flight, ReaderRegistry& readers,
+                   DirectRequests& direct_requests)
+    : in_flight_(in_flight),
+      readers_(readers),
+      direct_requests_(direct_requests),
+      list_(new SubscriberList) {}
 
 Notifier::~Notifier() {
   UNDERFOOT_CHECK(begins_.Get() == ends_.Get(), "brackets are open at the end", begins_.Get(),
@@ -49,6 +53,8 @@ BracketToken Notifier::Begin(Invalidation invalidation, ReaderWait wait) {
   // the count and then finds no bracket in flight sees by the count that a later one has begun.
   begins_.Add();
   UNDERFOOT_SYNC_POINT("begin-in-flight");
+  // Marks, and never waits: a system call may sleep for ever.
+  direct_requests_.MarkOverlapping(invalidation.range);
   const bool held = NotifySubscribers(invalidation);
   token.found_ = held;
   UNDERFOOT_SYNC_POINT("begin-invalidated");

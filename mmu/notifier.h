@@ -1,7 +1,8 @@
 // The notifier: brackets a change of the host mm with Begin and End, and notifies every subscriber.
 //
 //   Begin   1. the range joins the set in flight        from here on no installer publishes a
-//                                                       translation of the range
+//                                                       translation of the range; system calls on
+//                                                       the range are marked
 //           2. each subscriber drops its translations   pfn caches first, then stage-2, which
 //                                                       flushes once
 //           3. wait for the readers of the range        skipped with kNoWait, and in the case below
@@ -37,6 +38,7 @@
 #include "mmu/base/rcu.h"
 #include "mmu/base/stats.h"
 #include "mmu/base/types.h"
+#include "mmu/direct_requests.h"
 #include "mmu/in_flight_ranges.h"
 #include "mmu/readers/reader.h"
 
@@ -75,7 +77,7 @@ enum class ReaderWait : uint8_t {
 
 class Notifier {
  public:
-  Notifier(InFlightRanges& in_flight, ReaderRegistry& readers);
+  Notifier(InFlightRanges& in_flight, ReaderRegistry& readers, DirectRequests& direct_requests);
   ~Notifier();
   Notifier(const Notifier&) = delete;
   Notifier& operator=(const Notifier&) = delete;
@@ -120,6 +122,7 @@ class Notifier {
 
   InFlightRanges& in_flight_;
   ReaderRegistry& readers_;
+  DirectRequests& direct_requests_;
   // Guards: the publication of the next list. Order: group 1. Held across a grace period and
   // walks of the old list; never across a bracket.
   absl::Mutex publish_mutex_;

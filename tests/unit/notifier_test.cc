@@ -63,7 +63,8 @@ class NotifierTest : public ::testing::Test {
 
   InFlightRanges in_flight_;
   ReaderRegistry readers_;
-  Notifier notifier_{in_flight_, readers_};
+  DirectRequests direct_requests_;
+  Notifier notifier_{in_flight_, readers_, direct_requests_};
   std::vector<std::string> log_;
   Recorder a_{"a", log_};
   Recorder b_{"b", log_};
