@@ -17,7 +17,11 @@ constexpr uint64_t Bit(unsigned bit) { return uint64_t{1} << bit; }
 constexpr uint64_t kSlots = 4;  // requests at once
 constexpr uint64_t kDataPages = 2;
 constexpr uint64_t kSlotSectors = kDataPages * kPageBytes / abi::kSectorBytes;
+// A request alone in its queue may use the data pages of all slots. A read of this length goes
+// straight to guest memory.
+constexpr uint64_t kLongSectors = kSlots * kSlotSectors;
 constexpr uint64_t kDescriptorsOfSlot = 4;
+constexpr uint32_t kRoundsBetweenLongReads = 8;
 
 // What is known of a sector: the generation that was written last, or one of these.
 constexpr uint32_t kUnknown = 0;  // never written, or discarded
@@ -49,6 +53,8 @@ struct Queue {
   abi::DiskPart part;
   bool lost;  // the device has asked for a reset
   uint32_t generation;
+  bool long_read;  // slot 0 has the data pages of all slots
+  uint32_t rounds_to_long_read;
   Slot slots[kSlots];
   uint32_t notes[abi::kMaxPartSectors];
 };
@@ -240,6 +246,15 @@ void Begin(Context& context, Queue& queue, uint64_t s) {
   Submit(context, queue, s);
 }
 
+void BeginLongRead(Context& context, Queue& queue) {
+  Slot& slot = queue.slots[0];
+  slot.operation = Operation::kRead;
+  slot.sectors = queue.part.sectors < kLongSectors ? queue.part.sectors : kLongSectors;
+  slot.sector = queue.part.first + context.random.Below(queue.part.sectors - slot.sectors + 1);
+  slot.generation = ++queue.generation & 0x7fffffff;
+  Submit(context, queue, 0);
+}
+
 void VerifyData(Context& context, Queue& queue, uint64_t s) {
   const Slot& slot = queue.slots[s];
   const uint64_t data = DataOf(queue, s);
@@ -400,6 +415,14 @@ void DiskRound(Context& context) {
   if (!DrivesDisk(context)) return;
   Queue& queue = disk.queue[context.vcpu];
   TakeAnswers(context, queue);
+  // A long read is alone: before it and during it no other request begins.
+  if ((queue.long_read || queue.rounds_to_long_read == 0) && Busy(queue)) return;
+  queue.long_read = queue.rounds_to_long_read == 0;
+  if (queue.long_read) {
+    queue.rounds_to_long_read = kRoundsBetweenLongReads;
+    return BeginLongRead(context, queue);
+  }
+  --queue.rounds_to_long_read;
   for (uint64_t s = 0; s < kSlots; ++s) {
     if (queue.slots[s].operation == Operation::kNone) Begin(context, queue, s);
   }
@@ -416,7 +439,7 @@ void FinishDisk(Context& context) {
   uint64_t digest = 0;
   for (uint64_t done = 0; done < queue.part.sectors && !queue.lost;) {
     const uint64_t left = queue.part.sectors - done;
-    const uint64_t sectors = left < kSlotSectors ? left : kSlotSectors;
+    const uint64_t sectors = left < kLongSectors ? left : kLongSectors;
     const uint64_t first = queue.part.first + done;
     RunOne(context, queue,
            {.operation = Operation::kRead, .sector = first, .sectors = sectors, .generation = 0});

@@ -69,13 +69,15 @@ TEST_P(DevicesBootTest, NoByteIsWrongUnderMixedChurn) {
         const DevicesStats devices = machine_->GetStats().devices;
         return devices.checked > 100 && devices.refreshes > 20 && devices.kicks > 10 &&
                devices.interrupts > 10 && devices.to_guest_bytes > 0 &&
-               devices.from_guest_bytes > 0 && devices.errors > 0;
+               devices.from_guest_bytes > 0 && devices.errors > 0 && devices.direct > 10 &&
+               devices.bounced > 10;
       },
       3 * kDeadline);
   const DevicesStats devices = machine_->GetStats().devices;
   EXPECT_TRUE(moved) << devices.checked << " checked, " << devices.refreshes << " refreshes, "
                      << devices.kicks << " kicks, " << devices.interrupts << " interrupts, "
-                     << devices.errors << " errors\n"
+                     << devices.errors << " errors, " << devices.direct << " direct, "
+                     << devices.bounced << " bounced\n"
                      << text_;
   for (const DeviceInfo& device : machine_->devices()) {
     EXPECT_EQ(device.status, 15u) << device.name;

@@ -36,7 +36,8 @@ Stats SomeStats() {
               lag.Snapshot()};
   s.audit = {155, 167, 168, 169, 170, 156, 171, 172, 173, 174, 175, 176, 177};
   s.working_set = {true, 178, 179, 180, 181, 182};
-  s.devices = {200, 201, 202, 203, 204, 205, 206, 207, 208, 209, 210, 211, 212, 213};
+  s.devices = {200, 201, 202, 203, 204, 205, 206, 207, 230,
+               231, 232, 208, 209, 210, 211, 212, 233, 213};
   s.dirty_log = {true, "bitmap", 214, 215, 216, 217, 218, 219,
                  220,  221,      222, 223, 224, 225, 226, 227};
   return s;
@@ -135,7 +136,9 @@ absl::StatusOr<std::vector<DeviceInfo>> FakeTarget::GetDevices() {
        15,
        1,
        2,
-       {{"blk-0", true, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14}, {.name = "blk-1"}}}};
+       "read at byte 512 of the disk: Input/output error",
+       {{"blk-0", true, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 10, 11, 12, 13, 14, 18},
+        {.name = "blk-1"}}}};
 }
 
 void FakeTarget::HappenTo(uint64_t page, size_t times) {

@@ -132,12 +132,14 @@ TEST_F(RoutesTest, DevicesHaveTheirQueues) {
   Json device = answer["devices"][0];
   EXPECT_EQ(device["queues"][0], Json::parse(R"({"name": "blk-0", "active": true,
     "next_available": 3, "next_used": 4, "requests": 5, "errors": 6, "to_guest_bytes": 7,
-    "from_guest_bytes": 8, "bounced": 9, "kicks": 10, "interrupts": 11, "refreshes": 12,
-    "refreshes_in_request": 13, "away": 14})"));
+    "from_guest_bytes": 8, "bounced": 9, "direct": 15, "direct_again": 16, "file_errors": 17,
+    "kicks": 10, "interrupts": 11, "refreshes": 12,
+    "refreshes_in_request": 13, "away": 14, "shortages": 18})"));
   EXPECT_EQ(device["queues"][1]["active"], false);
   device.erase("queues");
   EXPECT_EQ(device, Json::parse(R"({"name": "blk", "id": 2, "gpa": "0x7fc0000000",
-    "status": "0xf", "resets": 1, "needed_resets": 2})"));
+    "status": "0xf", "resets": 1, "needed_resets": 2,
+    "first_error": "read at byte 512 of the disk: Input/output error"})"));
 }
 
 TEST_F(RoutesTest, TheDirtyLogIsShownBySlotAndLeftAsItIs) {

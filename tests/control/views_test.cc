@@ -42,7 +42,7 @@ TEST(ViewsTest, StatsShowEveryFieldOnceUnderItsGroup) {
                           HasSubstr("operations.discard"), HasSubstr("causes.ksm"),
                           HasSubstr("fault.p99"), HasSubstr("105 us"), Not(HasSubstr("/s"))));
   EXPECT_EQ(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')),
-            6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 14 + 16);
+            6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 18 + 16);
 }
 
 TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {
@@ -190,12 +190,13 @@ TEST(ViewsTest, CachesMemslotsStage2AndChurn) {
             "all         512 KiB  128 KiB        25.0%\n");
   EXPECT_EQ(DevicesView(ToJson(*target.GetDevices())),
             "blk: registers at 0x7fc0000000, status 0xf, 1 resets, 2 needed\n"
-            "QUEUE  NEXT  REQUESTS  ERRORS  TO GUEST  FROM GUEST  KICKS  INTERRUPTS  REFRESHES  IN "
-            "REQUEST\n"
-            "blk-0     4         5       6   7 bytes     8 bytes     10          11         12"
-            "          13\n"
-            "blk-1     -         0       0   0 bytes     0 bytes      0           0          0"
-            "           0\n");
+            "  the first error of its file: read at byte 512 of the disk: Input/output error\n"
+            "QUEUE  NEXT  REQUESTS  ERRORS  TO GUEST  FROM GUEST  DIRECT  BOUNCED  KICKS  "
+            "INTERRUPTS  REFRESHES  IN REQUEST\n"
+            "blk-0     4         5       6   7 bytes     8 bytes      15        9     10"
+            "          11         12          13\n"
+            "blk-1     -         0       0   0 bytes     0 bytes       0        0      0"
+            "           0          0           0\n");
   EXPECT_EQ(DevicesView(ToJson(std::vector<DeviceInfo>())), "no virtio devices\n");
   EXPECT_EQ(
       DirtyView(ToJson(*target.GetDirty())),

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <utility>
@@ -42,6 +43,10 @@ class EchoBackend final : public virtio::Backend {
       absl::MutexLock lock(&mutex_);
       mutex_.Await(absl::Condition(&open_));
     }
+    if (shortages_ != 0) {
+      --shortages_;
+      throw std::bad_alloc();
+    }
     if (request.writable_bytes() < request.readable_bytes()) return {.answered = false};
     std::vector<std::byte> bytes(request.readable_bytes());
     if (!request.Read(0, bytes)) return {.answered = false};
@@ -56,11 +61,14 @@ class EchoBackend final : public virtio::Backend {
     open_ = open;
   }
   uint64_t serving() const { return serving_; }
+  // The next `times` calls of Serve find no memory.
+  void RunOutOfMemory(uint64_t times) { shortages_ = times; }
 
  private:
   const uint16_t queues_;
   const std::array<uint32_t, 3> config_ = {0x03020100, 0x07060504, 0x0b0a0908};
   std::atomic<uint64_t> serving_{0};
+  std::atomic<uint64_t> shortages_{0};
   absl::Mutex mutex_;
   bool open_ ABSL_GUARDED_BY(mutex_) = true;
 };

@@ -173,6 +173,7 @@ absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignal
     if (options.churn.preset) summary.skipped[kind] = why;
   }
   summary.coverage = (*machine)->coverage();
+  summary.left_behind = (*machine)->left_behind();
   for (std::string& problem : ProblemsIn(summary.stats, summary.coverage)) {
     summary.Add({RunEnd::kWrong, std::move(problem)});
   }
@@ -304,12 +305,19 @@ int RunMachine(const RunOptions& options) {
   const Census before = Census::Take();
   absl::StatusOr<RunSummary> summary = RunOnHost(options, **signals, console);
   if (!summary.ok()) return could_not_run(summary.status());
-  for (std::string& line : LeftBehind(before)) {
-    summary->Add({RunEnd::kWrong, std::move(line)});
+  // What a worker uses that cannot be stopped has been reported already.
+  if (!summary->left_behind) {
+    for (std::string& line : LeftBehind(before)) {
+      summary->Add({RunEnd::kWrong, std::move(line)});
+    }
   }
   const bool colour = WantsColour(terminal, getenv("NO_COLOR"), getenv("TERM"));
   if (!Print(output, options.json ? SummaryJson(*summary) : SummaryText(*summary, colour))) {
     summary->Add({RunEnd::kUnfinished, "the summary could not be written"});
+  }
+  if (summary->left_behind) {
+    std::cout.flush();
+    _exit(ExitCodeOf(summary->result()));  // its thread may return at any time
   }
   return ExitCodeOf(summary->result());
 }

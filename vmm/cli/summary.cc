@@ -199,12 +199,21 @@ std::string TableText(const RunSummary& summary) {
   if (s.devices.count != 0) {
     table.AddRow(
         {"devices",
-         absl::StrFormat("%s requests, %s checked by the guest, %s errors; %s to the guest, %s "
-                         "from it; %s refreshes of rings, %s in a request",
-                         FormatCount(s.devices.requests), FormatCount(s.devices.checked),
-                         FormatCount(s.devices.errors), FormatBytes(s.devices.to_guest_bytes),
-                         FormatBytes(s.devices.from_guest_bytes), FormatCount(s.devices.refreshes),
-                         FormatCount(s.devices.refreshes_in_request))});
+         absl::StrFormat(
+             "%s requests, %s checked by the guest, %s errors; %s to the guest, %s "
+             "from it; %s transfers direct (%s made again), %s through a buffer; "
+             "%s refreshes of rings, %s in a request%s%s",
+             FormatCount(s.devices.requests), FormatCount(s.devices.checked),
+             FormatCount(s.devices.errors), FormatBytes(s.devices.to_guest_bytes),
+             FormatBytes(s.devices.from_guest_bytes), FormatCount(s.devices.direct),
+             FormatCount(s.devices.direct_again), FormatCount(s.devices.bounced),
+             FormatCount(s.devices.refreshes), FormatCount(s.devices.refreshes_in_request),
+             s.devices.file_errors == 0 ? ""
+                                        : absl::StrFormat("; %s errors of the disk's file",
+                                                          FormatCount(s.devices.file_errors)),
+             s.devices.shortages == 0 ? ""
+                                      : absl::StrFormat("; %s steps put off for want of memory",
+                                                        FormatCount(s.devices.shortages)))});
   }
   table.AddRow({"kernel", KernelText(s.kernel)});
   table.AddRow({"audit", AuditText(s.audit)});

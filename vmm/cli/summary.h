@@ -23,6 +23,7 @@ namespace underfoot {
 struct RunSummary {
   Stats stats;  // the last statistics
   CoverageMatrix coverage = {};
+  bool left_behind = false;  // a thread that could not be stopped: Machine::left_behind
   // Kinds of churn that the host did not offer, with the reasons.
   std::map<ChurnKind, std::string> skipped = {};
   std::optional<ReplayStats> replay = {};

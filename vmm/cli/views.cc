@@ -282,9 +282,10 @@ std::string WorkingSetView(const Json& set) {
 }
 
 std::string DevicesView(const Json& answer) {
-  Table table({kLeft, kRight, kRight, kRight, kRight, kRight, kRight, kRight, kRight, kRight});
-  table.AddRow({"QUEUE", "NEXT", "REQUESTS", "ERRORS", "TO GUEST", "FROM GUEST", "KICKS",
-                "INTERRUPTS", "REFRESHES", "IN REQUEST"});
+  Table table({kLeft, kRight, kRight, kRight, kRight, kRight, kRight, kRight, kRight, kRight,
+               kRight, kRight});
+  table.AddRow({"QUEUE", "NEXT", "REQUESTS", "ERRORS", "TO GUEST", "FROM GUEST", "DIRECT",
+                "BOUNCED", "KICKS", "INTERRUPTS", "REFRESHES", "IN REQUEST"});
   std::string devices;
   for (const Json& device : answer.at("devices")) {
     absl::StrAppendFormat(&devices, "%s: registers at %s, status %s, %s resets, %s needed\n",
@@ -292,6 +293,9 @@ std::string DevicesView(const Json& answer) {
                           device.at("status").get<std::string>(),
                           Scalar("resets", device.at("resets")),
                           Scalar("needed_resets", device.at("needed_resets")));
+    if (const auto error = device.at("first_error").get<std::string>(); !error.empty()) {
+      absl::StrAppend(&devices, "  the first error of its file: ", error, "\n");
+    }
     for (const Json& queue : device.at("queues")) {
       table.AddRow(
           {queue.at("name").get<std::string>(),
@@ -299,6 +303,7 @@ std::string DevicesView(const Json& answer) {
            Scalar("requests", queue.at("requests")), Scalar("errors", queue.at("errors")),
            Scalar("to_guest_bytes", queue.at("to_guest_bytes")),
            Scalar("from_guest_bytes", queue.at("from_guest_bytes")),
+           Scalar("direct", queue.at("direct")), Scalar("bounced", queue.at("bounced")),
            Scalar("kicks", queue.at("kicks")), Scalar("interrupts", queue.at("interrupts")),
            Scalar("refreshes", queue.at("refreshes")),
            Scalar("refreshes_in_request", queue.at("refreshes_in_request"))});

@@ -136,6 +136,15 @@ absl::Status CoherentRam::Start() {
   return monitor_.Start();
 }
 
+void CoherentRam::LeaveReserved() {
+  // A slot that is away already has no translations. Without memory for the update a slot stays, and
+  // a worker that uses it finds that RAM has gone.
+  for (const RamSlot& slot : memory_->slots()) static_cast<void>(mmu_.DeleteMemslot(slot.id));
+  const InvalidationScope bracket(mmu_.notifier(), {memory_->hvas(), InvalidationKind::kUnmap});
+  memory_->LeaveReserved();
+  uffd_.Wake(memory_->hvas());
+}
+
 void CoherentRam::Stop() {
   kernel_.Stop();
   monitor_.Stop();

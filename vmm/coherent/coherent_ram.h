@@ -82,6 +82,12 @@ class CoherentRam {
   [[nodiscard]] absl::Status Start();
   // Idempotent.
   void Stop();
+  // Gives the pages of RAM back to the host, and keeps its addresses: a reservation takes the place of
+  // the mapping, in one step. For an owner whose device request does not end (DirectRequests): its
+  // bytes must not arrive in other memory, which an unmap would let come here. A system call that
+  // waits for a page of RAM goes on and fails. The owner has stopped each thread that may fault on
+  // RAM, except those of the requests.
+  void LeaveReserved();
 
   GuestMemory& memory() { return *memory_; }
   const GuestMemory& memory() const { return *memory_; }

@@ -269,11 +269,15 @@ Json ToJson(const std::vector<DeviceInfo>& devices) {
                         {"to_guest_bytes", queue.to_guest_bytes},
                         {"from_guest_bytes", queue.from_guest_bytes},
                         {"bounced", queue.bounced},
+                        {"direct", queue.direct},
+                        {"direct_again", queue.direct_again},
+                        {"file_errors", queue.file_errors},
                         {"kicks", queue.kicks},
                         {"interrupts", queue.interrupts},
                         {"refreshes", queue.refreshes},
                         {"refreshes_in_request", queue.refreshes_in_request},
-                        {"away", queue.away}});
+                        {"away", queue.away},
+                        {"shortages", queue.shortages}});
     }
     list.push_back({{"name", device.name},
                     {"id", device.id},
@@ -281,6 +285,7 @@ Json ToJson(const std::vector<DeviceInfo>& devices) {
                     {"status", Hex(device.status)},
                     {"resets", device.resets},
                     {"needed_resets", device.needed_resets},
+                    {"first_error", device.first_error},
                     {"queues", queues}});
   }
   return {{"devices", list}};

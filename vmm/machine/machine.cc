@@ -127,12 +127,18 @@ Machine::~Machine() {
   churn_->engine.Stop();
   StopVcpus();
   guest_->ring.Stop();
-  guest_->devices.Stop();
+  StopDevices();
   if (dirty_log_ != nullptr) dirty_log_->Stop();
   auditor_->Stop();
   guest_->vcpus.clear();
   // While the touch sink's working set still exists.
   ram_->Stop();
+  if (!left_behind()) return;
+  // The system call that hangs may still write to the addresses of guest memory, and its worker uses
+  // the Mmu when it returns.
+  ram_->LeaveReserved();
+  static_cast<void>(guest_.release());
+  static_cast<void>(ram_.release());
 }
 
 // The built-in guest drives them in `mixed`; another guest has a disk if it is given one.

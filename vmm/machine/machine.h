@@ -88,6 +88,9 @@ class Machine {
   // What has failed already while the machine still runs: a vCPU, the dirty log, the churn, the
   // record.
   std::vector<RunProblem> Failures() const;
+  // After Finish: a worker is inside a system call that does not return. Its thread, the guest's
+  // memory and the devices stay behind until the process ends, also after the destructor.
+  bool left_behind() const { return !hanging_.empty(); }
 
   Stats GetStats() const;
   VmState state() const { return state_.load(kAcquire); }
@@ -150,6 +153,7 @@ class Machine {
   absl::Status WithVcpusOut(const std::function<absl::Status()>& change)
       ABSL_LOCKS_EXCLUDED(mutex_);
   void StopVcpus();
+  void StopDevices();
 
   const RunOptions options_;
   const std::string vendor_;
@@ -172,6 +176,8 @@ class Machine {
   std::atomic<VmState> state_{VmState::kStarting};
   std::atomic<GuestVerdict> verdict_{GuestVerdict::kPending};
   std::vector<RunProblem> problems_;  // of the owner's thread
+  std::vector<std::string>
+      hanging_;  // queues whose worker could not be stopped; of the owner's thread
 };
 
 }  // namespace underfoot

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 #include "mmu/base/rcu.h"
 #include "vmm/base/monotonic.h"
@@ -29,6 +30,11 @@ void Machine::StopVcpus() {
     vcpu->Stop();
     static_cast<void>(vcpu->Join());  // why it ended is guest_->exits.fatal()
   }
+}
+
+void Machine::StopDevices() {
+  constexpr absl::Duration kPatience = absl::Seconds(1);
+  hanging_ = guest_->devices.Stop(kPatience);
 }
 
 Machine::EndProgress Machine::Progress() const {
@@ -75,7 +81,7 @@ absl::Status Machine::Finish(const GoOn& go_on) {
   if (working_set_ != nullptr) working_set_->Stop();
   StopVcpus();
   guest_->ring.Stop();
-  guest_->devices.Stop();
+  StopDevices();
   if (dirty_log_ != nullptr) dirty_log_->Stop();
   auditor_->Stop();
   auditor_->Sweep();
@@ -85,7 +91,10 @@ absl::Status Machine::Finish(const GoOn& go_on) {
   const GuestVerdict verdict = VerdictOfGuest();
   CheckGuest(verdict, waited);
   CheckMachine();
-  if (verdict == GuestVerdict::kGood && options_.guest == Name(abi::Workload::kMixed)) CheckDisk();
+  if (verdict == GuestVerdict::kGood && options_.guest == Name(abi::Workload::kMixed) &&
+      !left_behind()) {
+    CheckDisk();
+  }
   CheckDirtyLog();
   for (RunProblem& failure : Failures()) problems_.push_back(std::move(failure));
   absl::MutexLock lock(&mutex_);
@@ -136,7 +145,15 @@ void Machine::CheckMachine() {
         audit.missed_by_kernel));
   }
   const MmuStats stats = ram_->mmu().Stats();
-  if (stats.notifier.in_flight != 0 || stats.pfn_caches.count != 0 ||
+  if (left_behind()) {
+    problems_.push_back(
+        {RunEnd::kUnfinished,
+         absl::StrCat("a request does not end, and its thread is left behind: the file of ",
+                      absl::StrJoin(hanging_, ", "), " does not answer")});
+  }
+  // A worker that is left behind still has the caches of its ring.
+  const uint64_t caches_left = virtio::Virtqueue::kCaches * hanging_.size();
+  if (stats.notifier.in_flight != 0 || stats.pfn_caches.count > caches_left ||
       stats.rcu.pending_tables != 0 || stats.notifier.stray_ends != 0) {
     Wrong(absl::StrFormat(
         "left over at the end: %d brackets, %d pfn caches, %d retired tables, %d stray ends",

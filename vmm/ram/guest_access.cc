@@ -47,6 +47,11 @@ absl::Status ComesLater(Hva hva) {
                       PageOf(hva).value));
 }
 
+absl::Status ComesNoMore(Hva hva) {
+  return absl::OutOfRangeError(
+      absl::StrFormat("hva 0x%x: guest memory has gone, the machine has ended", hva.value));
+}
+
 // Cuts an access at page boundaries.
 template <class Part>
 absl::Status ForEachPage(Gpa gpa, size_t bytes, const Part& part) {
@@ -71,6 +76,12 @@ absl::Status GuestAccess::Write(Reader& reader, Gpa gpa, std::span<const std::by
   return ForEachPage(gpa, bytes.size(), [&](Gpa at, size_t done, size_t here) {
     return OnPage(reader, at, here, Access::kWrite,
                   [&](std::byte* guest) { CopyToGuest(guest, &bytes[done], here); });
+  });
+}
+
+absl::Status GuestAccess::NoteWritten(Reader& reader, Gpa gpa, uint64_t bytes) {
+  return ForEachPage(gpa, bytes, [&](Gpa at, size_t, size_t here) {
+    return OnPage(reader, at, here, Access::kWrite, [](std::byte*) {});
   });
 }
 
@@ -126,6 +137,7 @@ absl::Status GuestAccess::ByHva(Reader& reader, Hva hva, Access access, const Co
       mmu_.in_flight().WaitForEnd(*away);
       continue;
     }
+    if (memory_.gone()) return ComesNoMore(hva);
     if (!IsUsable(page.begin, access)) {
       const PageInOutcome in = mmu_.page_source().PageIn(page.begin, access, nullptr).outcome;
       if (in == PageInOutcome::kFailed && mmu_.notifier().begun() != begins) {

@@ -28,6 +28,8 @@ class GuestAccess {
   // not within about two seconds. An aligned access of 8 bytes is one access.
   [[nodiscard]] absl::Status Read(Reader& reader, Gpa gpa, std::span<std::byte> bytes);
   [[nodiscard]] absl::Status Write(Reader& reader, Gpa gpa, std::span<const std::byte> bytes);
+  // Marks bytes as written that a system call has put there: dirty and young.
+  [[nodiscard]] absl::Status NoteWritten(Reader& reader, Gpa gpa, uint64_t bytes);
 
  private:
   // `bytes` lies within one page.

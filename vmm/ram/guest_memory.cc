@@ -147,6 +147,13 @@ absl::Status GuestMemory::RegisterAgain(HvaRange range, Backing backing, HugePag
   return uffd.Register(range, backing);
 }
 
+// If the call fails, RAM stays as it is, which is as safe and takes more memory.
+void GuestMemory::LeaveReserved() {
+  gone_.store(true, kRelease);
+  static_cast<void>(syscall(SYS_mmap, base_.value, bytes_, PROT_NONE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0L));
+}
+
 GuestMemory::~GuestMemory() { static_cast<void>(munmap(PointerOf(base_), bytes_)); }
 
 absl::Status GuestMemory::ChangeInKvm(const RamSlot& slot, Vm& vm, const KvmGate& gate,
@@ -207,7 +214,7 @@ std::vector<abi::DataRange> GuestMemory::DataRanges() const {
 }
 
 std::optional<Hva> GuestMemory::HvaOf(Gpa gpa) const {
-  if (gpa.value >= bytes_) return std::nullopt;
+  if (gpa.value >= bytes_ || gone()) return std::nullopt;
   return base_ + gpa.value;
 }
 

@@ -6,10 +6,12 @@
 //   slot 0, stays   each may be deleted and added again while the guest runs
 //
 // Thread safety: the layout is immutable. What changes a slot: one caller at a time for each slot.
+// LeaveReserved: once, by the owner.
 
 #ifndef UNDERFOOT_VMM_RAM_GUEST_MEMORY_H_
 #define UNDERFOOT_VMM_RAM_GUEST_MEMORY_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -19,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guest/abi.h"
+#include "mmu/base/ordering.h"
 #include "mmu/base/types.h"
 #include "mmu/mmu.h"
 #include "vmm/base/backing.h"
@@ -92,8 +95,13 @@ class GuestMemory {
 
   const std::vector<RamSlot>& slots() const { return slots_; }
   std::vector<abi::DataRange> DataRanges() const;
-  // nullopt: not RAM.
+  // nullopt: not RAM, or RAM has gone.
   std::optional<Hva> HvaOf(Gpa gpa) const;
+
+  // Replaces RAM by a reservation of its addresses, in one step. The caller has put all of it in
+  // flight, and keeps it so during this call: an access that follows finds no RAM.
+  void LeaveReserved();
+  bool gone() const { return gone_.load(kAcquire); }
 
   uint64_t bytes() const { return bytes_; }
   HvaRange hvas() const { return {base_, base_ + bytes_}; }
@@ -120,6 +128,9 @@ class GuestMemory {
   HugePages huge_pages_;
   std::vector<RamSlot> slots_;
   std::unique_ptr<RamLog> log_;
+  // Set inside the bracket that takes RAM away. Pairs with: gone, read by an access that has found no
+  // bracket. Without it: the access touches the reservation.
+  std::atomic<bool> gone_{false};
 };
 
 }  // namespace underfoot

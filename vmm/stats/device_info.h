@@ -23,12 +23,16 @@ struct DeviceQueueInfo {
   uint64_t errors = 0;  // requests that were answered with an error
   uint64_t to_guest_bytes = 0;
   uint64_t from_guest_bytes = 0;
-  uint64_t bounced = 0;  // transfers through a buffer
+  uint64_t bounced = 0;       // transfers through a buffer
+  uint64_t direct = 0;        // transfers by one system call on guest memory
+  uint64_t direct_again = 0;  // of those, made again through a buffer: not counted in `direct`
+  uint64_t file_errors = 0;   // requests for which the file behind the device has failed
   uint64_t kicks = 0;
   uint64_t interrupts = 0;
   uint64_t refreshes = 0;             // of the pfn caches of the ring
   uint64_t refreshes_in_request = 0;  // of them, between the take and the end of a request
   uint64_t away = 0;                  // steps put off because the ring's memory was away
+  uint64_t shortages = 0;             // steps put off because the process had no memory
 };
 
 struct DeviceInfo {
@@ -38,6 +42,7 @@ struct DeviceInfo {
   uint32_t status = 0;  // VIRTIO_CONFIG_S_*
   uint64_t resets = 0;
   uint64_t needed_resets = 0;  // how often the driver has broken the rules
+  std::string first_error;     // of the file behind it; empty: none
   std::vector<DeviceQueueInfo> queues;
 };
 

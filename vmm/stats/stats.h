@@ -136,11 +136,15 @@ struct DevicesStats {
   uint64_t to_guest_bytes = 0;
   uint64_t from_guest_bytes = 0;
   uint64_t bounced = 0;
+  uint64_t direct = 0;
+  uint64_t direct_again = 0;
+  uint64_t file_errors = 0;
   uint64_t kicks = 0;
   uint64_t interrupts = 0;
   uint64_t refreshes = 0;
   uint64_t refreshes_in_request = 0;
   uint64_t away = 0;
+  uint64_t shortages = 0;
   uint64_t needed_resets = 0;
 };
 

@@ -1,10 +1,18 @@
 #include "vmm/devices/virtio/backend.h"
 
 #include <algorithm>
+#include <array>
+#include <optional>
 
 #include "mmu/base/check.h"
 
 namespace underfoot::virtio {
+namespace {
+
+// As many as a chain of Linux's block driver has.
+constexpr size_t kMostPieces = 256;
+
+}  // namespace
 
 template <class Copy>
 bool Request::ForEachBuffer(const std::vector<Buffer>& buffers, uint64_t offset, uint64_t bytes,
@@ -26,17 +34,56 @@ bool Request::ForEachBuffer(const std::vector<Buffer>& buffers, uint64_t offset,
 }
 
 bool Request::Read(uint64_t offset, std::span<std::byte> bytes) {
-  return ForEachBuffer(chain_.readable, offset, bytes.size(),
-                       [&](Gpa gpa, uint64_t done, uint64_t here) {
-                         return access_.Read(reader_, gpa, bytes.subspan(done, here)).ok();
-                       });
+  return ForEachBuffer(
+      chain_.readable, offset, bytes.size(), [&](Gpa gpa, uint64_t done, uint64_t here) {
+        return worker_.access.Read(worker_.reader, gpa, bytes.subspan(done, here)).ok();
+      });
 }
 
 bool Request::Write(uint64_t offset, std::span<const std::byte> bytes) {
-  return ForEachBuffer(chain_.writable, offset, bytes.size(),
-                       [&](Gpa gpa, uint64_t done, uint64_t here) {
-                         return access_.Write(reader_, gpa, bytes.subspan(done, here)).ok();
-                       });
+  return ForEachBuffer(
+      chain_.writable, offset, bytes.size(), [&](Gpa gpa, uint64_t done, uint64_t here) {
+        return worker_.access.Write(worker_.reader, gpa, bytes.subspan(done, here)).ok();
+      });
+}
+
+// The buffers may be scattered. The announcement covers all pages from the first to the last of them:
+// a bracket between two buffers causes a needless repetition, and no wrong byte.
+bool Request::TryWriteDirectly(uint64_t offset, uint64_t bytes, SystemCall call) {
+  if (bytes < kLeastDirectBytes) return false;
+  std::array<Buffer, kMostPieces> pieces;
+  size_t count = 0;
+  GfnRange pages{{UINT64_MAX}, {0}};
+  const bool fits =
+      ForEachBuffer(chain_.writable, offset, bytes, [&](Gpa gpa, uint64_t, uint64_t here) {
+        if (count == pieces.size()) return false;
+        const GfnRange touched{GfnOf(gpa), GfnOf(gpa + (here - 1)) + 1};
+        pages = {std::min(pages.begin, touched.begin), std::max(pages.end, touched.end)};
+        pieces[count++] = {gpa, here};
+        // The system call would fault the pages in too, but one at a time.
+        return worker_.mmu.range_faults()
+                   .FaultIn(worker_.reader, touched, Access::kWrite)
+                   .outcome == FaultInOutcome::kMapped;
+      });
+  if (!fits) return false;
+  const std::optional<Hva> hva = worker_.direct.TryAnnounce(pages);
+  if (!hva.has_value()) return false;
+  std::array<iovec, kMostPieces> guest;
+  for (size_t i = 0; i < count; ++i) {
+    guest[i] = {PointerOf(*hva + (pieces[i].gpa - GpaOf(pages.begin))), pieces[i].bytes};
+  }
+  const ssize_t moved = call(std::span(guest).first(count));
+  if (!worker_.direct.Withdraw() || moved < 0 || static_cast<uint64_t>(moved) != bytes) {
+    counters().direct_again.Add();
+    return false;
+  }
+  // After the last byte: a collection that took the marks of the faults above may have come before
+  // the bytes.
+  for (const Buffer& piece : std::span(pieces).first(count)) {
+    if (!worker_.access.NoteWritten(worker_.reader, piece.gpa, piece.bytes).ok()) return false;
+  }
+  counters().direct.Add();
+  return true;
 }
 
 }  // namespace underfoot::virtio

@@ -7,13 +7,19 @@
 #ifndef UNDERFOOT_VMM_DEVICES_VIRTIO_BACKEND_H_
 #define UNDERFOOT_VMM_DEVICES_VIRTIO_BACKEND_H_
 
+#include <sys/types.h>
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "mmu/base/stats.h"
+#include "mmu/direct_requests.h"
+#include "mmu/mmu.h"
 #include "vmm/devices/virtio/virtqueue.h"
 #include "vmm/ram/guest_access.h"
 
@@ -26,19 +32,32 @@ struct QueueCounters {
   Counter to_guest_bytes;    // payload
   Counter from_guest_bytes;  // payload
   Counter bounced;           // transfers between a file and guest memory through a buffer
+  Counter direct;            // and those by one system call on guest memory
+  Counter direct_again;      // direct ones that were made again, through a buffer
+  Counter file_errors;       // requests for which the file behind the device has failed
   Counter kicks;             // notifications by the driver
   Counter interrupts;        // raised
   Counter away;              // steps put off because the memory of a ring was away
+  Counter shortages;         // steps put off because this process had no memory
 };
 
 // The payload of a chain as two strings of bytes: the one that the device reads, and the one that it
 // writes. Each copy goes page by page, in a section of its own; the caller holds none.
 class Request {
  public:
-  // `scratch` is memory of the worker, kept from one request to the next.
-  Request(GuestAccess& access, Reader& reader, const Chain& chain, QueueCounters& counters,
-          std::vector<std::byte>& scratch)
-      : access_(access), reader_(reader), chain_(chain), counters_(counters), scratch_(scratch) {}
+  // Shorter transfers go through a buffer: for them the announcement costs more than the copy.
+  static constexpr uint64_t kLeastDirectBytes = uint64_t{16} << 10;
+
+  // What a worker keeps from one request to the next.
+  struct Worker {
+    Mmu& mmu;
+    GuestAccess& access;
+    Reader& reader;
+    DirectRequest& direct;
+    QueueCounters& counters;
+    std::vector<std::byte>& scratch;
+  };
+  Request(const Worker& worker, const Chain& chain) : worker_(worker), chain_(chain) {}
 
   uint64_t readable_bytes() const { return chain_.readable_bytes; }
   uint64_t writable_bytes() const { return chain_.writable_bytes; }
@@ -48,11 +67,19 @@ class Request {
   [[nodiscard]] bool Read(uint64_t offset, std::span<std::byte> bytes);
   [[nodiscard]] bool Write(uint64_t offset, std::span<const std::byte> bytes);
 
-  QueueCounters& counters() { return counters_; }
+  // A system call that writes to guest memory: it returns the number of bytes, or a negative number.
+  using SystemCall = absl::FunctionRef<ssize_t(std::span<const iovec> guest)>;
+  // Has `call` write `bytes` straight to the writable part (mmu/direct_requests.h), and marks the
+  // pages as written afterwards. False: the content of these bytes is undefined, and the caller has
+  // to make the whole transfer again by Write. `call` may have run or not.
+  [[nodiscard]] bool TryWriteDirectly(uint64_t offset, uint64_t bytes, SystemCall call);
+
+  QueueCounters& counters() { return worker_.counters; }
   // A buffer of the VMM's own. It is the same one at each call.
   std::span<std::byte> Scratch(uint64_t bytes) {
-    if (scratch_.size() < bytes) scratch_.resize(bytes);
-    return std::span(scratch_).first(bytes);
+    std::vector<std::byte>& scratch = worker_.scratch;
+    if (scratch.size() < bytes) scratch.resize(bytes);
+    return std::span(scratch).first(bytes);
   }
 
  private:
@@ -60,11 +87,8 @@ class Request {
   static bool ForEachBuffer(const std::vector<Buffer>& buffers, uint64_t offset, uint64_t bytes,
                             const Copy& copy);
 
-  GuestAccess& access_;
-  Reader& reader_;
+  const Worker worker_;
   const Chain& chain_;
-  QueueCounters& counters_;
-  std::vector<std::byte>& scratch_;
 };
 
 struct Served {
@@ -85,8 +109,11 @@ class Backend {
   // The fields of the configuration, which do not change. The driver cannot write them.
   virtual std::span<const std::byte> config() const = 0;
 
-  // Holds nothing, and may sleep in system calls on memory of its own.
+  // Holds nothing, and may sleep in system calls: on memory of its own, or on guest memory by
+  // Request::TryWriteDirectly. If it throws std::bad_alloc, it is called again with the same request.
   virtual Served Serve(Request& request) = 0;
+  // What has failed first outside of the guest; empty: nothing has.
+  virtual std::string first_error() const { return {}; }
 };
 
 }  // namespace underfoot::virtio

@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <array>
+#include <system_error>
+#include <utility>
 #include <vector>
+
+#include "absl/strings/str_format.h"
 
 namespace underfoot::virtio {
 namespace {
@@ -13,8 +17,6 @@ constexpr uint64_t kHeaderBytes = sizeof(virtio_blk_outhdr);
 constexpr uint64_t Bit(unsigned bit) { return uint64_t{1} << bit; }
 // The driver counts sectors of a range in 32 bits.
 constexpr uint32_t kMaxRangeSectors = 0x3fffff;
-
-uint8_t StatusOf(int error) { return error == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR; }
 
 }  // namespace
 
@@ -46,6 +48,21 @@ bool Block::Holds(uint64_t sector, uint64_t bytes) const {
          bytes / Disk::kSectorBytes <= disk_->sectors() - sector;
 }
 
+std::string Block::first_error() const {
+  absl::MutexLock lock(&mutex_);
+  return first_error_;
+}
+
+uint8_t Block::StatusOf(Request& request, std::string_view operation, uint64_t offset, int error) {
+  if (error == 0) return VIRTIO_BLK_S_OK;
+  request.counters().file_errors.Add();
+  std::string text = absl::StrFormat("%s at byte %d of the disk: %s", operation, offset,
+                                     std::generic_category().message(error));
+  absl::MutexLock lock(&mutex_);
+  if (first_error_.empty()) first_error_ = std::move(text);
+  return VIRTIO_BLK_S_IOERR;
+}
+
 // The last writable byte is the status, whatever the buffers look like (section 5.2.6).
 Served Block::Serve(Request& request) {
   if (request.readable_bytes() < kHeaderBytes || request.writable_bytes() == 0) {
@@ -72,7 +89,7 @@ uint8_t Block::Carry(Request& request, uint64_t data_bytes) {
     case VIRTIO_BLK_T_OUT:
       return WriteFromGuest(request, header.sector, request.readable_bytes() - kHeaderBytes);
     case VIRTIO_BLK_T_FLUSH:
-      return StatusOf(disk_->Flush());
+      return StatusOf(request, "flush", 0, disk_->Flush());
     case VIRTIO_BLK_T_GET_ID: {
       std::array<std::byte, VIRTIO_BLK_ID_BYTES> id{};
       if (data_bytes < id.size()) return VIRTIO_BLK_S_IOERR;
@@ -91,13 +108,29 @@ uint8_t Block::Carry(Request& request, uint64_t data_bytes) {
 uint8_t Block::ReadIntoGuest(Request& request, uint64_t sector, uint64_t bytes) {
   if (!Holds(sector, bytes)) return VIRTIO_BLK_S_IOERR;
   for (uint64_t done = 0; done < bytes;) {
-    const std::span<std::byte> piece = request.Scratch(std::min(bytes - done, kBufferBytes));
-    if (const int error = disk_->Read(sector * Disk::kSectorBytes + done, piece); error != 0) {
-      return StatusOf(error);
+    const uint64_t here = std::min(bytes - done, kDirectBytes);
+    const uint64_t offset = sector * Disk::kSectorBytes + done;
+    if (!request.TryWriteDirectly(done, here, [&](std::span<const iovec> guest) {
+          return disk_->ReadOnce(offset, guest);
+        })) {
+      const uint8_t status = ReadByBuffer(request, offset, done, here);
+      if (status != VIRTIO_BLK_S_OK) return status;
     }
-    if (!request.Write(done, piece)) return VIRTIO_BLK_S_IOERR;
+    request.counters().to_guest_bytes.Add(here);
+    done += here;
+  }
+  return VIRTIO_BLK_S_OK;
+}
+
+// `offset` in the file, `first` in the writable part of the request.
+uint8_t Block::ReadByBuffer(Request& request, uint64_t offset, uint64_t first, uint64_t bytes) {
+  for (uint64_t done = 0; done < bytes;) {
+    const std::span<std::byte> piece = request.Scratch(std::min(bytes - done, kBufferBytes));
+    if (const int error = disk_->Read(offset + done, piece); error != 0) {
+      return StatusOf(request, "read", offset + done, error);
+    }
+    if (!request.Write(first + done, piece)) return VIRTIO_BLK_S_IOERR;
     request.counters().bounced.Add();
-    request.counters().to_guest_bytes.Add(piece.size());
     done += piece.size();
   }
   return VIRTIO_BLK_S_OK;
@@ -108,8 +141,9 @@ uint8_t Block::WriteFromGuest(Request& request, uint64_t sector, uint64_t bytes)
   for (uint64_t done = 0; done < bytes;) {
     const std::span<std::byte> piece = request.Scratch(std::min(bytes - done, kBufferBytes));
     if (!request.Read(kHeaderBytes + done, piece)) return VIRTIO_BLK_S_IOERR;
-    if (const int error = disk_->Write(sector * Disk::kSectorBytes + done, piece); error != 0) {
-      return StatusOf(error);
+    const uint64_t offset = sector * Disk::kSectorBytes + done;
+    if (const int error = disk_->Write(offset, piece); error != 0) {
+      return StatusOf(request, "write", offset, error);
     }
     request.counters().bounced.Add();
     request.counters().from_guest_bytes.Add(piece.size());
@@ -142,7 +176,9 @@ uint8_t Block::ForEachRange(Request& request, bool discard) {
     const uint64_t length = range.num_sectors * Disk::kSectorBytes;
     const int error = discard ? disk_->Discard(offset, length)
                               : disk_->WriteZeroes(offset, length, range.flags != 0);
-    if (error != 0) return StatusOf(error);
+    if (error != 0) {
+      return StatusOf(request, discard ? "discard" : "write of zeroes", offset, error);
+    }
   }
   return VIRTIO_BLK_S_OK;
 }

@@ -1,10 +1,11 @@
 // The virtio block device (virtio 1.2, section 5.2): read, write, flush, discard, write zeroes, get
 // id; several queues.
 //
-// Every transfer goes through a buffer: from the file into the buffer, holding nothing, and from
-// the buffer into guest memory, page by page in sections; or the other way round. A system call
-// never gets an address of guest memory. ReadIntoGuest and WriteFromGuest are the two places in
-// which another way could be taken.
+// A read of Request::kLeastDirectBytes and more is one preadv into guest memory, announced
+// (mmu/direct_requests.h). If that is not possible now, or a bracket has met it, and for all else, a
+// transfer goes through a buffer: from the file into the buffer, holding nothing, and from the
+// buffer into guest memory, page by page in sections; or the other way round. A write never goes
+// straight from guest memory: a pwritev that waits for a page holds the lock of the file meanwhile.
 //
 // The world fails: the file has an I/O error or no space, or has become shorter; the memory of the
 // guest cannot be brought in. The driver gets VIRTIO_BLK_S_IOERR, and the request is counted.
@@ -21,7 +22,10 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "vmm/devices/virtio/backend.h"
 #include "vmm/devices/virtio/disk.h"
 
@@ -31,6 +35,7 @@ class Block final : public Backend {
  public:
   // A request is transferred in pieces of this size.
   static constexpr uint64_t kBufferBytes = uint64_t{256} << 10;
+  static constexpr uint64_t kDirectBytes = uint64_t{1} << 20;
   static constexpr uint32_t kMaxSegments = 254;  // a header and a status come with them
   static constexpr uint32_t kMaxRanges = 16;     // of a discard or of write zeroes
 
@@ -45,13 +50,17 @@ class Block final : public Backend {
     return std::as_bytes(std::span(&config_, 1));
   }
   Served Serve(Request& request) override;
+  std::string first_error() const override ABSL_LOCKS_EXCLUDED(mutex_);
 
   Disk& disk() { return *disk_; }
 
  private:
-  // VIRTIO_BLK_S_*
+  // VIRTIO_BLK_S_* for the result of an operation on the file: 0 or errno.
+  uint8_t StatusOf(Request& request, std::string_view operation, uint64_t offset, int error)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   uint8_t Carry(Request& request, uint64_t data_bytes);
   uint8_t ReadIntoGuest(Request& request, uint64_t sector, uint64_t bytes);
+  uint8_t ReadByBuffer(Request& request, uint64_t offset, uint64_t first, uint64_t bytes);
   uint8_t WriteFromGuest(Request& request, uint64_t sector, uint64_t bytes);
   uint8_t ForEachRange(Request& request, bool discard);
   bool Holds(uint64_t sector, uint64_t bytes) const;
@@ -60,6 +69,10 @@ class Block final : public Backend {
   const uint16_t queues_;
   const std::string id_;
   virtio_blk_config config_{};
+
+  // Guards: the text. Order: innermost. Held across: nothing that waits.
+  mutable absl::Mutex mutex_;
+  std::string first_error_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace underfoot::virtio

@@ -96,6 +96,13 @@ int RawDisk::Read(uint64_t offset, std::span<std::byte> bytes) {
   });
 }
 
+ssize_t RawDisk::ReadOnce(uint64_t offset, std::span<const iovec> guest) {
+  return Retried([&] {
+    return preadv(fd_.get(), guest.data(), static_cast<int>(guest.size()),
+                  static_cast<off_t>(offset));
+  });
+}
+
 int RawDisk::Write(uint64_t offset, std::span<const std::byte> bytes) {
   return Whole(bytes.size(), [&](uint64_t done) {
     return pwrite(fd_.get(), &bytes[done], bytes.size() - done, static_cast<off_t>(offset + done));

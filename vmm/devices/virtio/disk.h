@@ -2,10 +2,13 @@
 // another one in its place.
 //
 // Thread safety: any thread, several at once. Each function may sleep in a system call; the caller
-// holds no section and no lock. The memory of a call is never guest RAM.
+// holds no section and no lock. The memory of a call is never guest RAM, except that of ReadOnce.
 
 #ifndef UNDERFOOT_VMM_DEVICES_VIRTIO_DISK_H_
 #define UNDERFOOT_VMM_DEVICES_VIRTIO_DISK_H_
+
+#include <sys/types.h>
+#include <sys/uio.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -32,6 +35,9 @@ class Disk {
   // Each returns 0, or the errno of what failed. A file that is shorter than it was gives EIO.
   // Ranges are whole sectors within sectors().
   [[nodiscard]] virtual int Read(uint64_t offset, std::span<std::byte> bytes) = 0;
+  // One system call into guest RAM. Returns the number of bytes, which may be too small, or -1: the
+  // caller then reads all of it by Read, and gets the error from there.
+  [[nodiscard]] virtual ssize_t ReadOnce(uint64_t offset, std::span<const iovec> guest) = 0;
   [[nodiscard]] virtual int Write(uint64_t offset, std::span<const std::byte> bytes) = 0;
   [[nodiscard]] virtual int Flush() = 0;
   // A hint. What the range contains afterwards is undefined.
@@ -53,6 +59,7 @@ class RawDisk final : public Disk {
   uint64_t sectors() const override { return sectors_; }
   bool read_only() const override { return read_only_; }
   int Read(uint64_t offset, std::span<std::byte> bytes) override;
+  ssize_t ReadOnce(uint64_t offset, std::span<const iovec> guest) override;
   int Write(uint64_t offset, std::span<const std::byte> bytes) override;
   int Flush() override;
   int Discard(uint64_t offset, uint64_t bytes) override;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "guest/abi.h"
+#include "vmm/base/monotonic.h"
 
 namespace underfoot::virtio {
 namespace {
@@ -23,11 +24,15 @@ DeviceQueueInfo InfoOf(const QueueWorker& worker) {
           .to_guest_bytes = counters.to_guest_bytes.Get(),
           .from_guest_bytes = counters.from_guest_bytes.Get(),
           .bounced = counters.bounced.Get(),
+          .direct = counters.direct.Get(),
+          .direct_again = counters.direct_again.Get(),
+          .file_errors = counters.file_errors.Get(),
           .kicks = counters.kicks.Get(),
           .interrupts = counters.interrupts.Get(),
           .refreshes = worker.queue().refreshes(),
           .refreshes_in_request = worker.queue().refreshes_in_request(),
-          .away = counters.away.Get()};
+          .away = counters.away.Get(),
+          .shortages = counters.shortages.Get()};
 }
 
 }  // namespace
@@ -45,8 +50,16 @@ absl::Status MmioBus::Start(Vm& vm) {
   return absl::OkStatus();
 }
 
-void MmioBus::Stop() {
-  for (const auto& device : devices_) device->Stop();
+std::vector<std::string> MmioBus::Stop(absl::Duration patience) {
+  for (const auto& device : devices_) device->RequestStop();
+  const absl::Duration end = MonotonicNow() + patience;
+  std::vector<std::string> running;
+  for (const auto& device : devices_) {
+    const absl::Duration left = std::max(end - MonotonicNow(), absl::ZeroDuration());
+    const std::vector<std::string> names = device->Stop(left);
+    running.insert(running.end(), names.begin(), names.end());
+  }
+  return running;
 }
 
 bool MmioBus::Claims(Gpa gpa) {
@@ -83,6 +96,7 @@ std::vector<DeviceInfo> MmioBus::Info() const {
                     .status = device.status(),
                     .resets = device.resets(),
                     .needed_resets = device.needed_resets(),
+                    .first_error = device.backend().first_error(),
                     .queues = {}};
     for (const auto& worker : device.workers()) info.queues.push_back(InfoOf(*worker));
     infos.push_back(std::move(info));
@@ -102,11 +116,15 @@ DevicesStats MmioBus::Stats() const {
       stats.to_guest_bytes += queue.to_guest_bytes;
       stats.from_guest_bytes += queue.from_guest_bytes;
       stats.bounced += queue.bounced;
+      stats.direct += queue.direct;
+      stats.direct_again += queue.direct_again;
+      stats.file_errors += queue.file_errors;
       stats.kicks += queue.kicks;
       stats.interrupts += queue.interrupts;
       stats.refreshes += queue.refreshes;
       stats.refreshes_in_request += queue.refreshes_in_request;
       stats.away += queue.away;
+      stats.shortages += queue.shortages;
     }
   }
   return stats;

@@ -16,9 +16,11 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "mmu/base/types.h"
 #include "vmm/devices/virtio/backend.h"
 #include "vmm/devices/virtio/mmio_device.h"
@@ -37,7 +39,8 @@ class MmioBus {
   }
   // Starts the workers, and has KVM pass the notifications on to them.
   [[nodiscard]] absl::Status Start(Vm& vm);
-  void Stop();
+  // As MmioDevice::Stop, for all devices together.
+  [[nodiscard]] std::vector<std::string> Stop(absl::Duration patience);
 
   static bool Claims(Gpa gpa);
   void Access(Gpa gpa, std::span<std::byte> data, bool write);

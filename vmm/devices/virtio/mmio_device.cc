@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "mmu/base/ordering.h"
+#include "vmm/base/monotonic.h"
 
 namespace underfoot::virtio {
 namespace {
@@ -47,8 +48,19 @@ absl::Status MmioDevice::Start() {
   return absl::OkStatus();
 }
 
-void MmioDevice::Stop() {
-  for (const auto& worker : workers_) worker->Stop();
+void MmioDevice::RequestStop() {
+  for (const auto& worker : workers_) worker->RequestStop();
+}
+
+std::vector<std::string> MmioDevice::Stop(absl::Duration patience) {
+  RequestStop();
+  const absl::Duration end = MonotonicNow() + patience;
+  std::vector<std::string> running;
+  for (const auto& worker : workers_) {
+    const absl::Duration left = std::max(end - MonotonicNow(), absl::ZeroDuration());
+    if (!worker->Stop(left)) running.push_back(worker->name());
+  }
+  return running;
 }
 
 uint32_t MmioDevice::status() const {

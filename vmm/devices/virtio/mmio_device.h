@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -43,12 +44,15 @@ class MmioDevice {
   static constexpr uint32_t kVersion = 2;         // not the legacy interface
 
   MmioDevice(const Virtqueue::Parts& parts, std::unique_ptr<Backend> backend);
-  ~MmioDevice() { Stop(); }
+  ~MmioDevice() { static_cast<void>(Stop()); }
   MmioDevice(const MmioDevice&) = delete;
   MmioDevice& operator=(const MmioDevice&) = delete;
 
   [[nodiscard]] absl::Status Start();
-  void Stop();
+  void RequestStop();
+  // Returns the names of the queues whose worker has not ended within `patience`. If there is one,
+  // the device must not be destroyed before a later Stop returns none.
+  [[nodiscard]] std::vector<std::string> Stop(absl::Duration patience = absl::InfiniteDuration());
 
   // Accesses of the driver. `offset` is below kBytes.
   void Read(uint64_t offset, std::span<std::byte> data) ABSL_LOCKS_EXCLUDED(mutex_);

@@ -3,21 +3,26 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mmu/base/ordering.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/start_thread.h"
 #include "vmm/base/thread_priority.h"
 
 namespace underfoot::virtio {
 namespace {
 
-// While the memory of a ring is away, usually for about a millisecond.
-constexpr absl::Duration kAwayPause = absl::Microseconds(100);
+// The memory of a ring is usually away for about a millisecond. A driver may also take it away for
+// good.
+constexpr absl::Duration kFirstPause = absl::Microseconds(100);
+constexpr absl::Duration kLongestPause = absl::Milliseconds(1);
 
 }  // namespace
 
@@ -27,15 +32,21 @@ QueueWorker::QueueWorker(const Virtqueue::Parts& parts, Backend& backend, const 
       backend_(backend),
       name_(name),
       sinks_(std::move(sinks)),
-      queue_(parts, name) {}
+      queue_(parts, name),
+      direct_(parts.mmu.direct_requests(), parts.mmu.in_flight(), parts.mmu.memslots()) {}
 
 absl::Status QueueWorker::Start() {
   kick_.Reset(eventfd(0, EFD_CLOEXEC));
   if (!kick_.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("eventfd for ", name_));
+  try {
+    reader_.emplace(parts_.mmu.readers());
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for the device queue ", name_));
+  }
   return StartThread(thread_, absl::StrCat("the device queue ", name_), [this] { Main(); });
 }
 
-void QueueWorker::Stop() {
+void QueueWorker::RequestStop() {
   if (!thread_.joinable()) return;
   {
     // Under the lock: otherwise TakeOrder could find no stop and then clear the attention of this
@@ -46,7 +57,18 @@ void QueueWorker::Stop() {
     attention_.store(true, kRelease);
   }
   Wake();
+}
+
+bool QueueWorker::Stop(absl::Duration patience) {
+  if (!thread_.joinable()) return true;
+  RequestStop();
+  if (patience != absl::InfiniteDuration()) {
+    absl::MutexLock lock(&mutex_);
+    if (!AwaitFor(mutex_, absl::Condition(&ended_), patience)) return false;
+  }
   thread_.join();
+  reader_.reset();
+  return true;
 }
 
 void QueueWorker::Run(const RingLayout& layout, uint64_t features) {
@@ -90,8 +112,14 @@ void QueueWorker::WaitForKick() {
 }
 
 void QueueWorker::PutOff() {
-  counters_.away.Add();
-  absl::SleepFor(kAwayPause);
+  absl::SleepFor(pause_);
+  pause_ = std::min(2 * pause_, kLongestPause);
+}
+
+// The device serves nothing until the driver has reset it.
+void QueueWorker::BeBroken() {
+  sinks_.broken();
+  while (!attention_.load(kAcquire)) WaitForKick();
 }
 
 // Waits for an order, and returns nullopt if the worker shall end.
@@ -113,58 +141,95 @@ void QueueWorker::NoteQuiet() {
 
 void QueueWorker::Main() {
   NameThisThread(name_.substr(0, 15).c_str());
-  Reader reader(parts_.mmu.readers());
   while (const std::optional<Order> order = WaitForOrder()) {
     queue_.Start(order->layout, order->features);
-    ServeRing(reader);
+    ServeRing();
     queue_.Stop();
     NoteQuiet();
   }
+  absl::MutexLock lock(&mutex_);
+  ended_ = true;
 }
 
-void QueueWorker::ServeRing(Reader& reader) {
-  Chain chain;
+// An order to let go ends it between two steps. A request that is not published then gets no
+// answer: a driver that resets the device needs none.
+void QueueWorker::ServeRing() {
+  job_.taken = false;
+  shortages_in_a_row_ = 0;
+  pause_ = kFirstPause;
   while (!attention_.load(kAcquire)) {
-    QueueOutcome outcome = queue_.Pop(reader, chain);
-    if (outcome == QueueOutcome::kDone && !Answer(reader, chain)) outcome = QueueOutcome::kBroken;
-    if (outcome == QueueOutcome::kEmpty) {
-      outcome = queue_.EnableKicks(reader);
-      if (outcome == QueueOutcome::kEmpty) WaitForKick();
-    }
-    switch (outcome) {
+    switch (StepOrShortage()) {
       case QueueOutcome::kDone:
       case QueueOutcome::kEmpty:
+        pause_ = kFirstPause;
         break;
       case QueueOutcome::kAway:
         PutOff();
         break;
       case QueueOutcome::kBroken:
-        sinks_.broken();
-        while (!attention_.load(kAcquire)) WaitForKick();
+        BeBroken();
         break;
     }
   }
 }
 
-// False: the request cannot be answered, or its ring is lost for good.
-bool QueueWorker::Answer(Reader& reader, const Chain& chain) {
-  Request request(parts_.access, reader, chain, counters_, scratch_);
-  const Served served = backend_.Serve(request);
-  if (!served.answered) return false;
-  for (;;) {
-    const QueueOutcome published = queue_.Publish(reader, chain.head, served.written);
-    if (published == QueueOutcome::kDone) break;
-    if (published != QueueOutcome::kAway) return false;
-    // A driver that resets the device gets no answer, and needs none.
-    if (attention_.load(kAcquire)) return true;
-    PutOff();
+QueueOutcome QueueWorker::StepOrShortage() {
+  try {
+    const QueueOutcome outcome = Step();
+    if (outcome == QueueOutcome::kAway) counters_.away.Add();
+    shortages_in_a_row_ = 0;
+    return outcome;
+  } catch (const std::bad_alloc&) {
+    counters_.shortages.Add();
+    return ++shortages_in_a_row_ < kMostShortages ? QueueOutcome::kAway : QueueOutcome::kBroken;
   }
+}
+
+QueueOutcome QueueWorker::Step() { return job_.taken ? Answer() : TakeOrSleep(); }
+
+QueueOutcome QueueWorker::TakeOrSleep() {
+  const QueueOutcome popped = queue_.Pop(*reader_, job_.chain);
+  if (popped == QueueOutcome::kDone) {
+    job_.taken = true;
+    job_.served.reset();
+  }
+  if (popped != QueueOutcome::kEmpty) return popped;
+  const QueueOutcome enabled = queue_.EnableKicks(*reader_);
+  if (enabled == QueueOutcome::kEmpty) WaitForKick();
+  return enabled;
+}
+
+// kBroken: the request cannot be answered, or its ring is lost for good.
+QueueOutcome QueueWorker::Answer() {
+  if (!job_.served.has_value()) {
+    Request request({.mmu = parts_.mmu,
+                     .access = parts_.access,
+                     .reader = *reader_,
+                     .direct = direct_,
+                     .counters = counters_,
+                     .scratch = scratch_},
+                    job_.chain);
+    job_.served = backend_.Serve(request);
+  }
+  if (!job_.served->answered) return QueueOutcome::kBroken;
+  const QueueOutcome published = queue_.Publish(*reader_, job_.chain.head, job_.served->written);
+  if (published != QueueOutcome::kDone) return published;
+  job_.taken = false;
   counters_.requests.Add();
-  if (queue_.WantsInterrupt(reader)) {
+  if (WantsInterrupt()) {
     counters_.interrupts.Add();
     sinks_.interrupt();
   }
-  return true;
+  return QueueOutcome::kDone;
+}
+
+bool QueueWorker::WantsInterrupt() {
+  try {
+    return queue_.WantsInterrupt(*reader_);
+  } catch (const std::bad_alloc&) {
+    counters_.shortages.Add();
+    return true;  // in doubt
+  }
 }
 
 }  // namespace underfoot::virtio

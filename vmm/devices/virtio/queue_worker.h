@@ -5,7 +5,12 @@
 //   2. Run          orders it to serve a ring
 //   3. Quiesce      orders it to let go of the ring. It ends the request that it is in first, which
 //                   may take as long as a system call; quiet() is true afterwards
-//   4. Stop         ends the thread: a flag and the eventfd, never a signal
+//   4. RequestStop, Stop   end the thread: a flag and the eventfd, never a signal. A worker whose file
+//                   does not answer cannot be ended. Stop then returns false; the owner leaves the
+//                   thread behind, with everything that it uses
+//
+// Without memory a step is put off and made again, up to kMostShortages times in a row. After that
+// the device needs a reset.
 //
 // Steps 2 and 3 repeat. They return at once, so that a vCPU never waits for a worker; the driver
 // reads in the registers when the worker is quiet.
@@ -27,6 +32,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "mmu/direct_requests.h"
 #include "mmu/mmu.h"
 #include "vmm/base/unique_fd.h"
 #include "vmm/devices/virtio/backend.h"
@@ -36,6 +43,8 @@ namespace underfoot::virtio {
 
 class QueueWorker {
  public:
+  static constexpr unsigned kMostShortages = 1000;
+
   // Called by the worker's thread, which holds nothing.
   struct Sinks {
     std::function<void()> interrupt;
@@ -44,12 +53,15 @@ class QueueWorker {
 
   QueueWorker(const Virtqueue::Parts& parts, Backend& backend, const std::string& name,
               Sinks sinks);
-  ~QueueWorker() { Stop(); }
+  ~QueueWorker() { static_cast<void>(Stop()); }
   QueueWorker(const QueueWorker&) = delete;
   QueueWorker& operator=(const QueueWorker&) = delete;
 
   [[nodiscard]] absl::Status Start();
-  void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
+  void RequestStop() ABSL_LOCKS_EXCLUDED(mutex_);
+  // Returns false if the thread has not ended within `patience`. It may be called again.
+  [[nodiscard]] bool Stop(absl::Duration patience = absl::InfiniteDuration())
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   void Run(const RingLayout& layout, uint64_t features) ABSL_LOCKS_EXCLUDED(mutex_);
   void Quiesce() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -70,14 +82,27 @@ class QueueWorker {
     uint64_t features = 0;
   };
 
+  // The request that the worker has taken.
+  struct Job {
+    Chain chain;
+    bool taken = false;
+    std::optional<Served> served;  // it is answered, and only the ring does not show it yet
+  };
+
   void Main();
-  void ServeRing(Reader& reader);
-  // Publishes until it is done, also while the ring is away.
-  bool Answer(Reader& reader, const Chain& chain);
+  void ServeRing();
+  // The next step of the request, or of the ring if there is none. If it throws std::bad_alloc, the
+  // same step comes next.
+  QueueOutcome Step();
+  QueueOutcome StepOrShortage();
+  QueueOutcome TakeOrSleep();
+  QueueOutcome Answer();
+  bool WantsInterrupt();
   std::optional<Order> WaitForOrder() ABSL_LOCKS_EXCLUDED(mutex_);
   void NoteQuiet() ABSL_LOCKS_EXCLUDED(mutex_);
   void WaitForKick();
   void PutOff();
+  void BeBroken();
   // Kicks of the worker's own side are not counted as the driver's.
   void Wake();
 
@@ -87,7 +112,13 @@ class QueueWorker {
   const Sinks sinks_;
   Virtqueue queue_;
   QueueCounters counters_;
+  // The three are the thread's.
   std::vector<std::byte> scratch_;
+  Job job_;
+  unsigned shortages_in_a_row_ = 0;
+  absl::Duration pause_;  // of the next PutOff
+  DirectRequest direct_;
+  std::optional<Reader> reader_;  // from Start to Stop
   UniqueFd kick_;
   std::thread thread_;
   // Set with an order to let go or to end, so that the worker takes the mutex only if there is one.
@@ -101,6 +132,7 @@ class QueueWorker {
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::optional<Order> order_ ABSL_GUARDED_BY(mutex_);
   bool working_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace underfoot::virtio

@@ -60,6 +60,7 @@ struct Chain {
 class Virtqueue {
  public:
   static constexpr uint16_t kMaxSize = 256;
+  static constexpr uint64_t kCaches = 3;  // pfn caches
   // The most descriptors of an indirect table. Linux's drivers use more than the queue has.
   static constexpr uint64_t kMaxIndirect = 1024;
 

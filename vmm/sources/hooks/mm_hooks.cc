@@ -230,6 +230,11 @@ void MmHooks::OnEnd(const Ram& ram, underfoot_change& change) {
   if (replaced && change.error == 0) {
     static_cast<void>(GuestMemory::RegisterAgain(range, ram.backing, ram.huge_pages, uffd_));
   }
+  // The kernel wakes no thread that waits for a page of a mapping which is moved, unmapped, replaced
+  // or protected. A system call that waits so goes on, and ends with fewer bytes.
+  if (replaced || change.call == UNDERFOOT_MUNMAP || change.call == UNDERFOOT_MPROTECT) {
+    uffd_.Wake(range);
+  }
   NoteWhatIsLazy(change, pending->was_lazy);
   if (sink_ != nullptr && MayBeDone(change)) {
     HostEvent event;
