@@ -10,7 +10,7 @@
 
 namespace underfoot::guest {
 
-inline constexpr uint64_t kEntropyPages = 4;
+inline constexpr uint64_t kEntropyPages = 4;  // its rings and its data
 
 // All three are called by vCPU 0 only. Without a device they do nothing.
 void SetUpEntropy(Context& context, uint64_t pages);

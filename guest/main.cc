@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "guest/abi.h"
+#include "guest/balloon.h"
 #include "guest/barrier.h"
 #include "guest/console.h"
 #include "guest/context.h"
@@ -58,18 +59,23 @@ void SetUpDevices(Context& context) {
   if (context.vcpu != 0 || context.boot.virtio_devices == 0 || shared == 0) return;
   const uint64_t pages = shared + kPageBytes;
   SetUpEntropy(context, pages + kDiskPages * kPageBytes);
+  SetUpBalloon(context, pages + (kDiskPages + kEntropyPages) * kPageBytes);
   SetUpDisk(context, pages);
 }
 
 void TouchDevices(Context& context) {
   DiskRound(context);
-  if (context.vcpu == 0) EntropyRound(context);
+  if (context.vcpu != 0) return;
+  EntropyRound(context);
+  BalloonRound(context);
 }
 
 void FinishDevices(Context& context) {
   if (context.boot.workload != abi::Workload::kMixed) return;
   FinishDisk(context);
-  if (context.vcpu == 0) FinishEntropy(context);
+  if (context.vcpu != 0) return;
+  FinishEntropy(context);
+  FinishBalloon(context);
 }
 
 void RunMixed(Context& context, SharedRings& rings) {

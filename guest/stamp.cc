@@ -110,10 +110,42 @@ Page PageOf(const Chunk& chunk, uint64_t i) {
       .gpa = chunk.gpa + i * kPageBytes, .discardable = chunk.discardable, .note = chunk.notes + i};
 }
 
+// By vCPU 0.
+constinit uint64_t lent_chunks = 0;
+
+uint64_t ChunksAtHand(const Context& context) {
+  return context.pages.stamp_chunks(context.vcpu) - (context.vcpu == 0 ? lent_chunks : 0);
+}
+
 }  // namespace
 
-void StampRound(Context& context) {
+bool LendChunk(Context& context, LentChunk* lent) {
   const uint64_t chunks = context.pages.stamp_chunks(context.vcpu);
+  if (2 * (lent_chunks + 1) > chunks) return false;
+  const Chunk chunk = context.pages.stamp_chunk(context.vcpu, chunks - 1 - lent_chunks++);
+  Poke(context.report.visiting_gpa, chunk.gpa);
+  for (uint64_t i = 0; i < chunk.pages; ++i) {
+    const Page page = PageOf(chunk, i);
+    Visit(context, page.gpa);
+    NoteTouch(context, page.gpa, true);
+    for (uint64_t k = 0; k < kStampWords; ++k) Store(page.word_gpa(k), 0);
+    *page.note = (*page.note & kGeneration) | kZeroSeen;
+  }
+  Visit(context, 0);
+  Poke(context.report.visiting_gpa, uint64_t{0});
+  *lent = {chunk.gpa, chunk.pages};
+  return true;
+}
+
+LentChunk LastLent(const Context& context) {
+  const Chunk chunk = context.pages.stamp_chunk(context.vcpu, ChunksAtHand(context));
+  return {chunk.gpa, chunk.pages};
+}
+
+void TakeChunkBack(Context&) { --lent_chunks; }
+
+void StampRound(Context& context) {
+  const uint64_t chunks = ChunksAtHand(context);
   if (chunks == 0) return;
   const Chunk chunk = context.pages.stamp_chunk(context.vcpu, context.random.Below(chunks));
   Poke(context.report.visiting_gpa, chunk.gpa);

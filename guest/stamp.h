@@ -22,6 +22,19 @@ void StampRound(Context& context);
 // Verifies all pages of this vCPU, or BootInfo's final_pages of them, evenly spread.
 void VerifyStamps(Context& context);
 
+// Pages that vCPU 0 gives away for a time: whole chunks of its own, from the last one on, up to half of
+// them. They are zeroed first, and nothing touches them until they are back. Then they must be zeroes
+// until they are written again.
+struct LentChunk {
+  uint64_t gpa;
+  uint64_t pages;
+};
+// False: half of the chunks are lent already.
+bool LendChunk(Context& context, LentChunk* chunk);
+LentChunk LastLent(const Context& context);
+// Takes the last one back.
+void TakeChunkBack(Context& context);
+
 }  // namespace underfoot::guest
 
 #endif  // UNDERFOOT_GUEST_STAMP_H_

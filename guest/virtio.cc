@@ -61,16 +61,17 @@ uint64_t Negotiate(uint64_t registers, uint64_t features) {
   return (status & VIRTIO_CONFIG_S_FEATURES_OK) != 0 ? accepted : 0;
 }
 
-bool Virtqueue::Place(uint64_t registers, uint64_t queue, uint64_t rings) {
+bool Virtqueue::Place(uint64_t registers, uint64_t queue, uint64_t rings, uint64_t spacing) {
   registers_ = registers;
   rings_ = rings;
+  spacing_ = spacing;
   queue_ = queue;
   Store32(registers + VIRTIO_MMIO_QUEUE_SEL, static_cast<uint32_t>(queue));
   if (Load32(registers + VIRTIO_MMIO_QUEUE_NUM_MAX) < kSize) return false;
   Store32(registers + VIRTIO_MMIO_QUEUE_NUM, kSize);
   SetGpa(registers, VIRTIO_MMIO_QUEUE_DESC_LOW, rings);
-  SetGpa(registers, VIRTIO_MMIO_QUEUE_AVAIL_LOW, rings + kPageBytes);
-  SetGpa(registers, VIRTIO_MMIO_QUEUE_USED_LOW, rings + 2 * kPageBytes);
+  SetGpa(registers, VIRTIO_MMIO_QUEUE_AVAIL_LOW, rings + spacing);
+  SetGpa(registers, VIRTIO_MMIO_QUEUE_USED_LOW, rings + 2 * spacing);
   Store32(registers + VIRTIO_MMIO_QUEUE_READY, 1);
   return true;
 }
@@ -84,7 +85,7 @@ void Virtqueue::SetDescriptor(uint64_t index, uint64_t gpa, uint32_t bytes, uint
 // x86 keeps the order of the stores, and KVM that of the accesses that it emulates: descriptors,
 // then head, then index. Head and index may be in one word.
 void Virtqueue::Offer(uint16_t head) {
-  const uint64_t available = rings_ + kPageBytes;
+  const uint64_t available = rings_ + spacing_;
   const auto store = [&](uint64_t half) { Store(available + half / 4 * 8, words_[half / 4]); };
   const uint16_t before = halves_[kIndex];
   const auto now = static_cast<uint16_t>(before + 1);
@@ -96,7 +97,7 @@ void Virtqueue::Offer(uint16_t head) {
   store(kIndex);
   StoreLoadFence();
   // The avail event follows the elements: the upper half of word kSize.
-  const auto event = static_cast<uint16_t>(Load(rings_ + 2 * kPageBytes + 8 * kSize) >> 32);
+  const auto event = static_cast<uint16_t>(Load(rings_ + 2 * spacing_ + 8 * kSize) >> 32);
   if (event == before) {
     Store32(registers_ + VIRTIO_MMIO_QUEUE_NOTIFY, static_cast<uint32_t>(queue_));
   }
@@ -105,7 +106,7 @@ void Virtqueue::Offer(uint16_t head) {
 // Element n: its head is the upper half of word n of the used ring, the number of bytes the lower
 // half of the next one.
 Virtqueue::Answer Virtqueue::Take() {
-  const uint64_t used = rings_ + 2 * kPageBytes;
+  const uint64_t used = rings_ + 2 * spacing_;
   if (static_cast<uint16_t>(Load(used) >> 16) == taken_) return {false, 0, 0};
   const uint64_t element = used + 8 * (taken_ % kSize);
   ++taken_;

@@ -45,9 +45,9 @@ class Virtqueue {
   // A driver that has polled for an answer so often, which is about a second, looks at the device.
   static constexpr uint64_t kLooks = 100000;
 
-  // The rings lie in the pages from `rings` on, which must be all zeroes. False: the device has no
-  // such queue.
-  bool Place(uint64_t registers, uint64_t queue, uint64_t rings);
+  // The three areas lie at `rings`, `spacing` bytes apart, and must be all zeroes. False: the device
+  // has no such queue.
+  bool Place(uint64_t registers, uint64_t queue, uint64_t rings, uint64_t spacing = kPageBytes);
 
   void SetDescriptor(uint64_t index, uint64_t gpa, uint32_t bytes, uint16_t flags, uint16_t next);
   // Makes the chain at `head` available, and notifies the device if it wants that. Asks for an
@@ -66,6 +66,7 @@ class Virtqueue {
  private:
   uint64_t registers_;
   uint64_t rings_;
+  uint64_t spacing_;
   uint64_t queue_;
   // The available ring as it was written: flags, index, heads, used event.
   union {

@@ -85,6 +85,29 @@ TEST_P(DevicesBootTest, NoByteIsWrongUnderMixedChurn) {
   FinishWell();
 }
 
+// Up and down, in whole chunks of the guest's pages. A page that comes back and is not zeroes is part
+// of the guest's verdict.
+TEST_P(DevicesBootTest, TheBalloonFollowsItsTargetUnderMixedChurn) {
+  ASSERT_NO_FATAL_FAILURE(SetChurn("mixed", &options_));
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  const auto balloon = [&] { return machine_->GetStats().balloon; };
+  EXPECT_TRUE(WaitUntil([&] { return balloon().reported > 0; }, 3 * kDeadline));
+  constexpr uint64_t kChunk = uint64_t{64} << 12;
+  for (const uint64_t chunks : {3, 1, 4, 0}) {
+    ASSERT_TRUE(machine_->SetBalloon(chunks * kChunk).ok());
+    EXPECT_TRUE(WaitUntil([&] { return balloon().actual_bytes == chunks * kChunk; }, 3 * kDeadline))
+        << balloon().actual_bytes << " of " << chunks * kChunk << "\n"
+        << lines_;
+  }
+  ASSERT_TRUE(machine_->SetBalloon(2 * kChunk).ok());
+  EXPECT_FALSE(machine_->SetBalloon(options_.memory_bytes + 4096).ok());
+  FinishWell();
+  EXPECT_EQ(balloon().actual_bytes, 0u) << "the guest takes all pages back at its end";
+  EXPECT_EQ(balloon().inflated, balloon().deflated);
+  EXPECT_EQ(balloon().kept, 0u);
+}
+
 // The file keeps what the guest has written, and its digest is the guest's.
 TEST_P(DevicesBootTest, ADiskOnAFileHasWhatTheGuestHasWritten) {
   options_.disk_path = MakeDisk(uint64_t{1} << 20);

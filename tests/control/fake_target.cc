@@ -38,6 +38,7 @@ Stats SomeStats() {
   s.working_set = {true, 178, 179, 180, 181, 182};
   s.devices = {200, 201, 202, 203, 204, 205, 206, 207, 230,
                231, 232, 208, 209, 210, 211, 212, 233, 213};
+  s.balloon = {240, 241, 242, 243, 244, 245};
   s.dirty_log = {true, "bitmap", 214, 215, 216, 217, 218, 219,
                  220,  221,      222, 223, 224, 225, 226, 227};
   return s;
@@ -139,6 +140,20 @@ absl::StatusOr<std::vector<DeviceInfo>> FakeTarget::GetDevices() {
        "read at byte 512 of the disk: Input/output error",
        {{"blk-0", true, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 10, 11, 12, 13, 14, 18},
         {.name = "blk-1"}}}};
+}
+
+absl::StatusOr<BalloonStats> FakeTarget::GetBalloon() {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  return balloon_;
+}
+
+absl::StatusOr<BalloonStats> FakeTarget::SetBalloon(uint64_t bytes) {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  if (bytes > uint64_t{1} << 30) return absl::InvalidArgumentError("a balloon of more than 1 GiB");
+  balloon_.target_bytes = bytes;
+  return balloon_;
 }
 
 void FakeTarget::HappenTo(uint64_t page, size_t times) {

@@ -63,10 +63,10 @@ TEST_F(RoutesTest, TheIndexListsEveryRoute) {
     EXPECT_EQ(Ask("GET", paths.back() + query).status, 200) << paths.back();
     EXPECT_EQ(Ask("HEAD", paths.back() + query).status, 200) << paths.back();
   }
-  EXPECT_THAT(paths,
-              ::testing::ElementsAre("/v1", "/v1/vm", "/v1/stats", "/v1/caches", "/v1/memslots",
-                                     "/v1/stage2", "/v1/working-set", "/v1/dirty", "/v1/coverage",
-                                     "/v1/devices", "/v1/events", "/v1/churn", "/metrics"));
+  EXPECT_THAT(paths, ::testing::ElementsAre("/v1", "/v1/vm", "/v1/stats", "/v1/caches",
+                                            "/v1/memslots", "/v1/stage2", "/v1/working-set",
+                                            "/v1/dirty", "/v1/coverage", "/v1/devices",
+                                            "/v1/balloon", "/v1/events", "/v1/churn", "/metrics"));
 }
 
 TEST_F(RoutesTest, CachesShowTheirKeyAndTheirTranslation) {
@@ -140,6 +140,21 @@ TEST_F(RoutesTest, DevicesHaveTheirQueues) {
   EXPECT_EQ(device, Json::parse(R"({"name": "blk", "id": 2, "gpa": "0x7fc0000000",
     "status": "0xf", "resets": 1, "needed_resets": 2,
     "first_error": "read at byte 512 of the disk: Input/output error"})"));
+}
+
+TEST_F(RoutesTest, TheBalloonIsShownAndItsTargetIsSet) {
+  const Json balloon = Json::parse(R"({"target_bytes": 4096, "actual_bytes": 8192, "inflated": 3,
+    "deflated": 1, "reported": 64, "kept": 2})");
+  EXPECT_EQ(Get("/v1/balloon"), balloon);
+  const HttpReply reply = Ask("PUT", "/v1/balloon", R"({"target_bytes": 1048576})");
+  EXPECT_EQ(reply.status, 200) << reply.body;
+  EXPECT_EQ(Get("/v1/balloon")["target_bytes"], 1048576);
+  for (const char* bad :
+       {"", "{}", R"({"target_bytes": -1})", R"({"target_bytes": 1.5})",
+        R"({"target_bytes": "1M"})", R"({"bytes": 1})", R"({"target_bytes": 4294967296})"}) {
+    EXPECT_EQ(Ask("PUT", "/v1/balloon", bad).status, 400) << bad;
+  }
+  EXPECT_EQ(Get("/v1/balloon")["target_bytes"], 1048576);
 }
 
 TEST_F(RoutesTest, TheDirtyLogIsShownBySlotAndLeftAsItIs) {

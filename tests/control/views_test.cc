@@ -42,7 +42,7 @@ TEST(ViewsTest, StatsShowEveryFieldOnceUnderItsGroup) {
                           HasSubstr("operations.discard"), HasSubstr("causes.ksm"),
                           HasSubstr("fault.p99"), HasSubstr("105 us"), Not(HasSubstr("/s"))));
   EXPECT_EQ(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')),
-            6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 18 + 16);
+            6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 18 + 6 + 16);
 }
 
 TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {

@@ -51,6 +51,9 @@ absl::StatusOr<Json> Ask(ControlClient& client, const ClientCommand& command) {
                                                 : "/v1/working-set?seconds=" + command.seconds);
     case ClientVerb::kDevices:
       return client.Get("/v1/devices");
+    case ClientVerb::kBalloon:
+      if (!command.balloon.has_value()) return client.Get("/v1/balloon");
+      return client.Put("/v1/balloon", Json::object({{"target_bytes", *command.balloon}}));
     case ClientVerb::kDirty:
       return command.take ? client.Post("/v1/dirty") : client.Get("/v1/dirty");
     case ClientVerb::kCoverage:
@@ -99,6 +102,8 @@ std::string View(const ClientCommand& command, const Json& answer, Watch& watch)
       return WorkingSetView(answer);
     case ClientVerb::kDevices:
       return DevicesView(answer);
+    case ClientVerb::kBalloon:
+      return BalloonView(answer);
     case ClientVerb::kDirty:
       return command.take ? TakenView(answer) : DirtyView(answer);
     case ClientVerb::kCoverage:

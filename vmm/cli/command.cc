@@ -62,6 +62,7 @@ struct ClientArguments {
   bool churn_start = false;
   bool churn_stop = false;
   std::string churn_seed;
+  std::string balloon;
   bool wait = false;
 };
 
@@ -72,7 +73,7 @@ struct ClientVerbInfo {
   bool watch;
 };
 
-constexpr std::array<ClientVerbInfo, 14> kClientVerbs = {{
+constexpr std::array<ClientVerbInfo, 15> kClientVerbs = {{
     {ClientVerb::kStats, "stats", "Show every counter of a running machine", true},
     {ClientVerb::kCaches, "caches", "List the pfn caches of a running machine", true},
     {ClientVerb::kMemslots, "memslots", "List the memslots of a running machine", true},
@@ -81,6 +82,7 @@ constexpr std::array<ClientVerbInfo, 14> kClientVerbs = {{
     {ClientVerb::kDirty, "dirty", "Show how much guest memory was written, or take the pages",
      true},
     {ClientVerb::kDevices, "devices", "List the virtio devices and their queues", true},
+    {ClientVerb::kBalloon, "balloon", "Show or set how much memory the guest gives back", true},
     {ClientVerb::kCoverage, "coverage", "Show which source reported which kind of churn", true},
     {ClientVerb::kEvents, "events", "Follow the changes of a machine's host memory", false},
     {ClientVerb::kChurn, "churn", "Show or change the churn of a running machine", true},
@@ -253,6 +255,11 @@ void AddClientOptions(CLI::App* sub, const ClientVerbInfo& info, ClientArguments
     sub->add_option("GFN", client->gfn, "Guest frame number, decimal or 0x...")->required();
   }
   if (info.verb == ClientVerb::kChurn) AddChurnOptions(sub, client);
+  if (info.verb == ClientVerb::kBalloon) {
+    sub->add_option("--set", client->balloon,
+                    "Ask the guest to give this much memory back; 0: it may take all of it")
+        ->type_name("SIZE");
+  }
   if (info.verb == ClientVerb::kQuit) {
     sub->add_flag("--wait", client->wait,
                   "Wait for the end of the machine; the exit code is that of its run");
@@ -350,6 +357,11 @@ absl::StatusOr<Command> CheckClient(const ClientVerbInfo& info, const ClientArgu
     const absl::StatusOr<std::chrono::milliseconds> seconds = ParseSeconds(arguments.seconds);
     if (!seconds.ok()) return Bad("--seconds", seconds.status());
     command.seconds = absl::StrFormat("%.6g", static_cast<double>(seconds->count()) * 1e-3);
+  }
+  if (info.verb == ClientVerb::kBalloon && sub.count("--set") > 0) {
+    const absl::StatusOr<uint64_t> bytes = ParseBytes(arguments.balloon);
+    if (!bytes.ok()) return Bad("--set", bytes.status());
+    command.balloon = *bytes;
   }
   if (info.verb == ClientVerb::kChurn) {
     absl::StatusOr<ChurnEdit> edit = CheckChurnEdit(arguments, sub);

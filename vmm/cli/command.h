@@ -33,6 +33,7 @@ enum class ClientVerb : uint8_t {
   kStage2,
   kWorkingSet,
   kDevices,
+  kBalloon,
   kDirty,
   kCoverage,
   kEvents,
@@ -64,7 +65,8 @@ struct ClientCommand {
   std::string seconds;           // for kWorkingSet: a number above 0; empty: the last scan
   bool take = false;             // for kDirty: take the pages, so that they are not shown again
   ChurnEdit churn;               // for kChurn
-  bool wait = false;             // for kQuit: wait for the machine's end and its result
+  std::optional<uint64_t> balloon;  // for kBalloon: the new target in bytes
+  bool wait = false;                // for kQuit: wait for the machine's end and its result
 };
 
 struct DoctorCommand {

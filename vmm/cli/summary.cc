@@ -215,6 +215,12 @@ std::string TableText(const RunSummary& summary) {
                                       : absl::StrFormat("; %s steps put off for want of memory",
                                                         FormatCount(s.devices.shortages)))});
   }
+  if (s.balloon.inflated + s.balloon.reported != 0) {
+    table.AddRow({"balloon",
+                  absl::StrFormat("%s pages inflated, %s deflated, %s reported free, %s kept",
+                                  FormatCount(s.balloon.inflated), FormatCount(s.balloon.deflated),
+                                  FormatCount(s.balloon.reported), FormatCount(s.balloon.kept))});
+  }
   table.AddRow({"kernel", KernelText(s.kernel)});
   table.AddRow({"audit", AuditText(s.audit)});
   if (s.dirty_log.enabled) table.AddRow({"dirty log", DirtyLogText(s.dirty_log)});

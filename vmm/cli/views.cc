@@ -312,6 +312,16 @@ std::string DevicesView(const Json& answer) {
   return devices.empty() ? "no virtio devices\n" : devices + table.Text();
 }
 
+std::string BalloonView(const Json& answer) {
+  return absl::StrFormat(
+      "the guest has given back %s of %s asked for; %s pages inflated, %s deflated, %s reported "
+      "free, %s kept\n",
+      Scalar("actual_bytes", answer.at("actual_bytes")),
+      Scalar("target_bytes", answer.at("target_bytes")), Scalar("inflated", answer.at("inflated")),
+      Scalar("deflated", answer.at("deflated")), Scalar("reported", answer.at("reported")),
+      Scalar("kept", answer.at("kept")));
+}
+
 std::string DirtyView(const Json& dirty) {
   Table table({kRight, kRight, kRight, kRight, kRight});
   table.AddRow({"ID", "GFN", "SIZE", "WRITTEN", "WAITING"});

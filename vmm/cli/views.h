@@ -34,6 +34,7 @@ std::string MemslotsView(const Json& answer);
 std::string Stage2View(const Json& walk);
 std::string WorkingSetView(const Json& set);
 std::string DevicesView(const Json& answer);
+std::string BalloonView(const Json& answer);
 std::string DirtyView(const Json& dirty);
 // The pages of a take: a line for each range of guest frames, its end not included.
 std::string TakenView(const Json& taken);

@@ -291,6 +291,12 @@ Json ToJson(const std::vector<DeviceInfo>& devices) {
   return {{"devices", list}};
 }
 
+Json ToJson(const BalloonStats& balloon) {
+  return {{"target_bytes", balloon.target_bytes}, {"actual_bytes", balloon.actual_bytes},
+          {"inflated", balloon.inflated},         {"deflated", balloon.deflated},
+          {"reported", balloon.reported},         {"kept", balloon.kept}};
+}
+
 Json ToJson(const EventInfo& info) {
   const HostEvent& event = info.event.event;
   Json gfns = Json::array();

@@ -33,6 +33,7 @@ Json ToJson(const DirtyPages& taken);
 // {"sources": {...}, "kinds": [a row a kind], "others": {...}}
 Json ToJson(const CoverageMatrix& matrix);
 Json ToJson(const std::vector<DeviceInfo>& devices);
+Json ToJson(const BalloonStats& balloon);
 Json ToJson(const EventInfo& event);
 Json ToJson(const ChurnState& churn);
 Json ToJson(const ChurnRequest& request);  // the body that ParseChurnRequest reads

@@ -116,6 +116,16 @@ absl::StatusOr<VmRequest> ParseVmRequest(std::string_view body) {
       absl::StrFormat("state is %s; it must be paused, running or quit", given));
 }
 
+absl::StatusOr<uint64_t> ParseBalloonRequest(std::string_view body) {
+  const absl::StatusOr<Json> json = ParseObject(body, {"target_bytes"});
+  if (!json.ok()) return json.status();
+  const Json& bytes = (*json)["target_bytes"];
+  if (!bytes.is_number_unsigned()) {
+    return absl::InvalidArgumentError("target_bytes must be a whole number of bytes, 0 or more");
+  }
+  return bytes.get<uint64_t>();
+}
+
 absl::StatusOr<ChurnRequest> ParseChurnRequest(std::string_view body, const ChurnLimits& limits) {
   const absl::StatusOr<Json> parsed = ParseObject(body, {"running", "seed", "rates", "spec"});
   if (!parsed.ok()) return parsed.status();

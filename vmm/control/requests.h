@@ -22,6 +22,9 @@ enum class VmRequest : uint8_t { kPause, kResume, kQuit };
 // {"state": "paused" | "running" | "quit"}
 absl::StatusOr<VmRequest> ParseVmRequest(std::string_view body);
 
+// {"target_bytes": n}
+absl::StatusOr<uint64_t> ParseBalloonRequest(std::string_view body);
+
 // {"running": bool, "seed": n, "rates": {kind: per second}}, each optional; "spec": "mixed" in
 // place of "rates". Kinds that `limits` exclude are refused by name.
 absl::StatusOr<ChurnRequest> ParseChurnRequest(std::string_view body, const ChurnLimits& limits);

@@ -171,6 +171,16 @@ HttpReply GetDevices(ControlTarget& target, const HttpRequest&) {
   return ReplyOf(target.GetDevices());
 }
 
+HttpReply GetBalloon(ControlTarget& target, const HttpRequest&) {
+  return ReplyOf(target.GetBalloon());
+}
+
+HttpReply PutBalloon(ControlTarget& target, const HttpRequest& request) {
+  const absl::StatusOr<uint64_t> bytes = ParseBalloonRequest(request.body);
+  if (!bytes.ok()) return StatusReply(bytes.status());
+  return ReplyOf(target.SetBalloon(*bytes));
+}
+
 // The number of an event; nullopt if `text` is not a number.
 std::optional<uint64_t> ParseEventNumber(std::string_view text) {
   uint64_t number = 0;
@@ -222,7 +232,7 @@ HttpReply GetMetrics(ControlTarget& target, const HttpRequest&) {
   return {.content_type = std::string(kMetricsContentType), .body = PrometheusText(*stats)};
 }
 
-constexpr std::array<Route, 13> kRoutes = {{
+constexpr std::array<Route, 14> kRoutes = {{
     {"/v1", "", false, GetIndex, nullptr, "this list"},
     {"/v1/vm", "", false, GetVm, PutVm,
      R"(the machine; PUT {"state": "paused", "running" or "quit"})"},
@@ -238,6 +248,8 @@ constexpr std::array<Route, 13> kRoutes = {{
     {"/v1/coverage", "", false, GetCoverage, nullptr,
      "which source reported which kind of churn, and how late"},
     {"/v1/devices", "", false, GetDevices, nullptr, "the virtio devices and their queues"},
+    {"/v1/balloon", "", false, GetBalloon, PutBalloon,
+     R"(the memory that the guest has given back; PUT {"target_bytes": n})"},
     {"/v1/events", "from", false, GetEvents, nullptr,
      "what happens to host memory, as server-sent events; ?from=0: from the oldest kept"},
     {"/v1/churn", "", false, GetChurn, PutChurn,

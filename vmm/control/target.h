@@ -147,6 +147,10 @@ class ControlTarget {
 
   virtual absl::StatusOr<CoverageMatrix> GetCoverage() = 0;
   virtual absl::StatusOr<std::vector<DeviceInfo>> GetDevices() = 0;
+  // FailedPrecondition if the machine has no balloon. SetBalloon returns at once; the guest gives the
+  // memory when it likes. InvalidArgument: more than the guest has.
+  virtual absl::StatusOr<BalloonStats> GetBalloon() = 0;
+  virtual absl::StatusOr<BalloonStats> SetBalloon(uint64_t bytes) = 0;
   // EventsEnd: the number that the next event will get. Events: at most `most` events, from number
   // `first` on.
   virtual uint64_t EventsEnd() = 0;

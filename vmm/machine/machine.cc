@@ -164,6 +164,10 @@ absl::Status Machine::AddDevices() {
   guest_->disk = block.get();
   guest_->devices.Add(std::move(block));
   guest_->devices.Add(std::make_unique<virtio::Rng>());
+  auto balloon = std::make_unique<virtio::Balloon>(
+      ram_->memory(), [this](HvaRange pages) { return ram_->hooks().Discard(pages).status(); });
+  guest_->balloon = balloon.get();
+  guest_->devices.Add(std::move(balloon));
   return absl::OkStatus();
 }
 
@@ -330,6 +334,7 @@ Stats Machine::GetStats() const {
   if (working_set_ != nullptr) stats.working_set = working_set_->Stats();
   stats.devices = guest_->devices.Stats();
   stats.devices.checked = total.device_requests;
+  if (guest_->balloon != nullptr) stats.balloon = guest_->balloon->Stats();
   if (dirty_log_ != nullptr) stats.dirty_log = dirty_log_->Stats();
   stats.vm.state = state();
   stats.guest.verdict = verdict_.load(kAcquire);

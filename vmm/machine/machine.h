@@ -34,6 +34,7 @@
 #include "vmm/config/run_options.h"
 #include "vmm/devices/platform.h"
 #include "vmm/devices/ring_peer.h"
+#include "vmm/devices/virtio/balloon.h"
 #include "vmm/devices/virtio/block.h"
 #include "vmm/devices/virtio/mmio_bus.h"
 #include "vmm/dirty/dirty_collector.h"
@@ -102,6 +103,11 @@ class Machine {
   const EventLog& events() const { return ram_->events(); }
   CoverageMatrix coverage() const { return coverage_.Matrix(); }
   std::vector<DeviceInfo> devices() const { return guest_->devices.Info(); }
+  bool has_balloon() const { return guest_->balloon != nullptr; }
+  // Asks the guest to give this much memory back. The machine has a balloon.
+  [[nodiscard]] absl::Status SetBalloon(uint64_t bytes) {
+    return guest_->balloon->SetTarget(bytes);
+  }
   // Null: nothing is sampled.
   WorkingSet* working_set() { return working_set_.get(); }
   // Null: writes are not logged.
@@ -117,7 +123,8 @@ class Machine {
 
     Platform platform;
     virtio::MmioBus devices;
-    virtio::Block* disk = nullptr;  // of `devices`; null: there is none
+    virtio::Block* disk = nullptr;       // of `devices`; null: there is none
+    virtio::Balloon* balloon = nullptr;  // the same
     GuestExits exits;
     GuestReports reports;
     RingPeer ring;

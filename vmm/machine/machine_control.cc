@@ -185,6 +185,19 @@ std::vector<EventInfo> MachineControl::GetEvents(uint64_t first, size_t most) {
   return infos;
 }
 
+absl::StatusOr<BalloonStats> MachineControl::GetBalloon() {
+  if (machine_.has_balloon()) return machine_.GetStats().balloon;
+  return absl::FailedPreconditionError(
+      "this machine has no memory balloon; the guest mixed has one (--guest mixed)");
+}
+
+absl::StatusOr<BalloonStats> MachineControl::SetBalloon(uint64_t bytes) {
+  const absl::StatusOr<BalloonStats> there = GetBalloon();
+  if (!there.ok()) return there;
+  if (absl::Status set = machine_.SetBalloon(bytes); !set.ok()) return set;
+  return GetBalloon();
+}
+
 absl::StatusOr<ChurnState> MachineControl::GetChurn() {
   const ChurnStats stats = machine_.churn().Stats();
   return ChurnState{.running = stats.running,

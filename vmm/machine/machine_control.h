@@ -34,6 +34,8 @@ class MachineControl final : public ControlTarget {
   void GiveBackDirty(const DirtyPages& pages) override;
   absl::StatusOr<CoverageMatrix> GetCoverage() override { return machine_.coverage(); }
   absl::StatusOr<std::vector<DeviceInfo>> GetDevices() override { return machine_.devices(); }
+  absl::StatusOr<BalloonStats> GetBalloon() override;
+  absl::StatusOr<BalloonStats> SetBalloon(uint64_t bytes) override;
   uint64_t EventsEnd() override { return machine_.events().end(); }
   std::vector<EventInfo> GetEvents(uint64_t first, size_t most) override;
   absl::StatusOr<ChurnState> GetChurn() override;

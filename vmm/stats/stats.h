@@ -148,6 +148,16 @@ struct DevicesStats {
   uint64_t needed_resets = 0;
 };
 
+// The memory balloon; all zeroes if there is none.
+struct BalloonStats {
+  uint64_t target_bytes = 0;  // that the host asks for, now
+  uint64_t actual_bytes = 0;  // that the guest has given, now
+  uint64_t inflated = 0;      // pages
+  uint64_t deflated = 0;      // pages
+  uint64_t reported = 0;      // pages
+  uint64_t kept = 0;          // pages of both kinds that the host could not discard
+};
+
 // The dirty log. Pages are counted once for each collection that reports them.
 struct DirtyLogStats {
   bool enabled = false;
@@ -182,6 +192,7 @@ struct Stats {
   AuditStats audit;
   WorkingSetStats working_set;
   DevicesStats devices;
+  BalloonStats balloon;
   DirtyLogStats dirty_log;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <optional>
 
 #include "mmu/base/check.h"
@@ -13,6 +14,13 @@ namespace {
 constexpr size_t kMostPieces = 256;
 
 }  // namespace
+
+void Backend::CopyConfig(std::span<const std::byte> config, uint64_t offset,
+                         std::span<std::byte> data) {
+  if (offset >= config.size()) return;
+  std::memcpy(data.data(), &config[offset],
+              std::min<uint64_t>(data.size(), config.size() - offset));
+}
 
 template <class Copy>
 bool Request::ForEachBuffer(const std::vector<Buffer>& buffers, uint64_t offset, uint64_t bytes,

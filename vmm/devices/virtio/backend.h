@@ -12,8 +12,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -56,9 +58,13 @@ class Request {
     DirectRequest& direct;
     QueueCounters& counters;
     std::vector<std::byte>& scratch;
+    uint16_t queue = 0;
   };
   Request(const Worker& worker, const Chain& chain) : worker_(worker), chain_(chain) {}
 
+  uint16_t queue() const { return worker_.queue; }
+  // For a device to which the buffers themselves are the request.
+  std::span<const Buffer> writable() const { return chain_.writable; }
   uint64_t readable_bytes() const { return chain_.readable_bytes; }
   uint64_t writable_bytes() const { return chain_.writable_bytes; }
 
@@ -106,14 +112,34 @@ class Backend {
   virtual uint32_t device_id() const = 0;  // VIRTIO_ID_*
   virtual uint64_t features() const = 0;   // the bits of this kind of device
   virtual uint16_t queues() const = 0;
-  // The fields of the configuration, which do not change. The driver cannot write them.
+  // The fields of the configuration, if they do not change.
   virtual std::span<const std::byte> config() const = 0;
+
+  // Accesses of the driver to the configuration. Any thread. The generation changes with a field.
+  virtual void ReadConfig(uint64_t offset, std::span<std::byte> data) const {
+    CopyConfig(config(), offset, data);
+  }
+  virtual void WriteConfig(uint64_t, std::span<const std::byte>) {}
+  virtual uint32_t config_generation() const { return 0; }
+  // Receives each change of a field, to interrupt the driver. Set before the device starts.
+  void SetConfigSink(std::function<void()> sink) { config_sink_ = std::move(sink); }
 
   // Holds nothing, and may sleep in system calls: on memory of its own, or on guest memory by
   // Request::TryWriteDirectly. If it throws std::bad_alloc, it is called again with the same request.
   virtual Served Serve(Request& request) = 0;
   // What has failed first outside of the guest; empty: nothing has.
   virtual std::string first_error() const { return {}; }
+
+ protected:
+  // Copies what `data` covers of `config`; bytes past its end stay as they are.
+  static void CopyConfig(std::span<const std::byte> config, uint64_t offset,
+                         std::span<std::byte> data);
+  void ConfigChanged() {
+    if (config_sink_) config_sink_();
+  }
+
+ private:
+  std::function<void()> config_sink_;
 };
 
 }  // namespace underfoot::virtio

@@ -33,9 +33,10 @@ void SetHalf(uint64_t& word, uint32_t half, uint32_t value) {
 
 MmioDevice::MmioDevice(const Virtqueue::Parts& parts, std::unique_ptr<Backend> backend)
     : parts_(parts), backend_(std::move(backend)), queues_(backend_->queues()) {
-  for (unsigned i = 0; i < backend_->queues(); ++i) {
+  backend_->SetConfigSink([this] { ConfigChanged(); });
+  for (uint16_t i = 0; i < backend_->queues(); ++i) {
     workers_.push_back(std::make_unique<QueueWorker>(
-        parts, *backend_, absl::StrCat(backend_->name(), "-", i),
+        parts, *backend_, i, absl::StrCat(backend_->name(), "-", i),
         QueueWorker::Sinks{.interrupt = [this] { Interrupt(VIRTIO_MMIO_INT_VRING); },
                            .broken = [this] { NeedReset(); }}));
   }
@@ -80,10 +81,7 @@ MmioDevice::Queue* MmioDevice::SelectedLocked() {
 void MmioDevice::Read(uint64_t offset, std::span<std::byte> data) {
   std::fill(data.begin(), data.end(), std::byte{0});
   if (offset >= VIRTIO_MMIO_CONFIG) {
-    const std::span<const std::byte> config = backend_->config();
-    const uint64_t at = offset - VIRTIO_MMIO_CONFIG;
-    if (at >= config.size()) return;
-    std::memcpy(data.data(), &config[at], std::min<uint64_t>(data.size(), config.size() - at));
+    backend_->ReadConfig(offset - VIRTIO_MMIO_CONFIG, data);
     return;
   }
   if (data.size() != sizeof(uint32_t) || offset % sizeof(uint32_t) != 0) return;
@@ -121,18 +119,19 @@ uint32_t MmioDevice::ReadRegisterLocked(uint64_t offset) {
     case VIRTIO_MMIO_SHM_BASE_LOW:
     case VIRTIO_MMIO_SHM_BASE_HIGH:
       return ~uint32_t{0};
-    // No field of a configuration changes.
     case VIRTIO_MMIO_CONFIG_GENERATION:
+      return backend_->config_generation();
     default:
       return 0;
   }
 }
 
 void MmioDevice::Write(uint64_t offset, std::span<const std::byte> data) {
-  if (data.size() != sizeof(uint32_t) || offset % sizeof(uint32_t) != 0 ||
-      offset >= VIRTIO_MMIO_CONFIG) {
+  if (offset >= VIRTIO_MMIO_CONFIG) {
+    backend_->WriteConfig(offset - VIRTIO_MMIO_CONFIG, data);
     return;
   }
+  if (data.size() != sizeof(uint32_t) || offset % sizeof(uint32_t) != 0) return;
   uint32_t value = 0;
   std::memcpy(&value, data.data(), sizeof(value));
   absl::MutexLock lock(&mutex_);
@@ -276,6 +275,11 @@ void MmioDevice::NeedResetLocked() {
   needed_resets_.Add();
   QuiesceLocked();
   // Section 2.1.2: a running driver learns this by a change of the configuration.
+  if ((status_ & VIRTIO_CONFIG_S_DRIVER_OK) != 0) Interrupt(VIRTIO_MMIO_INT_CONFIG);
+}
+
+void MmioDevice::ConfigChanged() {
+  absl::MutexLock lock(&mutex_);
   if ((status_ & VIRTIO_CONFIG_S_DRIVER_OK) != 0) Interrupt(VIRTIO_MMIO_INT_CONFIG);
 }
 

@@ -86,6 +86,7 @@ class MmioDevice {
   void FinishResetLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void NeedResetLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void NeedReset() ABSL_LOCKS_EXCLUDED(mutex_);
+  void ConfigChanged() ABSL_LOCKS_EXCLUDED(mutex_);
   void Interrupt(uint32_t reason);
   Queue* SelectedLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint64_t offered() const { return backend_->features() | kQueueFeatures; }

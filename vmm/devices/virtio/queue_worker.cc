@@ -26,10 +26,11 @@ constexpr absl::Duration kLongestPause = absl::Milliseconds(1);
 
 }  // namespace
 
-QueueWorker::QueueWorker(const Virtqueue::Parts& parts, Backend& backend, const std::string& name,
-                         Sinks sinks)
+QueueWorker::QueueWorker(const Virtqueue::Parts& parts, Backend& backend, uint16_t queue,
+                         const std::string& name, Sinks sinks)
     : parts_(parts),
       backend_(backend),
+      number_(queue),
       name_(name),
       sinks_(std::move(sinks)),
       queue_(parts, name),
@@ -207,7 +208,8 @@ QueueOutcome QueueWorker::Answer() {
                      .reader = *reader_,
                      .direct = direct_,
                      .counters = counters_,
-                     .scratch = scratch_},
+                     .scratch = scratch_,
+                     .queue = number_},
                     job_.chain);
     job_.served = backend_.Serve(request);
   }

@@ -51,8 +51,9 @@ class QueueWorker {
     std::function<void()> broken;  // the worker serves nothing more until it is quiet again
   };
 
-  QueueWorker(const Virtqueue::Parts& parts, Backend& backend, const std::string& name,
-              Sinks sinks);
+  // `queue`: its number, for the backend.
+  QueueWorker(const Virtqueue::Parts& parts, Backend& backend, uint16_t queue,
+              const std::string& name, Sinks sinks);
   ~QueueWorker() { static_cast<void>(Stop()); }
   QueueWorker(const QueueWorker&) = delete;
   QueueWorker& operator=(const QueueWorker&) = delete;
@@ -108,6 +109,7 @@ class QueueWorker {
 
   const Virtqueue::Parts parts_;
   Backend& backend_;
+  const uint16_t number_;
   const std::string name_;
   const Sinks sinks_;
   Virtqueue queue_;

@@ -1,0 +1,141 @@
+// The memory balloon: what the guest gives goes back to the host, and nothing else does.
+
+#include "vmm/devices/virtio/balloon.h"
+
+#include <gtest/gtest.h>
+#include <linux/virtio_balloon.h>
+#include <linux/virtio_ids.h>
+
+#include <array>
+#include <cstring>
+#include <vector>
+
+#include "tests/devices/device_test.h"
+
+namespace underfoot::testing {
+namespace {
+
+using virtio::Balloon;
+using virtio::Descriptor;
+
+class BalloonTest : public DeviceTest {
+ protected:
+  static constexpr uint64_t kFrames = 12;  // the page with the frame numbers
+  static constexpr uint64_t kGiven = 20;   // the first page that is given
+
+  void SetUp() override {
+    DeviceTest::SetUp();
+    if (side_ == nullptr) return;
+    Negotiate(kAllFeatures | (uint64_t{1} << VIRTIO_BALLOON_F_REPORTING));
+    for (uint32_t queue = 0; queue < 3; ++queue) {
+      drivers_.emplace_back(side(), uint16_t{16}, queue * 3);
+      Place(queue, drivers_[queue].layout());
+    }
+    GoOn();
+    for (uint64_t page = kGiven - 1; page < kGiven + 9; ++page) side().Store(page, page);
+  }
+  std::unique_ptr<virtio::Backend> MakeBackend() override {
+    auto balloon = std::make_unique<Balloon>(
+        *side().memory, [this](HvaRange pages) { return side().hooks.Discard(pages).status(); });
+    balloon_ = balloon.get();
+    return balloon;
+  }
+
+  // True: the device has answered.
+  bool Ask(uint32_t queue, const Descriptor& buffer) {
+    drivers_[queue].SetChain(0, {buffer});
+    drivers_[queue].Offer(0);
+    Notify(queue);
+    std::optional<virtio::UsedElement> used;
+    return WaitUntil([&] { return (used = drivers_[queue].Take()).has_value() || NeedsReset(); }) &&
+           used.has_value();
+  }
+  bool AskFrames(uint32_t queue, const std::vector<uint32_t>& frames) {
+    const size_t bytes = frames.size() * sizeof(frames[0]);
+    std::memcpy(PointerOf(side().PageAt(kFrames)), frames.data(), bytes);
+    return Ask(queue, Readable(kFrames, static_cast<uint32_t>(bytes)));
+  }
+  uint32_t FrameAt(uint64_t page) { return static_cast<uint32_t>(side().GfnAt(page).value); }
+  // The pages of kGiven and the seven that follow it that are not zeroes.
+  std::vector<uint64_t> Left() {
+    std::vector<uint64_t> pages;
+    for (uint64_t page = kGiven - 1; page < kGiven + 9; ++page) {
+      if (side().Load(page) != 0) pages.push_back(page - kGiven);
+    }
+    return pages;
+  }
+  uint32_t Config(uint64_t offset) { return Register(VIRTIO_MMIO_CONFIG + offset); }
+
+  Balloon* balloon_ = nullptr;
+  std::vector<FakeDriver> drivers_;
+};
+
+constexpr uint64_t kNone = ~uint64_t{0};  // page kGiven - 1
+
+TEST_P(BalloonTest, InflatedPagesAreDiscardedAndNoOthers) {
+  EXPECT_EQ(Register(VIRTIO_MMIO_DEVICE_ID), uint32_t{VIRTIO_ID_BALLOON});
+  EXPECT_TRUE(
+      AskFrames(Balloon::kInflate, {FrameAt(kGiven + 6), FrameAt(kGiven + 1), FrameAt(kGiven),
+                                    FrameAt(kGiven + 2), FrameAt(kGiven + 6)}));
+  EXPECT_EQ(Left(), (std::vector<uint64_t>{kNone, 3, 4, 5, 7, 8}));
+  EXPECT_EQ(balloon_->Stats().inflated, 4u);
+  EXPECT_EQ(balloon_->Stats().kept, 0u);
+  EXPECT_TRUE(AskFrames(Balloon::kDeflate, {FrameAt(kGiven), FrameAt(kGiven + 1)}));
+  EXPECT_EQ(balloon_->Stats().deflated, 2u);
+  EXPECT_EQ(Left().size(), 6u);
+}
+
+// The discard is a bracket: a translation of the page does not outlive it.
+TEST_P(BalloonTest, ADiscardOfTheGuestDropsTheTranslation) {
+  FaultIn(kGiven);
+  ASSERT_TRUE(side().LeafOf(kGiven).has_value());
+  EXPECT_TRUE(AskFrames(Balloon::kInflate, {FrameAt(kGiven)}));
+  EXPECT_FALSE(side().LeafOf(kGiven).has_value());
+}
+
+TEST_P(BalloonTest, ReportedPagesAreDiscardedAsFarAsTheyAreWhole) {
+  Descriptor buffer = Writable(kGiven, 3 * kPageSize);
+  buffer.gpa += 512;
+  EXPECT_TRUE(Ask(Balloon::kReporting, buffer));
+  EXPECT_EQ(Left(), (std::vector<uint64_t>{kNone, 0, 3, 4, 5, 6, 7, 8}));
+  EXPECT_EQ(balloon_->Stats().reported, 2u);
+  EXPECT_TRUE(Ask(Balloon::kReporting, Writable(kGiven + 7, 512)));
+  EXPECT_EQ(balloon_->Stats().reported, 2u);
+}
+
+TEST_P(BalloonTest, ANewTargetInterruptsTheDriverAndTheDriverSaysWhatItHasGiven) {
+  const uint32_t generation = Register(VIRTIO_MMIO_CONFIG_GENERATION);
+  EXPECT_EQ(Config(offsetof(virtio_balloon_config, num_pages)), 0u);
+  ASSERT_TRUE(balloon_->SetTarget(10 * kPageSize + 5).ok());
+  EXPECT_EQ(Config(offsetof(virtio_balloon_config, num_pages)), 10u);
+  EXPECT_NE(Register(VIRTIO_MMIO_CONFIG_GENERATION), generation);
+  EXPECT_EQ(Register(VIRTIO_MMIO_INTERRUPT_STATUS), uint32_t{VIRTIO_MMIO_INT_CONFIG});
+  SetRegister(VIRTIO_MMIO_CONFIG + offsetof(virtio_balloon_config, actual), 7);
+  EXPECT_EQ(balloon_->Stats().actual_bytes, 7 * kPageSize);
+  SetRegister(VIRTIO_MMIO_CONFIG + offsetof(virtio_balloon_config, num_pages), 3);
+  EXPECT_EQ(balloon_->Stats().target_bytes, 10 * kPageSize) << "the driver cannot change it";
+  const absl::Status more = balloon_->SetTarget(side().memory->bytes() + 1);
+  EXPECT_EQ(more.message(),
+            "a balloon of 33554433 bytes: the guest has 33554432 bytes of memory; ask for less");
+}
+
+TEST_P(BalloonTest, AFrameThatIsNoMemoryNeedsAReset) {
+  const auto end = static_cast<uint32_t>(side().memory->bytes() >> kPageShift);
+  EXPECT_FALSE(AskFrames(Balloon::kInflate, {FrameAt(kGiven), end}));
+  EXPECT_TRUE(NeedsReset());
+  EXPECT_EQ(balloon_->Stats().inflated, 0u);
+  EXPECT_EQ(Left().size(), 10u);
+}
+
+TEST_P(BalloonTest, ARequestOfAPartOfANumberNeedsAReset) {
+  EXPECT_FALSE(Ask(Balloon::kInflate, Readable(kFrames, 6)));
+}
+
+TEST_P(BalloonTest, AReportWithoutABufferNeedsAReset) {
+  EXPECT_FALSE(Ask(Balloon::kReporting, Readable(kFrames, 8)));
+}
+
+UNDERFOOT_FOR_BOTH_BACKINGS(BalloonTest);
+
+}  // namespace
+}  // namespace underfoot::testing

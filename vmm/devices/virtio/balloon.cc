@@ -1,0 +1,128 @@
+#include "vmm/devices/virtio/balloon.h"
+
+#include <linux/virtio_balloon.h>
+#include <linux/virtio_ids.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+
+#include "absl/strings/str_format.h"
+
+namespace underfoot::virtio {
+namespace {
+
+constexpr uint64_t Bit(unsigned bit) { return uint64_t{1} << bit; }
+// Frame numbers that are handled at once.
+constexpr uint64_t kFramesAtOnce = 512;
+
+}  // namespace
+
+uint32_t Balloon::device_id() const { return VIRTIO_ID_BALLOON; }
+
+uint64_t Balloon::features() const {
+  return Bit(VIRTIO_BALLOON_F_DEFLATE_ON_OOM) | Bit(VIRTIO_BALLOON_F_REPORTING);
+}
+
+absl::Status Balloon::SetTarget(uint64_t bytes) {
+  if (bytes > memory_.bytes()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("a balloon of %d bytes: the guest has %d bytes of memory; ask for less",
+                        bytes, memory_.bytes()));
+  }
+  target_pages_.store(static_cast<uint32_t>(bytes >> kPageShift), kRelease);
+  generation_.fetch_add(1, kRelease);
+  ConfigChanged();
+  return absl::OkStatus();
+}
+
+BalloonStats Balloon::Stats() const {
+  return {.target_bytes = uint64_t{target_pages_.load(kRelaxed)} << kPageShift,
+          .actual_bytes = uint64_t{actual_pages_.load(kRelaxed)} << kPageShift,
+          .inflated = inflated_.Get(),
+          .deflated = deflated_.Get(),
+          .reported = reported_.Get(),
+          .kept = kept_.Get()};
+}
+
+void Balloon::ReadConfig(uint64_t offset, std::span<std::byte> data) const {
+  virtio_balloon_config config{};
+  config.num_pages = target_pages_.load(kAcquire);
+  config.actual = actual_pages_.load(kRelaxed);
+  CopyConfig(std::as_bytes(std::span(&config, 1)), offset, data);
+}
+
+// The driver writes `actual` and nothing else.
+void Balloon::WriteConfig(uint64_t offset, std::span<const std::byte> data) {
+  uint32_t value = 0;
+  if (offset != offsetof(virtio_balloon_config, actual) || data.size() != sizeof(value)) return;
+  std::memcpy(&value, data.data(), sizeof(value));
+  actual_pages_.store(value, kRelaxed);
+}
+
+Served Balloon::Serve(Request& request) {
+  switch (request.queue()) {
+    case kInflate:
+      return {.answered = TakeFrames(request)};
+    case kDeflate:
+      return {.answered = CountFrames(request)};
+    default:
+      return {.answered = TakeBuffers(request)};
+  }
+}
+
+void Balloon::Give(HvaRange pages, Counter& pages_given, Request& request) {
+  const uint64_t count = pages.size() >> kPageShift;
+  pages_given.Add(count);
+  if (discard_(pages).ok()) return;
+  kept_.Add(count);
+  request.counters().errors.Add();
+}
+
+// The frames of a request in any order. Adjacent ones go in one call.
+bool Balloon::TakeFrames(Request& request) {
+  std::array<uint32_t, kFramesAtOnce> frames;
+  const uint64_t bytes = request.readable_bytes();
+  if (bytes == 0 || bytes % sizeof(uint32_t) != 0) return false;
+  for (uint64_t done = 0; done < bytes;) {
+    const uint64_t here = std::min<uint64_t>(bytes - done, sizeof(frames));
+    const auto some = std::span(frames).first(here / sizeof(uint32_t));
+    if (!request.Read(done, std::as_writable_bytes(some))) return false;
+    std::sort(some.begin(), some.end());
+    if (!memory_.HvaOf(GpaOf({some.back()})).has_value()) return false;
+    for (size_t i = 0; i < some.size();) {
+      const size_t first = i++;
+      while (i < some.size() && some[i] - some[i - 1] <= 1) ++i;
+      const Hva hva = *memory_.HvaOf(GpaOf({some[first]}));
+      Give(PageRangeOf(hva, some[i - 1] - some[first] + 1), inflated_, request);
+    }
+    request.counters().from_guest_bytes.Add(here);
+    done += here;
+  }
+  return true;
+}
+
+// The guest may use the pages already: a fault brings a page of zeroes.
+bool Balloon::CountFrames(Request& request) {
+  const uint64_t bytes = request.readable_bytes();
+  if (bytes == 0 || bytes % sizeof(uint32_t) != 0) return false;
+  deflated_.Add(bytes / sizeof(uint32_t));
+  request.counters().from_guest_bytes.Add(bytes);
+  return true;
+}
+
+// The buffers are the free memory itself. Only whole pages go.
+bool Balloon::TakeBuffers(Request& request) {
+  if (request.writable().empty()) return false;
+  for (const Buffer& buffer : request.writable()) {
+    const std::optional<Hva> begin = memory_.HvaOf(buffer.gpa);
+    if (!begin.has_value()) return false;
+    const HvaRange whole{{(begin->value + kPageMask) & ~kPageMask},
+                         {(begin->value + buffer.bytes) & ~kPageMask}};
+    if (whole.begin < whole.end) Give(whole, reported_, request);
+  }
+  return true;
+}
+
+}  // namespace underfoot::virtio
