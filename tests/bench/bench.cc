@@ -39,6 +39,7 @@ constexpr Group kGroups[] = {
     {"retire", BenchRetire, 30},
     {"stage2", BenchStage2Lookup, 10},
     {"discard", BenchDiscard, 15},
+    {"device", BenchDeviceRequests, 3},
     {"hooked_call", BenchHookedCall, 5},
     {"fault", BenchFault, 10},
     {"fault", BenchGuestFault, 30},

@@ -65,6 +65,7 @@ void BenchStage2Chunks(Bench& bench);
 void BenchRetire(Bench& bench);
 void BenchStage2Lookup(Bench& bench);
 void BenchDiscard(Bench& bench);
+void BenchDeviceRequests(Bench& bench);
 void BenchHookedCall(Bench& bench);
 void BenchFault(Bench& bench);
 void BenchGuestFault(Bench& bench);

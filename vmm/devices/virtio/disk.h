@@ -56,6 +56,7 @@ class RawDisk final : public Disk {
   // A file without a name, which goes with the disk.
   static absl::StatusOr<std::unique_ptr<RawDisk>> Temporary(uint64_t bytes);
 
+  int fd() const { return fd_.get(); }
   uint64_t sectors() const override { return sectors_; }
   bool read_only() const override { return read_only_; }
   int Read(uint64_t offset, std::span<std::byte> bytes) override;
