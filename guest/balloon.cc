@@ -134,7 +134,8 @@ void SetUpBalloon(Context& context, uint64_t pages) {
   const uint64_t accepted = Negotiate(registers, kReportingFeature);
   if (accepted == 0) return DeviceMismatch(context, registers, DeviceStep::kFeatures, 1, 0);
   balloon.pages = pages;
-  balloon.reports = (accepted & kReportingFeature) != 0;
+  // A page that the host takes may count as touched in the working set, which is compared with visits.
+  balloon.reports = (accepted & kReportingFeature) != 0 && context.boot.keep_visits == 0;
   for (uint64_t queue = 0; queue < (balloon.reports ? 3 : 2); ++queue) {
     if (!balloon.rings[queue].Place(registers, queue, pages + queue * kPageBytes, kAreaBytes)) {
       return DeviceMismatch(context, registers, DeviceStep::kQueue, queue, 0);

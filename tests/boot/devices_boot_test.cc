@@ -98,7 +98,7 @@ TEST_P(DevicesBootTest, TheBalloonFollowsItsTargetUnderMixedChurn) {
     ASSERT_TRUE(machine_->SetBalloon(chunks * kChunk).ok());
     EXPECT_TRUE(WaitUntil([&] { return balloon().actual_bytes == chunks * kChunk; }, 3 * kDeadline))
         << balloon().actual_bytes << " of " << chunks * kChunk << "\n"
-        << lines_;
+        << text_;
   }
   ASSERT_TRUE(machine_->SetBalloon(2 * kChunk).ok());
   EXPECT_FALSE(machine_->SetBalloon(options_.memory_bytes + 4096).ok());
