@@ -110,23 +110,22 @@ TEST_P(DevicesBootTest, TheBalloonFollowsItsTargetUnderMixedChurn) {
 
 // The file keeps what the guest has written, and its digest is the guest's.
 TEST_P(DevicesBootTest, ADiskOnAFileHasWhatTheGuestHasWritten) {
-  options_.disk_path = MakeDisk(uint64_t{1} << 20);
+  options_.disks = {{.path = MakeDisk(uint64_t{1} << 20)}};
   ASSERT_NO_FATAL_FAILURE(Start());
   if (machine_ == nullptr) return;
   EXPECT_TRUE(WaitUntil([&] { return machine_->GetStats().devices.from_guest_bytes > 65536; }));
   FinishWell();
   machine_.reset();
-  const UniqueFd fd(open(options_.disk_path.c_str(), O_RDONLY | O_CLOEXEC));
+  const UniqueFd fd(open(options_.disks.front().path.c_str(), O_RDONLY | O_CLOEXEC));
   std::vector<char> content(1 << 20);
   ASSERT_EQ(pread(fd.get(), content.data(), content.size(), 0), 1 << 20);
   EXPECT_NE(content, std::vector<char>(1 << 20)) << "nothing was written";
 }
 
 TEST_P(DevicesBootTest, ADiskThatIsReadOnlyStaysAsItIs) {
-  options_.disk_path = MakeDisk(uint64_t{1} << 20);
-  options_.disk_read_only = true;
+  options_.disks = {{.path = MakeDisk(uint64_t{1} << 20), .read_only = true}};
   {
-    const UniqueFd fd(open(options_.disk_path.c_str(), O_WRONLY | O_CLOEXEC));
+    const UniqueFd fd(open(options_.disks.front().path.c_str(), O_WRONLY | O_CLOEXEC));
     ASSERT_EQ(pwrite(fd.get(), "some content", 12, 5000), 12);
   }
   ASSERT_NO_FATAL_FAILURE(SetChurn("mixed", &options_));
@@ -140,14 +139,14 @@ TEST_P(DevicesBootTest, ADiskThatIsReadOnlyStaysAsItIs) {
 // A negative control of the comparison at the end: the file changes after the guest has read it
 // last, and only the machine can see that.
 TEST_P(DevicesBootTest, AFileThatDiffersFromWhatTheGuestReadFailsTheRun) {
-  options_.disk_path = MakeDisk(uint64_t{1} << 20);
+  options_.disks = {{.path = MakeDisk(uint64_t{1} << 20)}};
   ASSERT_NO_FATAL_FAILURE(Start());
   if (machine_ == nullptr) return;
   EXPECT_TRUE(WaitUntil([&] { return machine_->GetStats().devices.checked > 20; }));
   const GuestReports reports(machine_->memory().slots().front().hva, options_.vcpus);
   reports.RequestStop();
   ASSERT_TRUE(WaitUntil([&] { return reports.Total().done == options_.vcpus; }, 3 * kDeadline));
-  const UniqueFd fd(open(options_.disk_path.c_str(), O_WRONLY | O_CLOEXEC));
+  const UniqueFd fd(open(options_.disks.front().path.c_str(), O_WRONLY | O_CLOEXEC));
   ASSERT_EQ(pwrite(fd.get(), "!", 1, 100 * 512 + 7), 1);
   const absl::Status finished = machine_->Finish();
   EXPECT_EQ(finished.message(),

@@ -18,20 +18,19 @@
 #
 # The kernel and QEMU are downloaded once and unpacked into ${XDG_CACHE_HOME:-~/.cache}/underfoot;
 # nothing is installed. UNDERFOOT_STOCK_KERNEL=DIR takes a kernel from DIR (vmlinuz and the modules
-# named below) instead, UNDERFOOT_STOCK_QEMU=DIR a QEMU (usr/bin/qemu-system-x86_64 and usr/share).
+# named in debian.sh) instead, UNDERFOOT_STOCK_QEMU=DIR a QEMU (usr/bin/qemu-system-x86_64 and usr/share).
 # shellcheck disable=SC2317  # make_once calls the function that it is given
 set -euo pipefail
 
 readonly no_machine=125
-# In the order in which they are loaded. Those after kvm-amd are for swap space; a kernel has the
-# ones that it needs.
-readonly modules=(irqbypass ccp kvm kvm-amd zsmalloc lzo lzo-rle lz4_compress lz4hc_compress lz4
-                 lz4hc zram)
 
 fail() {
   echo "stock_kvm.sh: $*" >&2
   exit $no_machine
 }
+
+# shellcheck source=tests/boot/debian.sh
+. "$(dirname "$0")/debian.sh"
 
 version=6.1
 smp=2
@@ -83,102 +82,6 @@ check() {
     fail "busybox is not static: apt-get install busybox-static"
 }
 
-# The options by which apt finds backports: lists of their own, in the cache, so that this machine's
-# stay as they are. The mirror is the one that this machine's apt takes Debian 12 from.
-use_backports() {
-  local uri
-  # shellcheck disable=SC2016  # apt-get replaces $(REPO_URI)
-  uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' |
-    sort -u | head -1)
-  [ -n "$uri" ] ||
-    fail "apt has no source of Debian 12 (bookworm), whose mirror would have the backports"
-  mkdir -p "$cache/lists/partial"
-  echo "deb $uri bookworm-backports main" >"$cache/backports.list"
-  options=(-o "Dir::Etc::SourceList=$cache/backports.list" -o Dir::Etc::SourceParts=-
-           -o "Dir::State::Lists=$cache/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=)
-}
-
-# The newest cloud kernel of that version that apt knows.
-kernel_package() {
-  apt-cache "${options[@]}" search --names-only \
-    "^linux-image-${version/./\\.}\\.[0-9.+a-z-]*-cloud-amd64\$" |
-    awk '{print $1}' | sort -V | tail -1
-}
-
-# unpack FOLDER NAME PACKAGE...: downloads the packages and unpacks them into FOLDER, installing
-# nothing. NAME stands for them in messages.
-unpack() {
-  local folder=$1 name=$2
-  shift 2
-  echo "stock_kvm.sh: downloading $name" >&2
-  (cd "$folder" && apt-get "${options[@]}" -qq download "$@" 2>apt.log) || {
-    cat "$folder/apt.log" >&2
-    fail "cannot download $name: is a Debian mirror in reach?"
-  }
-  local package
-  for package in "$folder"/*.deb; do dpkg-deb -x "$package" "$folder/tree"; done
-}
-
-# Runs FUNCTION with an empty folder in the cache, then moves what it left in FOLDER/result to NAME.
-# Two callers at once make it once.
-make_once() {
-  local name=$1 function=$2 fresh
-  [ ! -e "$cache/$name" ] || return 0
-  if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
-    fail "this is no Debian: set UNDERFOOT_STOCK_KERNEL and UNDERFOOT_STOCK_QEMU (see --help)"
-  fi
-  mkdir -p "$cache"
-  exec 9>"$cache/lock"
-  flock 9
-  if [ ! -e "$cache/$name" ]; then
-    fresh=$(mktemp -d "$cache/unpack.XXXXXX")
-    # shellcheck disable=SC2064  # the path now: `fresh` is gone when the trap runs
-    trap "rm -rf '$fresh'" EXIT
-    "$function" "$fresh"
-    mv "$fresh/result" "$cache/$name"
-    rm -rf "$fresh"
-    trap - EXIT
-  fi
-  exec 9>&-
-}
-
-# Leaves the kernel in $kernel, or fails.
-get_kernel() {
-  kernel=${UNDERFOOT_STOCK_KERNEL:-$cache/stock-kernel-$version}
-  if [ -n "${UNDERFOOT_STOCK_KERNEL:-}" ]; then
-    [ -e "$kernel/vmlinuz" ] || fail "UNDERFOOT_STOCK_KERNEL=$kernel has no vmlinuz"
-  else
-    make_once "stock-kernel-$version" make_kernel
-  fi
-}
-
-make_kernel() {
-  local fresh=$1 package
-  options=()
-  [ "$version" = 6.1 ] || use_backports
-  package=$(kernel_package)
-  if [ -z "$package" ]; then
-    apt-get "${options[@]}" -qq update >&2 || true
-    package=$(kernel_package)
-  fi
-  [ -n "$package" ] ||
-    fail "apt knows no linux-image-$version.*-cloud-amd64: run apt-get update, with Debian 12's lists"
-  unpack "$fresh" "$package" "$package"
-  mkdir "$fresh/result"
-  cp "$fresh"/tree/boot/vmlinuz-* "$fresh/result/vmlinuz"
-  local module found
-  for module in "${modules[@]}"; do
-    found=$(find "$fresh/tree" -name "$module.ko*" -print -quit)
-    case $found in
-      *.ko) cp "$found" "$fresh/result/$module.ko" ;;
-      *.ko.xz) xz -dc "$found" >"$fresh/result/$module.ko" ;;
-      *.ko.zst) zstd -qdc "$found" >"$fresh/result/$module.ko" ;;
-      *) [ "$module" != kvm-amd ] || fail "$package has no module $module" ;;
-    esac
-  done
-  echo "$package" >"$fresh/result/package"
-}
-
 # Leaves QEMU in $qemu and its arguments for firmware in $firmware, or fails. Debian 12's own QEMU,
 # 7.2, hangs with several threads and computes some flags wrongly: the one of the backports is taken.
 # Its libraries are those of the installed package.
@@ -199,23 +102,30 @@ make_qemu() {
   mv "$fresh/tree" "$fresh/result"
 }
 
-# Copies a file to its own absolute path below $root; without debug information when it is an ELF
-# program or library, because the machine unpacks every byte with a software CPU.
+# Copies a file to its own absolute path below $root.
 add_file() {
   local from=$1 to=$root$2
   if [ -e "$to" ]; then return; fi
   mkdir -p "$(dirname "$to")"
   cp -L "$from" "$to"
-  if [ "$(head -c 4 "$to")" = $'\x7fELF' ] && command -v strip >/dev/null; then
-    strip -g "$to" 2>/dev/null || true
-  fi
 }
 
-# A program or library, with all libraries that the loader would find for it, and the loader.
+# Whether Linux runs it as a program, or a program loads it: an ELF file for a loader, or a static one
+# that may be executed. A kernel is neither: a bzImage begins like a program of Windows, and a vmlinux
+# is an ELF file that is there to be read.
+is_program() {
+  [ "$(head -c 4 "$1" | tr -d '\0')" = $'\x7fELF' ] || return 1
+  ldd "$1" >/dev/null 2>&1 || [[ $1 == *.so* ]]
+}
+
+# A program or library, with all libraries that the loader would find for it, and the loader; without
+# debug information, because the machine unpacks every byte with a software CPU. Any other file as it is.
 add_program() {
   local path library
   path=$(realpath -s "$1")
   add_file "$path" "$path"
+  is_program "$path" || return 0
+  ! command -v strip >/dev/null || strip -g "$root$path" 2>/dev/null || true
   while read -r library; do
     add_file "$library" "$library"
   done < <(ldd "$path" 2>/dev/null | grep -o '/[^ ]*' || true)
@@ -268,7 +178,7 @@ build_root() {
   echo 'root:x:0:0:root:/tmp:/bin/sh' >"$root/etc/passwd"
   echo 'root:x:0:' >"$root/etc/group"
   local module
-  for module in "${modules[@]}"; do
+  for module in "${host_modules[@]}"; do
     [ -e "$kernel/$module.ko" ] || continue
     cp "$kernel/$module.ko" "$root/modules/"
     echo "$module" >>"$root/modules/order"
@@ -332,8 +242,7 @@ main() {
   command_line=()
   parse "$@"
   check
-  cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/underfoot
-  get_kernel
+  get_kernel "$version"
   get_qemu
   work=$(mktemp -d "${TMPDIR:-/tmp}/stock-kvm.XXXXXX")
   trap 'rm -rf "$work"' EXIT

@@ -53,6 +53,13 @@ class CommandTest : public ::testing::Test {
     return message;
   }
 
+  // A file that may be a kernel.
+  std::string Kernel() {
+    const std::string path = runtime_dir_ / "kernel";
+    std::ofstream(path) << "a kernel";
+    return path;
+  }
+
   const Scratch runtime_dir_;
   SocketEnvironment environment_;
 };
@@ -296,14 +303,66 @@ TEST_F(CommandTest, TheWorkingSetOptionSelectsWhatTheBackingNeeds) {
 }
 
 TEST_F(CommandTest, ADiskIsAFileAndMayBeReadOnly) {
-  EXPECT_EQ(Run({}).disk_path, "");
-  EXPECT_EQ(Run({"--disk", "a,b"}).disk_path, "a,b");
-  EXPECT_FALSE(Run({"--disk", "a,b"}).disk_read_only);
-  const RunOptions read_only = Run({"--disk", "a,ro"});
-  EXPECT_EQ(read_only.disk_path, "a");
-  EXPECT_TRUE(read_only.disk_read_only);
+  using Disks = std::vector<DiskFile>;
+  EXPECT_EQ(Run({}).disks, Disks{});
+  EXPECT_EQ(Run({"--disk", "a,b"}).disks, (Disks{{.path = "a,b"}}));
+  EXPECT_EQ(Run({"--disk", "a,ro"}).disks, (Disks{{.path = "a", .read_only = true}}));
   EXPECT_THAT(Error({"run", "--disk", "a", "--guest", "stamp"}),
               HasSubstr("--disk: the guest stamp uses no disk"));
+}
+
+TEST_F(CommandTest, SeveralDisksAreForALinuxGuest) {
+  const std::string kernel = Kernel();
+  const RunOptions options =
+      Run({"--kernel", kernel, "--disk", "a", "--disk", "b,ro", "--append", "quiet splash"});
+  ASSERT_TRUE(options.RunsLinux());
+  EXPECT_EQ(options.guest, kernel);
+  EXPECT_EQ(options.linux_guest->append, "quiet splash");
+  EXPECT_FALSE(options.linux_guest->console);
+  EXPECT_FALSE(options.HasBuiltInGuest());
+  EXPECT_EQ(options.disks,
+            (std::vector<DiskFile>{{.path = "a"}, {.path = "b", .read_only = true}}));
+  EXPECT_THAT(Error({"run", "--disk", "a", "--disk", "b"}), HasSubstr("uses one disk"));
+  std::vector<std::string> many = {"run", "--kernel", kernel};
+  for (size_t i = 0; i <= kMaxDisks; ++i) many.insert(many.end(), {"--disk", "a"});
+  EXPECT_THAT(Error(many), HasSubstr("9 disks; at most 8"));
+}
+
+TEST_F(CommandTest, ALinuxGuestRunsUntilItEnds) {
+  const std::string kernel = Kernel();
+  EXPECT_EQ(Run({}).duration, std::chrono::seconds(10));
+  EXPECT_EQ(Run({"--kernel", kernel}).duration.count(), 0);
+  EXPECT_EQ(Run({"--kernel", kernel, "--duration", "5s"}).duration, std::chrono::seconds(5));
+}
+
+TEST_F(CommandTest, WhatALinuxGuestCannotHaveIsRefusedByName) {
+  const std::string kernel = Kernel();
+  const auto error = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"run", "--kernel", kernel});
+    return Error(more);
+  };
+  EXPECT_THAT(error({"--guest", "stamp"}), HasSubstr("--guest"));
+  EXPECT_THAT(error({"--memory", "4G"}), HasSubstr("from 64 MiB to 3072 MiB"));
+  EXPECT_THAT(error({"--dirty-log", "1s"}), HasSubstr("Linux records nothing"));
+  EXPECT_THAT(error({"--console", "--json"}), HasSubstr("--console"));
+  EXPECT_THAT(error({"--initrd", "/nowhere"}), HasSubstr("--initrd: '/nowhere': No such file"));
+  for (const std::string kind : {"discard", "free", "foreign", "merge"}) {
+    EXPECT_THAT(
+        error({"--churn", kind + ":1/s"}),
+        AllOf(HasSubstr("churn kind " + kind + " erases content of pages"), HasSubstr("Linux")));
+  }
+  EXPECT_THAT(Error({"run", "--kernel", "/nowhere"}), HasSubstr("--kernel: '/nowhere'"));
+  EXPECT_THAT(Error({"run", "--console"}), HasSubstr("give its --kernel as well"));
+  EXPECT_THAT(Error({"run", "--append", "quiet"}), HasSubstr("--append: is for a Linux guest"));
+}
+
+TEST_F(CommandTest, APresetLeavesOutWhatALinuxGuestCannotBearAndKeepsItsRate) {
+  const std::string kernel = Kernel();
+  const RunOptions options = Run({"--kernel", kernel, "--churn", "mixed:1000/s"});
+  EXPECT_EQ(options.churn.rates.count(ChurnKind::kDiscard), 0u);
+  EXPECT_EQ(options.churn.rates.count(ChurnKind::kForeign), 0u);
+  EXPECT_GT(options.churn.rates.at(ChurnKind::kMemslot), 0);
+  EXPECT_NEAR(options.churn.TotalRate(), 1000, 0.1);
 }
 
 TEST_F(CommandTest, TheDirtyLogOptionNeedsAGuestThatRecordsItsWrites) {

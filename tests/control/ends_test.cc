@@ -117,6 +117,8 @@ TEST(RunEndTest, EachEndHasItsExitCodeAndWrongOutweighsTheOthers) {
   EXPECT_EQ(ExitCodeOf(RunEnd::kWrong), 1);
   EXPECT_EQ(ExitCodeOf(RunEnd::kCouldNotRun), 2);
   EXPECT_EQ(ExitCodeOf(RunEnd::kUnfinished), 3);
+  EXPECT_EQ(ExitCodeOf(RunEnd::kRebooted), 4);
+  EXPECT_LT(RunEnd::kRebooted, RunEnd::kUnfinished);
   EXPECT_LT(RunEnd::kUnfinished, RunEnd::kWrong);
 }
 

@@ -303,6 +303,19 @@ TEST(SummaryTest, OfSeveralEndsTheWorstCountsAndATimeoutIsNoFailureOfTheGuest) {
   EXPECT_THAT(SummaryText(summary), HasSubstr("FAILED:\n  timeout\n  a mismatch\n"));
 }
 
+TEST(SummaryTest, ALinuxGuestPowersOffOrRebootsAndHasNoPagesToReport) {
+  RunSummary summary{.stats = GoodStats(), .problems = {}};
+  summary.options.linux_guest = LinuxOptions{};
+  EXPECT_THAT(SummaryText(summary), AllOf(HasSubstr("Linux has powered off"), HasSubstr("PASSED"),
+                                          Not(HasSubstr("pages checked"))));
+  summary.Add({RunEnd::kRebooted, "the guest has rebooted"});
+  EXPECT_EQ(Json::parse(SummaryJson(summary))["exit_code"], 4);
+  EXPECT_EQ(Json::parse(SummaryJson(summary))["result"], "rebooted");
+  EXPECT_THAT(SummaryText(summary), HasSubstr("REBOOTED:\n  the guest has rebooted\n"));
+  summary.Add({RunEnd::kWrong, "a leak"});
+  EXPECT_THAT(SummaryText(summary), HasSubstr("FAILED:\n"));
+}
+
 TEST(SummaryTest, AReplayReportsItsProgressAndItsFirstDifference) {
   RunSummary summary{.stats = GoodStats(), .problems = {}};
   summary.replay = ReplayStats{.recorded = 5000, .repeated = 1200, .differences = 2, .first = "x"};

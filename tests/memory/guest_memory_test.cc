@@ -45,6 +45,22 @@ TEST(PlanRamSlotsTest, TheSlotsCoverRamOfAnySizeWithoutGapOrOverlap) {
   }
 }
 
+TEST(PlanRamSlotsTest, ALinuxGuestHasPreciousSlotsOnlyCutAtBlocks) {
+  for (const uint64_t mib : {64u, 65u, 192u, 1000u}) {
+    const auto slots = PlanRamSlots(mib << 20, HugePages::kOff, RamUse::kLinux);
+    ASSERT_TRUE(slots.ok()) << slots.status();
+    EXPECT_EQ(slots->size(), 5u);
+    Gpa next{0};
+    for (const RamSlot& slot : *slots) {
+      EXPECT_EQ(slot.gpa, next);
+      EXPECT_EQ(slot.gpa.value % kBlockBytes, 0u);
+      EXPECT_EQ(slot.kind, abi::RangeKind::kPrecious);
+      next += slot.bytes;
+    }
+    EXPECT_EQ(next.value, mib << 20);
+  }
+}
+
 // No two slots share a block, so that each of them can be discarded, and mapped, in whole blocks.
 TEST(PlanRamSlotsTest, WithHugePagesSlotsAreCutBetweenBlocks) {
   constexpr uint64_t kMiB = uint64_t{1} << 20;

@@ -171,11 +171,20 @@ absl::StatusOr<ChurnOutcome> ChurnOperations::RunOn(ChurnKind kind, const Target
 }
 
 absl::StatusOr<ChurnOutcome> ChurnOperations::Relocate(ChurnKind kind, HvaRange range) {
-  if (!mappings_stay_.TryLock()) return ChurnOutcome::kDeclined;
-  absl::StatusOr<ChurnOutcome> outcome =
-      kind == ChurnKind::kMove ? relocation_.Move(range) : relocation_.Remap(range);
-  mappings_stay_.Unlock();
+  absl::StatusOr<ChurnOutcome> outcome = ChurnOutcome::kDeclined;
+  const auto relocate = [&] {
+    if (!mappings_stay_.TryLock()) return absl::OkStatus();
+    outcome = kind == ChurnKind::kMove ? relocation_.Move(range) : relocation_.Remap(range);
+    mappings_stay_.Unlock();
+    return outcome.status();
+  };
+  const absl::Status done = kind == ChurnKind::kRemap ? WhileAway(relocate) : relocate();
+  if (!done.ok()) return done;
   return outcome;
+}
+
+absl::Status ChurnOperations::WhileAway(const std::function<absl::Status()>& absence) {
+  return away_ == MemoryAway::kVcpusOut ? gate_(absence) : absence();
 }
 
 absl::StatusOr<ChurnOutcome> ChurnOperations::RunSlow(ChurnKind kind, const Target& target) {
@@ -239,19 +248,25 @@ absl::Status ChurnOperations::Punch(const Target& target) {
 }
 
 absl::Status ChurnOperations::Protect(const Target& target) {
-  hooked::Protection protection(target.range, PROT_READ);
-  absl::SleepFor(kProtectionLasts);
-  return protection.status();
+  return WhileAway([&] {
+    hooked::Protection protection(target.range, PROT_READ);
+    absl::SleepFor(kProtectionLasts);
+    return protection.status();
+  });
 }
 
 absl::Status ChurnOperations::TakeSlotAway(const Target& target) {
   const RamSlot& slot = *target.slot;
-  absl::Status away = target.to_another_gpa ? memory_.MoveSlotAway(slot, mmu_, vm_, gate_)
-                                            : memory_.RemoveSlot(slot, mmu_, vm_, gate_);
-  if (!away.ok()) return away;
-  absl::SleepFor(kSlotIsAway);
-  return target.to_another_gpa ? memory_.MoveSlotBack(slot, mmu_, vm_, gate_)
-                               : memory_.AddSlot(slot, mmu_, vm_, gate_);
+  // With the vCPUs outside for the whole time, no single change has to take them out.
+  const KvmGate gate = away_ == MemoryAway::kVcpusOut ? GuestMemory::AtOnce : gate_;
+  return WhileAway([&] {
+    absl::Status away = target.to_another_gpa ? memory_.MoveSlotAway(slot, mmu_, vm_, gate)
+                                              : memory_.RemoveSlot(slot, mmu_, vm_, gate);
+    if (!away.ok()) return away;
+    absl::SleepFor(kSlotIsAway);
+    return target.to_another_gpa ? memory_.MoveSlotBack(slot, mmu_, vm_, gate)
+                                 : memory_.AddSlot(slot, mmu_, vm_, gate);
+  });
 }
 
 // Pages that the guest has written have different contents. Pages whose content may be lost are

@@ -15,6 +15,10 @@
 //   protect                   kept; writes wait during the protection
 //   memslot                   kept; the VMM performs the accesses meanwhile
 //
+// A Linux guest cannot run on while memory is away: its code, its stacks and its page tables may be
+// there. For such a guest (MemoryAway::kVcpusOut) memslot, remap and protect keep the vCPUs outside for
+// the whole time.
+//
 // Thread safety: any thread, but only one thread at a time for the kinds of one lane.
 
 #ifndef UNDERFOOT_VMM_CHURN_OPERATIONS_H_
@@ -47,11 +51,16 @@
 
 namespace underfoot {
 
+// Whether the guest runs while memory is away.
+enum class MemoryAway : uint8_t { kGuestRuns, kVcpusOut };
+
 class ChurnOperations {
  public:
-  // `gate`: for changes of KVM's memslots. `source`: the page source of `memory`.
+  // `gate`: runs its argument with the vCPUs outside, as changes of KVM's memslots need it. `source`:
+  // the page source of `memory`.
   ChurnOperations(GuestMemory& memory, Mmu& mmu, Vm& vm, MmHooks& hooks, Userfaultfd& uffd,
-                  Coverage& coverage, GuestPageSource& source, KvmGate gate)
+                  Coverage& coverage, GuestPageSource& source, KvmGate gate,
+                  MemoryAway away = MemoryAway::kGuestRuns)
       : memory_(memory),
         mmu_(mmu),
         vm_(vm),
@@ -60,6 +69,7 @@ class ChurnOperations {
         coverage_(coverage),
         source_(source),
         gate_(std::move(gate)),
+        away_(away),
         huge_pages_(mmu, uffd, memory.huge_pages()),
         relocation_(mmu.notifier(), hooks, uffd, source) {}
 
@@ -87,6 +97,8 @@ class ChurnOperations {
   absl::StatusOr<ChurnOutcome> Relocate(ChurnKind kind, HvaRange range)
       ABSL_LOCKS_EXCLUDED(mappings_stay_);
   absl::Status Call(ChurnKind kind, const Target& target);
+  // Runs what takes memory away and brings it back.
+  absl::Status WhileAway(const std::function<absl::Status()>& absence);
   absl::Status Punch(const Target& target);
   absl::Status Protect(const Target& target);
   absl::Status TakeSlotAway(const Target& target);
@@ -102,6 +114,7 @@ class ChurnOperations {
   Coverage& coverage_;
   GuestPageSource& source_;
   const KvmGate gate_;
+  const MemoryAway away_;
   HugePageChurn huge_pages_;
   Relocation relocation_;
   // Used by the lane that runs this kind; started when first needed.

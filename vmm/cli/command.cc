@@ -117,13 +117,15 @@ Examples:
   underfoot run --backing memfd --churn discard:2000/s,memslot:20/s --seed 7
   underfoot run --guest stamp --vcpus 4 --memory 1G --churn storm --duration 2m --json
   underfoot run --guest ./my-guest.elf --duration 0 --control /tmp/my.sock
+  underfoot run --kernel vmlinuz --initrd initrd.img --disk disk.img --console --churn pageout:100/s
 The first HUP, INT or TERM ends the run normally, with verdict and summary. The second one ends it
 at once. In both cases the changes of the host are undone.
 Exit codes:
-  0  passed: the guest's verdict is good, the audit is clean, nothing leaked
+  0  passed: the guest's verdict is good (Linux: it has powered off), the audit is clean, nothing leaked
   1  wrong: a mismatch, an unexplained difference, a lost operation, a leak
   2  could not run: an option, the host, rights
-  3  did not finish: no verdict in time, interrupted twice, the churn, the output or the record ended early)";
+  3  did not finish: no verdict in time, interrupted twice, the churn, the output or the record ended early
+  4  rebooted: a Linux guest asked for a reset, and nothing was wrong; start it again to go on)";
   return text;
 }
 
@@ -134,6 +136,18 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
                   "hello, stamp, smp, shared, mixed (all of them), or the path of an ELF file")
       ->type_name("NAME|ELF")
       ->capture_default_str();
+  sub->add_option(
+         "--kernel", run->kernel,
+         "Run Linux: a bzImage (vmlinuz), or a vmlinux with a PVH entry; see docs/linux.md")
+      ->type_name("FILE")
+      ->excludes("--guest");
+  sub->add_option("--initrd", run->initrd, "The initial RAM disk of that kernel")
+      ->type_name("FILE");
+  sub->add_option("--append", run->append,
+                  "More of that kernel's command line, which begins with console=ttyS0")
+      ->type_name("TEXT");
+  sub->add_flag("--console", run->console,
+                "This terminal is the serial port of the Linux guest; Ctrl-] switches it off");
   sub->add_option("--memory", run->memory, "Guest memory: whole pages from 32M to 222G")
       ->type_name("SIZE")
       ->capture_default_str();
@@ -187,10 +201,14 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
                   "it turns --fault-around off")
       ->type_name("TIME|off")
       ->capture_default_str();
-  sub->add_option("--disk", run->disk,
-                  "A file or block device as the guest's disk; the guest mixed writes to it, and "
-                  "has a temporary one without. ,ro: read-only")
-      ->type_name("FILE[,ro]");
+  sub->add_option(
+         "--disk", run->disks,
+         "A file or block device as the guest's disk; the guest mixed writes to it, and "
+         "has a temporary one without. ,ro: read-only. Up to 8 for a Linux guest: /dev/vda, "
+         "/dev/vdb, ...")
+      ->type_name("FILE[,ro]")
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   sub->add_option(
          "--dirty-log", run->dirty_log,
          "Log which pages are written, and how often to collect the log, for `underfoot dirty`")
@@ -201,8 +219,8 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
       ->capture_default_str();
   sub->add_option("--duration", run->duration,
                   "How long the guest runs, pauses included, like 500ms, 10s, 2m, 1d; 0: until "
-                  "`underfoot quit`")
-      ->type_name("TIME")
+                  "`underfoot quit`; auto: 10s, and 0 for a Linux guest")
+      ->type_name("TIME|auto")
       ->capture_default_str();
   sub->add_option("--end-timeout", run->end_timeout,
                   "How long the end waits for a guest that makes no progress; auto: 60s and 30s "

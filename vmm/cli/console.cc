@@ -93,6 +93,11 @@ void Console::GuestLine(unsigned vcpu, std::string_view line) {
   LineLocked(absl::StrFormat("[vcpu %u] %s", vcpu, Printable(line)));
 }
 
+void Console::GuestBytes(std::string_view bytes) {
+  absl::MutexLock lock(&mutex_);
+  WriteLocked(bytes);
+}
+
 void Console::SayWhatIsMissingLocked(uint64_t lines) {
   if (lines == 0) return;
   LineLocked(absl::StrFormat(

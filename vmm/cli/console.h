@@ -63,6 +63,8 @@ class Console {
   // Prints a line of the guest's serial port, made printable, with the vCPU in front. If a guest
   // writes more than LineBudget allows, lines are dropped, and the console reports how many.
   void GuestLine(unsigned vcpu, std::string_view line) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Prints what a guest's terminal receives, as it is.
+  void GuestBytes(std::string_view bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   // Sets the status line, which is shown only on a terminal. Empty: none.
   void Status(std::string_view text) ABSL_LOCKS_EXCLUDED(mutex_);
 

@@ -26,6 +26,7 @@
 #include "vmm/cli/console.h"
 #include "vmm/cli/doctor.h"
 #include "vmm/cli/end_signals.h"
+#include "vmm/cli/guest_terminal.h"
 #include "vmm/cli/output.h"
 #include "vmm/cli/status_line.h"
 #include "vmm/cli/summary.h"
@@ -34,6 +35,7 @@
 #include "vmm/control/socket_path.h"
 #include "vmm/host/host_changes.h"
 #include "vmm/host/huge_page_host.h"
+#include "vmm/kvm/kvm.h"
 #include "vmm/machine/census.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_control.h"
@@ -57,9 +59,15 @@ class Scene {
     absl::MutexLock lock(&mutex_);
     return change();
   }
+  // The terminal whose mode must be given back; nullptr: none any more.
+  void SetTerminal(const GuestTerminal* terminal) ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    terminal_ = terminal;
+  }
   // `changes` may be null: then the run may not change the host.
   void Leave(HostChanges* changes) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
+    if (terminal_ != nullptr) terminal_->Restore();
     if (!socket_.empty()) static_cast<void>(unlink(socket_.c_str()));
     const absl::Status put_back = changes == nullptr ? absl::OkStatus() : changes->PutBack();
     const std::string line =
@@ -76,6 +84,7 @@ class Scene {
   // console.
   absl::Mutex mutex_;
   std::string socket_ ABSL_GUARDED_BY(mutex_);
+  const GuestTerminal* terminal_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
 
 std::string HugePagesNote(const RunOptions& options) {
@@ -106,6 +115,10 @@ void WarnOfMissingRecords() {
   if (!warning.empty()) std::cerr << "underfoot run: " << warning;
 }
 
+bool UsesConsole(const RunOptions& options) {
+  return options.RunsLinux() && options.linux_guest->console;
+}
+
 void RunUntilTheEnd(const RunOptions& options, Machine& machine, const EndSignals& signals,
                     Console& console) {
   const absl::Duration end = options.duration.count() == 0
@@ -116,7 +129,7 @@ void RunUntilTheEnd(const RunOptions& options, Machine& machine, const EndSignal
   while (MonotonicNow() < end && signals.Count() == 0) {
     if (machine.WaitForEnd(std::min(kStatusPeriod, end - MonotonicNow()))) return;
     PrintNewFailures(machine, printed, console);
-    if (!console.terminal()) continue;
+    if (!console.terminal() || UsesConsole(options)) continue;
     Stats now = machine.GetStats();
     console.Status(StatusLine(now, before, console.columns() - 1));
     before = std::move(now);
@@ -126,7 +139,9 @@ void RunUntilTheEnd(const RunOptions& options, Machine& machine, const EndSignal
 // If the operator interrupts a run that is already ending, it no longer waits for the guest.
 absl::Status EndWithVerdict(Machine& machine, const EndSignals& signals, Console& console) {
   const int signals_before = signals.Count();
-  console.Status("ending: the guest verifies once more, then every page is audited");
+  console.Status(machine.options().RunsLinux()
+                     ? "ending: every page is audited"
+                     : "ending: the guest verifies once more, then every page is audited");
   const absl::Status finished = machine.Finish([&](const Machine::EndProgress& progress) {
     console.Status(absl::StrFormat(
         "ending: the guest has verified %d of %d pages; interrupt again to wait no longer",
@@ -137,11 +152,29 @@ absl::Status EndWithVerdict(Machine& machine, const EndSignals& signals, Console
   return finished;
 }
 
+// Null: the run uses no console.
+absl::StatusOr<std::unique_ptr<GuestTerminal>> TerminalFor(const RunOptions& options,
+                                                           Machine& machine, Scene& scene,
+                                                           Console& console) {
+  if (!UsesConsole(options)) return nullptr;
+  console.Line("the guest's console; Ctrl-] switches the guest off");
+  absl::StatusOr<std::unique_ptr<GuestTerminal>> terminal = GuestTerminal::Start(
+      STDIN_FILENO, {.type = [&machine](std::string_view typed) { return machine.Type(typed); },
+                     .quit = [&machine] { machine.RequestQuit(); }});
+  if (terminal.ok()) scene.SetTerminal(terminal->get());
+  return terminal;
+}
+
 // Runs one machine from its creation to its end. The caller checks what it has left behind.
 absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignals& signals,
                                       Scene& scene, Console& console) {
+  Machine::ByteSink bytes;
+  if (UsesConsole(options)) {
+    bytes = [&console](std::string_view output) { console.GuestBytes(output); };
+  }
   absl::StatusOr<std::unique_ptr<Machine>> machine = Machine::Create(
-      options, [&console](unsigned vcpu, std::string_view line) { console.GuestLine(vcpu, line); });
+      options, [&console](unsigned vcpu, std::string_view line) { console.GuestLine(vcpu, line); },
+      std::move(bytes));
   if (!machine.ok()) return std::move(machine).status();
   MachineControl control(**machine);
   // Declared before the server, so it runs after the server's destructor. Until the server has
@@ -159,7 +192,13 @@ absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignal
   console.Line(Announcement(options, **machine, (*server)->path()));
   // The check would delay the guest's start, so it is made here.
   if (options.kernel_events == KernelEvents::kAuto) WarnOfMissingRecords();
-  RunUntilTheEnd(options, **machine, signals, console);
+  {
+    const absl::StatusOr<std::unique_ptr<GuestTerminal>> terminal =
+        TerminalFor(options, **machine, scene, console);
+    if (!terminal.ok()) return terminal.status();
+    const absl::Cleanup terminal_is_as_before = [&scene] { scene.SetTerminal(nullptr); };
+    RunUntilTheEnd(options, **machine, signals, console);
+  }
   const uint64_t churned_us = (*machine)->GetStats().vm.uptime_us;
   static_cast<void>(EndWithVerdict(**machine, signals, console));  // problems() reports the error
   RunSummary summary;
@@ -259,6 +298,9 @@ absl::StatusOr<RunOptions> FitChurnToHost(RunOptions options, HostChanges* chang
 
 absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, EndSignals& signals,
                                      Console& console) {
+  // Before anything of the host is changed for such a run.
+  const std::string why_no_linux = asked.RunsLinux() ? WhyNoLinuxOn(KvmVendor()) : "";
+  if (!why_no_linux.empty()) return absl::FailedPreconditionError("--kernel: " + why_no_linux);
   Scene scene;
   std::unique_ptr<HostChanges> changes;  // nullptr: the run may not change the host
   if (asked.allow_host_changes) {

@@ -49,6 +49,40 @@ absl::Status CheckGuest(const std::string& guest) {
   return absl::OkStatus();
 }
 
+absl::Status CheckFile(std::string_view option, const std::string& path) {
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0 || access(path.c_str(), R_OK) != 0) {
+    return Bad(option, absl::StrFormat("'%s': %s", path, std::strerror(errno)));
+  }
+  if (!S_ISREG(info.st_mode)) {
+    return Bad(option, absl::StrFormat("'%s' is not a regular file", path));
+  }
+  return absl::OkStatus();
+}
+
+// Must be called after the memory, the dirty log and the disks are known.
+absl::Status CheckKernel(const RunArguments& arguments, RunOptions* options) {
+  if (!options->RunsLinux()) {
+    for (const auto& [option, given] : {std::pair{"--initrd", !arguments.initrd.empty()},
+                                        std::pair{"--append", !arguments.append.empty()},
+                                        std::pair{"--console", arguments.console}}) {
+      if (given) return Bad(option, "is for a Linux guest; give its --kernel as well");
+    }
+    return CheckGuest(arguments.guest);
+  }
+  if (absl::Status checked = CheckFile("--kernel", arguments.kernel); !checked.ok()) return checked;
+  if (!arguments.initrd.empty()) {
+    if (absl::Status checked = CheckFile("--initrd", arguments.initrd); !checked.ok()) {
+      return checked;
+    }
+  }
+  if (arguments.console && arguments.json) {
+    return Bad("--console", "the guest's output would mix with that of --json; leave one out");
+  }
+  const std::string why_not = options->WhyNoLinux();
+  return why_not.empty() ? absl::OkStatus() : Bad("--kernel", why_not);
+}
+
 absl::Status CheckMemory(const std::string& text, RunOptions* options) {
   const absl::StatusOr<uint64_t> bytes = ParseBytes(text);
   if (!bytes.ok()) return Bad("--memory", bytes.status());
@@ -212,13 +246,15 @@ absl::Status CheckKernelEvents(const std::string& text, RunOptions* options) {
              absl::StrFormat("'%s' must be auto, on or off", text.substr(0, 80)));
 }
 
-// The machine opens the file, and says what is wrong with it.
-absl::Status CheckDisk(const std::string& text, RunOptions* options) {
-  if (text.empty()) return absl::OkStatus();
+// The machine opens the files, and says what is wrong with them.
+absl::Status CheckDisks(const std::vector<std::string>& disks, RunOptions* options) {
   constexpr std::string_view kReadOnly = ",ro";
-  options->disk_read_only = text.ends_with(kReadOnly);
-  options->disk_path =
-      text.substr(0, text.size() - (options->disk_read_only ? kReadOnly.size() : 0));
+  for (const std::string& text : disks) {
+    DiskFile disk{.path = text, .read_only = text.ends_with(kReadOnly)};
+    if (disk.read_only) disk.path.resize(text.size() - kReadOnly.size());
+    if (disk.path.empty()) return Bad("--disk", absl::StrFormat("'%s' names no file", text));
+    options->disks.push_back(std::move(disk));
+  }
   const std::string why_not = options->WhyNoDisk();
   return why_not.empty() ? absl::OkStatus() : Bad("--disk", why_not);
 }
@@ -226,10 +262,15 @@ absl::Status CheckDisk(const std::string& text, RunOptions* options) {
 absl::Status CheckSeedAndDuration(const RunArguments& arguments, RunOptions* options) {
   const absl::StatusOr<uint64_t> seed = ParseNumber(arguments.seed);
   if (!seed.ok()) return Bad("--seed", seed.status());
-  const absl::StatusOr<std::chrono::milliseconds> duration = ParseDuration(arguments.duration);
-  if (!duration.ok()) return Bad("--duration", duration.status());
   options->seed = *seed;
-  options->duration = *duration;
+  if (arguments.duration == "auto") {
+    // Linux ends by itself.
+    if (options->RunsLinux()) options->duration = std::chrono::milliseconds(0);
+  } else {
+    const absl::StatusOr<std::chrono::milliseconds> duration = ParseDuration(arguments.duration);
+    if (!duration.ok()) return Bad("--duration", duration.status());
+    options->duration = *duration;
+  }
   if (arguments.end_timeout == "auto") return absl::OkStatus();
   const absl::StatusOr<std::chrono::milliseconds> end = ParseDuration(arguments.end_timeout);
   if (!end.ok()) return Bad("--end-timeout", end.status());
@@ -254,21 +295,25 @@ absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
                                              const SocketEnvironment& environment) {
   RunOptions options;
   options.guest = arguments.guest;
+  if (!arguments.kernel.empty()) {
+    options.guest = arguments.kernel;
+    options.linux_guest = LinuxOptions{
+        .initrd = arguments.initrd, .append = arguments.append, .console = arguments.console};
+  }
   options.json = arguments.json;
   options.allow_host_changes = arguments.allow_host_changes;
   options.pin_vcpus = arguments.pin_vcpus;
   options.record_path = arguments.record;
   options.replay_path = arguments.replay;
   for (const absl::Status& status :
-       {CheckGuest(arguments.guest), CheckMemory(arguments.memory, &options),
-        CheckVcpus(arguments.vcpus, &options), CheckBacking(arguments.backing, &options),
-        CheckHugePages(arguments.huge_pages, &options),
-        CheckDirtyLog(arguments.dirty_log, &options), CheckWorkingSet(arguments, &options),
-        CheckUffdEvents(arguments.uffd_events, &options), CheckChurn(arguments.churn, &options),
-        CheckFaultAround(arguments.fault_around, &options),
+       {CheckMemory(arguments.memory, &options), CheckVcpus(arguments.vcpus, &options),
+        CheckBacking(arguments.backing, &options), CheckHugePages(arguments.huge_pages, &options),
+        CheckDirtyLog(arguments.dirty_log, &options), CheckKernel(arguments, &options),
+        CheckWorkingSet(arguments, &options), CheckUffdEvents(arguments.uffd_events, &options),
+        CheckChurn(arguments.churn, &options), CheckFaultAround(arguments.fault_around, &options),
         CheckFaultHandlers(arguments.fault_handlers, &options),
         CheckRetiredCap(arguments.retired_cap, &options),
-        CheckKernelEvents(arguments.kernel_events, &options), CheckDisk(arguments.disk, &options),
+        CheckKernelEvents(arguments.kernel_events, &options), CheckDisks(arguments.disks, &options),
         CheckSeedAndDuration(arguments, &options),
         CheckNameAndControl(arguments, environment, &options)}) {
     if (!status.ok()) return status;

@@ -18,6 +18,10 @@ namespace underfoot {
 
 struct RunArguments {
   std::string guest = "mixed";
+  std::string kernel;  // empty: no Linux guest
+  std::string initrd;  // empty: none
+  std::string append;
+  bool console = false;
   std::string memory = "256M";
   std::string vcpus = "2";
   std::string backing = "anon";
@@ -31,10 +35,10 @@ struct RunArguments {
   std::string kernel_events = "auto";
   std::string write_protect = "auto";
   std::string working_set = "off";
-  std::string disk;  // empty: none given
+  std::vector<std::string> disks;
   std::string dirty_log = "off";
   std::string seed = "1";
-  std::string duration = "10s";
+  std::string duration = "auto";
   std::string end_timeout = "auto";
   std::string control;  // empty: the default path for the name
   std::string name;     // empty: "vm-<pid>"

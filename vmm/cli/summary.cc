@@ -22,7 +22,12 @@ Json ToJson(const ReplayStats& replay) {
           {"first", replay.first}};
 }
 
-std::string GuestText(const Stats& s) {
+std::string GuestText(const RunSummary& summary) {
+  const Stats& s = summary.stats;
+  if (summary.options.RunsLinux()) {
+    return absl::StrFormat("Linux, %s: verdict %s", s.guest.workload,
+                           GuestVerdictName(s.guest.verdict));
+  }
   return absl::StrFormat("%s: verdict %s, %s pages checked, %s mismatches", s.guest.workload,
                          GuestVerdictName(s.guest.verdict), FormatCount(s.guest.pages_checked),
                          FormatCount(s.guest.mismatches));
@@ -167,7 +172,7 @@ std::string TableText(const RunSummary& summary) {
   table.AddRow({"machine", absl::StrFormat("%s: %u vCPUs, %s, %s, ran %s", s.vm.name, s.vm.vcpus,
                                            FormatBytes(s.vm.memory_bytes), s.vm.kvm_vendor,
                                            FormatMicros(s.vm.uptime_us))});
-  table.AddRow({"guest", GuestText(s)});
+  table.AddRow({"guest", GuestText(summary)});
   table.AddRow({"churn", ChurnText(summary)});
   table.AddRow({"invalidations",
                 absl::StrFormat("%s begun, %s ended, %s stray ends", FormatCount(s.notifier.begins),
@@ -262,13 +267,20 @@ std::string HintsText(const std::string& program) {
 
 // The limits of the verdict: a difference that no source could observe was wrong until it was
 // repaired.
-std::string PassedText(const AuditStats& audit) {
-  if (audit.unobserved == 0) return ": nothing stale, nothing lost, nothing leaked.\n";
+std::string PassedText(const RunSummary& summary) {
+  const AuditStats& audit = summary.stats.audit;
+  const bool linux_guest = summary.options.RunsLinux();
+  if (audit.unobserved == 0) {
+    return linux_guest ? ": Linux has powered off, the audit is clean, nothing leaked.\n"
+                       : ": nothing stale, nothing lost, nothing leaked.\n";
+  }
   return absl::StrFormat(
-      ": the guest read nothing stale, nothing is lost, nothing leaked.\n"
+      "%s"
       "  The audit repaired %s translations that no source could report; `--kernel-events on` "
       "reports "
       "such changes.\n",
+      linux_guest ? ": Linux has powered off, nothing leaked.\n"
+                  : ": the guest read nothing stale, nothing is lost, nothing leaked.\n",
       FormatCount(audit.unobserved));
 }
 
@@ -280,10 +292,13 @@ std::string VerdictText(const RunSummary& summary, bool colour) {
   constexpr int kGreen = 32;
   constexpr int kRed = 31;
   if (summary.passed()) {
-    return Coloured("PASSED", kGreen, colour) + PassedText(summary.stats.audit);
+    return Coloured("PASSED", kGreen, colour) + PassedText(summary);
   }
-  const bool unfinished = summary.end == RunEnd::kUnfinished;
-  std::string text = Coloured(unfinished ? "DID NOT FINISH" : "FAILED", kRed, colour) + ":\n";
+  const char* const headline = summary.end == RunEnd::kUnfinished ? "DID NOT FINISH"
+                               : summary.end == RunEnd::kRebooted ? "REBOOTED"
+                                                                  : "FAILED";
+  const int hue = summary.end == RunEnd::kRebooted ? kGreen : kRed;
+  std::string text = Coloured(headline, hue, colour) + ":\n";
   for (const std::string& problem : summary.problems) text += "  " + problem + "\n";
   return text;
 }

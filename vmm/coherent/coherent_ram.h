@@ -47,6 +47,7 @@ namespace underfoot {
 
 struct CoherentRamOptions {
   uint64_t bytes = 0;  // see PlanRamSlots
+  RamUse use = RamUse::kTestGuest;
   Backing backing = Backing::kAnon;
   HugePages huge_pages = HugePages::kOff;
   UffdOptions uffd = {};

@@ -24,6 +24,19 @@ struct ChurnLimits {
     unavailable[ChurnKind::kForeign] =
         "is reported by no source with --uffd-events off; leave one of the two out";
   }
+  // Linux trusts all of its memory. What only it may give back must not be taken from it.
+  void SpareLinux() {
+    for (const ChurnKind kind : {ChurnKind::kDiscard, ChurnKind::kPunch, ChurnKind::kFree,
+                                 ChurnKind::kMerge, ChurnKind::kForeign}) {
+      unavailable[kind] =
+          "erases content of pages, and Linux gives a page up only by its own word; take a kind "
+          "that "
+          "keeps the content, like pageout";
+    }
+    unavailable[ChurnKind::kMove] =
+        "takes pages away while the vCPUs run, and a Linux guest under it has ended in a triple "
+        "fault; take remap, which keeps the vCPUs outside meanwhile";
+  }
   // Excludes the kinds that would erase the write protection that the working-set sampler reads.
   void SpareWriteProtection() {
     for (const ChurnKind kind : {ChurnKind::kWp, ChurnKind::kSplit, ChurnKind::kCollapse}) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <optional>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -131,6 +132,7 @@ absl::StatusOr<ChurnSpec> ParseChurnSpec(std::string_view text) {
 
 absl::StatusOr<ChurnRates> ResolveChurn(const ChurnSpec& spec, const ChurnLimits& limits) {
   ChurnRates rates = spec.rates;
+  double lost = 0;  // the shares of a preset's impossible kinds
   for (const ChurnKindInfo& info : kChurnKinds) {
     const auto found = rates.find(info.kind);
     if (found == rates.end()) continue;
@@ -140,8 +142,12 @@ absl::StatusOr<ChurnRates> ResolveChurn(const ChurnSpec& spec, const ChurnLimits
       return absl::InvalidArgumentError(absl::StrFormat("churn kind %s %s, or leave %s out of '%s'",
                                                         info.name, why_not, info.name, spec.text));
     }
-    rates[ChurnKind::kDiscard] += found->second;
-    rates.erase(info.kind);
+    lost += found->second;
+    rates.erase(found);
+  }
+  for (const ChurnKind heir : {ChurnKind::kDiscard, ChurnKind::kWp}) {
+    if (lost == 0 || !limits.UnavailableReason(heir).empty()) continue;
+    rates[heir] += std::exchange(lost, 0);
   }
   return rates;
 }

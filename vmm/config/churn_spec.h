@@ -39,7 +39,7 @@ absl::StatusOr<ChurnSpec> ParseChurnSpec(std::string_view text);
 
 // The rates that a machine with these limits runs. An impossible kind is refused if it was
 // requested by name. A preset adds the share of an impossible kind to discard, so that the total
-// stays the same.
+// stays the same; if discard is impossible too, to wp, or else the share is lost.
 absl::StatusOr<ChurnRates> ResolveChurn(const ChurnSpec& spec, const ChurnLimits& limits);
 
 // Formats rates as a spec that ParseChurnSpec can read: "discard:2000/s,memslot:20/s", or "off".

@@ -9,11 +9,13 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "guest/abi.h"
 #include "vmm/base/backing.h"
@@ -31,6 +33,10 @@ inline constexpr uint32_t kMaxVcpus = abi::kMaxVcpus;  // the limit of the guest
 // The most memory of a guest that records which pages it touches and writes.
 inline constexpr uint64_t kMaxRecordedBytes = abi::kSystemAreaBytes + abi::kMaxVisits * 4096;
 
+// A Linux guest has one range of RAM from gpa 0 on, below the interrupt controllers of a PC.
+inline constexpr uint64_t kMinLinuxBytes = uint64_t{64} << 20;
+inline constexpr uint64_t kMaxLinuxBytes = uint64_t{3} << 30;
+
 // The workloads of the built-in guest.
 inline constexpr std::array<std::string_view, 5> kWorkloadNames = {"hello", "stamp", "smp",
                                                                    "shared", "mixed"};
@@ -42,8 +48,26 @@ enum class KernelEvents : uint8_t {
   kOff,
 };
 
+// A file or block device of the host as a disk of the guest.
+struct DiskFile {
+  std::string path;
+  bool read_only = false;
+
+  bool operator==(const DiskFile&) const = default;
+};
+inline constexpr size_t kMaxDisks = 8;
+
+// A Linux guest, whose kernel is RunOptions::guest.
+struct LinuxOptions {
+  std::string initrd = {};  // a file; empty: none
+  std::string append = {};  // more of the kernel's command line
+  bool console = false;     // the guest's serial port is this program's terminal
+};
+
 struct RunOptions {
-  std::string guest = "mixed";  // one of kWorkloadNames, or else the path of an ELF file
+  // One of kWorkloadNames, or the path of an ELF file; with `linux_guest`, the path of a kernel.
+  std::string guest = "mixed";
+  std::optional<LinuxOptions> linux_guest = {};
   uint64_t memory_bytes = uint64_t{256} << 20;  // whole pages, kMinMemoryBytes..kMaxMemoryBytes
   uint32_t vcpus = 2;                           // 1..kMaxVcpus
   Backing backing = Backing::kAnon;
@@ -69,10 +93,8 @@ struct RunOptions {
   bool keep_visits = false;  // the guest records which pages it touches, to check the working set
   uint64_t seed = 1;
   std::chrono::milliseconds duration = std::chrono::seconds(10);  // 0: until quit
-  // A file or block device of the host as the guest's disk; empty: none, and with the guest `mixed` a
-  // temporary file.
-  std::string disk_path = {};
-  bool disk_read_only = false;
+  // The guest's disks; none: the guest `mixed` has a temporary file. At most one, but for a Linux guest.
+  std::vector<DiskFile> disks = {};
   // How long the end of a run waits for a guest that makes no progress; absent: depends on the
   // memory.
   std::optional<std::chrono::milliseconds> end_timeout = {};
@@ -93,14 +115,43 @@ struct RunOptions {
     return end_timeout.value_or(std::chrono::milliseconds(by_memory));
   }
 
+  bool RunsLinux() const { return linux_guest.has_value(); }
   bool HasBuiltInGuest() const {
-    return std::find(kWorkloadNames.begin(), kWorkloadNames.end(), guest) != kWorkloadNames.end();
+    return !RunsLinux() &&
+           std::find(kWorkloadNames.begin(), kWorkloadNames.end(), guest) != kWorkloadNames.end();
   }
+  // Whether the guest is the built-in one that drives the virtio devices itself.
+  bool DrivesDevices() const { return !RunsLinux() && guest == "mixed"; }
 
-  // Why the guest has no use for a disk; empty: it may use one.
+  // Why the guest has no use for its disks; empty: it has.
   std::string WhyNoDisk() const {
-    if (guest == "mixed" || !HasBuiltInGuest()) return "";
-    return "the guest " + guest + " uses no disk; take --guest mixed, or a guest of your own";
+    if (disks.empty()) return "";
+    if (HasBuiltInGuest() && !DrivesDevices()) {
+      return "the guest " + guest + " uses no disk; take --guest mixed, or a guest of your own";
+    }
+    if (!RunsLinux() && disks.size() > 1) {
+      return "this guest uses one disk; several are for a Linux guest (--kernel)";
+    }
+    if (disks.size() > kMaxDisks) {
+      return std::to_string(disks.size()) + " disks; at most " + std::to_string(kMaxDisks) +
+             " are possible";
+    }
+    return "";
+  }
+  // Why a Linux guest cannot run with these options; empty: it can, or there is none.
+  std::string WhyNoLinux() const {
+    if (!RunsLinux()) return "";
+    if (memory_bytes > kMaxLinuxBytes || memory_bytes < kMinLinuxBytes) {
+      return "a Linux guest has from " + std::to_string(kMinLinuxBytes >> 20) + " MiB to " +
+             std::to_string(kMaxLinuxBytes >> 20) +
+             " MiB of --memory: a PC has its interrupt controllers above that";
+    }
+    if (dirty_log_period.has_value()) {
+      return "--dirty-log is checked against what the guest records of its writes, and Linux "
+             "records nothing; leave one of the two out";
+    }
+    if (keep_visits) return "Linux records no visits of its pages";
+    return "";
   }
   // Why the dirty log cannot be on with these options; empty: it can.
   std::string WhyNoDirtyLog() const {
@@ -122,10 +173,16 @@ struct RunOptions {
 
   // Excludes the kinds of churn that conflict with these options.
   void Limit(ChurnLimits& limits) const {
+    if (RunsLinux()) limits.SpareLinux();
     if (SamplesWrites()) limits.SpareWriteProtection();
     if (!removal_events) limits.SpareRemovalEvents();
   }
-  ChurnLimits ChurnLimitsOfHost() const { return {backing, huge_pages, unavailable_churn}; }
+  // With what these options exclude.
+  ChurnLimits ChurnLimitsOfHost() const {
+    ChurnLimits limits{backing, huge_pages, unavailable_churn};
+    Limit(limits);
+    return limits;
+  }
   bool SamplesWrites() const { return working_set_period.has_value() && backing == Backing::kAnon; }
   // Fault-around and read-ahead must be off then: a page that is present counts as touched.
   bool page_in_is_touch() const { return working_set_period.has_value(); }

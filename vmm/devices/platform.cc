@@ -1,15 +1,12 @@
 #include "vmm/devices/platform.h"
 
-#include <algorithm>
-
 namespace underfoot {
 
 ExitOutcome Platform::OnPortIo(unsigned vcpu, const PortIo& io) {
   if (SerialPort::Claims(io.port)) return serial_.Access(vcpu, io);
   if (ExitDevice::Claims(io.port)) return exit_.Access(vcpu, io);
   if (YieldPort::Claims(io.port)) return yield_.Access(io);
-  if (!io.write) std::fill(io.data.begin(), io.data.end(), std::byte{0xff});
-  return ExitOutcome::kContinue;
+  return NoDevice(io);
 }
 
 }  // namespace underfoot

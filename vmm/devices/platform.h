@@ -7,18 +7,19 @@
 #define UNDERFOOT_VMM_DEVICES_PLATFORM_H_
 
 #include "vmm/devices/exit_device.h"
+#include "vmm/devices/port_devices.h"
 #include "vmm/devices/serial.h"
 #include "vmm/devices/yield_port.h"
 #include "vmm/kvm/exits.h"
 
 namespace underfoot {
 
-class Platform {
+class Platform final : public PortDevices {
  public:
   Platform(unsigned vcpus, SerialPort::Sink sink) : serial_(vcpus, std::move(sink)), exit_(vcpus) {}
 
-  // A port without a device reads as ones and ignores writes, as on a PC.
-  ExitOutcome OnPortIo(unsigned vcpu, const PortIo& io);
+  ExitOutcome OnPortIo(unsigned vcpu, const PortIo& io) override;
+  void Flush() override { serial_.Flush(); }
 
   SerialPort& serial() { return serial_; }
   ExitDevice& exit_device() { return exit_; }

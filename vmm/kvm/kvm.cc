@@ -7,7 +7,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
+#include <cstring>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -40,6 +43,12 @@ absl::Status OpenError(const std::string& path, int error) {
       return absl::ErrnoToStatus(error, absl::StrCat("open ", path));
   }
 }
+
+// As the kernel counts them: compiled as C++, the flexible array at the end of kvm_irq_routing makes
+// the struct larger, which changes even the number of the ioctl.
+using RoutingHeader = uint32_t[2];
+constexpr size_t kRoutingHeaderBytes = sizeof(RoutingHeader);
+constexpr unsigned long kSetGsiRouting = _IOW(KVMIO, 0x6a, RoutingHeader);
 
 std::string Describe(const KvmMemslot& slot) {
   return absl::StrFormat("slot %u, gpa %#x, %#x bytes, hva %#x%s%s", slot.id, slot.gpa.value,
@@ -114,6 +123,59 @@ absl::Status Vm::AddIoeventfd(Gpa gpa, uint32_t value, int eventfd) {
   if (RetryIoctl(fd(), KVM_IOEVENTFD, HvaOf(&request).value) < 0) {
     return absl::ErrnoToStatus(
         errno, absl::StrFormat("KVM_IOEVENTFD (gpa %#x, value %d)", gpa.value, value));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Vm::CreateInterruptControllers(Gpa reserved, unsigned pins) {
+  // Intel's processors without unrestricted guests run real mode by these pages.
+  const uint64_t identity_map = reserved.value;
+  if (RetryIoctl(fd(), KVM_SET_IDENTITY_MAP_ADDR, HvaOf(&identity_map).value) < 0) {
+    return absl::ErrnoToStatus(
+        errno, absl::StrFormat("KVM_SET_IDENTITY_MAP_ADDR (gpa %#x)", identity_map));
+  }
+  const Gpa tss = reserved + kPageSize;
+  if (RetryIoctl(fd(), KVM_SET_TSS_ADDR, tss.value) < 0) {
+    return absl::ErrnoToStatus(errno, absl::StrFormat("KVM_SET_TSS_ADDR (gpa %#x)", tss.value));
+  }
+  if (RetryIoctl(fd(), KVM_CREATE_IRQCHIP, 0) < 0) {
+    return absl::ErrnoToStatus(
+        errno, "KVM_CREATE_IRQCHIP: was a vCPU created before, or does this KVM have none?");
+  }
+  // The kernel's own routes lead to two 8259 as well, which a hardware-reduced guest never masks.
+  std::vector<std::byte> table(kRoutingHeaderBytes + pins * sizeof(kvm_irq_routing_entry));
+  const RoutingHeader header = {pins, 0};
+  std::memcpy(table.data(), &header, sizeof(header));
+  for (unsigned pin = 0; pin < pins; ++pin) {
+    kvm_irq_routing_entry entry{};
+    entry.gsi = pin;
+    entry.type = KVM_IRQ_ROUTING_IRQCHIP;
+    entry.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+    entry.u.irqchip.pin = pin;
+    std::memcpy(&table[kRoutingHeaderBytes + pin * sizeof(entry)], &entry, sizeof(entry));
+  }
+  if (RetryIoctl(fd(), kSetGsiRouting, HvaOf(table.data()).value) < 0) {
+    return absl::ErrnoToStatus(errno, absl::StrFormat("KVM_SET_GSI_ROUTING (%u pins)", pins));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Vm::AddIrqfd(int eventfd, uint32_t gsi) {
+  kvm_irqfd request{};
+  request.fd = static_cast<uint32_t>(eventfd);
+  request.gsi = gsi;
+  if (RetryIoctl(fd(), KVM_IRQFD, HvaOf(&request).value) < 0) {
+    return absl::ErrnoToStatus(errno, absl::StrFormat("KVM_IRQFD (interrupt %u)", gsi));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Vm::SetInterruptLine(uint32_t gsi, bool high) {
+  kvm_irq_level request{};
+  request.irq = gsi;
+  request.level = high ? 1 : 0;
+  if (RetryIoctl(fd(), KVM_IRQ_LINE, HvaOf(&request).value) < 0) {
+    return absl::ErrnoToStatus(errno, absl::StrFormat("KVM_IRQ_LINE (interrupt %u)", gsi));
   }
   return absl::OkStatus();
 }
@@ -195,6 +257,13 @@ std::string KvmVendor(const std::string& sys_module) {
     }
   }
   return "unknown";
+}
+
+std::string WhyNoLinuxOn(const std::string& vendor) {
+  if (vendor != "kvm_pvm") return "";
+  return "this host's KVM (kvm_pvm) emulates a guest's ring 0 instruction by instruction and lacks "
+         "some that a stock Linux kernel needs, so no such kernel comes up here; take a host whose "
+         "KVM uses VT-x or SVM (kvm_intel, kvm_amd)";
 }
 
 }  // namespace underfoot

@@ -46,6 +46,13 @@ class Vm {
   // From now on a 4-byte write of `value` to `gpa` by a vCPU increments the eventfd inside the kernel
   // and is no exit. It ends with the VM.
   [[nodiscard]] absl::Status AddIoeventfd(Gpa gpa, uint32_t value, int eventfd);
+  // The interrupt controllers of a PC inside the kernel: a local APIC for each vCPU that is created
+  // afterwards, and one I/O APIC whose pins are the global system interrupts. HLT is then no exit, and
+  // all vCPUs but the first wait for INIT and SIPI. `reserved`: four pages where no memslot will be.
+  [[nodiscard]] absl::Status CreateInterruptControllers(Gpa reserved, unsigned pins);
+  // From now on each increment of the eventfd is an edge of the interrupt. It ends with the VM.
+  [[nodiscard]] absl::Status AddIrqfd(int eventfd, uint32_t gsi);
+  [[nodiscard]] absl::Status SetInterruptLine(uint32_t gsi, bool high);
   // The pages of a slot with log_dirty that vCPUs have written since the last call: one bit for
   // each of the `pages` of the slot, the lowest bit of a word first. The next write to such a page
   // is logged again. If it fails, KVM's log has lost nothing.
@@ -88,6 +95,9 @@ class Kvm {
 // The vendor module of this machine's KVM according to /sys/module: "kvm_intel", "kvm_amd",
 // "kvm_pvm", or "unknown".
 std::string KvmVendor(const std::string& sys_module = "/sys/module");
+
+// Why a KVM of this vendor cannot run a stock Linux kernel; empty: it can, as far as is known.
+std::string WhyNoLinuxOn(const std::string& vendor);
 
 }  // namespace underfoot
 

@@ -3,14 +3,17 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_format.h"
+#include "vmm/kvm/cpuid.h"
 
 namespace underfoot {
 namespace {
@@ -97,6 +100,20 @@ absl::Status Vcpu::SetCpuid(HostCpuid& cpuid) {
   const absl::StatusOr<const CpuidTable*> table = cpuid.Get();
   if (!table.ok()) return table.status();
   if (ioctl(fd(), kSetCpuid2, *table) < 0) return IoctlError("KVM_SET_CPUID2", index_);
+  return absl::OkStatus();
+}
+
+absl::Status Vcpu::SetPcCpuid(HostCpuid& cpuid, uint32_t vcpus, bool tsc_deadline) {
+  const absl::StatusOr<const CpuidTable*> supported = cpuid.Get();
+  if (!supported.ok()) return supported.status();
+  const CpuidTable& host = **supported;
+  const std::vector<kvm_cpuid_entry2> leaves =
+      PcCpuid({host.entries, host.entries + host.count},
+              {.apic_id = index_, .vcpus = vcpus, .tsc_deadline = tsc_deadline});
+  const auto table = std::make_unique<CpuidTable>();
+  table->count = static_cast<uint32_t>(std::min<size_t>(leaves.size(), CpuidTable::kMaxEntries));
+  std::copy_n(leaves.begin(), table->count, table->entries);
+  if (ioctl(fd(), kSetCpuid2, table.get()) < 0) return IoctlError("KVM_SET_CPUID2", index_);
   return absl::OkStatus();
 }
 

@@ -9,6 +9,7 @@
 #include <linux/kvm.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -49,6 +50,9 @@ class Vcpu {
 
   // Gives the guest the CPUID leaves that KVM supports here, unchanged.
   [[nodiscard]] absl::Status SetCpuid(HostCpuid& cpuid);
+  // The same for a guest that is an operating system, see PcCpuid; one of `vcpus` vCPUs.
+  // `tsc_deadline`: KVM's local APIC has that timer.
+  [[nodiscard]] absl::Status SetPcCpuid(HostCpuid& cpuid, uint32_t vcpus, bool tsc_deadline);
 
  private:
   struct Unmap {

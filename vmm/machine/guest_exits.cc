@@ -1,17 +1,25 @@
 #include "vmm/machine/guest_exits.h"
 
+#include <algorithm>
+#include <cstddef>
+
 #include "vmm/base/monotonic.h"
 
 namespace underfoot {
 
 GuestExits::GuestExits(unsigned vcpus, Mmu& mmu, GuestAccess& access, MmHooks& hooks,
-                       Platform& platform, virtio::MmioBus& devices)
-    : access_(access), hooks_(hooks), platform_(platform), devices_(devices) {
+                       PortDevices& ports, virtio::MmioBus& devices, Hole hole)
+    : access_(access), hooks_(hooks), ports_(ports), devices_(devices), hole_(hole) {
   for (unsigned i = 0; i < vcpus; ++i) vcpus_.push_back(std::make_unique<PerVcpu>(mmu));
 }
 
 ExitOutcome GuestExits::OnPortIo(unsigned vcpu, const PortIo& io) {
-  return platform_.OnPortIo(vcpu, io);
+  const ExitOutcome outcome = ports_.OnPortIo(vcpu, io);
+  if (outcome == ExitOutcome::kStop) {
+    absl::MutexLock lock(&mutex_);
+    ended_ = static_cast<unsigned>(vcpus_.size());
+  }
+  return outcome;
 }
 
 absl::Status GuestExits::OnMmio(unsigned vcpu, Gpa gpa, std::span<std::byte> data, bool write) {
@@ -20,7 +28,11 @@ absl::Status GuestExits::OnMmio(unsigned vcpu, Gpa gpa, std::span<std::byte> dat
     return absl::OkStatus();
   }
   Reader& reader = vcpus_[vcpu]->reader;
-  return write ? access_.Write(reader, gpa, data) : access_.Read(reader, gpa, data);
+  const absl::Status done =
+      write ? access_.Write(reader, gpa, data) : access_.Read(reader, gpa, data);
+  if (hole_ == Hole::kIsFatal || !absl::IsOutOfRange(done)) return done;
+  if (!write) std::fill(data.begin(), data.end(), std::byte{0xff});
+  return absl::OkStatus();
 }
 
 ExitOutcome GuestExits::OnHalt(unsigned) {

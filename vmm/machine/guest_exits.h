@@ -16,7 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "mmu/mmu.h"
 #include "mmu/readers/reader.h"
-#include "vmm/devices/platform.h"
+#include "vmm/devices/port_devices.h"
 #include "vmm/devices/virtio/mmio_bus.h"
 #include "vmm/kvm/exits.h"
 #include "vmm/ram/guest_access.h"
@@ -26,8 +26,14 @@ namespace underfoot {
 
 class GuestExits final : public ExitHandler {
  public:
-  GuestExits(unsigned vcpus, Mmu& mmu, GuestAccess& access, MmHooks& hooks, Platform& platform,
-             virtio::MmioBus& devices);
+  // What an access to a gpa without RAM and without a device does.
+  enum class Hole : uint8_t {
+    kIsFatal,
+    kReadsAsOnes,  // and ignores writes, as on a PC
+  };
+
+  GuestExits(unsigned vcpus, Mmu& mmu, GuestAccess& access, MmHooks& hooks, PortDevices& ports,
+             virtio::MmioBus& devices, Hole hole);
 
   ExitOutcome OnPortIo(unsigned vcpu, const PortIo& io) override;
   absl::Status OnMmio(unsigned vcpu, Gpa gpa, std::span<std::byte> data, bool write) override;
@@ -37,7 +43,8 @@ class GuestExits final : public ExitHandler {
 
   // The first fatal error of a vCPU.
   absl::Status fatal() const ABSL_LOCKS_EXCLUDED(mutex_);
-  // Returns when every vCPU has halted or failed; false when `timeout` came first.
+  // Returns when every vCPU has halted or failed, or the guest has switched the machine off; false
+  // when `timeout` came first.
   bool WaitForAll(absl::Duration timeout) const ABSL_LOCKS_EXCLUDED(mutex_);
   // As WaitForAll; also returns, with true, when RequestQuit was called.
   bool WaitForAllOrQuit(absl::Duration timeout) const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -52,8 +59,9 @@ class GuestExits final : public ExitHandler {
 
   GuestAccess& access_;
   MmHooks& hooks_;
-  Platform& platform_;
+  PortDevices& ports_;
   virtio::MmioBus& devices_;
+  const Hole hole_;
   std::vector<std::unique_ptr<PerVcpu>> vcpus_;
   bool AllEndedLocked() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return ended_ >= vcpus_.size() || !fatal_.ok();

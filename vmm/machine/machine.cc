@@ -1,5 +1,7 @@
 #include "vmm/machine/machine.h"
 
+#include <linux/kvm.h>
+
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -14,13 +16,17 @@
 #include "vmm/base/cpus.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/boot/boot.h"
+#include "vmm/boot/linux_boot.h"
 #include "vmm/boot/loader.h"
+#include "vmm/boot/pc_layout.h"
 #include "vmm/churn/script.h"
 #include "vmm/devices/virtio/disk.h"
 #include "vmm/devices/virtio/rng.h"
 
 namespace underfoot {
 namespace {
+
+static_assert(kMaxDisks + 2 <= pc::kVirtioSlots);  // the entropy device and the balloon come too
 
 // nullopt: not the name of a built-in workload, so the path of an image.
 std::optional<abi::Workload> FindWorkload(std::string_view name) {
@@ -39,21 +45,58 @@ Gpa SharedPageOf(const GuestMemory& memory) {
   return {};
 }
 
+// What every entrance checks: the command line, the control socket's churn, a program that uses this
+// class.
+absl::Status CheckOptions(const RunOptions& options) {
+  if (const std::string why_not = options.WhyNoLinux(); !why_not.empty()) {
+    return absl::InvalidArgumentError("--kernel: " + why_not);
+  }
+  if (const std::string why_not = options.WhyNoDisk(); !why_not.empty()) {
+    return absl::InvalidArgumentError("--disk: " + why_not);
+  }
+  const ChurnLimits limits = options.ChurnLimitsOfHost();
+  for (const auto& [kind, rate] : options.churn.rates) {
+    const std::string why_not = limits.UnavailableReason(kind);
+    if (rate > 0 && !why_not.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("churn kind %s %s", ChurnKindName(kind), why_not));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::byte>> ReadPart(std::string_view option, const std::string& path) {
+  if (path.empty()) return std::vector<std::byte>();
+  absl::StatusOr<std::vector<std::byte>> bytes = ReadImageFile(path);
+  if (bytes.ok()) return bytes;
+  return absl::Status(bytes.status().code(),
+                      absl::StrFormat("%s: %s", option, std::string(bytes.status().message())));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const RunOptions& options,
-                                                         SerialPort::Sink serial_sink) {
+                                                         SerialPort::Sink serial_sink,
+                                                         ByteSink byte_sink) {
+  if (absl::Status checked = CheckOptions(options); !checked.ok()) return checked;
   if (const std::string why_not = options.WhyNoDirtyLog();
       options.dirty_log_period.has_value() && !why_not.empty()) {
     return absl::InvalidArgumentError("the dirty log: " + why_not);
   }
   absl::StatusOr<Kvm> kvm = Kvm::Open();
   if (!kvm.ok()) return std::move(kvm).status();
+  if (const std::string why_not = WhyNoLinuxOn(KvmVendor());
+      options.RunsLinux() && !why_not.empty()) {
+    return absl::FailedPreconditionError("--kernel: " + why_not);
+  }
   HostCpuid cpuid(*kvm);
   absl::StatusOr<Vm> vm = kvm->CreateVm();
   if (!vm.ok()) return std::move(vm).status();
   std::unique_ptr<Machine> machine(new Machine(options, *std::move(vm)));
-  if (absl::Status built = machine->Build(std::move(serial_sink)); !built.ok()) return built;
+  if (absl::Status built = machine->Build(std::move(serial_sink), std::move(byte_sink));
+      !built.ok()) {
+    return built;
+  }
   if (absl::Status prepared = machine->Prepare(*kvm, cpuid); !prepared.ok()) return prepared;
   return machine;
 }
@@ -61,22 +104,44 @@ absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const RunOptions& optio
 Machine::Machine(const RunOptions& options, Vm vm)
     : options_(options), vendor_(KvmVendor()), created_(MonotonicNow()), vm_(std::move(vm)) {}
 
-Machine::Guest::Guest(const RunOptions& options, CoherentRam& ram, SerialPort::Sink serial_sink)
-    : platform(options.vcpus, std::move(serial_sink)),
+Machine::Guest::Guest(const RunOptions& options, CoherentRam& ram, std::unique_ptr<Platform> own,
+                      std::unique_ptr<PcPlatform> linux)
+    : platform(std::move(own)),
+      pc(std::move(linux)),
       devices({ram.mmu(), ram.memory(), ram.access()}),
-      exits(options.vcpus, ram.mmu(), ram.access(), ram.hooks(), platform, devices),
-      reports(ram.memory().slots().front().hva, options.vcpus, ram.memory().log()),
-      ring(ram.mmu(), SharedPageOf(ram.memory()), options.seed) {}
+      exits(options.vcpus, ram.mmu(), ram.access(), ram.hooks(),
+            pc != nullptr ? static_cast<PortDevices&>(*pc) : *platform, devices,
+            pc != nullptr ? GuestExits::Hole::kReadsAsOnes : GuestExits::Hole::kIsFatal) {
+  if (pc != nullptr) return;
+  reports = std::make_unique<GuestReports>(ram.memory().slots().front().hva, options.vcpus,
+                                           ram.memory().log());
+  ring = std::make_unique<RingPeer>(ram.mmu(), SharedPageOf(ram.memory()), options.seed);
+}
 
 Machine::Churn::Churn(const RunOptions& options, CoherentRam& ram, Vm& vm, Coverage& coverage,
                       KvmGate gate)
     : operations(ram.memory(), ram.mmu(), vm, ram.hooks(), ram.uffd(), coverage, ram.page_source(),
-                 std::move(gate)),
+                 std::move(gate),
+                 options.RunsLinux() ? MemoryAway::kVcpusOut : MemoryAway::kGuestRuns),
       engine(operations, tape, options.churn.rates, options.seed) {}
 
-absl::Status Machine::Build(SerialPort::Sink serial_sink) {
+// A line of interrupt that KVM refuses to set would only delay the guest's console.
+std::unique_ptr<PcPlatform> Machine::MakePcPlatform(SerialPort::Sink serial_sink,
+                                                    ByteSink byte_sink) {
+  const auto lines = std::make_shared<LineCutter>(
+      [sink = std::move(serial_sink)](std::string_view line) { sink(0, line); });
+  if (byte_sink == nullptr) byte_sink = [lines](std::string_view bytes) { lines->Take(bytes); };
+  const auto line = [this](bool high) {
+    static_cast<void>(vm_.SetInterruptLine(pc::kSerialGsi, high));
+  };
+  return std::make_unique<PcPlatform>(Uart::Sinks{.output = std::move(byte_sink), .line = line},
+                                      [lines] { lines->Flush(); });
+}
+
+absl::Status Machine::Build(SerialPort::Sink serial_sink, ByteSink byte_sink) {
   CoherentRamOptions ram{
       .bytes = options_.memory_bytes,
+      .use = options_.RunsLinux() ? RamUse::kLinux : RamUse::kTestGuest,
       .backing = options_.backing,
       .huge_pages = options_.huge_pages,
       .uffd = {.events = options_.removal_events ? UffdEvents::kAll : UffdEvents::kNoRemovals,
@@ -101,23 +166,33 @@ absl::Status Machine::Build(SerialPort::Sink serial_sink) {
         std::make_unique<WorkingSet>(ram_->memory(), ram_->mmu().notifier(), ram_->pagemap(),
                                      absl::FromChrono(*options_.working_set_period));
   }
-  guest_ = std::make_unique<Guest>(options_, *ram_, std::move(serial_sink));
+  if (options_.RunsLinux()) {
+    guest_ = std::make_unique<Guest>(options_, *ram_, nullptr,
+                                     MakePcPlatform(std::move(serial_sink), std::move(byte_sink)));
+  } else {
+    guest_ = std::make_unique<Guest>(
+        options_, *ram_, std::make_unique<Platform>(options_.vcpus, std::move(serial_sink)),
+        nullptr);
+  }
   if (options_.dirty_log_period.has_value()) {
-    dirty_log_ = std::make_unique<DirtyCollector>(ram_->memory(), ram_->mmu(), vm_, guest_->reports,
-                                                  absl::FromChrono(*options_.dirty_log_period));
+    dirty_log_ =
+        std::make_unique<DirtyCollector>(ram_->memory(), ram_->mmu(), vm_, *guest_->reports,
+                                         absl::FromChrono(*options_.dirty_log_period));
   }
   churn_ = std::make_unique<Churn>(
       options_, *ram_, vm_, coverage_,
       [this](const std::function<absl::Status()>& change) { return WithVcpusOut(change); });
-  auditor_ = std::make_unique<Auditor>(
-      ram_->mmu(), ram_->pagemap(),
-      Auditor::Sources{.removals = ram_->removals(),
-                       .monitor = ram_->monitor(),
-                       .kernel = &ram_->kernel(),
-                       .foreign_changes = &ram_->foreign_changes(),
-                       .backing = options_.backing,
-                       .lazy = &ram_->lazy_frees()},
-      GfnRange{GfnOf({abi::kSystemAreaBytes}), GfnOf({options_.memory_bytes})}, options_.seed);
+  auditor_ =
+      std::make_unique<Auditor>(ram_->mmu(), ram_->pagemap(),
+                                Auditor::Sources{.removals = ram_->removals(),
+                                                 .monitor = ram_->monitor(),
+                                                 .kernel = &ram_->kernel(),
+                                                 .foreign_changes = &ram_->foreign_changes(),
+                                                 .backing = options_.backing,
+                                                 .lazy = &ram_->lazy_frees()},
+                                GfnRange{GfnOf({options_.RunsLinux() ? 0 : abi::kSystemAreaBytes}),
+                                         GfnOf({options_.memory_bytes})},
+                                options_.seed);
   return absl::OkStatus();
 }
 
@@ -126,7 +201,7 @@ Machine::~Machine() {
   if (working_set_ != nullptr) working_set_->Stop();
   churn_->engine.Stop();
   StopVcpus();
-  guest_->ring.Stop();
+  if (guest_->ring != nullptr) guest_->ring->Stop();
   StopDevices();
   if (dirty_log_ != nullptr) dirty_log_->Stop();
   auditor_->Stop();
@@ -141,33 +216,41 @@ Machine::~Machine() {
   static_cast<void>(ram_.release());
 }
 
-// The built-in guest drives them in `mixed`; another guest has a disk if it is given one.
+// The built-in guest drives them in `mixed`; another guest has a disk if it is given one. Linux always
+// has the entropy device and the balloon.
 absl::Status Machine::AddDevices() {
   constexpr uint64_t kTemporaryDiskBytes = uint64_t{2} << 20;
-  if (options_.disk_path.empty() && options_.guest != Name(abi::Workload::kMixed)) {
-    return absl::OkStatus();
+  if (options_.disks.empty() && options_.DrivesDevices()) {
+    absl::Status added = AddDisk(virtio::RawDisk::Temporary(kTemporaryDiskBytes));
+    if (!added.ok()) return added;
   }
-  if (const std::string why_not = options_.WhyNoDisk(); !why_not.empty()) {
-    return absl::InvalidArgumentError("--disk: " + why_not);
+  for (const DiskFile& file : options_.disks) {
+    absl::Status added = AddDisk(virtio::RawDisk::Open(file.path, file.read_only));
+    if (!added.ok()) return added;
   }
-  absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk =
-      options_.disk_path.empty()
-          ? virtio::RawDisk::Temporary(kTemporaryDiskBytes)
-          : virtio::RawDisk::Open(options_.disk_path, options_.disk_read_only);
+  if (guest_->disk != nullptr || options_.RunsLinux()) {
+    guest_->devices.Add(std::make_unique<virtio::Rng>());
+    auto balloon = std::make_unique<virtio::Balloon>(
+        ram_->memory(), [this](HvaRange pages) { return ram_->hooks().Discard(pages).status(); });
+    guest_->balloon = balloon.get();
+    guest_->devices.Add(std::move(balloon));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Machine::AddDisk(absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk) {
   if (!disk.ok()) {
     return absl::Status(disk.status().code(),
                         absl::StrCat("--disk: ", std::string(disk.status().message())));
   }
   const auto queues =
       static_cast<uint16_t>(std::min<uint64_t>(options_.vcpus, abi::kMaxDiskQueues));
-  auto block = std::make_unique<virtio::Block>(*std::move(disk), queues, abi::kDiskId);
-  guest_->disk = block.get();
+  // Each disk has a name of its own, by which Linux tells them apart in /dev/disk/by-id.
+  const size_t others = guest_->devices.size();
+  const std::string id = others == 0 ? abi::kDiskId : absl::StrCat(abi::kDiskId, "-", others);
+  auto block = std::make_unique<virtio::Block>(*std::move(disk), queues, id);
+  if (guest_->disk == nullptr) guest_->disk = block.get();
   guest_->devices.Add(std::move(block));
-  guest_->devices.Add(std::make_unique<virtio::Rng>());
-  auto balloon = std::make_unique<virtio::Balloon>(
-      ram_->memory(), [this](HvaRange pages) { return ram_->hooks().Discard(pages).status(); });
-  guest_->balloon = balloon.get();
-  guest_->devices.Add(std::move(balloon));
   return absl::OkStatus();
 }
 
@@ -182,9 +265,9 @@ absl::Status Machine::Prepare(const Kvm& kvm, HostCpuid& cpuid) {
   coverage_.SetSource(EventSource::kUffd, true);
   if (absl::Status started = ram_->Start(); !started.ok()) return started;
   if (absl::Status added = AddSlots(); !added.ok()) return added;
-  const absl::StatusOr<Gpa> entry = LoadGuest();
-  if (!entry.ok()) return entry.status();
-  return CreateVcpus(kvm, cpuid, *entry);
+  const absl::StatusOr<StartVcpu> start = LoadGuest(kvm, cpuid);
+  if (!start.ok()) return start.status();
+  return CreateVcpus(kvm, *start);
 }
 
 absl::Status Machine::AddSlots() {
@@ -196,8 +279,46 @@ absl::Status Machine::AddSlots() {
   return absl::OkStatus();
 }
 
-// Returns the guest's entry point.
-absl::StatusOr<Gpa> Machine::LoadGuest() {
+absl::StatusOr<Machine::StartVcpu> Machine::LoadGuest(const Kvm& kvm, HostCpuid& cpuid) {
+  return options_.RunsLinux() ? LoadLinuxGuest(kvm, cpuid) : LoadTestGuest(cpuid);
+}
+
+// The interrupt controllers come before the vCPUs, each of which gets a local APIC.
+absl::StatusOr<Machine::StartVcpu> Machine::LoadLinuxGuest(const Kvm& kvm, HostCpuid& cpuid) {
+  const absl::StatusOr<std::vector<std::byte>> kernel = ReadPart("--kernel", options_.guest);
+  if (!kernel.ok()) return kernel.status();
+  const absl::StatusOr<std::vector<std::byte>> initrd =
+      ReadPart("--initrd", options_.linux_guest->initrd);
+  if (!initrd.ok()) return initrd.status();
+  const std::string& append = options_.linux_guest->append;
+  Reader reader(ram_->mmu().readers());
+  const absl::StatusOr<LinuxStart> start = LoadLinux(
+      {.kernel = *kernel,
+       .initrd = *initrd,
+       .command_line = absl::StrCat(pc::kLinuxDefaults, append.empty() ? "" : " ", append),
+       .memory_bytes = options_.memory_bytes,
+       .vcpus = options_.vcpus},
+      [&](Gpa gpa, std::span<const std::byte> bytes) {
+        return ram_->access().Write(reader, gpa, bytes);
+      });
+  if (!start.ok()) {
+    return absl::Status(start.status().code(), absl::StrCat("--kernel ", options_.guest, ": ",
+                                                            std::string(start.status().message())));
+  }
+  if (absl::Status made = vm_.CreateInterruptControllers(pc::kPagesOfKvm, pc::kIoApicPins);
+      !made.ok()) {
+    return made;
+  }
+  const bool tsc_deadline = kvm.CheckExtension(KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+  return [&cpuid, start = *start, vcpus = options_.vcpus, tsc_deadline](Vcpu& vcpu) {
+    absl::Status set = vcpu.SetPcCpuid(cpuid, vcpus, tsc_deadline);
+    // The kernel starts the others.
+    if (!set.ok() || vcpu.index() != 0) return set;
+    return SetLinuxStartRegisters(vcpu, start);
+  };
+}
+
+absl::StatusOr<Machine::StartVcpu> Machine::LoadTestGuest(HostCpuid& cpuid) {
   Reader reader(ram_->mmu().readers());
   const auto write = [&](Gpa gpa, std::span<const std::byte> bytes) {
     return ram_->access().Write(reader, gpa, bytes);
@@ -206,7 +327,7 @@ absl::StatusOr<Gpa> Machine::LoadGuest() {
   absl::StatusOr<Gpa> entry = workload.has_value()
                                   ? LoadElf(EmbeddedGuest(), kImageRange, write)
                                   : LoadElfFile(options_.guest, kImageRange, write);
-  if (!entry.ok()) return entry;
+  if (!entry.ok()) return entry.status();
   BootConfig boot;
   boot.memory_bytes = options_.memory_bytes;
   boot.vcpus = options_.vcpus;
@@ -216,17 +337,19 @@ absl::StatusOr<Gpa> Machine::LoadGuest() {
   boot.virtio_devices = guest_->devices.size();
   boot.ranges = ram_->memory().DataRanges();
   if (absl::Status written = WriteBootData(boot, write); !written.ok()) return written;
-  return entry;
+  return [&cpuid, entry = *entry](Vcpu& vcpu) {
+    // Without it the vCPU has addresses of 36 bits only, and the MMIO window lies above.
+    absl::Status set = vcpu.SetCpuid(cpuid);
+    return set.ok() ? SetStartRegisters(vcpu, entry) : set;
+  };
 }
 
-absl::Status Machine::CreateVcpus(const Kvm& kvm, HostCpuid& cpuid, Gpa entry) {
+absl::Status Machine::CreateVcpus(const Kvm& kvm, const StartVcpu& start) {
   const std::vector<int> cpus = AllowedCpus();
   for (unsigned i = 0; i < options_.vcpus; ++i) {
     absl::StatusOr<Vcpu> vcpu = Vcpu::Create(kvm, vm_, i);
     if (!vcpu.ok()) return std::move(vcpu).status();
-    // Without it the vCPU has addresses of 36 bits only, and the MMIO window lies above.
-    if (absl::Status set = vcpu->SetCpuid(cpuid); !set.ok()) return set;
-    if (absl::Status set = SetStartRegisters(*vcpu, entry); !set.ok()) return set;
+    if (absl::Status set = start(*vcpu); !set.ok()) return set;
     std::optional<int> cpu;
     if (options_.pin_vcpus) cpu = cpus[i % cpus.size()];
     guest_->vcpus.push_back(std::make_unique<VcpuThread>(*std::move(vcpu), guest_->exits, cpu));
@@ -237,11 +360,15 @@ absl::Status Machine::CreateVcpus(const Kvm& kvm, HostCpuid& cpuid, Gpa entry) {
 // The vCPUs first, behind the devices that they notify: what else is started would delay the guest,
 // which needs none of it.
 absl::Status Machine::Start() {
-  if (absl::Status started = guest_->devices.Start(vm_); !started.ok()) return started;
+  std::optional<uint32_t> first_gsi;
+  if (options_.RunsLinux()) first_gsi = pc::kFirstVirtioGsi;
+  if (absl::Status started = guest_->devices.Start(vm_, first_gsi); !started.ok()) return started;
   for (const auto& vcpu : guest_->vcpus) {
     if (absl::Status started = vcpu->Start(); !started.ok()) return started;
   }
-  if (absl::Status started = guest_->ring.Start(); !started.ok()) return started;
+  if (guest_->ring != nullptr) {
+    if (absl::Status started = guest_->ring->Start(); !started.ok()) return started;
+  }
   if (absl::Status started = auditor_->Start(); !started.ok()) return started;
   if (absl::Status started = StartKernelNotifier(); !started.ok()) return started;
   if (working_set_ != nullptr && options_.working_set_period->count() > 0) {
@@ -310,9 +437,17 @@ absl::Status Machine::WithVcpusOut(const std::function<absl::Status()>& change) 
   return changed;
 }
 
+abi::Report Machine::GuestReport() const {
+  return guest_->reports == nullptr ? abi::Report{} : guest_->reports->Total();
+}
+
+size_t Machine::Type(std::string_view bytes) {
+  return guest_->pc == nullptr ? bytes.size() : guest_->pc->uart().Receive(bytes);
+}
+
 Stats Machine::GetStats() const {
   const MmuStats mmu = ram_->mmu().Stats();
-  const abi::Report total = guest_->reports.Total();
+  const abi::Report total = GuestReport();
   Stats stats;
   stats.vm.name = options_.name;
   stats.vm.vcpus = options_.vcpus;
@@ -321,7 +456,8 @@ Stats Machine::GetStats() const {
   stats.vm.kvm_vendor = vendor_;
   stats.guest.workload = options_.guest;
   stats.guest.pages_checked = total.pages_checked;
-  stats.guest.mismatches = total.mismatches + guest_->ring.mismatches();
+  stats.guest.mismatches =
+      total.mismatches + (guest_->ring == nullptr ? 0 : guest_->ring->mismatches());
   stats.pfn_caches = mmu.pfn_caches;
   stats.stage2 = mmu.stage2;
   stats.notifier = mmu.notifier;

@@ -32,10 +32,13 @@
 #include "vmm/churn/tape.h"
 #include "vmm/coherent/coherent_ram.h"
 #include "vmm/config/run_options.h"
+#include "vmm/devices/pc_platform.h"
 #include "vmm/devices/platform.h"
+#include "vmm/devices/port_devices.h"
 #include "vmm/devices/ring_peer.h"
 #include "vmm/devices/virtio/balloon.h"
 #include "vmm/devices/virtio/block.h"
+#include "vmm/devices/virtio/disk.h"
 #include "vmm/devices/virtio/mmio_bus.h"
 #include "vmm/dirty/dirty_collector.h"
 #include "vmm/evidence/event_log.h"
@@ -52,9 +55,14 @@ namespace underfoot {
 
 class Machine {
  public:
-  // The error names what this host refused and the remedy. Nothing is left behind.
+  // The bytes of a Linux guest's serial port, as they come.
+  using ByteSink = std::function<void(std::string_view bytes)>;
+
+  // The error names what this host refused and the remedy. Nothing is left behind. With `byte_sink`
+  // the output of a Linux guest goes there, otherwise to `serial_sink` line by line, as of vCPU 0.
   static absl::StatusOr<std::unique_ptr<Machine>> Create(const RunOptions& options,
-                                                         SerialPort::Sink serial_sink);
+                                                         SerialPort::Sink serial_sink,
+                                                         ByteSink byte_sink = nullptr);
   ~Machine();
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
@@ -67,7 +75,11 @@ class Machine {
   // Returns at once; the owner calls Finish.
   void RequestQuit() { guest_->exits.RequestQuit(); }
 
-  // True when quit was asked for or all vCPUs have ended, false when `timeout` came first.
+  // Input for the serial port of a Linux guest. Returns how many bytes of it were taken.
+  size_t Type(std::string_view bytes);
+
+  // True when quit was asked for, when all vCPUs have ended, or when a Linux guest has switched the
+  // machine off or reset it; false when `timeout` came first.
   bool WaitForEnd(absl::Duration timeout) { return guest_->exits.WaitForAllOrQuit(timeout); }
 
   // How far the guest's last look at its pages has got.
@@ -79,8 +91,9 @@ class Machine {
   // wait.
   using GoOn = std::function<bool(const EndProgress&)>;
 
-  // Stops the churn, lets the guest verify its pages once more and write its verdict, stops
-  // everything else, and audits every page. Returns ok if the verdict is good and nothing is left
+  // Stops the churn, lets the guest verify its pages once more and write its verdict (a Linux guest
+  // has none to write: its verdict is how it has ended), stops everything else, and audits every
+  // page. Returns ok if the verdict is good and nothing is left
   // over, and otherwise the first of problems(). It waits as long as the guest makes progress: see
   // RunOptions::end_timeout.
   [[nodiscard]] absl::Status Finish(const GoOn& go_on = nullptr) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -119,15 +132,18 @@ class Machine {
  private:
   // The guest, and what it reaches by its exits and in its memory.
   struct Guest {
-    Guest(const RunOptions& options, CoherentRam& ram, SerialPort::Sink serial_sink);
+    Guest(const RunOptions& options, CoherentRam& ram, std::unique_ptr<Platform> own,
+          std::unique_ptr<PcPlatform> linux);
 
-    Platform platform;
+    // One of the two, by the guest.
+    const std::unique_ptr<Platform> platform;
+    const std::unique_ptr<PcPlatform> pc;
     virtio::MmioBus devices;
-    virtio::Block* disk = nullptr;       // of `devices`; null: there is none
-    virtio::Balloon* balloon = nullptr;  // the same
+    virtio::Block* disk = nullptr;       // the first of `devices`; null: there is none
+    virtio::Balloon* balloon = nullptr;  // of `devices`; null: there is none
     GuestExits exits;
-    GuestReports reports;
-    RingPeer ring;
+    std::unique_ptr<GuestReports> reports;  // null: a Linux guest reports nothing
+    std::unique_ptr<RingPeer> ring;         // null: a Linux guest has no shared page
     std::vector<std::unique_ptr<VcpuThread>> vcpus;
   };
   // What moves the guest's memory on purpose.
@@ -141,15 +157,25 @@ class Machine {
 
   Machine(const RunOptions& options, Vm vm);
   // Constructs the parts; only the memory can be refused.
-  absl::Status Build(SerialPort::Sink serial_sink);
+  absl::Status Build(SerialPort::Sink serial_sink, ByteSink byte_sink);
+  std::unique_ptr<PcPlatform> MakePcPlatform(SerialPort::Sink serial_sink, ByteSink byte_sink);
   absl::Status Prepare(const Kvm& kvm, HostCpuid& cpuid);
   absl::Status AddDevices();
+  absl::Status AddDisk(absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk);
   absl::Status AddSlots();
-  absl::StatusOr<Gpa> LoadGuest();
-  absl::Status CreateVcpus(const Kvm& kvm, HostCpuid& cpuid, Gpa entry);
+  // Sets the first registers of a vCPU.
+  using StartVcpu = std::function<absl::Status(Vcpu& vcpu)>;
+  absl::StatusOr<StartVcpu> LoadGuest(const Kvm& kvm, HostCpuid& cpuid);
+  absl::StatusOr<StartVcpu> LoadTestGuest(HostCpuid& cpuid);
+  absl::StatusOr<StartVcpu> LoadLinuxGuest(const Kvm& kvm, HostCpuid& cpuid);
+  absl::Status CreateVcpus(const Kvm& kvm, const StartVcpu& start);
+  // The reports of all vCPUs, or zeroes of a guest that reports nothing.
+  abi::Report GuestReport() const;
   absl::Status StartKernelNotifier();
   absl::Status WaitForGuest(const GoOn& go_on) const;
   void CheckGuest(GuestVerdict verdict, const absl::Status& waited);
+  void CheckLinux();
+  bool LinuxPanicked() const;
   void CheckMachine();
   void CheckDisk();
   void CheckDirtyLog();

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "mmu/base/rcu.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/boot/pc_layout.h"
 #include "vmm/machine/machine.h"
 
 namespace underfoot {
@@ -38,7 +39,7 @@ void Machine::StopDevices() {
 }
 
 Machine::EndProgress Machine::Progress() const {
-  const abi::Report total = guest_->reports.Total();
+  const abi::Report total = GuestReport();
   return {total.final_checked + total.final_skipped, total.pages_owned};
 }
 
@@ -56,7 +57,7 @@ absl::Status Machine::WaitForGuest(const GoOn& go_on) const {
     if (go_on != nullptr && !go_on(progress)) {
       return absl::CancelledError("interrupted before the guest had left its verdict");
     }
-    const uint64_t got = progress.checked + guest_->reports.Total().done;
+    const uint64_t got = progress.checked + GuestReport().done;
     const absl::Duration now = MonotonicNow();
     if (std::exchange(before, got) != got) last_progress = now;
     if (now - last_progress < patience) continue;
@@ -76,25 +77,30 @@ absl::Status Machine::WaitForGuest(const GoOn& go_on) const {
 absl::Status Machine::Finish(const GoOn& go_on) {
   ResumeForGood();
   churn_->engine.Stop();
-  guest_->reports.RequestStop();
-  const absl::Status waited = WaitForGuest(go_on);
+  absl::Status waited;
+  if (guest_->reports != nullptr) {
+    guest_->reports->RequestStop();
+    waited = WaitForGuest(go_on);
+  }
   if (working_set_ != nullptr) working_set_->Stop();
   StopVcpus();
-  guest_->ring.Stop();
+  if (guest_->ring != nullptr) guest_->ring->Stop();
   StopDevices();
   if (dirty_log_ != nullptr) dirty_log_->Stop();
   auditor_->Stop();
   auditor_->Sweep();
   ram_->kernel().Stop();
-  guest_->platform.serial().Flush();
+  if (guest_->pc != nullptr) guest_->pc->Flush();
+  if (guest_->platform != nullptr) guest_->platform->Flush();
   rcu::Barrier();
   const GuestVerdict verdict = VerdictOfGuest();
-  CheckGuest(verdict, waited);
-  CheckMachine();
-  if (verdict == GuestVerdict::kGood && options_.guest == Name(abi::Workload::kMixed) &&
-      !left_behind()) {
-    CheckDisk();
+  if (options_.RunsLinux()) {
+    CheckLinux();
+  } else {
+    CheckGuest(verdict, waited);
   }
+  CheckMachine();
+  if (verdict == GuestVerdict::kGood && options_.DrivesDevices() && !left_behind()) CheckDisk();
   CheckDirtyLog();
   for (RunProblem& failure : Failures()) problems_.push_back(std::move(failure));
   absl::MutexLock lock(&mutex_);
@@ -103,18 +109,23 @@ absl::Status Machine::Finish(const GoOn& go_on) {
                kRelease);  // last: a thread that sees it stopped sees its verdict
   if (problems_.empty()) return absl::OkStatus();
   const RunProblem& first = problems_.front();
+  if (first.end == RunEnd::kRebooted && problems_.size() == 1) return absl::OkStatus();
   return first.end == RunEnd::kWrong ? absl::DataLossError(first.text)
                                      : absl::CancelledError(first.text);
 }
 
 GuestVerdict Machine::VerdictOfGuest() const {
-  const std::optional<abi::Verdict> verdict = guest_->platform.exit_device().overall();
+  if (guest_->pc != nullptr) {
+    if (guest_->pc->power_request() == PowerRequest::kNone) return GuestVerdict::kNone;
+    return LinuxPanicked() ? GuestVerdict::kBad : GuestVerdict::kGood;
+  }
+  const std::optional<abi::Verdict> verdict = guest_->platform->exit_device().overall();
   if (!verdict.has_value()) return GuestVerdict::kNone;
   return *verdict == abi::Verdict::kGood ? GuestVerdict::kGood : GuestVerdict::kBad;
 }
 
 void Machine::CheckGuest(GuestVerdict verdict, const absl::Status& waited) {
-  const abi::Report total = guest_->reports.Total();
+  const abi::Report total = GuestReport();
   if (!waited.ok()) {
     problems_.push_back({RunEnd::kUnfinished, std::string(waited.message())});
   } else if (verdict == GuestVerdict::kNone && guest_->exits.fatal().ok()) {
@@ -122,7 +133,7 @@ void Machine::CheckGuest(GuestVerdict verdict, const absl::Status& waited) {
   }
   if (verdict == GuestVerdict::kBad) {
     Wrong(absl::StrFormat("the guest's verdict is %s, %d mismatches%s",
-                          Name(*guest_->platform.exit_device().overall()), total.mismatches,
+                          Name(*guest_->platform->exit_device().overall()), total.mismatches,
                           total.mismatches == 0 ? "" : "; the first: " + Describe(total.first[0])));
   }
   // The built-in guest judges this itself, by its workload.
@@ -133,9 +144,40 @@ void Machine::CheckGuest(GuestVerdict verdict, const absl::Status& waited) {
   }
 }
 
+// Before it resets the machine, a kernel of a PC says in this word which start it wants, and
+// kLinuxDefaults has it ask for a warm one after a panic only.
+bool Machine::LinuxPanicked() const {
+  if (guest_->pc->power_request() != PowerRequest::kReset) return false;
+  uint16_t word = 0;
+  Reader reader(ram_->mmu().readers());
+  const absl::Status read =
+      ram_->access().Read(reader, pc::kWarmStart, std::as_writable_bytes(std::span(&word, 1)));
+  return read.ok() && word == pc::kWarmStartValue;
+}
+
+void Machine::CheckLinux() {
+  switch (guest_->pc->power_request()) {
+    case PowerRequest::kOff:
+      return;
+    case PowerRequest::kReset:
+      if (LinuxPanicked()) {
+        Wrong("the guest's kernel has panicked; its output says why");
+      } else {
+        problems_.push_back({RunEnd::kRebooted, "the guest has rebooted: start it again to go on"});
+      }
+      return;
+    case PowerRequest::kNone:
+      if (!guest_->exits.fatal().ok()) return;  // one of the Failures
+      problems_.push_back({RunEnd::kUnfinished,
+                           "the guest was still running, and was switched off without its word; "
+                           "`poweroff` in the guest ends it"});
+      return;
+  }
+}
+
 void Machine::CheckMachine() {
-  if (guest_->ring.mismatches() != 0) {
-    Wrong(absl::StrCat("the shared page's rings: ", guest_->ring.mismatches(), " wrong answers"));
+  if (guest_->ring != nullptr && guest_->ring->mismatches() != 0) {
+    Wrong(absl::StrCat("the shared page's rings: ", guest_->ring->mismatches(), " wrong answers"));
   }
   if (const AuditStats audit = auditor_->Stats(); audit.unexplained != 0) {
     Wrong(absl::StrFormat(
@@ -181,7 +223,7 @@ void Machine::CheckDisk() {
       problems_.push_back(
           {RunEnd::kUnfinished, absl::StrFormat("the disk could not be read at the end: %s",
                                                 std::generic_category().message(error))});
-    } else if (digest != guest_->reports.Read(queue).disk_digest) {
+    } else if (digest != guest_->reports->Read(queue).disk_digest) {
       Wrong(absl::StrFormat(
           "sectors %d to %d of the disk: the guest has read other content than the file has",
           part.first, part.first + part.sectors - 1));

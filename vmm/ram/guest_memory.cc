@@ -55,7 +55,8 @@ int HugePageAdvice(HugePages huge_pages) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<RamSlot>> PlanRamSlots(uint64_t bytes, HugePages huge_pages) {
+absl::StatusOr<std::vector<RamSlot>> PlanRamSlots(uint64_t bytes, HugePages huge_pages,
+                                                  RamUse use) {
   if (const std::string_view why = RamSizeError(bytes, huge_pages);
       bytes % kPageSize == 0 && !why.empty()) {
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -72,6 +73,14 @@ absl::StatusOr<std::vector<RamSlot>> PlanRamSlots(uint64_t bytes, HugePages huge
     slots.push_back({static_cast<uint32_t>(slots.size()), next, slot_bytes, Hva{}, kind});
     next += slot_bytes;
   };
+  if (use == RamUse::kLinux) {
+    const uint64_t granule = std::max(SlotGranule(huge_pages), kBlockBytes);
+    add(granule, abi::RangeKind::kPrecious);
+    const uint64_t quarter = (bytes - granule) / 4 / granule * granule;
+    for (int i = 0; quarter != 0 && i < 3; ++i) add(quarter, abi::RangeKind::kPrecious);
+    add(bytes - next.value, abi::RangeKind::kPrecious);
+    return slots;
+  }
   add(abi::kSystemAreaBytes, std::nullopt);
   const uint64_t granule = SlotGranule(huge_pages);
   add(granule == kPageSize ? kSharedSlotBytes : kBlockBytes, abi::RangeKind::kShared);
@@ -88,9 +97,9 @@ absl::StatusOr<std::vector<RamSlot>> PlanRamSlots(uint64_t bytes, HugePages huge
 
 absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t bytes, Backing backing,
                                                                  HugePages huge_pages,
-                                                                 Userfaultfd& uffd,
-                                                                 bool log_writes) {
-  absl::StatusOr<std::vector<RamSlot>> slots = PlanRamSlots(bytes, huge_pages);
+                                                                 Userfaultfd& uffd, bool log_writes,
+                                                                 RamUse use) {
+  absl::StatusOr<std::vector<RamSlot>> slots = PlanRamSlots(bytes, huge_pages, use);
   if (!slots.ok()) return std::move(slots).status();
   UniqueFd fd;
   if (backing == Backing::kMemfd) {

@@ -5,6 +5,8 @@
 //   | system      | data slots: shared page, precious, discardable ... |
 //   slot 0, stays   each may be deleted and added again while the guest runs
 //
+// The RAM of a Linux guest is cut into precious slots only, from gpa 0 on.
+//
 // Thread safety: the layout is immutable. What changes a slot: one caller at a time for each slot.
 // LeaveReserved: once, by the owner.
 
@@ -45,12 +47,18 @@ struct RamSlot {
   bool discardable() const { return kind == abi::RangeKind::kDiscardable; }
 };
 
-// How RAM of `bytes` is cut: the system area, a shared page's slot, then precious and discardable
+// Who uses the RAM.
+enum class RamUse : uint8_t { kTestGuest, kLinux };
+
+// How RAM of `bytes` is cut for the test guest: the system area, a shared page's slot, then precious and discardable
 // halves in two slots each. With huge pages the slots are cut at multiples of SlotGranule; only the
 // system area, the shared page and the first precious slot may share a page of 1 GiB.
+// For Linux: the lowest 2 MiB, and the rest in four parts, all at multiples of 2 MiB, so that no ring
+// of a driver lies in two slots (its pages are one naturally aligned block of Linux's allocator).
 // InvalidArgument when it is too small, or no whole number of pages.
 absl::StatusOr<std::vector<RamSlot>> PlanRamSlots(uint64_t bytes,
-                                                  HugePages huge_pages = HugePages::kOff);
+                                                  HugePages huge_pages = HugePages::kOff,
+                                                  RamUse use = RamUse::kTestGuest);
 
 // Runs a change of KVM's memslots, and says when: see Machine::WithVcpusOut.
 using KvmGate = std::function<absl::Status(const std::function<absl::Status()>& change)>;
@@ -62,7 +70,8 @@ class GuestMemory {
   static absl::StatusOr<std::unique_ptr<GuestMemory>> Create(uint64_t bytes, Backing backing,
                                                              HugePages huge_pages,
                                                              Userfaultfd& uffd,
-                                                             bool log_writes = false);
+                                                             bool log_writes = false,
+                                                             RamUse use = RamUse::kTestGuest);
   // Registers memory that has been mapped in the place of RAM, and gives it the same advice as RAM.
   // It uses raw system calls and no hooked ones, because it is called inside hooked calls and by
   // the thread that reads userfaultfd. The error is that of the registration: not every kind of
@@ -72,6 +81,9 @@ class GuestMemory {
   ~GuestMemory();
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
+
+  // The gate of a caller that has no vCPU inside.
+  static absl::Status AtOnce(const std::function<absl::Status()>& change) { return change(); }
 
   // Adds the slot to our memslots first and to KVM's second, so that we can translate every page
   // that the guest can reach.
@@ -111,8 +123,6 @@ class GuestMemory {
   int fd() const { return fd_.get(); }
 
  private:
-  static absl::Status AtOnce(const std::function<absl::Status()>& change) { return change(); }
-
   GuestMemory(UniqueFd fd, Hva base, uint64_t bytes, Backing backing, HugePages huge_pages,
               std::vector<RamSlot> slots);
   // Adds the slot to KVM at `gpa`, or moves it there.

@@ -17,20 +17,21 @@ namespace underfoot {
 // Ordered by severity: if several apply to a run, the last one counts.
 enum class RunEnd : uint8_t {
   kPassed,
+  kRebooted,     // a Linux guest asked for a reset; nothing was wrong
   kUnfinished,   // no verdict in time, interrupted, churn or record ended early
   kCouldNotRun,  // an option, the host, rights
   kWrong,        // a mismatch, an unexplained difference, a lost operation, a leak
 };
 
 constexpr std::string_view RunEndName(RunEnd end) {
-  constexpr std::array<std::string_view, 4> kNames = {"passed", "did not finish", "could not run",
-                                                      "wrong"};
+  constexpr std::array<std::string_view, 5> kNames = {"passed", "rebooted", "did not finish",
+                                                      "could not run", "wrong"};
   return kNames[static_cast<size_t>(end)];
 }
 
 // The exit code of the process.
 constexpr int ExitCodeOf(RunEnd end) {
-  constexpr std::array<int, 4> kCodes = {0, 3, 2, 1};
+  constexpr std::array<int, 5> kCodes = {0, 4, 3, 2, 1};
   return kCodes[static_cast<size_t>(end)];
 }
 

@@ -1,9 +1,12 @@
 #include "vmm/devices/virtio/mmio_bus.h"
 
 #include <linux/virtio_mmio.h>
+#include <sys/eventfd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "guest/abi.h"
 #include "vmm/base/monotonic.h"
@@ -37,8 +40,16 @@ DeviceQueueInfo InfoOf(const QueueWorker& worker) {
 
 }  // namespace
 
-absl::Status MmioBus::Start(Vm& vm) {
+absl::Status MmioBus::Start(Vm& vm, std::optional<uint32_t> first_gsi) {
   for (size_t i = 0; i < devices_.size(); ++i) {
+    // Before the workers run, which raise interrupts.
+    if (first_gsi.has_value()) {
+      UniqueFd interrupt(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+      if (!interrupt.valid()) return absl::ErrnoToStatus(errno, "eventfd of an interrupt");
+      const uint32_t gsi = *first_gsi + static_cast<uint32_t>(i);
+      if (absl::Status added = vm.AddIrqfd(interrupt.get(), gsi); !added.ok()) return added;
+      devices_[i]->SetInterruptFd(std::move(interrupt));
+    }
     if (absl::Status started = devices_[i]->Start(); !started.ok()) return started;
     const Gpa notify = Gpa{abi::kMmioGpa} + i * MmioDevice::kBytes + VIRTIO_MMIO_QUEUE_NOTIFY;
     for (size_t queue = 0; queue < devices_[i]->workers().size(); ++queue) {

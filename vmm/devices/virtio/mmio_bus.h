@@ -14,7 +14,9 @@
 #define UNDERFOOT_VMM_DEVICES_VIRTIO_MMIO_BUS_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,8 +39,10 @@ class MmioBus {
   void Add(std::unique_ptr<Backend> backend) {
     devices_.push_back(std::make_unique<MmioDevice>(parts_, std::move(backend)));
   }
-  // Starts the workers, and has KVM pass the notifications on to them.
-  [[nodiscard]] absl::Status Start(Vm& vm);
+  // Starts the workers, and has KVM pass the notifications on to them. With `first_gsi`, the
+  // interrupts of device i are edges of the global system interrupt first_gsi + i (KVM_IRQFD); without
+  // it the drivers poll.
+  [[nodiscard]] absl::Status Start(Vm& vm, std::optional<uint32_t> first_gsi = {});
   // As MmioDevice::Stop, for all devices together.
   [[nodiscard]] std::vector<std::string> Stop(absl::Duration patience);
 

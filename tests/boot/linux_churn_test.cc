@@ -1,0 +1,130 @@
+// Churn of a Linux guest's memory: what takes memory away keeps the vCPUs outside until it is back.
+// No guest runs here; ./dev check-linux has one.
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+
+#include "tests/support/minimal_vmm.h"
+#include "tests/support/skip.h"
+#include "vmm/audit/coverage.h"
+#include "vmm/churn/operations.h"
+#include "vmm/coherent/coherent_ram.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/machine/machine.h"
+
+namespace underfoot::testing {
+namespace {
+
+class LinuxChurnTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    UNDERFOOT_NEEDS_KVM();
+    const absl::StatusOr<Kvm> kvm = Kvm::Open();
+    ASSERT_TRUE(kvm.ok()) << kvm.status();
+    absl::StatusOr<Vm> vm = kvm->CreateVm();
+    ASSERT_TRUE(vm.ok()) << vm.status();
+    vm_ = std::make_unique<Vm>(*std::move(vm));
+    absl::StatusOr<std::unique_ptr<CoherentRam>> ram = CoherentRam::Create(
+        {.bytes = uint64_t{64} << 20, .use = RamUse::kLinux, .event_sink = &coverage_});
+    if (absl::IsPermissionDenied(ram.status())) UNDERFOOT_SKIP(std::string(ram.status().message()));
+    ASSERT_TRUE(ram.ok()) << ram.status();
+    ram_ = *std::move(ram);
+    ASSERT_TRUE(ram_->Start().ok());
+    for (const RamSlot& slot : ram_->memory().slots()) {
+      ASSERT_TRUE(ram_->memory().AddSlot(slot, ram_->mmu(), *vm_).ok());
+    }
+    operations_ = std::make_unique<ChurnOperations>(
+        ram_->memory(), ram_->mmu(), *vm_, ram_->hooks(), ram_->uffd(), coverage_,
+        ram_->page_source(),
+        [this](const std::function<absl::Status()>& change) { return WithVcpusOut(change); },
+        MemoryAway::kVcpusOut);
+  }
+
+  absl::Status WithVcpusOut(const std::function<absl::Status()>& change) {
+    ++gate_passed_;
+    const uint32_t epoch = ram_->hooks().protection_epoch();
+    absl::Status changed = change();
+    protections_ += ram_->hooks().protection_epoch() - epoch;
+    EXPECT_TRUE(AllSlotsAreThere()) << "the vCPUs go back in while a memslot is away";
+    return changed;
+  }
+  bool AllSlotsAreThere() const {
+    for (const RamSlot& slot : ram_->memory().slots()) {
+      if (!ram_->mmu().memslots().Find(GfnOf(slot.gpa)).has_value()) return false;
+    }
+    return true;
+  }
+
+  Coverage coverage_;  // outlives the RAM, whose events it receives
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<CoherentRam> ram_;
+  std::unique_ptr<ChurnOperations> operations_;
+  int gate_passed_ = 0;
+  uint32_t protections_ = 0;  // made and lifted, while the vCPUs were outside
+};
+
+TEST_F(LinuxChurnTest, AMemslotIsBackBeforeTheVcpusAre) {
+  for (uint64_t random = 0; random < 8; ++random) {  // deleted and moved, by turns
+    const absl::StatusOr<ChurnResult> done = operations_->Run(ChurnKind::kMemslot, random);
+    ASSERT_TRUE(done.ok()) << done.status();
+    EXPECT_EQ(gate_passed_, static_cast<int>(random) + 1);
+  }
+  EXPECT_TRUE(AllSlotsAreThere());
+}
+
+TEST_F(LinuxChurnTest, AProtectionIsLiftedBeforeTheVcpusAreBack) {
+  const uint32_t before = ram_->hooks().protection_epoch();
+  const absl::StatusOr<ChurnResult> done = operations_->Run(ChurnKind::kProtect, 1);
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_EQ(gate_passed_, 1);
+  EXPECT_GT(protections_, 0u);
+  EXPECT_EQ(ram_->hooks().protection_epoch() - before, protections_);
+}
+
+TEST_F(LinuxChurnTest, AMappingIsBackBeforeTheVcpusAre) {
+  const uint32_t before = ram_->hooks().protection_epoch();
+  const absl::StatusOr<ChurnResult> done = operations_->Run(ChurnKind::kRemap, 1);
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_EQ(gate_passed_, 1);
+  EXPECT_EQ(ram_->hooks().protection_epoch() - before, protections_);
+}
+
+TEST_F(LinuxChurnTest, WhatTakesNothingAwayNeedsNoVcpuOutside) {
+  for (const ChurnKind kind : {ChurnKind::kCold, ChurnKind::kWp}) {
+    const absl::StatusOr<ChurnResult> done = operations_->Run(kind, 1);
+    ASSERT_TRUE(done.ok()) << done.status();
+  }
+  EXPECT_EQ(gate_passed_, 0);
+}
+
+// kvm_pvm cannot run a stock kernel, and says so before anything else is tried.
+TEST(LinuxMachineTest, AKvmThatCannotRunAStockKernelSaysSoAtOnce) {
+  EXPECT_NE(WhyNoLinuxOn("kvm_pvm").find("VT-x or SVM"), std::string::npos);
+  EXPECT_EQ(WhyNoLinuxOn("kvm_amd"), "");
+  EXPECT_EQ(WhyNoLinuxOn("kvm_intel"), "");
+  EXPECT_EQ(WhyNoLinuxOn("unknown"), "");
+}
+
+// The checks of the command line are those of the class, too.
+TEST(LinuxMachineTest, AMachineIsRefusedWithWhatALinuxGuestCannotBear) {
+  RunOptions options;
+  options.guest = "/nowhere";
+  options.linux_guest = LinuxOptions{};
+  const auto error = [&] {
+    return std::string(
+        Machine::Create(options, [](unsigned, std::string_view) {}).status().message());
+  };
+  options.churn.rates = {{ChurnKind::kDiscard, 1}};
+  EXPECT_NE(error().find("churn kind discard erases content"), std::string::npos) << error();
+  options.churn.rates = {};
+  options.dirty_log_period = std::chrono::seconds(1);
+  EXPECT_NE(error().find("--dirty-log"), std::string::npos) << error();
+  options.dirty_log_period = {};
+  options.memory_bytes = uint64_t{4} << 30;
+  EXPECT_NE(error().find("from 64 MiB"), std::string::npos) << error();
+}
+
+}  // namespace
+}  // namespace underfoot::testing

@@ -1,0 +1,17 @@
+#!/bin/busybox sh
+# shellcheck shell=dash
+# The first process of the guest of `./dev linux`: a shell. Its end switches the machine off.
+export PATH=/bin HOME=/root TERM=linux
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts
+mount -t devpts pts /dev/pts
+while read -r module; do insmod "/modules/$module.ko"; done </modules/order
+hostname underfoot
+echo
+echo "Linux $(uname -r) as a guest of Underfoot: $(nproc) CPUs. Its disks: $(echo /dev/vd?)"
+echo "\`exit\` or \`poweroff -f\` switches it off, Ctrl-] too."
+cd /root || exit
+setsid cttyhack sh
+poweroff -f

@@ -1,0 +1,80 @@
+#include "vmm/kvm/cpuid.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace underfoot {
+namespace {
+
+constexpr uint32_t kVendor = 0;
+constexpr uint32_t kVendorIsAmd = 0x68747541;  // leaf 0, ebx: "Auth"
+constexpr uint32_t kFeatures = 1;
+constexpr uint32_t kTopology = 0xb;
+constexpr uint32_t kTopology2 = 0x1f;
+constexpr uint32_t kAmdSizes = 0x80000008;
+constexpr uint32_t kAmdTopology = 0x8000001e;
+
+constexpr uint32_t kTscDeadline = 1u << 24;     // leaf 1, ecx
+constexpr uint32_t kHypervisor = 1u << 31;      // leaf 1, ecx
+constexpr uint32_t kHyperThreading = 1u << 28;  // leaf 1, edx: the count of processors is valid
+constexpr uint32_t kMostInLeaf1 = 255;
+
+// The bits of an APIC id below the number of the socket.
+uint32_t ApicIdBits(uint32_t vcpus) { return static_cast<uint32_t>(std::bit_width(vcpus - 1)); }
+
+void PatchFeatures(kvm_cpuid_entry2& leaf, const PcCpu& cpu) {
+  leaf.ecx |= kHypervisor;
+  if (cpu.tsc_deadline) leaf.ecx |= kTscDeadline;
+  const uint32_t count = cpu.vcpus < kMostInLeaf1 ? cpu.vcpus : kMostInLeaf1;
+  leaf.ebx = (leaf.ebx & 0xffff) | count << 16 | cpu.apic_id << 24;
+  leaf.edx = cpu.vcpus > 1 ? leaf.edx | kHyperThreading : leaf.edx & ~kHyperThreading;
+}
+
+// Two levels: threads, of which a core has one, and cores.
+void AddTopology(std::vector<kvm_cpuid_entry2>& leaves, const PcCpu& cpu) {
+  for (const uint32_t level : {0u, 1u}) {
+    kvm_cpuid_entry2 leaf{};
+    leaf.function = kTopology;
+    leaf.index = level;
+    leaf.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+    leaf.eax = level == 0 ? 0 : ApicIdBits(cpu.vcpus);
+    leaf.ebx = level == 0 ? 1 : cpu.vcpus;
+    leaf.ecx = level | (level + 1) << 8;
+    leaf.edx = cpu.apic_id;
+    leaves.push_back(leaf);
+  }
+}
+
+}  // namespace
+
+std::vector<kvm_cpuid_entry2> PcCpuid(std::vector<kvm_cpuid_entry2> supported, const PcCpu& cpu) {
+  const auto is_topology = [](const kvm_cpuid_entry2& leaf) {
+    return leaf.function == kTopology || leaf.function == kTopology2;
+  };
+  const bool amd = std::any_of(supported.begin(), supported.end(), [](const auto& leaf) {
+    return leaf.function == kVendor && leaf.ebx == kVendorIsAmd;
+  });
+  const bool has_topology = std::erase_if(supported, is_topology) != 0;
+  for (kvm_cpuid_entry2& leaf : supported) {
+    switch (leaf.function) {
+      case kFeatures:
+        PatchFeatures(leaf, cpu);
+        break;
+      case kAmdSizes:
+        if (!amd) break;
+        leaf.ecx = (leaf.ecx & ~0xf0ffu) | ApicIdBits(cpu.vcpus) << 12 | (cpu.vcpus - 1);
+        break;
+      case kAmdTopology:
+        leaf.eax = cpu.apic_id;
+        leaf.ebx = cpu.apic_id & 0xff;  // a core with one thread
+        leaf.ecx = 0;                   // one node
+        break;
+      default:
+        break;
+    }
+  }
+  if (has_topology) AddTopology(supported, cpu);
+  return supported;
+}
+
+}  // namespace underfoot
