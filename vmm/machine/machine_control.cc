@@ -188,7 +188,8 @@ std::vector<EventInfo> MachineControl::GetEvents(uint64_t first, size_t most) {
 absl::StatusOr<BalloonStats> MachineControl::GetBalloon() {
   if (machine_.has_balloon()) return machine_.GetStats().balloon;
   return absl::FailedPreconditionError(
-      "this machine has no memory balloon; the guest mixed and a Linux guest have one (--guest mixed, --kernel)");
+      "this machine has no memory balloon; the guest mixed and a Linux guest have one (--guest "
+      "mixed, --kernel)");
 }
 
 absl::StatusOr<BalloonStats> MachineControl::SetBalloon(uint64_t bytes) {
