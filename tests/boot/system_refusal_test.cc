@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <iterator>
 #include <string>
 
 #include "tests/boot/system_test.h"
@@ -60,6 +61,22 @@ TEST_F(RefusalTest, AFileThatIsNoDiskIsNamedWithItsFault) {
   ExpectOneLine(Run({"--disk", FileOf("short")}), 2, "has 5 bytes");
   ExpectOneLine(Run({"--disk", "/dev/null"}), 2, "neither a regular file nor a block device");
   ExpectOneLine(Run({"--disk", FileOf("short"), "--guest", "stamp"}), 2, "uses no disk");
+}
+
+TEST_F(RefusalTest, ARunThatIsRefusedLeavesTheFileOfItsRecordAsItWas) {
+  UNDERFOOT_NEEDS_A_RUN();
+  const std::string content(65536, 'p');
+  const std::string path = FileOf(content);
+  const auto is_as_it_was = [&] {
+    std::ifstream file(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {}) == content;
+  };
+  ExpectOneLine(Run({"--record", path, "--disk", scratch_ / "none"}), 2, "No such file");
+  EXPECT_TRUE(is_as_it_was());
+  ExpectOneLine(Run({"--record", path, "--guest", "/bin/sh"}), 2, "not a loadable guest image");
+  EXPECT_TRUE(is_as_it_was());
+  ExpectOneLine(Run({"--record", path, "--disk", path}), 2, "is in use already");
+  EXPECT_TRUE(is_as_it_was());
 }
 
 TEST_F(RefusalTest, AnOutputThatCannotBeWrittenIsExit1WithTheReason) {

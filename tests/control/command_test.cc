@@ -264,8 +264,8 @@ TEST_F(CommandTest, StatsTakesAGroupAndWhatToLeaveOutOrCsv) {
 TEST_F(CommandTest, ARunRecordsItsCommandLineAsAShellWouldAcceptIt) {
   EXPECT_EQ(Run({"--seed", "3", "--churn", "zap:5/s", "--backing", "memfd"}).command_line,
             "underfoot run --seed 3 --churn zap:5/s --backing memfd");
-  EXPECT_EQ(Run({"--record", "a b'c", "--replay", ""}).command_line,
-            R"(underfoot run --record 'a b'\''c' --replay '')");
+  EXPECT_EQ(Run({"--record", "a b'c", "--append", ""}).command_line,
+            R"(underfoot run --record 'a b'\''c' --append '')");
 }
 
 TEST_F(CommandTest, MoreMemoryThanTheHostHasAndAnOptionThatTurnsAnotherOffAreAnnounced) {
@@ -333,6 +333,15 @@ TEST_F(CommandTest, ALinuxGuestRunsUntilItEnds) {
   EXPECT_EQ(Run({}).duration, std::chrono::seconds(10));
   EXPECT_EQ(Run({"--kernel", kernel}).duration.count(), 0);
   EXPECT_EQ(Run({"--kernel", kernel, "--duration", "5s"}).duration, std::chrono::seconds(5));
+}
+
+// A variable of a script that is empty must not give the run that there is without the option.
+TEST_F(CommandTest, AnEmptyNameOfAFileIsRefusedWithItsOption) {
+  for (const char* option : {"--kernel", "--initrd", "--guest", "--disk", "--record", "--replay",
+                             "--control", "--name", "--churn"}) {
+    EXPECT_THAT(Error({"run", option, ""}), HasSubstr(option));
+  }
+  EXPECT_THAT(Error({"stats", "--control", ""}), HasSubstr("--control"));
 }
 
 TEST_F(CommandTest, WhatALinuxGuestCannotHaveIsRefusedByName) {

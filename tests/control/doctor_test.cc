@@ -39,9 +39,9 @@ TEST(DoctorTest, ChecksEverythingInOrderAndExplainsWhatIsNotOk) {
     EXPECT_EQ(check.result == CheckResult::kOk, check.cost.empty()) << check.name;
     EXPECT_EQ(check.result == CheckResult::kOk, check.remedy.empty()) << check.name;
   }
-  EXPECT_THAT(
-      names, ElementsAre("kvm", "userfaultfd", "privileges", "pagemap", "tracepoints", "membarrier",
-                         "memfd", "memory", "huge-pages", "cores", "host-changes"));
+  EXPECT_THAT(names, ElementsAre("kvm", "linux-guests", "userfaultfd", "privileges", "pagemap",
+                                 "tracepoints", "membarrier", "memfd", "memory", "huge-pages",
+                                 "cores", "host-changes"));
 }
 
 TEST(DoctorTest, WithoutTheDeviceNothingCanRun) {
@@ -69,6 +69,16 @@ TEST(DoctorTest, AMissingOptionalFeatureDoesNotPreventARun) {
   EXPECT_EQ(Find(report, "memory").result, CheckResult::kLess);
   EXPECT_TRUE(report.CanRun() || Find(report, "kvm").result == CheckResult::kMissing ||
               Find(report, "userfaultfd").result == CheckResult::kMissing);
+}
+
+TEST(DoctorTest, AKvmThatCannotRunLinuxCostsLinuxGuestsOnly) {
+  const Scratch scratch;
+  std::filesystem::create_directories(scratch / "kvm_pvm");
+  EXPECT_EQ(Find(RunDoctor({.sys_module = scratch.path()}), "linux-guests").result,
+            CheckResult::kLess);
+  std::filesystem::create_directories(scratch / "kvm_amd");
+  EXPECT_EQ(Find(RunDoctor({.sys_module = scratch.path()}), "linux-guests").result,
+            CheckResult::kOk);
 }
 
 // A folder of the test's own takes the place of tracefs, by a mountinfo of the test's own.

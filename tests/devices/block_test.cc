@@ -265,6 +265,31 @@ TEST_F(RawDiskTest, AFileThatIsNotADiskIsRefusedWithTheReason) {
   EXPECT_THAT(why(scratch_.path()), HasSubstr("cannot be opened"));
 }
 
+TEST_F(RawDiskTest, AFileHasOneWriterOrAnyNumberOfReaders) {
+  const std::string path = MakeFile(1 << 20);
+  {
+    const auto writer = RawDisk::Open(path, false);
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    for (const bool read_only : {false, true}) {
+      const auto second = RawDisk::Open(path, read_only);
+      EXPECT_TRUE(absl::IsFailedPrecondition(second.status())) << second.status();
+      EXPECT_THAT(std::string(second.status().message()), HasSubstr(path));
+    }
+  }
+  const auto reader = RawDisk::Open(path, true);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  EXPECT_TRUE(RawDisk::Open(path, true).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(RawDisk::Open(path, false).status()));
+}
+
+TEST_F(RawDiskTest, TheRemedyForAWrongSizeKeepsTheContent) {
+  const std::string path = MakeFile(5000001);
+  EXPECT_THAT(std::string(RawDisk::Open(path, false).status().message()),
+              HasSubstr("truncate -s %512 '" + path + "'"));
+  EXPECT_THAT(std::string(RawDisk::Open(MakeFile(1000), false).status().message()),
+              HasSubstr("truncate -s 1M '"));
+}
+
 TEST_F(RawDiskTest, ATemporaryDiskIsZeroes) {
   auto disk = RawDisk::Temporary(1 << 20);
   ASSERT_TRUE(disk.ok()) << disk.status();

@@ -28,7 +28,7 @@ class ChurnScriptTest : public ::testing::Test {
  protected:
   void Record(const std::vector<ScriptedOperation>& operations) {
     ChurnTape tape;
-    ASSERT_TRUE(tape.Open(path_, "", kMachine).ok());
+    ASSERT_TRUE(tape.Record(path_, kMachine).ok());
     for (const ScriptedOperation& operation : operations) tape.Done(operation, std::nullopt);
     ASSERT_TRUE(tape.status().ok());
   }
@@ -66,7 +66,7 @@ TEST_F(ChurnScriptTest, WhatWasWrittenIsRead) {
 TEST_F(ChurnScriptTest, AReplayReportsTheFirstDifference) {
   Record({Discard(1), Discard(2), Discard(3)});
   ChurnTape tape;
-  ASSERT_TRUE(tape.Open("", path_, kMachine).ok());
+  ASSERT_TRUE(tape.Replay(path_, kMachine).ok());
   ASSERT_EQ(tape.OfLane(ChurnLane::kPages).size(), 3u);
   EXPECT_TRUE(tape.OfLane(ChurnLane::kSlow).empty());
   tape.Done(Discard(1), 0);
@@ -87,7 +87,7 @@ TEST_F(ChurnScriptTest, AReplayThatIsCutShortReportsTheLengthOfTheRecord) {
   slow.step.kind = ChurnKind::kFork;
   Record({Discard(1), slow, Discard(2)});
   ChurnTape tape;
-  ASSERT_TRUE(tape.Open("", path_, kMachine).ok());
+  ASSERT_TRUE(tape.Replay(path_, kMachine).ok());
   tape.Done(Discard(1), 0);
   EXPECT_EQ(tape.Replay().recorded, 3u);
   EXPECT_EQ(tape.Replay().repeated, 1u);
@@ -96,7 +96,7 @@ TEST_F(ChurnScriptTest, AReplayThatIsCutShortReportsTheLengthOfTheRecord) {
 // The tape of a killed run is never finished.
 TEST_F(ChurnScriptTest, WhatWasDoneIsInTheFileAtOnce) {
   ChurnTape tape;
-  ASSERT_TRUE(tape.Open(path_, "", kMachine).ok());
+  ASSERT_TRUE(tape.Record(path_, kMachine).ok());
   for (uint64_t done = 1; done <= 3; ++done) {
     tape.Done(Discard(done), std::nullopt);
     const absl::StatusOr<Script> script = Script::Read(path_);
@@ -124,11 +124,11 @@ TEST_F(ChurnScriptTest, ATornLastLineIsLeftOutAndATornLineBeforeOthersIsNamed) {
 TEST_F(ChurnScriptTest, AScriptOfAnotherMachineIsRefused) {
   Record({Discard(1)});
   ChurnTape tape;
-  EXPECT_THAT(std::string(tape.Open("", path_, {kMachine.memory_bytes, Backing::kAnon}).message()),
+  EXPECT_THAT(std::string(tape.Replay(path_, {kMachine.memory_bytes, Backing::kAnon}).message()),
               HasSubstr("--memory 65536K --backing memfd"));
   ScriptMachine huge = kMachine;
   huge.huge_pages = HugePages::kThp;
-  EXPECT_THAT(std::string(tape.Open("", path_, huge).message()), HasSubstr("--huge-pages off"));
+  EXPECT_THAT(std::string(tape.Replay(path_, huge).message()), HasSubstr("--huge-pages off"));
 }
 
 TEST_F(ChurnScriptTest, AFileThatIsNoScriptIsNamedWithItsLine) {
@@ -194,19 +194,18 @@ TEST_F(ChurnScriptTest, AFifoWithoutAPartnerIsRefusedAndNotWaitedFor) {
   ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
   EXPECT_THAT(std::string(Script::Read(path_).status().message()), HasSubstr("not a regular file"));
   ChurnTape tape;
-  EXPECT_THAT(std::string(tape.Open(path_, "", kMachine).message()),
-              HasSubstr("not a regular file"));
+  EXPECT_THAT(std::string(tape.Record(path_, kMachine).message()), HasSubstr("not a regular file"));
 }
 
 TEST_F(ChurnScriptTest, AFullDiskIsNamed) {
   ChurnTape tape;
-  EXPECT_THAT(std::string(tape.Open("/dev/full", "", kMachine).message()),
+  EXPECT_THAT(std::string(tape.Record("/dev/full", kMachine).message()),
               HasSubstr("No space left on device"));
 }
 
 TEST_F(ChurnScriptTest, AFileThatCannotBeWrittenIsNamed) {
   ChurnTape tape;
-  EXPECT_THAT(std::string(tape.Open(scratch_ / "no/such", "", kMachine).message()),
+  EXPECT_THAT(std::string(tape.Record(scratch_ / "no/such", kMachine).message()),
               HasSubstr("no/such cannot be written"));
 }
 

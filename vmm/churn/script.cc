@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "absl/strings/str_format.h"
+#include "vmm/base/file_lock.h"
 
 namespace underfoot {
 namespace {
@@ -174,8 +175,17 @@ absl::StatusOr<Script> Script::Read(const std::string& path) {
 absl::StatusOr<ScriptWriter> ScriptWriter::Create(const std::string& path,
                                                   const ScriptMachine& machine) {
   absl::StatusOr<UniqueFd> file =
-      OpenFile(path, O_WRONLY | O_CREAT | O_TRUNC, "written", /*takes_device=*/true);
+      OpenFile(path, O_WRONLY | O_CREAT, "written", /*takes_device=*/true);
   if (!file.ok()) return std::move(file).status();
+  struct stat info {};
+  if (fstat(file->get(), &info) == 0 && S_ISREG(info.st_mode)) {
+    if (const std::string_view why_not = LockFile(file->get(), /*exclusive=*/true);
+        !why_not.empty()) {
+      return absl::FailedPreconditionError(
+          absl::StrFormat("%s cannot be written: it %s; give another file", path, why_not));
+    }
+    if (ftruncate(file->get(), 0) != 0) return FileError(path, "written");
+  }
   ScriptWriter writer(path, *std::move(file));
   Json head = {{"underfoot_churn", kVersion},
                {"memory_bytes", machine.memory_bytes},

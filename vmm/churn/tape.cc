@@ -6,28 +6,28 @@
 
 namespace underfoot {
 
-absl::Status ChurnTape::Open(const std::string& record_path, const std::string& replay_path,
-                             const ScriptMachine& machine) {
-  if (!replay_path.empty()) {
-    absl::StatusOr<Script> script = Script::Read(replay_path);
-    if (!script.ok()) return std::move(script).status();
-    if (script->machine.memory_bytes != machine.memory_bytes ||
-        script->machine.backing != machine.backing ||
-        script->machine.huge_pages != machine.huge_pages) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "%s was recorded with --memory %dK --backing %s --huge-pages %s; give the same",
-          replay_path, script->machine.memory_bytes >> 10, BackingName(script->machine.backing),
-          HugePagesName(script->machine.huge_pages)));
-    }
-    for (ScriptedOperation& operation : script->operations) {
-      lanes_[static_cast<size_t>(operation.lane)].push_back(std::move(operation));
-    }
-    replays_ = true;
-    absl::MutexLock lock(&mutex_);
-    replay_.recorded = script->operations.size();
+absl::Status ChurnTape::Replay(const std::string& path, const ScriptMachine& machine) {
+  absl::StatusOr<Script> script = Script::Read(path);
+  if (!script.ok()) return std::move(script).status();
+  if (script->machine.memory_bytes != machine.memory_bytes ||
+      script->machine.backing != machine.backing ||
+      script->machine.huge_pages != machine.huge_pages) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s was recorded with --memory %dK --backing %s --huge-pages %s; give the same", path,
+        script->machine.memory_bytes >> 10, BackingName(script->machine.backing),
+        HugePagesName(script->machine.huge_pages)));
   }
-  if (record_path.empty()) return absl::OkStatus();
-  absl::StatusOr<ScriptWriter> writer = ScriptWriter::Create(record_path, machine);
+  for (ScriptedOperation& operation : script->operations) {
+    lanes_[static_cast<size_t>(operation.lane)].push_back(std::move(operation));
+  }
+  replays_ = true;
+  absl::MutexLock lock(&mutex_);
+  replay_.recorded = script->operations.size();
+  return absl::OkStatus();
+}
+
+absl::Status ChurnTape::Record(const std::string& path, const ScriptMachine& machine) {
+  absl::StatusOr<ScriptWriter> writer = ScriptWriter::Create(path, machine);
   if (!writer.ok()) return std::move(writer).status();
   absl::MutexLock lock(&mutex_);
   writer_.emplace(*std::move(writer));

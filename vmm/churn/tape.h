@@ -1,7 +1,7 @@
 // The input and output of the churn engine: an optional script to repeat, and an optional file to
 // record to. Compares the outcome of repeated operations with that in the script.
 //
-// Thread safety: any thread, after Open.
+// Thread safety: any thread, after Replay and Record.
 
 #ifndef UNDERFOOT_VMM_CHURN_TAPE_H_
 #define UNDERFOOT_VMM_CHURN_TAPE_H_
@@ -22,10 +22,13 @@ namespace underfoot {
 
 class ChurnTape {
  public:
-  // Must be called before the engine runs. An empty path: no file. A script of a machine with other
-  // memory is refused.
-  [[nodiscard]] absl::Status Open(const std::string& record_path, const std::string& replay_path,
-                                  const ScriptMachine& machine) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Both must be called before the engine runs, if at all. A script of a machine with other memory is
+  // refused.
+  [[nodiscard]] absl::Status Replay(const std::string& path, const ScriptMachine& machine)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // The file loses what it contains: to be called when nothing else can be refused.
+  [[nodiscard]] absl::Status Record(const std::string& path, const ScriptMachine& machine)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   bool replays() const { return replays_; }
   // The recorded operations of a lane, in their order.

@@ -124,9 +124,15 @@ Exit codes:
   0  passed: the guest's verdict is good (Linux: it has powered off), the audit is clean, nothing leaked
   1  wrong: a mismatch, an unexplained difference, a lost operation, a leak
   2  could not run: an option, the host, rights
-  3  did not finish: no verdict in time, interrupted twice, the churn, the output or the record ended early
+  3  did not finish: no verdict in time, interrupted twice, the churn, the output or the record ended early,
+     or a Linux guest was switched off before it had powered off
   4  rebooted: a Linux guest asked for a reset, and nothing was wrong; start it again to go on)";
   return text;
+}
+
+// A check of CLI11: a script whose variable is empty must not get what happens without the option.
+std::string NamesSomething(const std::string& text) {
+  return text.empty() ? "'' is empty; give a value, or leave the option out" : "";
 }
 
 void AddRunOptions(CLI::App* sub, RunArguments* run) {
@@ -140,9 +146,11 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
          "--kernel", run->kernel,
          "Run Linux: a bzImage (vmlinuz), or a vmlinux with a PVH entry; see docs/linux.md")
       ->type_name("FILE")
+      ->check(&NamesSomething)
       ->excludes("--guest");
   sub->add_option("--initrd", run->initrd, "The initial RAM disk of that kernel")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(&NamesSomething);
   sub->add_option("--append", run->append,
                   "More of that kernel's command line, which begins with console=ttyS0")
       ->type_name("TEXT");
@@ -228,12 +236,17 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
       ->type_name("TIME|auto")
       ->capture_default_str();
   sub->add_option("--control", run->control, "Path of the control socket (default: by name)")
-      ->type_name("PATH");
-  sub->add_option("--name", run->name, "Name of the machine (default: vm-PID)")->type_name("NAME");
+      ->type_name("PATH")
+      ->check(&NamesSomething);
+  sub->add_option("--name", run->name, "Name of the machine (default: vm-PID)")
+      ->type_name("NAME")
+      ->check(&NamesSomething);
   sub->add_option("--record", run->record, "Write the churn to this file as it happens")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(&NamesSomething);
   sub->add_option("--replay", run->replay, "Repeat the churn of this file; it replaces --churn")
       ->type_name("FILE")
+      ->check(&NamesSomething)
       ->excludes("--churn");
   sub->add_flag(
       "--allow-host-changes", run->allow_host_changes,
@@ -295,7 +308,8 @@ void AddClientOptions(CLI::App* sub, const ClientVerbInfo& info, ClientArguments
         ->type_name("N|TIME");
   }
   sub->add_option("--control", client->control, "Path of the control socket, or a machine's name")
-      ->type_name("PATH");
+      ->type_name("PATH")
+      ->check(&NamesSomething);
   CLI::Option* const json = sub->add_flag("--json", client->json, "Print the answer as JSON");
   if (info.verb == ClientVerb::kStats) json->excludes("--csv");
   if (info.watch) {

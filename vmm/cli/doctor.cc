@@ -27,6 +27,7 @@
 #include "vmm/config/run_options.h"
 #include "vmm/host/capability.h"
 #include "vmm/host/tracefs.h"
+#include "vmm/kvm/kvm.h"
 
 namespace underfoot {
 namespace {
@@ -40,18 +41,6 @@ std::optional<uint64_t> ReadNumber(const std::string& path) {
   uint64_t number = 0;
   if (file >> number) return number;
   return std::nullopt;
-}
-
-// The module that implements the device: kvm_intel, kvm_amd, ...
-std::string VendorModule(const DoctorPaths& paths) {
-  std::error_code error;
-  std::filesystem::directory_iterator entry(paths.sys_module, error);
-  for (const std::filesystem::directory_iterator end; !error && entry != end;
-       entry.increment(error)) {
-    const std::string name = entry->path().filename().native();
-    if (name.starts_with("kvm_")) return name;
-  }
-  return "unknown";
 }
 
 DoctorCheck CheckKvm(const DoctorPaths& paths) {
@@ -83,8 +72,20 @@ DoctorCheck CheckKvm(const DoctorPaths& paths) {
     return check;
   }
   return Ok("kvm", absl::StrFormat("%s, API %d, module %s, up to %d vCPUs", paths.dev_kvm, version,
-                                   VendorModule(paths),
+                                   KvmVendor(paths.sys_module),
                                    ioctl(kvm.get(), KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS)));
+}
+
+DoctorCheck CheckLinuxGuests(const DoctorPaths& paths) {
+  const std::string vendor = KvmVendor(paths.sys_module);
+  if (const std::string why_not = WhyNoLinuxOn(vendor); !why_not.empty()) {
+    return {.name = "linux-guests",
+            .result = CheckResult::kLess,
+            .found = why_not,
+            .cost = "`run --kernel`",
+            .remedy = "take the guests that come with the program (--guest), or such a host"};
+  }
+  return Ok("linux-guests", vendor);
 }
 
 // A guest's faults are kernel faults, so a descriptor that handles only user-mode faults is not
@@ -325,10 +326,10 @@ DoctorReport CheckKernelRecords(const DoctorPaths& paths) {
 }
 
 DoctorReport RunDoctor(const DoctorPaths& paths) {
-  return {.checks = {CheckKvm(paths), CheckUserfaultfd(paths), CheckPrivileges(paths),
-                     CheckPagemap(paths), CheckTracepoints(paths), CheckMembarrier(), CheckMemfd(),
-                     CheckMemory(paths), CheckHugePages(paths), CheckCores(),
-                     CheckHostChanges(paths)}};
+  return {.checks = {CheckKvm(paths), CheckLinuxGuests(paths), CheckUserfaultfd(paths),
+                     CheckPrivileges(paths), CheckPagemap(paths), CheckTracepoints(paths),
+                     CheckMembarrier(), CheckMemfd(), CheckMemory(paths), CheckHugePages(paths),
+                     CheckCores(), CheckHostChanges(paths)}};
 }
 
 }  // namespace underfoot

@@ -206,12 +206,13 @@ Machine::~Machine() {
   if (dirty_log_ != nullptr) dirty_log_->Stop();
   auditor_->Stop();
   guest_->vcpus.clear();
+  // The system call that hangs may still write to the addresses of guest memory, and its worker uses
+  // the Mmu when it returns. The handlers still run: the kernel waits until one has read the event of
+  // this unmap.
+  if (left_behind()) ram_->LeaveReserved();
   // While the touch sink's working set still exists.
   ram_->Stop();
   if (!left_behind()) return;
-  // The system call that hangs may still write to the addresses of guest memory, and its worker uses
-  // the Mmu when it returns.
-  ram_->LeaveReserved();
   static_cast<void>(guest_.release());
   static_cast<void>(ram_.release());
 }
@@ -230,8 +231,10 @@ absl::Status Machine::AddDevices() {
   }
   if (guest_->disk != nullptr || options_.RunsLinux()) {
     guest_->devices.Add(std::make_unique<virtio::Rng>());
+    // Not by `this`: a worker that is left behind outlives the machine.
     auto balloon = std::make_unique<virtio::Balloon>(
-        ram_->memory(), [this](HvaRange pages) { return ram_->hooks().Discard(pages).status(); });
+        ram_->memory(),
+        [&hooks = ram_->hooks()](HvaRange pages) { return hooks.Discard(pages).status(); });
     guest_->balloon = balloon.get();
     guest_->devices.Add(std::move(balloon));
   }
@@ -255,10 +258,9 @@ absl::Status Machine::AddDisk(absl::StatusOr<std::unique_ptr<virtio::RawDisk>> d
 }
 
 absl::Status Machine::Prepare(const Kvm& kvm, HostCpuid& cpuid) {
-  if (absl::Status opened = churn_->tape.Open(options_.record_path, options_.replay_path,
-                                              ScriptMachine::Of(options_));
-      !opened.ok()) {
-    return opened;
+  if (!options_.replay_path.empty()) {
+    absl::Status read = churn_->tape.Replay(options_.replay_path, ScriptMachine::Of(options_));
+    if (!read.ok()) return read;
   }
   if (absl::Status added = AddDevices(); !added.ok()) return added;
   coverage_.SetSource(EventSource::kHook, true);
@@ -267,7 +269,9 @@ absl::Status Machine::Prepare(const Kvm& kvm, HostCpuid& cpuid) {
   if (absl::Status added = AddSlots(); !added.ok()) return added;
   const absl::StatusOr<StartVcpu> start = LoadGuest(kvm, cpuid);
   if (!start.ok()) return start.status();
-  return CreateVcpus(kvm, *start);
+  if (absl::Status created = CreateVcpus(kvm, *start); !created.ok()) return created;
+  if (options_.record_path.empty()) return absl::OkStatus();
+  return churn_->tape.Record(options_.record_path, ScriptMachine::Of(options_));
 }
 
 absl::Status Machine::AddSlots() {

@@ -81,14 +81,18 @@ bool Request::TryWriteDirectly(uint64_t offset, uint64_t bytes, SystemCall call)
     guest[i] = {PointerOf(*hva + (pieces[i].gpa - GpaOf(pages.begin))), pieces[i].bytes};
   }
   const ssize_t moved = call(std::span(guest).first(count));
-  if (!worker_.direct.Withdraw() || moved < 0 || static_cast<uint64_t>(moved) != bytes) {
+  const bool whole =
+      worker_.direct.Withdraw() && moved >= 0 && static_cast<uint64_t>(moved) == bytes;
+  // After the last byte: a collection that took the marks of the faults above may have come before
+  // the bytes. Also where the call has failed: the kernel may have written a part, and the repetition
+  // may fail before it writes anything.
+  bool noted = true;
+  for (const Buffer& piece : std::span(pieces).first(count)) {
+    noted = worker_.access.NoteWritten(worker_.reader, piece.gpa, piece.bytes).ok() && noted;
+  }
+  if (!whole || !noted) {
     counters().direct_again.Add();
     return false;
-  }
-  // After the last byte: a collection that took the marks of the faults above may have come before
-  // the bytes.
-  for (const Buffer& piece : std::span(pieces).first(count)) {
-    if (!worker_.access.NoteWritten(worker_.reader, piece.gpa, piece.bytes).ok()) return false;
   }
   counters().direct.Add();
   return true;

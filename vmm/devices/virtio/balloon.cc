@@ -31,6 +31,10 @@ absl::Status Balloon::SetTarget(uint64_t bytes) {
         absl::StrFormat("a balloon of %d bytes: the guest has %d bytes of memory; ask for less",
                         bytes, memory_.bytes()));
   }
+  if (bytes % kPageSize != 0) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "a balloon of %d bytes is not a whole number of %d-byte pages", bytes, kPageSize));
+  }
   target_pages_.store(static_cast<uint32_t>(bytes >> kPageShift), kRelease);
   generation_.fetch_add(1, kRelease);
   ConfigChanged();
@@ -94,8 +98,10 @@ bool Balloon::TakeFrames(Request& request) {
     for (size_t i = 0; i < some.size();) {
       const size_t first = i++;
       while (i < some.size() && some[i] - some[i - 1] <= 1) ++i;
-      const Hva hva = *memory_.HvaOf(GpaOf({some[first]}));
-      Give(PageRangeOf(hva, some[i - 1] - some[first] + 1), inflated_, request);
+      // RAM goes when its machine ends, and a worker that is left behind is still here.
+      const std::optional<Hva> hva = memory_.HvaOf(GpaOf({some[first]}));
+      if (!hva.has_value()) return false;
+      Give(PageRangeOf(*hva, some[i - 1] - some[first] + 1), inflated_, request);
     }
     request.counters().from_guest_bytes.Add(here);
     done += here;

@@ -10,9 +10,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <string_view>
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "vmm/base/file_lock.h"
 
 namespace underfoot::virtio {
 namespace {
@@ -72,10 +74,15 @@ absl::StatusOr<std::unique_ptr<RawDisk>> RawDisk::Open(const std::string& path, 
   const absl::StatusOr<uint64_t> bytes = SizeOf(fd.get(), path);
   if (!bytes.ok()) return bytes.status();
   if (*bytes < kMinBytes || *bytes % kSectorBytes != 0) {
+    const std::string_view larger = *bytes < kMinBytes ? "1M" : "%512";  // keeps the content
     return absl::InvalidArgumentError(
         absl::StrFormat("'%s' has %d bytes; a disk has whole sectors of %d bytes, and at least %d "
-                        "bytes: try `truncate -s 1M`",
-                        path, *bytes, kSectorBytes, kMinBytes));
+                        "bytes; a file grows to that by `truncate -s %s '%s'`",
+                        path, *bytes, kSectorBytes, kMinBytes, larger, path));
+  }
+  if (const std::string_view why_not = LockFile(fd.get(), !read_only); !why_not.empty()) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "'%s' %s; give each machine a disk of its own, or ,ro to all of them", path, why_not));
   }
   return std::unique_ptr<RawDisk>(new RawDisk(std::move(fd), *bytes / kSectorBytes, read_only));
 }

@@ -170,11 +170,13 @@ absl::Status MmHooks::Attach(HvaRange range, Backing backing, int fd, uint64_t o
   attached.fd = fd;
   attached.file_offset = offset;
   attached.context = &ram;
-  attached.begin = [](void* context, underfoot_change* change) {
+  // noexcept: without memory here the process ends. A bracket that nobody ends would keep its range
+  // from being mapped for ever.
+  attached.begin = [](void* context, underfoot_change* change) noexcept {
     const Ram& own = *static_cast<Ram*>(context);
     own.hooks->OnBegin(own, *change);
   };
-  attached.end = [](void* context, underfoot_change* change) {
+  attached.end = [](void* context, underfoot_change* change) noexcept {
     const Ram& own = *static_cast<Ram*>(context);
     own.hooks->OnEnd(own, *change);
   };
