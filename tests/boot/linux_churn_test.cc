@@ -91,6 +91,12 @@ TEST_F(LinuxChurnTest, AMappingIsBackBeforeTheVcpusAre) {
   EXPECT_EQ(ram_->hooks().protection_epoch() - before, protections_);
 }
 
+TEST_F(LinuxChurnTest, ASplitProtectsItsBlockWhileTheVcpusAreOutside) {
+  const absl::StatusOr<ChurnResult> done = operations_->Run(ChurnKind::kSplit, 1);
+  ASSERT_TRUE(done.ok()) << done.status();
+  EXPECT_EQ(gate_passed_, 1);
+}
+
 TEST_F(LinuxChurnTest, WhatTakesNothingAwayNeedsNoVcpuOutside) {
   for (const ChurnKind kind : {ChurnKind::kCold, ChurnKind::kWp}) {
     const absl::StatusOr<ChurnResult> done = operations_->Run(kind, 1);

@@ -187,13 +187,23 @@ absl::Status ChurnOperations::WhileAway(const std::function<absl::Status()>& abs
   return away_ == MemoryAway::kVcpusOut ? gate_(absence) : absence();
 }
 
+absl::StatusOr<ChurnOutcome> ChurnOperations::Split(const Target& target) {
+  absl::StatusOr<ChurnOutcome> outcome = ChurnOutcome::kDeclined;
+  const absl::Status done = WhileAway([&] {
+    absl::MutexLock lock(&mappings_stay_);
+    outcome = huge_pages_.Split(*target.slot, target.range);
+    return outcome.status();
+  });
+  if (!done.ok()) return done;
+  return outcome;
+}
+
 absl::StatusOr<ChurnOutcome> ChurnOperations::RunSlow(ChurnKind kind, const Target& target) {
+  if (kind == ChurnKind::kSplit) return Split(target);
   absl::MutexLock lock(&mappings_stay_);
   switch (kind) {
     case ChurnKind::kCollapse:
       return huge_pages_.Collapse(*target.slot, target.range);
-    case ChurnKind::kSplit:
-      return huge_pages_.Split(*target.slot, target.range);
     case ChurnKind::kMerge:
       return Merge(target);
     case ChurnKind::kFork:

@@ -16,8 +16,9 @@
 //   memslot                   kept; the VMM performs the accesses meanwhile
 //
 // A Linux guest cannot run on while memory is away: its code, its stacks and its page tables may be
-// there. For such a guest (MemoryAway::kVcpusOut) memslot, remap and protect keep the vCPUs outside for
-// the whole time.
+// there, and KVM itself writes to some of its pages. For such a guest (MemoryAway::kVcpusOut) memslot,
+// remap, protect and split, which protects its block for a while, keep the vCPUs outside for the whole
+// time.
 //
 // Thread safety: any thread, but only one thread at a time for the kinds of one lane.
 
@@ -97,6 +98,7 @@ class ChurnOperations {
   absl::StatusOr<ChurnOutcome> Relocate(ChurnKind kind, HvaRange range)
       ABSL_LOCKS_EXCLUDED(mappings_stay_);
   absl::Status Call(ChurnKind kind, const Target& target);
+  absl::StatusOr<ChurnOutcome> Split(const Target& target) ABSL_LOCKS_EXCLUDED(mappings_stay_);
   // Runs what takes memory away and brings it back.
   absl::Status WhileAway(const std::function<absl::Status()>& absence);
   absl::Status Punch(const Target& target);

@@ -203,7 +203,8 @@ absl::Status GuestMemory::RemoveSlot(const RamSlot& slot, Mmu& mmu, Vm& vm, cons
 }
 
 absl::Status GuestMemory::MoveSlotAway(const RamSlot& slot, Mmu& mmu, Vm& vm, const KvmGate& gate) {
-  constexpr uint64_t kAlignment = uint64_t{1} << 30;
+  // Behind all RAM, and above the interrupt controllers and the pages of KVM's own below 4 GiB.
+  constexpr uint64_t kAlignment = uint64_t{4} << 30;
   const Gpa gpa = slot.gpa + (bytes_ + kAlignment - 1) / kAlignment * kAlignment;
   absl::Status kvm = SetInKvm(slot, gpa, vm, gate);
   return kvm.ok() ? mmu.MoveMemslot(slot.id, GfnOf(gpa)) : kvm;
