@@ -137,8 +137,9 @@ Register ByteWidePort(uint16_t port) {
 
 template <class T>
 void Append(std::vector<std::byte>& bytes, const T& value) {
-  const auto* const begin = reinterpret_cast<const std::byte*>(&value);
-  bytes.insert(bytes.end(), begin, begin + sizeof(value));
+  const size_t at = bytes.size();
+  bytes.resize(at + sizeof(value));
+  std::memcpy(&bytes[at], &value, sizeof(value));
 }
 
 // Gives a table its length and its checksum.
