@@ -18,7 +18,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "tests/devices/queue_test.h"
+#include "tests/support/wait_until.h"
 #include "vmm/devices/virtio/mmio_device.h"
 
 namespace underfoot::testing {
@@ -99,6 +101,11 @@ class DeviceTest : public QueueTest {
   }
 
   virtio::MmioDevice& device() { return *device_; }
+  // Stops the device until `queue` alone is left; the others may take longer than one patience.
+  [[nodiscard]] bool StopsAllBut(const std::string& queue) {
+    return WaitUntil(
+        [&] { return device().Stop(absl::Milliseconds(1)) == std::vector<std::string>{queue}; });
+  }
   EchoBackend& echo() { return *echo_; }
 
   uint32_t Register(uint64_t offset) {
