@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -97,6 +98,16 @@ class MmHooksModelTest : public MemoryTest {
     return hooked::Mprotect(side().Pages(first, count), take ? PROT_READ : PROT_READ | PROT_WRITE);
   }
 
+  // Without this a new mapping of another thread, a sanitizer's for example, could come to the hole,
+  // and be lost when the page comes back.
+  static absl::Status CloseHole(Hva page) {
+    constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+    if (mmap(PointerOf(page), kPageSize, PROT_NONE, kFlags, -1, 0) != MAP_FAILED) {
+      return absl::OkStatus();
+    }
+    return absl::ErrnoToStatus(errno, "closing the hole that a page has left");
+  }
+
   // Moves page by page: a range of pages that were moved before is many mappings.
   absl::Status MoveOrReturn(uint64_t first, uint64_t count) {
     for (uint64_t i = first; i < first + count; ++i) {
@@ -105,6 +116,10 @@ class MmHooksModelTest : public MemoryTest {
       const absl::Status moved = page.away ? hooked::Mremap(Away(i, 1), side().PageAt(i))
                                            : hooked::Mremap(side().Pages(i), Away(i, 1).begin);
       if (!moved.ok()) return moved;
+      if (absl::Status closed = CloseHole(page.away ? Away(i, 1).begin : side().PageAt(i));
+          !closed.ok()) {
+        return closed;
+      }
       page.away = !page.away;
     }
     return absl::OkStatus();
