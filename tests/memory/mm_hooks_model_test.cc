@@ -174,6 +174,8 @@ class MmHooksModelTest : public MemoryTest {
 TEST_P(MmHooksModelTest, RandomCallsKeepContentAndTranslationsOfTheModel) {
   Reserve();
   StartMonitor();
+  // The handler has its thread-local storage before the first hole.
+  static_cast<void>(side().Load(kPages));
   Random random(Seed());
   for (int step = 0; step < kSteps; ++step) {
     const absl::Status done = Step(random);

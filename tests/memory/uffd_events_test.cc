@@ -129,7 +129,14 @@ TEST_P(UffdEventsTest, ADiscardByAnotherProcessIsReportedAndNoWrongPageIsUsed) {
     ASSERT_EQ(side().Load(6), 0u);
   }
   EXPECT_EQ(Stats().removes, 50u);
-  EXPECT_TRUE(WaitUntil([&] { return mmu().Stats().notifier.ends == 50; }));
+  const auto ends = [&] { return mmu().Stats().notifier.ends; };
+  // Of several handlers one may meet a fault behind a removal that another one has read and not applied
+  // yet: it takes the leaf away by a bracket of its own.
+  EXPECT_TRUE(WaitUntil([&] { return ends() >= 50; }));
+  if (UNDERFOOT_TEST_HANDLERS == 1) {
+    EXPECT_EQ(ends(), 50u);
+  }
+  EXPECT_EQ(Stats().lost_copies_repaired, 0u);
   const std::optional<Pte> leaf = side().LeafOf(5);
   if (leaf.has_value()) {
     EXPECT_EQ(leaf->pfn(), side().EntryOf(5).pfn);
