@@ -17,6 +17,7 @@
 
 #include "absl/status/status.h"
 #include "mmu/base/types.h"
+#include "tests/fuzz/elf_image.h"
 
 namespace underfoot::testing {
 
@@ -89,18 +90,7 @@ struct VmlinuxFile {
   static constexpr uint32_t kEntry = kCode + 0x40;
 
   std::vector<std::byte> Bytes() const {
-    Elf64_Ehdr header{};
-    std::memcpy(header.e_ident, ELFMAG, SELFMAG);
-    header.e_ident[EI_CLASS] = ELFCLASS64;
-    header.e_ident[EI_DATA] = ELFDATA2LSB;
-    header.e_ident[EI_VERSION] = EV_CURRENT;
-    header.e_type = ET_EXEC;
-    header.e_machine = EM_X86_64;
-    header.e_version = EV_CURRENT;
-    header.e_entry = kCode;
-    header.e_phoff = sizeof(Elf64_Ehdr);
-    header.e_phentsize = sizeof(Elf64_Phdr);
-    header.e_phnum = 2;
+    const Elf64_Ehdr header = ElfHeader(kCode, 2);
     const uint64_t contents = sizeof(Elf64_Ehdr) + 2 * sizeof(Elf64_Phdr);
     Elf64_Phdr code{};
     code.p_type = PT_LOAD;
