@@ -3,6 +3,7 @@
 // The VMM starts every vCPU itself (no interrupts, no SIPI) in 64-bit mode, ring 0, with identity
 // page tables over all RAM (2 MiB pages, user bit set), and
 //   rdi = gpa of BootInfo      rsi = vCPU index      rsp = StackTop(index)
+// CPUID shows a long-mode processor with addresses up to the end of the MMIO window, and no more.
 // The guest builds its descriptor tables, drops to ring 3 and works there until `stop` is set.
 //
 // System area, gpa [0, 16 MiB): its memslot is never removed, so locked and wide accesses are
@@ -13,8 +14,8 @@
 //   0x0000000  not used          0x0100000  stacks, kStackBytes for each vCPU
 //   0x0001000  BootInfo          0x0200000  the guest image
 //   0x0002000  Reports           0x0400000  the guest's own tables (heap)
-//   0x001f000  page tables       0x0a00000  visits, if they are kept; else more of the heap
-//                                0x1000000  end: data ranges begin
+//   0x0006000  texts             0x0a00000  visits, if they are kept; else more of the heap
+//   0x001f000  page tables       0x1000000  end: data ranges begin
 //
 // The registers of the virtio devices lie at kMmioGpa, above all RAM; the page tables map them too.
 //
@@ -39,6 +40,8 @@ inline constexpr uint64_t kMaxMismatches = 8;
 
 inline constexpr uint64_t kBootInfoGpa = 0x1000;
 inline constexpr uint64_t kReportsGpa = 0x2000;
+inline constexpr uint64_t kTextsGpa = 0x6000;
+inline constexpr uint64_t kTextBytes = 256;
 inline constexpr uint64_t kMmioDirectoryGpa = 0x1f000;  // the page directory of the MMIO window
 inline constexpr uint64_t kPageTablesGpa = 0x20000;
 inline constexpr uint64_t kPageTablesEnd = 0x100000;
@@ -54,6 +57,10 @@ inline constexpr uint64_t kVisitsGpa = 0xa00000;
 constexpr uint64_t StackTop(uint64_t vcpu) { return kStacksGpa + (vcpu + 1) * kStackBytes; }
 static_assert(StackTop(kMaxVcpus - 1) <= kImageGpa);
 
+// The text that a vCPU prints by kTextPort.
+constexpr uint64_t TextGpa(uint64_t vcpu) { return kTextsGpa + vcpu * kTextBytes; }
+static_assert(TextGpa(kMaxVcpus) <= kMmioDirectoryGpa);
+
 // The MMIO window: BootInfo::virtio_devices devices with the registers of virtio-mmio (virtio 1.2,
 // section 4.2.2), kMmioDeviceBytes apart. It lies in the last GiB that the guest's page tables can
 // map. No memslot is ever there.
@@ -63,12 +70,15 @@ inline constexpr uint64_t kMmioDeviceBytes = 0x1000;
 
 // Ports. The serial port behaves like a 16550 to a polling writer: data, and a line status that is
 // always ready. A wider write to its data port is that many characters, the first in the low byte.
+// A 4-byte write of n to kTextPort stands for writing the first n bytes of the vCPU's text to the
+// serial port, which would be one exit for each of them; at most kTextBytes.
 // A 4-byte write to kExitPort is the vCPU's Verdict; hlt must follow. A write to kYieldPort means
 // that the vCPU spins for another one, for the Nth time in this wait (255: 255 times or more).
 inline constexpr uint16_t kSerialPort = 0x3f8;
 inline constexpr uint16_t kSerialLineStatusPort = 0x3fd;
 inline constexpr uint16_t kExitPort = 0x501;
 inline constexpr uint16_t kYieldPort = 0x502;
+inline constexpr uint16_t kTextPort = 0x503;
 
 enum class Workload : uint64_t {
   kHello = 0,   // one line on the serial port, verdict good
@@ -308,7 +318,7 @@ static_assert(offsetof(Report, mismatches) == 56);
 static_assert(offsetof(Report, exception_vector) == 128);
 static_assert(offsetof(Report, first) == 192);
 static_assert(offsetof(Report, device_requests) == 176);
-static_assert(sizeof(Report) == 512 && ReportGpa(kMaxVcpus) <= kPageTablesGpa);
+static_assert(sizeof(Report) == 512 && ReportGpa(kMaxVcpus) <= kTextsGpa);
 static_assert(offsetof(Ring, tail) == 64);
 static_assert(offsetof(Ring, records) == 128);
 static_assert(offsetof(SharedPage, to_vmm) == 1152);

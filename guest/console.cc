@@ -30,17 +30,9 @@ Line& Line::Hex(uint64_t number) {
   return *this;
 }
 
-// The VMM's port accepts every byte at once, so the line status need not be read. Each access is an
-// exit to the VMM, which costs many times what the text costs, so four characters share one.
 void Line::Send() {
   text_[size_++] = '\n';
-  size_t i = 0;
-  for (; i + sizeof(uint32_t) <= size_; i += sizeof(uint32_t)) {
-    uint32_t four = 0;
-    __builtin_memcpy(&four, text_ + i, sizeof(four));
-    Out32(abi::kSerialPort, four);
-  }
-  for (; i < size_; ++i) Out8(abi::kSerialPort, static_cast<uint8_t>(text_[i]));
+  Out32(abi::kTextPort, size_);
   size_ = 0;
 }
 

@@ -1,4 +1,4 @@
-// A line for the serial port, which is sent as a whole.
+// A line for the console, which is sent as a whole: one exit to the VMM.
 
 #ifndef UNDERFOOT_GUEST_CONSOLE_H_
 #define UNDERFOOT_GUEST_CONSOLE_H_
@@ -6,10 +6,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "guest/abi.h"
+
 namespace underfoot::guest {
 
+// Each vCPU has one text: no other Line of the vCPU may exist, except in its exception handler.
 class Line {
  public:
+  explicit Line(uint64_t vcpu) : text_(reinterpret_cast<char*>(abi::TextGpa(vcpu))) {}
   Line& operator<<(const char* text);
   Line& operator<<(uint64_t number);  // decimal
   Line& Hex(uint64_t number);         // 0x...
@@ -17,11 +21,11 @@ class Line {
 
  private:
   void Append(char c) {
-    if (size_ < sizeof(text_) - 1) text_[size_++] = c;  // Send adds the end of the line
+    if (size_ < abi::kTextBytes - 1) text_[size_++] = c;  // Send adds the end of the line
   }
 
-  size_t size_ = 0;
-  char text_[240];
+  char* const text_;
+  uint32_t size_ = 0;
 };
 
 }  // namespace underfoot::guest

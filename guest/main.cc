@@ -127,7 +127,7 @@ abi::Verdict VerdictOf(const Context& context, const SharedRings& rings) {
 
 void Summarize(const Context& context, abi::Verdict verdict) {
   const abi::Report& report = context.report;
-  Line line;
+  Line line(context.vcpu);
   line << "vcpu " << context.vcpu << ": " << report.rounds << " rounds, " << report.pages_checked
        << " pages checked, " << report.pages_written << " written, " << report.zero_pages
        << " found discarded";
@@ -142,7 +142,7 @@ void Summarize(const Context& context, abi::Verdict verdict) {
 }
 
 [[noreturn]] void Hello(const Context& context) {
-  Line line;
+  Line line(context.vcpu);
   line << "hello from vcpu " << context.vcpu << " of " << context.boot.vcpus << ", ring 3";
   line.Send();
   End(context.vcpu, abi::Verdict::kGood);
@@ -155,7 +155,7 @@ extern "C" [[noreturn]] void GuestMain(abi::BootInfo* boot, uint64_t vcpu) {
   Poke(context.report.state, abi::VcpuState::kRunning);
   if (boot->magic != abi::kMagic || boot->version != abi::kVersion || vcpu >= boot->vcpus ||
       !context.pages.Init(*boot)) {
-    Line line;
+    Line line(vcpu);
     line << "vcpu " << vcpu << ": BAD BOOT INFO, version " << boot->version << ", expected "
          << abi::kVersion;
     line.Send();

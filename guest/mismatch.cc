@@ -15,7 +15,7 @@ void Mismatch(Context& context, const abi::Mismatch& mismatch) {
   }
   Add(report.mismatches, 1);
   if (index >= abi::kMaxMismatches) return;
-  Line line;
+  Line line(context.vcpu);
   line << "vcpu " << context.vcpu << ": MISMATCH gfn ";
   line.Hex(mismatch.gfn) << " word " << mismatch.word << " expected ";
   line.Hex(mismatch.expected) << " found ";

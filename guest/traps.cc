@@ -25,7 +25,7 @@ struct TrapFrame {
 // The vCPU continues here in ring 3, where output is cheap.
 extern "C" [[noreturn]] void ReportException(uint64_t vcpu) {
   abi::Report& report = ReportOf(vcpu);
-  Line line;
+  Line line(vcpu);
   line << "vcpu " << vcpu << ": EXCEPTION vector " << report.exception_vector << " error ";
   line.Hex(report.exception_error) << " rip ";
   line.Hex(report.exception_rip) << " cr2 ";

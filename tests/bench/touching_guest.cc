@@ -12,6 +12,7 @@
 #include "mmu/base/check.h"
 #include "tests/bench/stopwatch.h"
 #include "vmm/boot/boot.h"
+#include "vmm/kvm/cpuid.h"
 
 namespace underfoot::bench {
 namespace {
@@ -118,8 +119,7 @@ Gpa TouchingGuest::TimesOf(unsigned vcpu) { return kTimesGpa + vcpu * kTimesByte
 absl::Status TouchingGuest::AddVcpu(unsigned index) {
   absl::StatusOr<Vcpu> vcpu = Vcpu::Create(kvm_, vm_, index);
   if (!vcpu.ok()) return std::move(vcpu).status();
-  HostCpuid cpuid(kvm_);
-  if (absl::Status set = vcpu->SetCpuid(cpuid); !set.ok()) return set;
+  if (absl::Status set = SetCpuid(*vcpu, LongModeCpuid()); !set.ok()) return set;
   if (absl::Status started = StartInRing3(*vcpu); !started.ok()) return started;
   absl::StatusOr<kvm_regs> registers = vcpu->GetRegisters();
   if (!registers.ok()) return registers.status();

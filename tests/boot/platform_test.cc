@@ -43,8 +43,9 @@ class Ports : public ::testing::Test {
     Write(vcpu, abi::kExitPort, {bytes.data(), 4}, 4);
   }
 
+  std::vector<char> system_area_ = std::vector<char>(abi::kMmioDirectoryGpa);
   std::vector<std::pair<unsigned, std::string>> lines_;
-  Platform platform_{2, [this](unsigned vcpu, std::string_view line) {
+  Platform platform_{2, HvaOf(system_area_.data()), [this](unsigned vcpu, std::string_view line) {
                        lines_.emplace_back(vcpu, std::string(line));
                      }};
 };
@@ -61,6 +62,27 @@ TEST_F(Ports, SerialLinesOfTwoVcpusDoNotMix) {
   platform_.serial().Flush();
   ASSERT_EQ(lines_.size(), 3u);
   EXPECT_EQ(lines_[2].second, "rest");
+}
+
+// The guest's count and the text are the guest's: neither leads out of the text of the vCPU.
+TEST_F(Ports, ATextIsPrintedAtOnceAndNoLongerThanItMayBe) {
+  const auto print = [this](unsigned vcpu, uint32_t bytes) {
+    std::array<char, 4> count;
+    std::memcpy(count.data(), &bytes, 4);
+    Write(vcpu, abi::kTextPort, {count.data(), 4}, 4);
+  };
+  system_area_[abi::TextGpa(2)] = '!';
+  std::memset(system_area_.data() + abi::TextGpa(1), 'x', abi::kTextBytes);
+  std::memcpy(system_area_.data() + abi::TextGpa(0), "first\nsecond\nthird", 18);
+  print(0, 13);
+  print(1, UINT32_MAX);
+
+  ASSERT_EQ(lines_.size(), 2u);
+  EXPECT_EQ(lines_[0], std::make_pair(0u, std::string("first")));
+  EXPECT_EQ(lines_[1], std::make_pair(0u, std::string("second")));
+  platform_.serial().Flush();
+  ASSERT_EQ(lines_.size(), 3u);
+  EXPECT_EQ(lines_[2], std::make_pair(1u, std::string(abi::kTextBytes, 'x')));
 }
 
 TEST_F(Ports, SerialIsAlwaysReadyAndKeepsNoEndlessLine) {

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "mmu/base/ordering.h"
 #include "vmm/boot/loader.h"
+#include "vmm/kvm/cpuid.h"
 
 namespace underfoot::testing {
 namespace {
@@ -74,7 +75,7 @@ MinimalVmm::MinimalVmm(const MinimalVmmOptions& options, Vm vm, Hva ram)
     : options_(options),
       ram_(ram),
       vm_(std::move(vm)),
-      platform_(options.vcpus, [this](unsigned, std::string_view line) {
+      platform_(options.vcpus, ram, [this](unsigned, std::string_view line) {
         absl::MutexLock lock(&mutex_);
         lines_.emplace_back(line);
       }) {}
@@ -112,11 +113,10 @@ absl::Status MinimalVmm::LoadGuest() {
 }
 
 absl::Status MinimalVmm::AddVcpus(const Kvm& kvm) {
-  HostCpuid cpuid(kvm);
   for (unsigned index = 0; index < options_.vcpus; ++index) {
     absl::StatusOr<Vcpu> vcpu = Vcpu::Create(kvm, vm_, index);
     if (!vcpu.ok()) return vcpu.status();
-    if (absl::Status status = vcpu->SetCpuid(cpuid); !status.ok()) return status;
+    if (absl::Status status = SetCpuid(*vcpu, LongModeCpuid()); !status.ok()) return status;
     if (absl::Status status = SetStartRegisters(*vcpu, entry_); !status.ok()) return status;
     threads_.push_back(std::make_unique<VcpuThread>(*std::move(vcpu), *this));
   }

@@ -155,12 +155,14 @@ absl::Status WriteBootData(const BootConfig& config, GuestWriter write) {
   const std::array<abi::Report, abi::kMaxVcpus> reports{};
   absl::Status status = write({abi::kReportsGpa}, std::as_bytes(std::span(reports)));
   if (!status.ok()) return status;
-  // The pages of its stack that a vCPU touches before anything else. A fault of a vCPU takes many
-  // times as long as this write.
+  // What a vCPU touches first, its text and pages of its stack. A fault of a vCPU takes many times as
+  // long as this write.
   static constexpr std::array<std::byte, 3 * kPageSize> kZeroes{};
   static_assert(sizeof(kZeroes) <= abi::kStackBytes);
   for (uint64_t vcpu = 0; vcpu < config.vcpus; ++vcpu) {
     status = write(Gpa{abi::StackTop(vcpu) - sizeof(kZeroes)}, kZeroes);
+    if (!status.ok()) return status;
+    status = write(Gpa{abi::TextGpa(vcpu)}, std::span(kZeroes).first(abi::kTextBytes));
     if (!status.ok()) return status;
   }
 

@@ -4,6 +4,7 @@ namespace underfoot {
 
 ExitOutcome Platform::OnPortIo(unsigned vcpu, const PortIo& io) {
   if (SerialPort::Claims(io.port)) return serial_.Access(vcpu, io);
+  if (TextPort::Claims(io.port)) return text_.Access(vcpu, io);
   if (ExitDevice::Claims(io.port)) return exit_.Access(vcpu, io);
   if (YieldPort::Claims(io.port)) return yield_.Access(io);
   return NoDevice(io);

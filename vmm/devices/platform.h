@@ -1,4 +1,4 @@
-// The ports of the test machine: serial port, exit device, yield port. An ExitHandler passes its
+// The ports of the test machine: serial port, text port, exit device, yield port. An ExitHandler passes its
 // port accesses to this class.
 //
 // Thread safety: any vCPU thread.
@@ -9,6 +9,7 @@
 #include "vmm/devices/exit_device.h"
 #include "vmm/devices/port_devices.h"
 #include "vmm/devices/serial.h"
+#include "vmm/devices/text_port.h"
 #include "vmm/devices/yield_port.h"
 #include "vmm/kvm/exits.h"
 
@@ -16,7 +17,9 @@ namespace underfoot {
 
 class Platform final : public PortDevices {
  public:
-  Platform(unsigned vcpus, SerialPort::Sink sink) : serial_(vcpus, std::move(sink)), exit_(vcpus) {}
+  // `system_area` is the hva of gpa 0, where abi::kSystemAreaBytes stay mapped.
+  Platform(unsigned vcpus, Hva system_area, SerialPort::Sink sink)
+      : serial_(vcpus, std::move(sink)), text_(system_area, serial_), exit_(vcpus) {}
 
   ExitOutcome OnPortIo(unsigned vcpu, const PortIo& io) override;
   void Flush() override { serial_.Flush(); }
@@ -27,6 +30,7 @@ class Platform final : public PortDevices {
 
  private:
   SerialPort serial_;
+  TextPort text_;
   ExitDevice exit_;
   YieldPort yield_;
 };

@@ -26,10 +26,13 @@ ExitOutcome SerialPort::Access(unsigned vcpu, const PortIo& io) {
     return ExitOutcome::kContinue;
   }
   // The line settings have no effect.
-  if (io.port != abi::kSerialPort) return ExitOutcome::kContinue;
+  return io.port == abi::kSerialPort ? Print(vcpu, io.data) : ExitOutcome::kContinue;
+}
+
+ExitOutcome SerialPort::Print(unsigned vcpu, std::span<const std::byte> text) {
   absl::MutexLock lock(&mutex_);
   if (vcpu >= lines_.size()) return ExitOutcome::kFail;
-  for (const std::byte byte : io.data) TakeLocked(vcpu, static_cast<char>(byte));
+  for (const std::byte byte : text) TakeLocked(vcpu, static_cast<char>(byte));
   return ExitOutcome::kContinue;
 }
 

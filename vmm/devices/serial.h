@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,6 +28,7 @@ class SerialPort {
 
   static bool Claims(uint16_t port);
   ExitOutcome Access(unsigned vcpu, const PortIo& io) ABSL_LOCKS_EXCLUDED(mutex_);
+  ExitOutcome Print(unsigned vcpu, std::span<const std::byte> text) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Passes on text that has no line end yet. Called at the end of the run.
   void Flush() ABSL_LOCKS_EXCLUDED(mutex_);

@@ -1,23 +1,49 @@
 #include "vmm/kvm/cpuid.h"
 
+#include <sys/ioctl.h>
+
 #include <algorithm>
 #include <bit>
+#include <cerrno>
+#include <cstddef>
+#include <memory>
+
+#include "absl/strings/str_format.h"
+#include "guest/abi.h"
 
 namespace underfoot {
 namespace {
+
+// kvm_cpuid2 with the layout that the kernel uses. If the header is compiled as C++, the flexible
+// array of its struct is at an offset 4 bytes too large and the struct is 12 bytes long, which
+// changes even the numbers of the ioctls.
+struct CpuidTable {
+  static constexpr uint32_t kMaxEntries = 256;
+  uint32_t count = kMaxEntries;
+  uint32_t padding = 0;
+  kvm_cpuid_entry2 entries[kMaxEntries] = {};
+};
+using Header = uint32_t[2];
+static_assert(offsetof(CpuidTable, entries) == sizeof(Header));
+constexpr unsigned long kGetSupportedCpuid = _IOWR(KVMIO, 0x05, Header);
+constexpr unsigned long kSetCpuid2 = _IOW(KVMIO, 0x90, Header);
 
 constexpr uint32_t kVendor = 0;
 constexpr uint32_t kVendorIsAmd = 0x68747541;  // leaf 0, ebx: "Auth"
 constexpr uint32_t kFeatures = 1;
 constexpr uint32_t kTopology = 0xb;
 constexpr uint32_t kTopology2 = 0x1f;
-constexpr uint32_t kAmdSizes = 0x80000008;
+constexpr uint32_t kExtendedLeaves = 0x80000000;
+constexpr uint32_t kExtendedFeatures = 0x80000001;
+constexpr uint32_t kSizes = 0x80000008;
 constexpr uint32_t kAmdTopology = 0x8000001e;
 
 constexpr uint32_t kTscDeadline = 1u << 24;     // leaf 1, ecx
 constexpr uint32_t kHypervisor = 1u << 31;      // leaf 1, ecx
 constexpr uint32_t kHyperThreading = 1u << 28;  // leaf 1, edx: the count of processors is valid
 constexpr uint32_t kMostInLeaf1 = 255;
+constexpr uint32_t kLongMode = 1u << 29;  // leaf 0x80000001, edx
+constexpr uint32_t kLinearAddressBits = 48;
 
 // The bits of an APIC id below the number of the socket.
 uint32_t ApicIdBits(uint32_t vcpus) { return static_cast<uint32_t>(std::bit_width(vcpus - 1)); }
@@ -47,6 +73,42 @@ void AddTopology(std::vector<kvm_cpuid_entry2>& leaves, const PcCpu& cpu) {
 
 }  // namespace
 
+absl::StatusOr<std::vector<kvm_cpuid_entry2>> SupportedCpuid(const Kvm& kvm) {
+  const auto table = std::make_unique<CpuidTable>();
+  if (ioctl(kvm.fd(), kGetSupportedCpuid, table.get()) < 0) {
+    return absl::ErrnoToStatus(errno, "KVM_GET_SUPPORTED_CPUID");
+  }
+  return std::vector<kvm_cpuid_entry2>(table->entries, table->entries + table->count);
+}
+
+absl::Status SetCpuid(const Vcpu& vcpu, std::span<const kvm_cpuid_entry2> leaves) {
+  const auto table = std::make_unique<CpuidTable>();
+  if (leaves.size() > CpuidTable::kMaxEntries) {
+    return absl::InvalidArgumentError(absl::StrFormat("%u CPUID leaves, and KVM takes at most %u",
+                                                      leaves.size(), CpuidTable::kMaxEntries));
+  }
+  table->count = static_cast<uint32_t>(leaves.size());
+  std::copy(leaves.begin(), leaves.end(), table->entries);
+  if (ioctl(vcpu.fd(), kSetCpuid2, table.get()) == 0) return absl::OkStatus();
+  return absl::ErrnoToStatus(
+      errno, absl::StrFormat("KVM_SET_CPUID2 of vCPU %u (%u leaves)", vcpu.index(), table->count));
+}
+
+// Without the leaf of sizes the vCPU has addresses of 36 bits only, and the MMIO window lies above.
+std::vector<kvm_cpuid_entry2> LongModeCpuid() {
+  constexpr uint32_t kAddressBits = std::bit_width(abi::kMmioGpa + abi::kMmioBytes - 1);
+  kvm_cpuid_entry2 highest{};
+  highest.function = kExtendedLeaves;
+  highest.eax = kSizes;
+  kvm_cpuid_entry2 features{};
+  features.function = kExtendedFeatures;
+  features.edx = kLongMode;
+  kvm_cpuid_entry2 sizes{};
+  sizes.function = kSizes;
+  sizes.eax = kAddressBits | kLinearAddressBits << 8;
+  return {highest, features, sizes};
+}
+
 std::vector<kvm_cpuid_entry2> PcCpuid(std::vector<kvm_cpuid_entry2> supported, const PcCpu& cpu) {
   const auto is_topology = [](const kvm_cpuid_entry2& leaf) {
     return leaf.function == kTopology || leaf.function == kTopology2;
@@ -60,7 +122,7 @@ std::vector<kvm_cpuid_entry2> PcCpuid(std::vector<kvm_cpuid_entry2> supported, c
       case kFeatures:
         PatchFeatures(leaf, cpu);
         break;
-      case kAmdSizes:
+      case kSizes:
         if (!amd) break;
         leaf.ecx = (leaf.ecx & ~0xf0ffu) | ApicIdBits(cpu.vcpus) << 12 | (cpu.vcpus - 1);
         break;

@@ -13,13 +13,9 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "vmm/kvm/cpuid.h"
 
 namespace underfoot {
 namespace {
-
-// KVM_SET_CPUID2, for the layout of CpuidTable.
-constexpr unsigned long kSetCpuid2 = _IOW(KVMIO, 0x90, uint32_t[2]);
 
 absl::Status IoctlError(const char* name, unsigned index) {
   return absl::ErrnoToStatus(errno, absl::StrFormat("%s of vCPU %u", name, index));
@@ -93,27 +89,6 @@ absl::Status Vcpu::SetSystemRegisters(const kvm_sregs& registers) {
         absl::StrFormat("KVM_SET_SREGS of vCPU %u (cr0 %#x, cr3 %#x, cr4 %#x, efer %#x)", index_,
                         registers.cr0, registers.cr3, registers.cr4, registers.efer));
   }
-  return absl::OkStatus();
-}
-
-absl::Status Vcpu::SetCpuid(HostCpuid& cpuid) {
-  const absl::StatusOr<const CpuidTable*> table = cpuid.Get();
-  if (!table.ok()) return table.status();
-  if (ioctl(fd(), kSetCpuid2, *table) < 0) return IoctlError("KVM_SET_CPUID2", index_);
-  return absl::OkStatus();
-}
-
-absl::Status Vcpu::SetPcCpuid(HostCpuid& cpuid, uint32_t vcpus, bool tsc_deadline) {
-  const absl::StatusOr<const CpuidTable*> supported = cpuid.Get();
-  if (!supported.ok()) return supported.status();
-  const CpuidTable& host = **supported;
-  const std::vector<kvm_cpuid_entry2> leaves =
-      PcCpuid({host.entries, host.entries + host.count},
-              {.apic_id = index_, .vcpus = vcpus, .tsc_deadline = tsc_deadline});
-  const auto table = std::make_unique<CpuidTable>();
-  table->count = static_cast<uint32_t>(std::min<size_t>(leaves.size(), CpuidTable::kMaxEntries));
-  std::copy_n(leaves.begin(), table->count, table->entries);
-  if (ioctl(fd(), kSetCpuid2, table.get()) < 0) return IoctlError("KVM_SET_CPUID2", index_);
   return absl::OkStatus();
 }
 

@@ -15,7 +15,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "vmm/base/unique_fd.h"
-#include "vmm/kvm/host_cpuid.h"
 #include "vmm/kvm/kvm.h"
 
 namespace underfoot {
@@ -47,12 +46,6 @@ class Vcpu {
   absl::StatusOr<kvm_sregs> GetSystemRegisters() const;
   [[nodiscard]] absl::Status SetRegisters(const kvm_regs& registers);
   [[nodiscard]] absl::Status SetSystemRegisters(const kvm_sregs& registers);
-
-  // Gives the guest the CPUID leaves that KVM supports here, unchanged.
-  [[nodiscard]] absl::Status SetCpuid(HostCpuid& cpuid);
-  // The same for a guest that is an operating system, see PcCpuid; one of `vcpus` vCPUs.
-  // `tsc_deadline`: KVM's local APIC has that timer.
-  [[nodiscard]] absl::Status SetPcCpuid(HostCpuid& cpuid, uint32_t vcpus, bool tsc_deadline);
 
  private:
   struct Unmap {

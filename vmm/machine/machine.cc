@@ -22,6 +22,7 @@
 #include "vmm/churn/script.h"
 #include "vmm/devices/virtio/disk.h"
 #include "vmm/devices/virtio/rng.h"
+#include "vmm/kvm/cpuid.h"
 
 namespace underfoot {
 namespace {
@@ -89,7 +90,6 @@ absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const RunOptions& optio
       options.RunsLinux() && !why_not.empty()) {
     return absl::FailedPreconditionError("--kernel: " + why_not);
   }
-  HostCpuid cpuid(*kvm);
   absl::StatusOr<Vm> vm = kvm->CreateVm();
   if (!vm.ok()) return std::move(vm).status();
   std::unique_ptr<Machine> machine(new Machine(options, *std::move(vm)));
@@ -97,7 +97,7 @@ absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const RunOptions& optio
       !built.ok()) {
     return built;
   }
-  if (absl::Status prepared = machine->Prepare(*kvm, cpuid); !prepared.ok()) return prepared;
+  if (absl::Status prepared = machine->Prepare(*kvm); !prepared.ok()) return prepared;
   return machine;
 }
 
@@ -171,7 +171,9 @@ absl::Status Machine::Build(SerialPort::Sink serial_sink, ByteSink byte_sink) {
                                      MakePcPlatform(std::move(serial_sink), std::move(byte_sink)));
   } else {
     guest_ = std::make_unique<Guest>(
-        options_, *ram_, std::make_unique<Platform>(options_.vcpus, std::move(serial_sink)),
+        options_, *ram_,
+        std::make_unique<Platform>(options_.vcpus, ram_->memory().slots().front().hva,
+                                   std::move(serial_sink)),
         nullptr);
   }
   if (options_.dirty_log_period.has_value()) {
@@ -257,7 +259,7 @@ absl::Status Machine::AddDisk(absl::StatusOr<std::unique_ptr<virtio::RawDisk>> d
   return absl::OkStatus();
 }
 
-absl::Status Machine::Prepare(const Kvm& kvm, HostCpuid& cpuid) {
+absl::Status Machine::Prepare(const Kvm& kvm) {
   if (!options_.replay_path.empty()) {
     absl::Status read = churn_->tape.Replay(options_.replay_path, ScriptMachine::Of(options_));
     if (!read.ok()) return read;
@@ -267,7 +269,8 @@ absl::Status Machine::Prepare(const Kvm& kvm, HostCpuid& cpuid) {
   coverage_.SetSource(EventSource::kUffd, true);
   if (absl::Status started = ram_->Start(); !started.ok()) return started;
   if (absl::Status added = AddSlots(); !added.ok()) return added;
-  const absl::StatusOr<StartVcpu> start = LoadGuest(kvm, cpuid);
+  const absl::StatusOr<StartVcpu> start =
+      options_.RunsLinux() ? LoadLinuxGuest(kvm) : LoadTestGuest();
   if (!start.ok()) return start.status();
   if (absl::Status created = CreateVcpus(kvm, *start); !created.ok()) return created;
   if (options_.record_path.empty()) return absl::OkStatus();
@@ -283,12 +286,8 @@ absl::Status Machine::AddSlots() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Machine::StartVcpu> Machine::LoadGuest(const Kvm& kvm, HostCpuid& cpuid) {
-  return options_.RunsLinux() ? LoadLinuxGuest(kvm, cpuid) : LoadTestGuest(cpuid);
-}
-
 // The interrupt controllers come before the vCPUs, each of which gets a local APIC.
-absl::StatusOr<Machine::StartVcpu> Machine::LoadLinuxGuest(const Kvm& kvm, HostCpuid& cpuid) {
+absl::StatusOr<Machine::StartVcpu> Machine::LoadLinuxGuest(const Kvm& kvm) {
   const absl::StatusOr<std::vector<std::byte>> kernel = ReadPart("--kernel", options_.guest);
   if (!kernel.ok()) return kernel.status();
   const absl::StatusOr<std::vector<std::byte>> initrd =
@@ -313,16 +312,21 @@ absl::StatusOr<Machine::StartVcpu> Machine::LoadLinuxGuest(const Kvm& kvm, HostC
       !made.ok()) {
     return made;
   }
+  const absl::StatusOr<std::vector<kvm_cpuid_entry2>> supported = SupportedCpuid(kvm);
+  if (!supported.ok()) return supported.status();
   const bool tsc_deadline = kvm.CheckExtension(KVM_CAP_TSC_DEADLINE_TIMER) > 0;
-  return [&cpuid, start = *start, vcpus = options_.vcpus, tsc_deadline](Vcpu& vcpu) {
-    absl::Status set = vcpu.SetPcCpuid(cpuid, vcpus, tsc_deadline);
-    // The kernel starts the others.
-    if (!set.ok() || vcpu.index() != 0) return set;
-    return SetLinuxStartRegisters(vcpu, start);
-  };
+  return
+      [supported = *supported, start = *start, vcpus = options_.vcpus, tsc_deadline](Vcpu& vcpu) {
+        absl::Status set = SetCpuid(
+            vcpu, PcCpuid(supported,
+                          {.apic_id = vcpu.index(), .vcpus = vcpus, .tsc_deadline = tsc_deadline}));
+        // The kernel starts the others.
+        if (!set.ok() || vcpu.index() != 0) return set;
+        return SetLinuxStartRegisters(vcpu, start);
+      };
 }
 
-absl::StatusOr<Machine::StartVcpu> Machine::LoadTestGuest(HostCpuid& cpuid) {
+absl::StatusOr<Machine::StartVcpu> Machine::LoadTestGuest() {
   Reader reader(ram_->mmu().readers());
   const auto write = [&](Gpa gpa, std::span<const std::byte> bytes) {
     return ram_->access().Write(reader, gpa, bytes);
@@ -341,9 +345,8 @@ absl::StatusOr<Machine::StartVcpu> Machine::LoadTestGuest(HostCpuid& cpuid) {
   boot.virtio_devices = guest_->devices.size();
   boot.ranges = ram_->memory().DataRanges();
   if (absl::Status written = WriteBootData(boot, write); !written.ok()) return written;
-  return [&cpuid, entry = *entry](Vcpu& vcpu) {
-    // Without it the vCPU has addresses of 36 bits only, and the MMIO window lies above.
-    absl::Status set = vcpu.SetCpuid(cpuid);
+  return [entry = *entry](Vcpu& vcpu) {
+    absl::Status set = SetCpuid(vcpu, LongModeCpuid());
     return set.ok() ? SetStartRegisters(vcpu, entry) : set;
   };
 }

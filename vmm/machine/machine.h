@@ -159,15 +159,14 @@ class Machine {
   // Constructs the parts; only the memory can be refused.
   absl::Status Build(SerialPort::Sink serial_sink, ByteSink byte_sink);
   std::unique_ptr<PcPlatform> MakePcPlatform(SerialPort::Sink serial_sink, ByteSink byte_sink);
-  absl::Status Prepare(const Kvm& kvm, HostCpuid& cpuid);
+  absl::Status Prepare(const Kvm& kvm);
   absl::Status AddDevices();
   absl::Status AddDisk(absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk);
   absl::Status AddSlots();
   // Sets the first registers of a vCPU.
   using StartVcpu = std::function<absl::Status(Vcpu& vcpu)>;
-  absl::StatusOr<StartVcpu> LoadGuest(const Kvm& kvm, HostCpuid& cpuid);
-  absl::StatusOr<StartVcpu> LoadTestGuest(HostCpuid& cpuid);
-  absl::StatusOr<StartVcpu> LoadLinuxGuest(const Kvm& kvm, HostCpuid& cpuid);
+  absl::StatusOr<StartVcpu> LoadTestGuest();
+  absl::StatusOr<StartVcpu> LoadLinuxGuest(const Kvm& kvm);
   absl::Status CreateVcpus(const Kvm& kvm, const StartVcpu& start);
   // The reports of all vCPUs, or zeroes of a guest that reports nothing.
   abi::Report GuestReport() const;
