@@ -95,6 +95,7 @@ INSTANTIATE_TEST_SUITE_P(Machines, DirtyLogUnderChurn,
 TEST_F(DirtyLogTest, IsNotLostWithAMemslot) {
   Start(Options(Backing::kAnon, 2, "memslot:100/s", std::chrono::milliseconds(200)));
   if (machine_ == nullptr) return;
+  ASSERT_NO_FATAL_FAILURE(WaitForCollections(5));
   EXPECT_TRUE(WaitUntil([&] { return Log().from_ram > 100; }))
       << "no pages have left KVM's log with their slot";
   FinishWell();

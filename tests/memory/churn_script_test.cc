@@ -117,8 +117,9 @@ TEST_F(ChurnScriptTest, ATornLastLineIsLeftOutAndATornLineBeforeOthersIsNamed) {
     EXPECT_EQ(script->operations.size(), 2u) << bytes;
   }
   const size_t middle = whole.find("bytes", whole.find('\n'));
-  EXPECT_EQ(ErrorOf(whole.substr(0, middle) + "\n" + whole.substr(last)),
-            path_ + ", line 2: no record of churn; give a file that --record has written");
+  EXPECT_EQ(
+      ErrorOf(whole.substr(0, middle) + "\n" + whole.substr(last)),
+      "--replay " + path_ + ", line 2: no record of churn; give a file that --record has written");
 }
 
 TEST_F(ChurnScriptTest, AScriptOfAnotherMachineIsRefused) {

@@ -23,8 +23,8 @@ constexpr int kVersion = 1;
 constexpr std::array<std::string_view, 2> kOutcomes = {"done", "declined"};
 
 absl::Status BadLine(const std::string& path, size_t line, std::string_view why) {
-  return absl::InvalidArgumentError(
-      absl::StrFormat("%s, line %u: %s; give a file that --record has written", path, line, why));
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "--replay %s, line %u: %s; give a file that --record has written", path, line, why));
 }
 
 // Far longer than any run, and far below the largest duration.
@@ -91,28 +91,36 @@ std::string_view ReadMachine(const Json& json, ScriptMachine& machine) {
   return "";
 }
 
-absl::Status FileError(const std::string& path, std::string_view what) {
-  return absl::ErrnoToStatus(errno, absl::StrFormat("%s cannot be %s", path, what));
+// The option that a file was given with, and what the program does with it.
+struct Use {
+  std::string_view option;
+  std::string_view done;
+};
+constexpr Use kReplay{"--replay", "read"};
+constexpr Use kRecord{"--record", "written"};
+
+absl::Status FileError(const std::string& path, Use use) {
+  return absl::ErrnoToStatus(errno,
+                             absl::StrFormat("%s %s cannot be %s", use.option, path, use.done));
 }
 
 // Opens without waiting for the other end of a FIFO. `takes_device`: a character device is accepted
 // too.
-absl::StatusOr<UniqueFd> OpenFile(const std::string& path, int flags, std::string_view what,
-                                  bool takes_device) {
+absl::StatusOr<UniqueFd> OpenFile(const std::string& path, int flags, Use use, bool takes_device) {
   UniqueFd file(open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666));
   struct stat info {};
   const bool opened = file.valid() && fstat(file.get(), &info) == 0;
   // ENXIO: a FIFO without a reader, or a socket.
-  if (!opened && errno != ENXIO) return FileError(path, what);
+  if (!opened && errno != ENXIO) return FileError(path, use);
   if (!opened || (!S_ISREG(info.st_mode) && !(takes_device && S_ISCHR(info.st_mode)))) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s cannot be %s: it is not a regular file; give one", path, what));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s %s cannot be %s: it is not a regular file; give one", use.option, path, use.done));
   }
   return file;
 }
 
 absl::StatusOr<std::string> ContentOf(const std::string& path) {
-  absl::StatusOr<UniqueFd> file = OpenFile(path, O_RDONLY, "read", /*takes_device=*/false);
+  absl::StatusOr<UniqueFd> file = OpenFile(path, O_RDONLY, kReplay, /*takes_device=*/false);
   if (!file.ok()) return std::move(file).status();
   std::string content;
   std::array<char, 65536> piece{};
@@ -120,7 +128,7 @@ absl::StatusOr<std::string> ContentOf(const std::string& path) {
     const ssize_t bytes = read(file->get(), piece.data(), piece.size());
     if (bytes == 0) return content;
     if (bytes > 0) content.append(piece.data(), static_cast<size_t>(bytes));
-    if (bytes < 0 && errno != EINTR) return FileError(path, "read");
+    if (bytes < 0 && errno != EINTR) return FileError(path, kReplay);
   }
 }
 
@@ -175,16 +183,16 @@ absl::StatusOr<Script> Script::Read(const std::string& path) {
 absl::StatusOr<ScriptWriter> ScriptWriter::Create(const std::string& path,
                                                   const ScriptMachine& machine) {
   absl::StatusOr<UniqueFd> file =
-      OpenFile(path, O_WRONLY | O_CREAT, "written", /*takes_device=*/true);
+      OpenFile(path, O_WRONLY | O_CREAT, kRecord, /*takes_device=*/true);
   if (!file.ok()) return std::move(file).status();
   struct stat info {};
   if (fstat(file->get(), &info) == 0 && S_ISREG(info.st_mode)) {
     if (const std::string_view why_not = LockFile(file->get(), /*exclusive=*/true);
         !why_not.empty()) {
-      return absl::FailedPreconditionError(
-          absl::StrFormat("%s cannot be written: it %s; give another file", path, why_not));
+      return absl::FailedPreconditionError(absl::StrFormat(
+          "%s %s cannot be written: it %s; give another file", kRecord.option, path, why_not));
     }
-    if (ftruncate(file->get(), 0) != 0) return FileError(path, "written");
+    if (ftruncate(file->get(), 0) != 0) return FileError(path, kRecord);
   }
   ScriptWriter writer(path, *std::move(file));
   Json head = {{"underfoot_churn", kVersion},
@@ -218,7 +226,7 @@ void ScriptWriter::Write(const std::string& line) {
   while (status_.ok() && !rest.empty()) {
     const ssize_t bytes = write(file_.get(), rest.data(), rest.size());
     if (bytes > 0) rest.remove_prefix(static_cast<size_t>(bytes));
-    if (bytes < 0 && errno != EINTR) status_ = FileError(path_, "written to its end");
+    if (bytes < 0 && errno != EINTR) status_ = FileError(path_, {"--record", "written to its end"});
   }
 }
 

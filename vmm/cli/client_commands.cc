@@ -133,7 +133,6 @@ absl::Status CheckGroup(const std::string& group, const Json& answer) {
 
 // Returns the text to print for one answer. The answer of another version may have any form.
 absl::StatusOr<std::string> Render(const ClientCommand& command, const Json& answer, Watch& watch) {
-  if (absl::Status known = CheckGroup(command.group, answer); !known.ok()) return known;
   if (command.json) {
     const Json shown =
         command.group.empty() ? answer : Json::object({{command.group, answer.at(command.group)}});
@@ -188,9 +187,9 @@ std::string Heading(const ClientCommand& command, const std::string& path) {
                          std::filesystem::path(path).stem().string());
 }
 
-int Fail(const Output& output, const absl::Status& status) {
+int Fail(const Output& output, const absl::Status& status, int exit_code = kExitFailure) {
   output.err << "underfoot: " << std::string(status.message()) << "\n";
-  return kExitFailure;
+  return exit_code;
 }
 
 }  // namespace
@@ -234,6 +233,10 @@ int RunClient(const ClientCommand& command, const SocketEnvironment& environment
       return kExitOk;
     }
     if (!answer.ok()) return Fail(output, answer.status());
+    // Only the machine knows its groups, so its first answer shows whether the command line is right.
+    if (const absl::Status known = CheckGroup(command.group, *answer); !known.ok()) {
+      return Fail(output, known, kExitUsage);
+    }
     const size_t used = heading.empty() ? 1 : 2;
     watch.rows = screen && output.rows ? std::max<size_t>(output.rows(), used + 1) - used : 0;
     const absl::StatusOr<std::string> text = Render(current, *answer, watch);

@@ -144,15 +144,16 @@ std::string DefaultSocketPath(std::string_view name, const SocketEnvironment& en
 
 absl::Status PrepareSocketDirectory(const std::string& path, const SocketEnvironment& environment) {
   const std::string directory = DirectoryOf(path);
-  if (mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
-    return absl::UnavailableError(
-        absl::StrFormat("cannot make the control directory %s: %s; make it, or use --control PATH "
-                        "with a directory that is there",
-                        directory, std::strerror(errno)));
-  }
   const std::vector<std::string> ours = SocketDirectories(environment);
-  if (std::find(ours.begin(), ours.end(), directory) == ours.end()) return absl::OkStatus();
-  return CheckOwnDirectory(directory, environment.uid);
+  const bool own = std::find(ours.begin(), ours.end(), directory) != ours.end();
+  if (own ? mkdir(directory.c_str(), 0700) == 0 || errno == EEXIST
+          : access(directory.c_str(), F_OK) == 0) {
+    return own ? CheckOwnDirectory(directory, environment.uid) : absl::OkStatus();
+  }
+  return absl::UnavailableError(
+      absl::StrFormat("the control directory %s: %s; make it, or use --control PATH with a "
+                      "directory that is there",
+                      directory, std::strerror(errno)));
 }
 
 absl::StatusOr<UniqueFd> LockDirectory(const std::string& directory,

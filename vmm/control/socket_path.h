@@ -45,9 +45,9 @@ absl::StatusOr<sockaddr_un> SocketAddress(const std::string& path);
 // The path of a machine that was started without --control.
 std::string DefaultSocketPath(std::string_view name, const SocketEnvironment& environment);
 
-// Creates the directory of `path` with mode 0700 if it does not exist; only the last component. A
-// directory of ours in a place where other users can write (underfoot, underfoot-UID) must belong
-// to this user and be closed to others. Any other existing directory is the operator's choice.
+// Creates the directory of a default path with mode 0700 if it does not exist; only the last component.
+// Such a directory, in a place where other users can write (underfoot, underfoot-UID), must belong to
+// this user and be closed to others. Any other directory is the operator's choice, and must exist.
 absl::Status PrepareSocketDirectory(const std::string& path, const SocketEnvironment& environment);
 
 // The directory of a path; "." for a path without a slash.

@@ -3,6 +3,7 @@
 #include <linux/kvm.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 #include <variant>
 
@@ -219,6 +220,12 @@ absl::StatusOr<ChurnState> MachineControl::PutChurn(const ChurnRequest& request)
                         machine_.state() == VmState::kEnding ? "is ending" : "has stopped"));
   }
   const ChurnRates rates = request.rates.value_or(machine_.churn().rates());
+  const bool all_off = std::all_of(rates.begin(), rates.end(),
+                                   [](const auto& kind_rate) { return kind_rate.second <= 0; });
+  if (request.running == true && all_off) {
+    return absl::FailedPreconditionError(
+        "all kinds of churn are off, so there is nothing to start; give rates (churn --set)");
+  }
   for (const auto& [kind, rate] : rates) {
     const std::string why_not = machine_.options().ChurnLimitsOfHost().UnavailableReason(kind);
     if (rate > 0 && !why_not.empty()) {
