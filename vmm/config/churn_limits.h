@@ -30,8 +30,7 @@ struct ChurnLimits {
                                  ChurnKind::kMerge, ChurnKind::kForeign}) {
       unavailable[kind] =
           "erases content of pages, and Linux gives a page up only by its own word; take a kind "
-          "that "
-          "keeps the content, like pageout";
+          "that keeps the content, like pageout";
     }
     unavailable[ChurnKind::kMove] =
         "takes pages away while the vCPUs run, and a Linux guest under it has ended in a triple "
