@@ -183,7 +183,6 @@ Outcome CreateSlot(State& state, const Operation& op) {
   if (view.present) return {Result::kNo};
   view.present = true;
   view.read_only = op.flag;
-  ++view.uid;
   return {Result::kDone};
 }
 
@@ -200,7 +199,6 @@ Outcome MoveSlot(State& state, const Operation& op) {
   if (!view.present) return {Result::kNo};
   Clear(state, view);
   view.place = static_cast<uint8_t>(1 - view.place);
-  ++view.uid;
   return {Result::kDone};
 }
 
@@ -211,7 +209,6 @@ Outcome SetFlags(State& state, const Operation& op) {
   const bool protects = op.flag && !view.read_only;
   const bool other_log = log_dirty != view.log_dirty;
   if (op.flag == view.read_only && !other_log) return {Result::kDone};
-  ++view.uid;
   if (protects) WriteProtect(view, kAllCells, state.tally);
   for (CacheState& cache : state.caches) {
     const bool concerned = cache.gpa_keyed && cache.writable && !cache.listed.empty();

@@ -112,8 +112,8 @@ Outcome ContinueRefresh(State& state) {
     if (fault.result != Result::kPresent) return fault;
     TakePage(state, fault.frame);
   }
-  const bool other_slot = cache.gpa_keyed && state.views[cache.view].uid != page_in.uid;
-  if (cache.validity != Validity::kPending || other_slot) return StartRefresh(state);
+  // An update of the slot that concerns the cache has made it invalid.
+  if (cache.validity != Validity::kPending) return StartRefresh(state);
   cache.validity = Validity::kValid;
   return FinishRefresh(state, Result::kValid);
 }
@@ -127,7 +127,6 @@ Outcome StartRefresh(State& state) {
     if (!IsThere(state, cache) || (view.read_only && cache.writable)) {
       return FinishRefresh(state, Result::kNoMemslot);
     }
-    page_in.uid = view.uid;
   }
   cache.listed = cache.cells;
   cache.validity = Validity::kPending;

@@ -83,7 +83,6 @@ struct View {
   bool log_dirty = false;
   uint8_t place = 0;   // the one of its two gfn ranges where it is
   uint8_t logged = 0;  // the log: a bit for each cell
-  uint32_t uid = 0;    // of the memslot; changes with each update
   EntryState block;
   std::array<EntryState, kCells> cells{};
 
@@ -141,7 +140,6 @@ struct PageInState {
   uint8_t cell = 0;  // requested from the page source
   uint8_t cache = 0;
   uint8_t page = 0;  // of the cache
-  uint32_t uid = 0;  // of the memslot that the cache was translated with
   Answer answer{};
   EntryState block{};  // the block that the claim had to split, or empty
 };
