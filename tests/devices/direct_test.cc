@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
@@ -164,6 +165,14 @@ TEST_P(DirectTest, AReadIntoTwoMemslotsGoesThroughABuffer) {
 }
 
 UNDERFOOT_FOR_BOTH_BACKINGS(DirectTest);
+TEST_P(DirectTest, MemoryThatASystemCallMayStillWriteToIsNotUnmapped) {
+  DirectRequest request(mmu().direct_requests(), mmu().in_flight(), mmu().memslots());
+  const Gfn first = side().GfnAt(kPayload);
+  ASSERT_TRUE(request.TryAnnounce({first, first + 1}).has_value());
+  EXPECT_DEATH(std::destroy_at(side().ram.get()), "guest memory goes under a system call");
+  EXPECT_TRUE(request.Withdraw());
+}
+
 
 // A real file, whose calls can be held up before they begin.
 class HeldDisk final : public Disk {
