@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -166,6 +167,29 @@ TEST_P(BlockTest, AnErrorOfTheFileReachesTheDriverAndIsCounted) {
 }
 
 TEST_P(BlockTest, ARequestWithoutRoomForAStatusNeedsAReset) {
+// Of a long request only the call that is under way is waited for.
+TEST_P(BlockTest, ARequestWhoseDeviceIsResetMakesNoFurtherCall) {
+  disk_->at_call_ = [this] { SetRegister(VIRTIO_MMIO_STATUS, 0); };
+  disk_->short_by_ = 1;  // a direct read fails
+  constexpr uint64_t kTwoPieces = 2 * virtio::Block::kBufferBytes;
+  const auto offer_and_wait = [&](uint32_t type, const std::vector<virtio::Descriptor>& payload) {
+    disk_->calls_ = 0;
+    Offer(type, 0, payload);
+    ASSERT_TRUE(WaitUntil([&] { return disk_->calls_ > 0 && Register(VIRTIO_MMIO_STATUS) == 0; }));
+    EXPECT_EQ(disk_->calls_, 1) << "type " << type;
+    EXPECT_EQ(driver().UsedIndex(), 0u);
+    driver_.emplace(side());
+    Run();
+  };
+  offer_and_wait(VIRTIO_BLK_T_IN, {PayloadIs(kTwoPieces, true)});
+  offer_and_wait(VIRTIO_BLK_T_OUT, {PayloadIs(kTwoPieces, false)});
+  for (const uint32_t type : {VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES}) {
+    const std::array<virtio_blk_discard_write_zeroes, 2> ranges = {{{1, 2, 0}, {9, 1, 0}}};
+    std::memcpy(Payload(), ranges.data(), sizeof(ranges));
+    offer_and_wait(type, {PayloadIs(sizeof(ranges), false)});
+  }
+}
+
   driver().SetChain(0, {Readable(kHeader, sizeof(virtio_blk_outhdr))});
   driver().Offer(0);
   Notify();

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "mmu/base/ordering.h"
 #include "mmu/base/stats.h"
 #include "mmu/direct_requests.h"
 #include "mmu/mmu.h"
@@ -58,11 +60,17 @@ class Request {
     DirectRequest& direct;
     QueueCounters& counters;
     std::vector<std::byte>& scratch;
+    const std::atomic<bool>& let_go;  // the worker shall let go of the ring, or end
     uint16_t queue = 0;
   };
   Request(const Worker& worker, const Chain& chain) : worker_(worker), chain_(chain) {}
 
   uint16_t queue() const { return worker_.queue; }
+  // True: the driver has reset the device or taken the queue back, or the machine ends. The request
+  // gets no answer, whatever Serve returns. A request can be long (a chain may describe 4 GiB, and the
+  // same memory many times), so a device looks here before each step of it.
+  // Relaxed: nothing that the device reads depends on it.
+  bool abandoned() const { return worker_.let_go.load(kRelaxed); }
   // For a device to which the buffers themselves are the request.
   std::span<const Buffer> writable() const { return chain_.writable; }
   uint64_t readable_bytes() const { return chain_.readable_bytes; }
@@ -126,6 +134,8 @@ class Backend {
 
   // Holds nothing, and may sleep in system calls: on memory of its own, or on guest memory by
   // Request::TryWriteDirectly. If it throws std::bad_alloc, it is called again with the same request.
+  // Between two such calls it looks at Request::abandoned: a guest must not be able to keep a worker
+  // for longer than one of them takes.
   virtual Served Serve(Request& request) = 0;
   // What has failed first outside of the guest; empty: nothing has.
   virtual std::string first_error() const { return {}; }

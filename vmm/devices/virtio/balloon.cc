@@ -18,6 +18,8 @@ constexpr uint64_t Bit(unsigned bit) { return uint64_t{1} << bit; }
 constexpr uint64_t kFramesAtOnce = 512;
 
 }  // namespace
+// Memory that is discarded by one call.
+constexpr uint64_t kMostAtOnce = uint64_t{16} << 20;
 
 uint32_t Balloon::device_id() const { return VIRTIO_ID_BALLOON; }
 
@@ -77,19 +79,25 @@ Served Balloon::Serve(Request& request) {
 }
 
 void Balloon::Give(HvaRange pages, Counter& pages_given, Request& request) {
-  const uint64_t count = pages.size() >> kPageShift;
-  pages_given.Add(count);
-  if (discard_(pages).ok()) return;
-  kept_.Add(count);
-  request.counters().errors.Add();
+  while (!pages.empty() && !request.abandoned()) {
+    const HvaRange some{pages.begin, std::min(pages.end, pages.begin + kMostAtOnce)};
+    const uint64_t count = some.size() >> kPageShift;
+    pages.begin = some.end;
+    if (!discard_(some).ok()) {
+      kept_.Add(count);
+      request.counters().errors.Add();
+    }
+    pages_given.Add(count);
+  }
 }
 
 // The frames of a request in any order. Adjacent ones go in one call.
 bool Balloon::TakeFrames(Request& request) {
   std::array<uint32_t, kFramesAtOnce> frames;
   const uint64_t bytes = request.readable_bytes();
+// Counted after the discard: whoever reads the count finds the pages gone.
   if (bytes == 0 || bytes % sizeof(uint32_t) != 0) return false;
-  for (uint64_t done = 0; done < bytes;) {
+  for (uint64_t done = 0; done < bytes && !request.abandoned();) {
     const uint64_t here = std::min<uint64_t>(bytes - done, sizeof(frames));
     const auto some = std::span(frames).first(here / sizeof(uint32_t));
     if (!request.Read(done, std::as_writable_bytes(some))) return false;

@@ -16,6 +16,9 @@ namespace {
 constexpr uint64_t kHeaderBytes = sizeof(virtio_blk_outhdr);
 constexpr uint64_t Bit(unsigned bit) { return uint64_t{1} << bit; }
 // The driver counts sectors of a range in 32 bits.
+// What is discarded or written with zeroes by one call. Where the host can only write the zeroes, more
+// would take longer than an end of the machine may wait.
+constexpr uint64_t kRangeBytes = uint64_t{16} << 20;
 constexpr uint32_t kMaxRangeSectors = 0x3fffff;
 
 }  // namespace
@@ -107,6 +110,7 @@ uint8_t Block::Carry(Request& request, uint64_t data_bytes) {
 
 uint8_t Block::ReadIntoGuest(Request& request, uint64_t sector, uint64_t bytes) {
   if (!Holds(sector, bytes)) return VIRTIO_BLK_S_IOERR;
+    if (request.abandoned()) return VIRTIO_BLK_S_IOERR;
   for (uint64_t done = 0; done < bytes;) {
     const uint64_t here = std::min(bytes - done, kDirectBytes);
     const uint64_t offset = sector * Disk::kSectorBytes + done;
@@ -124,6 +128,7 @@ uint8_t Block::ReadIntoGuest(Request& request, uint64_t sector, uint64_t bytes) 
 
 // `offset` in the file, `first` in the writable part of the request.
 uint8_t Block::ReadByBuffer(Request& request, uint64_t offset, uint64_t first, uint64_t bytes) {
+    if (request.abandoned()) return VIRTIO_BLK_S_IOERR;
   for (uint64_t done = 0; done < bytes;) {
     const std::span<std::byte> piece = request.Scratch(std::min(bytes - done, kBufferBytes));
     if (const int error = disk_->Read(offset + done, piece); error != 0) {
@@ -138,6 +143,7 @@ uint8_t Block::ReadByBuffer(Request& request, uint64_t offset, uint64_t first, u
 
 uint8_t Block::WriteFromGuest(Request& request, uint64_t sector, uint64_t bytes) {
   if (!Holds(sector, bytes)) return VIRTIO_BLK_S_IOERR;
+    if (request.abandoned()) return VIRTIO_BLK_S_IOERR;
   for (uint64_t done = 0; done < bytes;) {
     const std::span<std::byte> piece = request.Scratch(std::min(bytes - done, kBufferBytes));
     if (!request.Read(kHeaderBytes + done, piece)) return VIRTIO_BLK_S_IOERR;
@@ -174,10 +180,16 @@ uint8_t Block::ForEachRange(Request& request, bool discard) {
   for (const Range& range : ranges) {
     const uint64_t offset = range.sector * Disk::kSectorBytes;
     const uint64_t length = range.num_sectors * Disk::kSectorBytes;
-    const int error = discard ? disk_->Discard(offset, length)
-                              : disk_->WriteZeroes(offset, length, range.flags != 0);
-    if (error != 0) {
-      return StatusOf(request, discard ? "discard" : "write of zeroes", offset, error);
+    for (uint64_t done = 0; done < length;) {
+      if (request.abandoned()) return VIRTIO_BLK_S_IOERR;
+      const uint64_t offset = range.sector * Disk::kSectorBytes + done;
+      const uint64_t here = std::min(length - done, kRangeBytes);
+      const int error = discard ? disk_->Discard(offset, here)
+                                : disk_->WriteZeroes(offset, here, range.flags != 0);
+      if (error != 0) {
+        return StatusOf(request, discard ? "discard" : "write of zeroes", offset, error);
+      }
+      done += here;
     }
   }
   return VIRTIO_BLK_S_OK;

@@ -3,8 +3,8 @@
 //
 //   1. Start        the thread runs and sleeps. It holds no ring
 //   2. Run          orders it to serve a ring
-//   3. Quiesce      orders it to let go of the ring. It ends the request that it is in first, which
-//                   may take as long as a system call; quiet() is true afterwards
+//   3. Quiesce      orders it to let go of the ring. It ends the step of the request that it is in
+//                   first, which may take as long as a system call; quiet() is true afterwards
 //   4. RequestStop, Stop   end the thread: a flag and the eventfd, never a signal. A worker whose file
 //                   does not answer cannot be ended. Stop then returns false; the owner leaves the
 //                   thread behind, with everything that it uses
