@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -18,7 +20,9 @@
 #include "tests/support/wait_until.h"
 #include "vmm/base/unique_fd.h"
 #include "vmm/boot/guest_report.h"
+#include "vmm/evidence/event_log.h"
 #include "vmm/machine/machine.h"
+#include "vmm/ram/pagemap.h"
 
 namespace underfoot::testing {
 namespace {
@@ -106,6 +110,38 @@ TEST_P(DevicesBootTest, TheBalloonFollowsItsTargetUnderMixedChurn) {
   EXPECT_EQ(balloon().actual_bytes, 0u) << "the guest takes all pages back at its end";
   EXPECT_EQ(balloon().inflated, balloon().deflated);
   EXPECT_EQ(balloon().kept, 0u);
+}
+
+// Without churn only the balloon discards. Its pages go from the page tables of this process, and stay
+// away: the guest does not touch what it has given.
+TEST_P(DevicesBootTest, TheHostHasThePagesThatTheGuestHasGiven) {
+  options_.fault_around = 1;  // it would bring in neighbours of pages that the guest uses
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  const absl::StatusOr<Pagemap> pagemap = Pagemap::Open();
+  ASSERT_TRUE(pagemap.ok()) << pagemap.status();
+  constexpr uint64_t kGiven = uint64_t{3} * 64;  // pages
+  ASSERT_TRUE(machine_->SetBalloon(kGiven * kPageSize).ok());
+  ASSERT_TRUE(Becomes([](const Stats& stats) {
+    return stats.balloon.actual_bytes == kGiven * kPageSize && stats.balloon.idle_us == 0;
+  })) << text_;
+  EXPECT_GE(machine_->GetStats().balloon.inflated, kGiven);
+  std::set<uint64_t> discarded;
+  for (const NumberedEvent& numbered : machine_->events().Since(0, EventLog::kCapacity)) {
+    const HostEvent& event = numbered.event;
+    if (event.source != EventSource::kHook) continue;
+    EXPECT_TRUE(event.change == HostChange::kDiscard || event.change == HostChange::kPunch);
+    for (Hva page = event.range.begin; page < event.range.end; page += kPageSize) {
+      discarded.insert(page.value);
+    }
+  }
+  // A chunk that was reported free is used again, and may be the one that was given later.
+  const auto away =
+      static_cast<uint64_t>(std::count_if(discarded.begin(), discarded.end(), [&](uint64_t page) {
+        return !pagemap->Read(Hva{page}).present;
+      }));
+  EXPECT_GE(away, kGiven) << discarded.size() << " pages were discarded";
+  FinishWell();
 }
 
 // The file keeps what the guest has written, and its digest is the guest's.

@@ -9,6 +9,8 @@
 #include <optional>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "vmm/base/monotonic.h"
 
 namespace underfoot::virtio {
 namespace {
@@ -39,17 +41,25 @@ absl::Status Balloon::SetTarget(uint64_t bytes) {
   }
   target_pages_.store(static_cast<uint32_t>(bytes >> kPageShift), kRelease);
   generation_.fetch_add(1, kRelease);
+  NoteChange();
   ConfigChanged();
   return absl::OkStatus();
 }
 
+void Balloon::NoteChange() {
+  changed_us_.store(absl::ToInt64Microseconds(MonotonicNow()), kRelaxed);
+}
+
 BalloonStats Balloon::Stats() const {
+  const int64_t idle_us = absl::ToInt64Microseconds(MonotonicNow()) - changed_us_.load(kRelaxed);
+  const bool reached = target_pages_.load(kRelaxed) == actual_pages_.load(kRelaxed);
   return {.target_bytes = uint64_t{target_pages_.load(kRelaxed)} << kPageShift,
           .actual_bytes = uint64_t{actual_pages_.load(kRelaxed)} << kPageShift,
           .inflated = inflated_.Get(),
           .deflated = deflated_.Get(),
           .reported = reported_.Get(),
-          .kept = kept_.Get()};
+          .kept = kept_.Get(),
+          .idle_us = reached ? 0 : static_cast<uint64_t>(std::max(idle_us, int64_t{0}))};
 }
 
 void Balloon::ReadConfig(uint64_t offset, std::span<std::byte> data) const {
@@ -65,9 +75,11 @@ void Balloon::WriteConfig(uint64_t offset, std::span<const std::byte> data) {
   if (offset != offsetof(virtio_balloon_config, actual) || data.size() != sizeof(value)) return;
   std::memcpy(&value, data.data(), sizeof(value));
   actual_pages_.store(value, kRelaxed);
+  NoteChange();
 }
 
 Served Balloon::Serve(Request& request) {
+  if (request.queue() != kReporting) NoteChange();
   switch (request.queue()) {
     case kInflate:
       return {.answered = TakeFrames(request)};
