@@ -19,6 +19,7 @@
 
 #include "tests/control/scratch.h"
 #include "tests/devices/block_fixture.h"
+#include "tests/support/interrupted_calls.h"
 #include "tests/support/random.h"
 
 namespace underfoot::testing {
@@ -166,7 +167,6 @@ TEST_P(BlockTest, AnErrorOfTheFileReachesTheDriverAndIsCounted) {
   EXPECT_EQ(Ask(VIRTIO_BLK_T_OUT, 0, {PayloadIs(512, false)}), kDone);
 }
 
-TEST_P(BlockTest, ARequestWithoutRoomForAStatusNeedsAReset) {
 // Of a long request only the call that is under way is waited for.
 TEST_P(BlockTest, ARequestWhoseDeviceIsResetMakesNoFurtherCall) {
   disk_->at_call_ = [this] { SetRegister(VIRTIO_MMIO_STATUS, 0); };
@@ -190,6 +190,7 @@ TEST_P(BlockTest, ARequestWhoseDeviceIsResetMakesNoFurtherCall) {
   }
 }
 
+TEST_P(BlockTest, ARequestWithoutRoomForAStatusNeedsAReset) {
   driver().SetChain(0, {Readable(kHeader, sizeof(virtio_blk_outhdr))});
   driver().Offer(0);
   Notify();
@@ -272,6 +273,26 @@ TEST_F(RawDiskTest, AFileThatHasBecomeShorterGivesAnInputOutputError) {
   ASSERT_EQ(truncate(path.c_str(), (1 << 20) - 1024), 0);
   EXPECT_EQ((*disk)->Read((1 << 20) - 4096, bytes), EIO);
   EXPECT_EQ((*disk)->Write(0, bytes), EBADF) << "it was opened for reading";
+}
+
+TEST_F(RawDiskTest, ASystemCallThatIsInterruptedIsMadeAgain) {
+  auto disk = RawDisk::Open(MakeFile(1 << 20), false);
+  ASSERT_TRUE(disk.ok()) << disk.status();
+  const std::vector<std::byte> content(4096, std::byte{0x5a});
+  std::vector<std::byte> back(4096);
+  const auto interrupted = [&](const auto& call) {
+    const InterruptedCalls calls((*disk)->fd(), 3);
+    call();
+    EXPECT_EQ(calls.left(), 0) << "it was not interrupted";
+  };
+  interrupted([&] { EXPECT_EQ((*disk)->Write(512, content), 0); });
+  interrupted([&] { EXPECT_EQ((*disk)->Read(512, back), 0); });
+  EXPECT_EQ(back, content);
+  back.assign(back.size(), std::byte{0});
+  const iovec guest{back.data(), back.size()};
+  interrupted([&] { EXPECT_EQ((*disk)->ReadOnce(512, std::span(&guest, 1)), 4096); });
+  EXPECT_EQ(back, content);
+  interrupted([&] { EXPECT_EQ((*disk)->Flush(), 0); });
 }
 
 TEST_F(RawDiskTest, AFileThatIsNotADiskIsRefusedWithTheReason) {

@@ -214,6 +214,9 @@ absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignal
   }
   summary.coverage = (*machine)->coverage();
   summary.left_behind = (*machine)->left_behind();
+  for (const DeviceInfo& device : (*machine)->devices()) {
+    if (!device.first_error.empty()) summary.file_errors.push_back(device.first_error);
+  }
   for (std::string& problem : ProblemsIn(summary.stats, summary.coverage)) {
     summary.Add({RunEnd::kWrong, std::move(problem)});
   }

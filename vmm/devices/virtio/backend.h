@@ -137,6 +137,8 @@ class Backend {
   // Between two such calls it looks at Request::abandoned: a guest must not be able to keep a worker
   // for longer than one of them takes.
   virtual Served Serve(Request& request) = 0;
+  // The file behind the device, as a message names it; empty: there is none.
+  virtual std::string file() const { return {}; }
   // What has failed first outside of the guest; empty: nothing has.
   virtual std::string first_error() const { return {}; }
 

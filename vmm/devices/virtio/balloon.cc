@@ -18,10 +18,10 @@ namespace {
 constexpr uint64_t Bit(unsigned bit) { return uint64_t{1} << bit; }
 // Frame numbers that are handled at once.
 constexpr uint64_t kFramesAtOnce = 512;
-
-}  // namespace
 // Memory that is discarded by one call.
 constexpr uint64_t kMostAtOnce = uint64_t{16} << 20;
+
+}  // namespace
 
 uint32_t Balloon::device_id() const { return VIRTIO_ID_BALLOON; }
 
@@ -90,6 +90,7 @@ Served Balloon::Serve(Request& request) {
   }
 }
 
+// Counted after the discard: whoever reads the count finds the pages gone.
 void Balloon::Give(HvaRange pages, Counter& pages_given, Request& request) {
   while (!pages.empty() && !request.abandoned()) {
     const HvaRange some{pages.begin, std::min(pages.end, pages.begin + kMostAtOnce)};
@@ -107,7 +108,6 @@ void Balloon::Give(HvaRange pages, Counter& pages_given, Request& request) {
 bool Balloon::TakeFrames(Request& request) {
   std::array<uint32_t, kFramesAtOnce> frames;
   const uint64_t bytes = request.readable_bytes();
-// Counted after the discard: whoever reads the count finds the pages gone.
   if (bytes == 0 || bytes % sizeof(uint32_t) != 0) return false;
   for (uint64_t done = 0; done < bytes && !request.abandoned();) {
     const uint64_t here = std::min<uint64_t>(bytes - done, sizeof(frames));
