@@ -207,9 +207,12 @@ TEST_F(HandlerRaceTest, ABeginOfAnotherHandlerTakesTheClaimOfAPageIn) {
 //                                                                   Begin: takes the claim; discards
 //   cannot publish: the claim is gone
 //
-// No thread waits for the page any more. If the handler tried again, it would bring it back.
-TEST_F(HandlerRaceTest, APageThatIsGivenBackAfterItsCopyStaysAway) {
-  Gate after("fault-after-page-in");
+// No thread waits for the page any more. If the handler tried again, it would bring it back. The same
+// holds if the page goes before the handler has looked at its frame.
+class GivenBackTest : public HandlerRaceTest, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(GivenBackTest, APageThatIsGivenBackAfterItsCopyStaysAway) {
+  Gate after(GetParam());
   Task guest("guest", [&] { EXPECT_EQ(Load(3), 0u); });
   ASSERT_TRUE(after.AwaitArrival());
   guest.Join();
@@ -226,6 +229,9 @@ TEST_F(HandlerRaceTest, APageThatIsGivenBackAfterItsCopyStaysAway) {
   EXPECT_FALSE(parts_->pagemap.Read(Page(3).begin).present);
   EXPECT_FALSE(HasLeaf(3));
 }
+
+INSTANTIATE_TEST_SUITE_P(Points, GivenBackTest,
+                         ::testing::Values("page-came-in", "fault-after-page-in"));
 
 // A handler that looks for a lost copy is overtaken by an event; its second look at the leaf comes
 // last.
