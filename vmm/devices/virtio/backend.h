@@ -110,6 +110,9 @@ struct Served {
   bool answered = true;
   // The bytes at the beginning of the writable part that were written.
   uint32_t written = 0;
+  // Not now: the request waits for something from outside. Serve is called again with it after
+  // Backend::WakeQueue, or a notification of the driver.
+  bool later = false;
 };
 
 class Backend {
@@ -131,6 +134,8 @@ class Backend {
   virtual uint32_t config_generation() const { return 0; }
   // Receives each change of a field, to interrupt the driver. Set before the device starts.
   void SetConfigSink(std::function<void()> sink) { config_sink_ = std::move(sink); }
+  // Receives each WakeQueue. Set before the device starts.
+  void SetWakeSink(std::function<void(uint16_t queue)> sink) { wake_sink_ = std::move(sink); }
 
   // Holds nothing, and may sleep in system calls: on memory of its own, or on guest memory by
   // Request::TryWriteDirectly. If it throws std::bad_alloc, it is called again with the same request.
@@ -149,9 +154,14 @@ class Backend {
   void ConfigChanged() {
     if (config_sink_) config_sink_();
   }
+  // What a request of this queue waits for has come (Served::later).
+  void WakeQueue(uint16_t queue) {
+    if (wake_sink_) wake_sink_(queue);
+  }
 
  private:
   std::function<void()> config_sink_;
+  std::function<void(uint16_t queue)> wake_sink_;
 };
 
 }  // namespace underfoot::virtio
