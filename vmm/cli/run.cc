@@ -160,8 +160,11 @@ absl::StatusOr<std::unique_ptr<GuestTerminal>> TerminalFor(const RunOptions& opt
   if (!UsesConsole(options)) return nullptr;
   console.Line("the guest's console; Ctrl-] switches the guest off");
   absl::StatusOr<std::unique_ptr<GuestTerminal>> terminal = GuestTerminal::Start(
-      STDIN_FILENO, {.type = [&machine](std::string_view typed) { return machine.Type(typed); },
-                     .quit = [&machine] { machine.RequestQuit(); }});
+      STDIN_FILENO,
+      {.type = [&machine](std::string_view typed) { return machine.Type(typed); },
+       .quit = [&machine] { machine.RequestQuit(); },
+       .resize = [&machine](uint16_t columns,
+                            uint16_t rows) { machine.SetTerminalSize(columns, rows); }});
   if (terminal.ok()) scene.SetTerminal(terminal->get());
   return terminal;
 }
@@ -344,6 +347,7 @@ int RunMachine(const RunOptions& options) {
     if (options.json) static_cast<void>(Print(output, StartFailureJson(options, why)));
     return ExitCodeOf(RunEnd::kCouldNotRun);
   };
+  GuestTerminal::BlockSignals();
   const absl::StatusOr<std::unique_ptr<EndSignals>> signals = EndSignals::Start();
   if (!signals.ok()) return could_not_run(signals.status());
   const absl::Status ready = RestoreHostAndStartRcu(console);
