@@ -1,11 +1,12 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
-# check_console.sh PROGRAM KERNEL INITRD: types at the shell of shell_init.sh, in a Linux guest of PROGRAM
-# (`underfoot`) with --console, and reads what the shell answers. For `./dev check-linux`.
+# check_console.sh PROGRAM KERNEL INITRD TTY: types at the shell of shell_init.sh, in a Linux guest of
+# PROGRAM (`underfoot`) with --console, and reads what the shell answers. TTY: ttyS0, the serial port, or
+# hvc0, the virtio console. For `./dev check-linux`.
 work=$(mktemp -d)
 cd "$work" || exit
 mkfifo keyboard
-"$1" run --kernel "$2" --initrd "$3" --append "noxsave quiet" --memory 192M --console --duration 4m \
+"$1" run --kernel "$2" --initrd "$3" --append "noxsave quiet console=$4" --memory 192M --console --duration 4m \
   <keyboard >screen 2>&1 &
 run=$!
 exec 3>keyboard
@@ -27,6 +28,8 @@ await "# "  # the shell's prompt
 # shellcheck disable=SC2016  # the guest's shell counts
 echo 'echo console-$((6 * 7))-$(nproc)' >&3
 await "console-42-2"
+echo 'echo tty-$(tty)-' >&3
+await "tty-/dev/$4-"
 echo exit >&3
 wait $run
 status=$?
