@@ -175,6 +175,15 @@ TEST_P(ConsoleTest, ANewSizeInterruptsTheDriverAndChangesTheGeneration) {
   EXPECT_NE(Register(VIRTIO_MMIO_CONFIG_GENERATION), generation);
 }
 
+TEST_P(ConsoleTest, ASizeThatIsKnownIsAnnouncedToADriverThatBegins) {
+  EXPECT_EQ(Register(VIRTIO_MMIO_INTERRUPT_STATUS), 0u);
+  Reset();
+  console_->SetSize(132, 43);
+  EXPECT_EQ(Register(VIRTIO_MMIO_INTERRUPT_STATUS), 0u) << "no driver is there";
+  RunConsole();
+  EXPECT_EQ(Register(VIRTIO_MMIO_INTERRUPT_STATUS), uint32_t{VIRTIO_MMIO_INT_CONFIG});
+}
+
 TEST_P(ConsoleTest, ABufferThatWaitsForInputHoldsUpNoResetAndNoStop) {
   OfferInput(64);
   ASSERT_TRUE(WaitUntil(

@@ -132,6 +132,8 @@ class Backend {
   }
   virtual void WriteConfig(uint64_t, std::span<const std::byte>) {}
   virtual uint32_t config_generation() const { return 0; }
+  // Whether a driver shall be interrupted for the configuration when it begins, as after a change.
+  virtual bool announces_config() const { return false; }
   // Receives each change of a field, to interrupt the driver. Set before the device starts.
   void SetConfigSink(std::function<void()> sink) { config_sink_ = std::move(sink); }
   // Receives each WakeQueue. Set before the device starts.

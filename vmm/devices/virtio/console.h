@@ -53,6 +53,8 @@ class Console final : public Backend {
   std::span<const std::byte> config() const override { return {}; }
   void ReadConfig(uint64_t offset, std::span<std::byte> data) const override;
   uint32_t config_generation() const override;
+  // Linux reads the size after a change, and not when it begins.
+  bool announces_config() const override { return config_generation() != 0; }
   Served Serve(Request& request) override;
 
  private:

@@ -249,6 +249,7 @@ void MmioDevice::SetStatusLocked(uint32_t value) {
   for (size_t i = 0; i < queues_.size(); ++i) {
     if (queues_[i].ready) workers_[i]->Run(queues_[i].layout, driver_features_);
   }
+  if (backend_->announces_config()) Interrupt(VIRTIO_MMIO_INT_CONFIG);
 }
 
 void MmioDevice::QuiesceLocked() {
