@@ -134,7 +134,8 @@ void SetUpBalloon(Context& context, uint64_t pages) {
   const uint64_t accepted = Negotiate(registers, kReportingFeature);
   if (accepted == 0) return DeviceMismatch(context, registers, DeviceStep::kFeatures, 1, 0);
   balloon.pages = pages;
-  // A page that the host takes may count as touched in the working set, which is compared with visits.
+  // Visits are compared with the working set of the host. In rare cases a page that was reported comes
+  // back without a visit (mmu/LOCKING.md, "An installer need not start again").
   balloon.reports = (accepted & kReportingFeature) != 0 && context.boot.keep_visits == 0;
   for (uint64_t queue = 0; queue < (balloon.reports ? 3 : 2); ++queue) {
     if (!balloon.rings[queue].Place(registers, queue, pages + queue * kPageBytes, kAreaBytes)) {

@@ -13,6 +13,7 @@
 #include "guest/shared.h"
 #include "guest/smp.h"
 #include "guest/stamp.h"
+#include "guest/terminal.h"
 
 namespace underfoot::guest {
 namespace {
@@ -60,6 +61,7 @@ void SetUpDevices(Context& context) {
   const uint64_t pages = shared + kPageBytes;
   SetUpEntropy(context, pages + kDiskPages * kPageBytes);
   SetUpBalloon(context, pages + (kDiskPages + kEntropyPages) * kPageBytes);
+  SetUpTerminal(context, pages + (kDiskPages + kEntropyPages + kBalloonPages) * kPageBytes);
   SetUpDisk(context, pages);
 }
 
@@ -68,6 +70,7 @@ void TouchDevices(Context& context) {
   if (context.vcpu != 0) return;
   EntropyRound(context);
   BalloonRound(context);
+  TerminalRound(context);
 }
 
 void FinishDevices(Context& context) {
@@ -76,6 +79,7 @@ void FinishDevices(Context& context) {
   if (context.vcpu != 0) return;
   FinishEntropy(context);
   FinishBalloon(context);
+  FinishTerminal(context);
 }
 
 void RunMixed(Context& context, SharedRings& rings) {

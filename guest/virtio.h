@@ -21,6 +21,7 @@ enum class DeviceStep : uint64_t {
   kStatus = 6,    // a block request with another status
   kNoAnswer = 7,  // the device asks for a reset, and the requests are lost
   kIdentity = 8,  // the answer to get-id
+  kEcho = 9,      // other bytes came back from the console
 };
 
 void DeviceMismatch(Context& context, uint64_t registers, DeviceStep step, uint64_t expected,

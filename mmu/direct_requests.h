@@ -21,7 +21,8 @@
 // is seen by 2 or has marked the word, and then the whole transfer is made again.
 //
 // The bytes arrive at the hva that step 1 had. Therefore host addresses that guest memory has left
-// must stay reserved until no request is announced over them (AnnouncedOver).
+// must stay reserved until no request is announced over them (AnnouncedOver). The owner of guest
+// memory checks that before it unmaps it.
 //
 // Thread safety: DirectRequests: any thread. DirectRequest: its worker.
 // Invariants: I1 (with the exception above), I8 (step 5), I11 (Begin never waits for a request).

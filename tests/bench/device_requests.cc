@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cstring>
 #include <memory>
@@ -100,7 +101,8 @@ class Scene {
                                .reader = reader_,
                                .direct = direct_,
                                .counters = counters_,
-                               .scratch = scratch_},
+                               .scratch = scratch_,
+                               .let_go = let_go_},
                               chain_);
       const virtio::Served served = block_.Serve(request);
       UNDERFOOT_CHECK(
@@ -185,6 +187,7 @@ class Scene {
   Reader reader_;
   virtio::QueueCounters counters_;
   std::vector<std::byte> scratch_;
+  const std::atomic<bool> let_go_{false};
   virtio::Chain chain_;
   virtio::RingLayout layout_;
   Gpa payload_;

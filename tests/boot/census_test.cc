@@ -46,5 +46,26 @@ TEST_F(CensusTest, ALeakIsCountedByItsKind) {
   EXPECT_THAT(LeftBehind(before), IsEmpty());
 }
 
+TEST(LeftInMmuTest, AWorkerThatHangsMayHaveItsCachesAndOneBracket) {
+  MmuStats stats;
+  EXPECT_EQ(LeftInMmu(stats, 0), "");
+  stats.notifier.in_flight = 1;
+  EXPECT_EQ(LeftInMmu(stats, 0),
+            "left over at the end: 1 brackets, 0 pfn caches, 0 retired tables, 0 stray ends");
+  EXPECT_EQ(LeftInMmu(stats, 1), "");
+  stats.notifier.in_flight = 2;
+  EXPECT_NE(LeftInMmu(stats, 1), "");
+  stats.pfn_caches.count = 6;
+  EXPECT_EQ(LeftInMmu(stats, 2), "");
+  stats.pfn_caches.count = 7;
+  EXPECT_NE(LeftInMmu(stats, 2), "");
+  stats = {};
+  stats.rcu.pending_tables = 1;
+  EXPECT_NE(LeftInMmu(stats, 1), "");
+  stats = {};
+  stats.notifier.stray_ends = 1;
+  EXPECT_NE(LeftInMmu(stats, 1), "");
+}
+
 }  // namespace
 }  // namespace underfoot::testing

@@ -13,7 +13,8 @@ cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/underfoot
 # space. Those for a guest: devices behind virtio-mmio. A kernel has the ones that it needs.
 readonly host_modules=(irqbypass ccp kvm kvm-amd zsmalloc lzo lzo-rle lz4_compress lz4hc_compress lz4
                        lz4hc zram)
-readonly guest_modules=(virtio_ring virtio virtio_mmio virtio_blk rng-core virtio-rng virtio_balloon)
+readonly guest_modules=(virtio_ring virtio virtio_mmio virtio_blk rng-core virtio-rng virtio_balloon
+                        virtio_console)
 
 # The options by which apt finds backports: lists of their own, in the cache, so that this machine's
 # stay as they are. The mirror is the one that this machine's apt takes Debian 12 from.
@@ -77,11 +78,13 @@ make_once() {
 # get_kernel VERSION: leaves the kernel in $kernel, or fails. 6.1 is Debian 12's own, 6.12 its backport's.
 get_kernel() {
   version=$1
-  kernel=${UNDERFOOT_STOCK_KERNEL:-$cache/debian-kernel-$version}
+  # Another name if the list of modules changes: what is in the cache stays there.
+  local kernel_folder=debian-kernel-with-console
+  kernel=${UNDERFOOT_STOCK_KERNEL:-$cache/$kernel_folder-$version}
   if [ -n "${UNDERFOOT_STOCK_KERNEL:-}" ]; then
     [ -e "$kernel/vmlinuz" ] || fail "UNDERFOOT_STOCK_KERNEL=$kernel has no vmlinuz"
   else
-    make_once "debian-kernel-$version" make_kernel
+    make_once "$kernel_folder-$version" make_kernel
   fi
 }
 

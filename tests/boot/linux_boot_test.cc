@@ -165,6 +165,14 @@ TEST_F(LinuxBootTest, AKernelThatCannotBeStartedIsRefusedWithTheReason) {
   EXPECT_THAT(Error(outside.Bytes()), HasSubstr("its PVH entry 0x5000 lies outside"));
 }
 
+TEST_F(LinuxBootTest, TheLastConsoleOfTheCommandLineSaysWhichTerminalIsTheKernels) {
+  EXPECT_FALSE(LastConsoleIsHvc(""));
+  EXPECT_FALSE(LastConsoleIsHvc("console=ttyS0 quiet"));
+  EXPECT_TRUE(LastConsoleIsHvc("console=ttyS0 console=hvc0 quiet"));
+  EXPECT_FALSE(LastConsoleIsHvc("console=hvc0 console=ttyS0,115200"));
+  EXPECT_FALSE(LastConsoleIsHvc("noconsole=hvc0"));
+}
+
 TEST_F(LinuxBootTest, WhatDoesNotFitIsRefusedWithTheRemedy) {
   BzImageFile large;
   large.header.init_size = static_cast<uint32_t>(kMemory);

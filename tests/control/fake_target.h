@@ -76,7 +76,7 @@ class FakeTarget : public ControlTarget {
   ChurnState churn_ ABSL_GUARDED_BY(mutex_) = {
       .running = true, .seed = 7, .rates = {{ChurnKind::kDiscard, 100}}, .operations = {}};
   size_t more_caches_ ABSL_GUARDED_BY(mutex_) = 0;
-  BalloonStats balloon_ ABSL_GUARDED_BY(mutex_) = {4096, 8192, 3, 1, 64, 2};
+  BalloonStats balloon_ ABSL_GUARDED_BY(mutex_) = {4096, 8192, 3, 1, 64, 2, 3'000'000};
   bool quit_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t dirty_pages_ ABSL_GUARDED_BY(mutex_) = 0x180;
   bool dirty_there_ ABSL_GUARDED_BY(mutex_) = true;

@@ -69,7 +69,7 @@ constexpr char kStats[] = R"({
     "interrupts": 209, "refreshes": 210, "refreshes_in_request": 211, "away": 212,
     "shortages": 233, "needed_resets": 213},
   "balloon": {"target_bytes": 240, "actual_bytes": 241, "inflated": 242, "deflated": 243,
-    "reported": 244, "kept": 245},
+    "reported": 244, "kept": 245, "idle_us": 246},
   "dirty_log": {"enabled": true, "kvm": "bitmap", "period_us": 214, "collections": 215,
                 "failures": 216, "collect_us": 217, "pages": 218, "from_kvm": 219,
                 "from_memslots": 220, "from_ram": 221, "waiting": 222, "taken": 223,

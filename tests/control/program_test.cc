@@ -27,6 +27,7 @@ using ::testing::AllOf;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 struct Result {
@@ -136,6 +137,17 @@ TEST_F(ProgramTest, EveryQueryHasATableAndJson) {
   }
   EXPECT_EQ(Json::parse(Run({"stats", "--json"}).out), ToJson(SomeStats()));
   EXPECT_THAT(Run({"stats", "--csv"}).out, StartsWith("vm.name,vm.vcpus,"));
+}
+
+TEST_F(ProgramTest, ABalloonThatNeverReachesItsTargetIsSaidAndOneThatDoesIsNot) {
+  const auto server = Serve("vm-1");
+  const Result never = Run({"balloon", "--set", "1M"});
+  EXPECT_EQ(never.exit, 0) << never.err;
+  EXPECT_THAT(never.out, HasSubstr("8 KiB of 1 MiB asked for"));
+  EXPECT_THAT(never.out, HasSubstr("has done nothing more for 3.0 s"));
+  const Result reached = Run({"balloon", "--set", "8K"});
+  EXPECT_EQ(reached.exit, 0) << reached.err;
+  EXPECT_THAT(reached.out, AllOf(HasSubstr("8 KiB of 8 KiB"), Not(HasSubstr("nothing more"))));
 }
 
 TEST_F(ProgramTest, DirtyPagesAreTakenAsRangesOfFrames) {

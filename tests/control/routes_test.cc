@@ -144,7 +144,7 @@ TEST_F(RoutesTest, DevicesHaveTheirQueues) {
 
 TEST_F(RoutesTest, TheBalloonIsShownAndItsTargetIsSet) {
   const Json balloon = Json::parse(R"({"target_bytes": 4096, "actual_bytes": 8192, "inflated": 3,
-    "deflated": 1, "reported": 64, "kept": 2})");
+    "deflated": 1, "reported": 64, "kept": 2, "idle_us": 3000000})");
   EXPECT_EQ(Get("/v1/balloon"), balloon);
   const HttpReply reply = Ask("PUT", "/v1/balloon", R"({"target_bytes": 1048576})");
   EXPECT_EQ(reply.status, 200) << reply.body;

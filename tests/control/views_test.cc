@@ -17,6 +17,7 @@ namespace underfoot::testing {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -42,7 +43,7 @@ TEST(ViewsTest, StatsShowEveryFieldOnceUnderItsGroup) {
                           HasSubstr("operations.discard"), HasSubstr("causes.ksm"),
                           HasSubstr("fault.p99"), HasSubstr("105 us"), Not(HasSubstr("/s"))));
   EXPECT_EQ(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')),
-            6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 18 + 6 + 16);
+            6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 18 + 7 + 16);
 }
 
 TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {
@@ -198,6 +199,21 @@ TEST(ViewsTest, CachesMemslotsStage2AndChurn) {
             "blk-1     -         0       0   0 bytes     0 bytes       0        0      0"
             "           0          0           0\n");
   EXPECT_EQ(DevicesView(ToJson(std::vector<DeviceInfo>())), "no virtio devices\n");
+  BalloonStats balloon{.target_bytes = 8192, .actual_bytes = 4096, .inflated = 1, .idle_us = 50};
+  const std::string state =
+      "the guest has given back 4 KiB of 8 KiB asked for; 1 pages inflated, 0 deflated, 0 reported "
+      "free, 0 kept\n";
+  EXPECT_TRUE(BalloonMoves(ToJson(balloon)));
+  EXPECT_EQ(BalloonView(ToJson(balloon)), state);
+  balloon.idle_us = kBalloonPatienceUs;
+  EXPECT_FALSE(BalloonMoves(ToJson(balloon)));
+  EXPECT_EQ(BalloonView(ToJson(balloon)),
+            state +
+                "it has not reached that, and has done nothing more for 2.0 s: it may have no more "
+                "to give, or no driver; the target stays\n");
+  balloon.actual_bytes = balloon.target_bytes;
+  EXPECT_FALSE(BalloonMoves(ToJson(balloon)));
+  EXPECT_THAT(BalloonView(ToJson(balloon)), Not(HasSubstr("nothing more")));
   EXPECT_EQ(
       DirtyView(ToJson(*target.GetDirty())),
       "collection 7, 20.0 ms ago; WRITTEN: in it, WAITING: and in earlier ones, not taken yet\n"
@@ -285,6 +301,12 @@ TEST(SummaryTest, BeginsWithTheVerdictAndEndsWithCommandsToTry) {
       AllOf(HasSubstr("verdict good, 108 pages checked, 0 mismatches"), HasSubstr("307 operations"),
             HasSubstr("discard 153, foreign 154, seed 151"), StartsWith("PASSED: "),
             HasSubstr("  underfoot stats --watch\n"), Not(HasSubstr("--control"))));
+  EXPECT_THAT(SummaryText(good), Not(HasSubstr("read at byte")));
+  RunSummary failed = good;
+  failed.file_errors = {"read at byte 512 of 'a.img': Input/output error"};
+  EXPECT_THAT(SummaryText(failed),
+              ContainsRegex("disk +read at byte 512 of 'a.img': Input/output error\n"));
+  EXPECT_EQ(Json::parse(SummaryJson(failed))["file_errors"], Json(failed.file_errors));
   const RunSummary bad{.stats = GoodStats(), .problems = {"it leaks"}};
   EXPECT_THAT(SummaryText(bad),
               AllOf(StartsWith("FAILED:\n  it leaks\n\nmachine "), Not(HasSubstr("PASSED"))));

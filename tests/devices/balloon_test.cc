@@ -7,7 +7,9 @@
 #include <linux/virtio_ids.h>
 
 #include <array>
+#include <atomic>
 #include <cstring>
+#include <functional>
 #include <vector>
 
 #include "tests/devices/device_test.h"
@@ -35,8 +37,11 @@ class BalloonTest : public DeviceTest {
     for (uint64_t page = kGiven - 1; page < kGiven + 9; ++page) side().Store(page, page);
   }
   std::unique_ptr<virtio::Backend> MakeBackend() override {
-    auto balloon = std::make_unique<Balloon>(
-        *side().memory, [this](HvaRange pages) { return side().hooks.Discard(pages).status(); });
+    auto balloon = std::make_unique<Balloon>(*side().memory, [this](HvaRange pages) {
+      ++discards_;
+      if (at_discard_) at_discard_();
+      return side().hooks.Discard(pages).status();
+    });
     balloon_ = balloon.get();
     return balloon;
   }
@@ -68,6 +73,8 @@ class BalloonTest : public DeviceTest {
 
   Balloon* balloon_ = nullptr;
   std::vector<FakeDriver> drivers_;
+  std::atomic<int> discards_{0};
+  std::function<void()> at_discard_;  // set before the request
 };
 
 constexpr uint64_t kNone = ~uint64_t{0};  // page kGiven - 1
@@ -134,6 +141,31 @@ TEST_P(BalloonTest, ARequestOfAPartOfANumberNeedsAReset) {
 
 TEST_P(BalloonTest, AReportWithoutABufferNeedsAReset) {
   EXPECT_FALSE(Ask(Balloon::kReporting, Readable(kFrames, 8)));
+}
+
+// A chain can describe more memory than can be discarded in the time that the end of a machine waits.
+TEST_P(BalloonTest, ARequestWhoseWorkerIsStoppedDiscardsNothingMore) {
+  at_discard_ = [this] { device().RequestStop(); };
+  const std::array frames = {FrameAt(kGiven), FrameAt(kGiven + 2), FrameAt(kGiven + 4)};
+  std::memcpy(PointerOf(side().PageAt(kFrames)), frames.data(), sizeof(frames));
+  drivers_[Balloon::kInflate].SetChain(0, {Readable(kFrames, sizeof(frames))});
+  drivers_[Balloon::kInflate].Offer(0);
+  Notify(Balloon::kInflate);
+  ASSERT_TRUE(WaitUntil([&] { return discards_ > 0; }));
+  EXPECT_TRUE(device().Stop().empty());
+  EXPECT_EQ(discards_, 1);
+  EXPECT_EQ(drivers_[Balloon::kInflate].UsedIndex(), 0u) << "half a request was answered";
+}
+
+TEST_P(BalloonTest, AReportWhoseDeviceIsResetDiscardsNothingMore) {
+  at_discard_ = [this] { SetRegister(VIRTIO_MMIO_STATUS, 0); };
+  drivers_[Balloon::kReporting].SetChain(
+      0, {Writable(kGiven, kPageSize), Writable(kGiven + 2, kPageSize)});
+  drivers_[Balloon::kReporting].Offer(0);
+  Notify(Balloon::kReporting);
+  ASSERT_TRUE(WaitUntil([&] { return discards_ > 0 && Register(VIRTIO_MMIO_STATUS) == 0; }));
+  EXPECT_EQ(discards_, 1);
+  EXPECT_EQ(drivers_[Balloon::kReporting].UsedIndex(), 0u);
 }
 
 UNDERFOOT_FOR_BOTH_BACKINGS(BalloonTest);

@@ -28,6 +28,7 @@ class FakeDisk final : public virtio::Disk {
   uint64_t sectors() const override { return kSectors; }
   bool read_only() const override { return read_only_; }
   int Read(uint64_t offset, std::span<std::byte> bytes) override {
+    NoteCall();
     if (error_ == 0) std::memcpy(bytes.data(), &bytes_[offset], bytes.size());
     return error_;
   }
@@ -43,6 +44,7 @@ class FakeDisk final : public virtio::Disk {
     return error_ != 0 ? -1 : moved - short_by_;
   }
   int Write(uint64_t offset, std::span<const std::byte> bytes) override {
+    NoteCall();
     if (error_ == 0) std::memcpy(&bytes_[offset], bytes.data(), bytes.size());
     return error_;
   }
@@ -51,10 +53,12 @@ class FakeDisk final : public virtio::Disk {
     return error_;
   }
   int Discard(uint64_t offset, uint64_t bytes) override {
+    NoteCall();
     if (error_ == 0) std::memset(&bytes_[offset], 0xdd, bytes);
     return error_;
   }
   int WriteZeroes(uint64_t offset, uint64_t bytes, bool may_unmap) override {
+    NoteCall();
     if (error_ == 0) std::memset(&bytes_[offset], may_unmap ? 0x01 : 0, bytes);
     return error_;
   }
@@ -64,10 +68,19 @@ class FakeDisk final : public virtio::Disk {
   std::atomic<int> flushes_{0};
   std::atomic<int> direct_calls_{0};
   std::atomic<ssize_t> short_by_{0};
+  std::atomic<int> calls_{0};  // all but the direct ones and the flushes
+  // Called at the beginning of each of calls_. Set before the request.
+  std::function<void()> at_call_;
   // Called in the middle of a direct read. Set before the first request.
   std::function<void()> before_bytes_;
   std::function<void()> after_bytes_;
   bool read_only_ = false;
+
+ private:
+  void NoteCall() {
+    ++calls_;
+    if (at_call_) at_call_();
+  }
 };
 
 class BlockTest : public DeviceTest {

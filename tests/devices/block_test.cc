@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -18,6 +19,7 @@
 
 #include "tests/control/scratch.h"
 #include "tests/devices/block_fixture.h"
+#include "tests/support/interrupted_calls.h"
 #include "tests/support/random.h"
 
 namespace underfoot::testing {
@@ -165,6 +167,29 @@ TEST_P(BlockTest, AnErrorOfTheFileReachesTheDriverAndIsCounted) {
   EXPECT_EQ(Ask(VIRTIO_BLK_T_OUT, 0, {PayloadIs(512, false)}), kDone);
 }
 
+// Of a long request only the call that is under way is waited for.
+TEST_P(BlockTest, ARequestWhoseDeviceIsResetMakesNoFurtherCall) {
+  disk_->at_call_ = [this] { SetRegister(VIRTIO_MMIO_STATUS, 0); };
+  disk_->short_by_ = 1;  // a direct read fails
+  constexpr uint64_t kTwoPieces = 2 * virtio::Block::kBufferBytes;
+  const auto offer_and_wait = [&](uint32_t type, const std::vector<virtio::Descriptor>& payload) {
+    disk_->calls_ = 0;
+    Offer(type, 0, payload);
+    ASSERT_TRUE(WaitUntil([&] { return disk_->calls_ > 0 && Register(VIRTIO_MMIO_STATUS) == 0; }));
+    EXPECT_EQ(disk_->calls_, 1) << "type " << type;
+    EXPECT_EQ(driver().UsedIndex(), 0u);
+    driver_.emplace(side());
+    Run();
+  };
+  offer_and_wait(VIRTIO_BLK_T_IN, {PayloadIs(kTwoPieces, true)});
+  offer_and_wait(VIRTIO_BLK_T_OUT, {PayloadIs(kTwoPieces, false)});
+  for (const uint32_t type : {VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES}) {
+    const std::array<virtio_blk_discard_write_zeroes, 2> ranges = {{{1, 2, 0}, {9, 1, 0}}};
+    std::memcpy(Payload(), ranges.data(), sizeof(ranges));
+    offer_and_wait(type, {PayloadIs(sizeof(ranges), false)});
+  }
+}
+
 TEST_P(BlockTest, ARequestWithoutRoomForAStatusNeedsAReset) {
   driver().SetChain(0, {Readable(kHeader, sizeof(virtio_blk_outhdr))});
   driver().Offer(0);
@@ -248,6 +273,26 @@ TEST_F(RawDiskTest, AFileThatHasBecomeShorterGivesAnInputOutputError) {
   ASSERT_EQ(truncate(path.c_str(), (1 << 20) - 1024), 0);
   EXPECT_EQ((*disk)->Read((1 << 20) - 4096, bytes), EIO);
   EXPECT_EQ((*disk)->Write(0, bytes), EBADF) << "it was opened for reading";
+}
+
+TEST_F(RawDiskTest, ASystemCallThatIsInterruptedIsMadeAgain) {
+  auto disk = RawDisk::Open(MakeFile(1 << 20), false);
+  ASSERT_TRUE(disk.ok()) << disk.status();
+  const std::vector<std::byte> content(4096, std::byte{0x5a});
+  std::vector<std::byte> back(4096);
+  const auto interrupted = [&](const auto& call) {
+    const InterruptedCalls calls((*disk)->fd(), 3);
+    call();
+    EXPECT_EQ(calls.left(), 0) << "it was not interrupted";
+  };
+  interrupted([&] { EXPECT_EQ((*disk)->Write(512, content), 0); });
+  interrupted([&] { EXPECT_EQ((*disk)->Read(512, back), 0); });
+  EXPECT_EQ(back, content);
+  back.assign(back.size(), std::byte{0});
+  const iovec guest{back.data(), back.size()};
+  interrupted([&] { EXPECT_EQ((*disk)->ReadOnce(512, std::span(&guest, 1)), 4096); });
+  EXPECT_EQ(back, content);
+  interrupted([&] { EXPECT_EQ((*disk)->Flush(), 0); });
 }
 
 TEST_F(RawDiskTest, AFileThatIsNotADiskIsRefusedWithTheReason) {

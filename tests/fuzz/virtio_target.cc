@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include "vmm/base/monotonic.h"
 #include "vmm/coherent/coherent_ram.h"
 #include "vmm/devices/virtio/block.h"
+#include "vmm/devices/virtio/console.h"
 #include "vmm/devices/virtio/mmio_device.h"
 #include "vmm/devices/virtio/rng.h"
 
@@ -79,6 +81,7 @@ class Machine {
         parts_{ram_->mmu(), ram_->memory(), ram_->access()},
         block_(parts_,
                std::make_unique<virtio::Block>(std::make_unique<MemoryDisk>(), kQueues, "fuzz")),
+        console_(parts_, MakeConsole()),
         rng_(parts_, std::make_unique<virtio::Rng>()) {}
 
   absl::Status Start() {
@@ -87,10 +90,15 @@ class Machine {
       if (absl::Status made = CreateSlot(slot); !made.ok()) return made;
     }
     if (absl::Status started = block_.Start(); !started.ok()) return started;
+    if (absl::Status started = console_.Start(); !started.ok()) return started;
     return rng_.Start();
   }
 
-  virtio::MmioDevice& block() { return block_; }
+  // The device whose driver the input is.
+  virtio::MmioDevice& target() { return drives_console_ ? console_ : block_; }
+  void ChooseTarget(bool console) { drives_console_ = console; }
+  // Only a console takes it.
+  void Type(std::string_view bytes) { static_cast<void>(console_backend_->Receive(bytes)); }
   virtio::MmioDevice& rng() { return rng_; }
   const RamSlot& area_slot() const { return ram_->memory().slots()[2]; }
   Gpa AreaAt(uint64_t page) const { return area_slot().gpa + page * kPageSize; }
@@ -113,6 +121,11 @@ class Machine {
   }
 
  private:
+  std::unique_ptr<virtio::Backend> MakeConsole() {
+    auto console = std::make_unique<virtio::Console>([](std::string_view) {});
+    console_backend_ = console.get();
+    return console;
+  }
   absl::Status CreateSlot(const RamSlot& slot) {
     return ram_->mmu().CreateMemslot(
         {.id = slot.id, .gfns = {GfnOf(slot.gpa), GfnOf(slot.gpa + slot.bytes)}, .hva = slot.hva});
@@ -121,7 +134,10 @@ class Machine {
   std::unique_ptr<CoherentRam> ram_;
   const virtio::Virtqueue::Parts parts_;
   virtio::MmioDevice block_;
+  virtio::Console* console_backend_ = nullptr;
+  virtio::MmioDevice console_;
   virtio::MmioDevice rng_;
+  bool drives_console_ = false;
   bool away_ = false;
 };
 
@@ -206,11 +222,11 @@ class Driver {
   // given other rings than those that are looked at here, so this ends after a moment in any case.
   void LetTheDeviceWork() {
     for (int looks = 0; looks < 50; ++looks) {
-      if ((Register(machine_.block(), VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
+      if ((Register(machine_.target(), VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
         return;
       bool waits = false;
       for (uint64_t queue = 0; queue < kQueues; ++queue) {
-        const virtio::QueueWorker& worker = *machine_.block().workers()[queue];
+        const virtio::QueueWorker& worker = *machine_.target().workers()[queue];
         waits = waits || (!worker.quiet() && worker.queue().next_available() != offered_[queue]);
       }
       if (!waits) return;
@@ -220,7 +236,7 @@ class Driver {
 
   // One of these, with bytes of the input as its arguments.
   void Step() {
-    virtio::MmioDevice& device = machine_.block();
+    virtio::MmioDevice& device = machine_.target();
     switch (input_.Take<uint8_t>() % 11) {
       case 0:
         return SetRegister(device, uint64_t{input_.Take<uint8_t>()} * 4 % 0x200,
@@ -264,12 +280,12 @@ class Driver {
     const uint64_t offset = input_.Take<uint16_t>() % virtio::MmioDevice::kBytes;
     std::array<std::byte, 8> bytes{};
     const auto some = std::span(bytes).first(size_t{1} << input_.Take<uint8_t>() % 4);
-    machine_.block().Read(offset, some);
-    machine_.block().Write(offset, some);
+    machine_.target().Read(offset, some);
+    machine_.target().Write(offset, some);
   }
 
   void SetUp() {
-    virtio::MmioDevice& device = machine_.block();
+    virtio::MmioDevice& device = machine_.target();
     const uint8_t how = input_.Take<uint8_t>();
     if ((how & 1) != 0) {
       LetTheDeviceWork();
@@ -347,7 +363,7 @@ class Driver {
     offered_[queue] =
         static_cast<uint16_t>(offered_[queue] + 1 + ((what & 0xe0) == 0xe0 ? what : 0));
     virtio::WordAt<uint16_t>(available, virtio::kRingIndex).store(offered_[queue], kStoreLoad);
-    SetRegister(machine_.block(), VIRTIO_MMIO_QUEUE_NOTIFY, static_cast<uint32_t>(queue));
+    SetRegister(machine_.target(), VIRTIO_MMIO_QUEUE_NOTIFY, static_cast<uint32_t>(queue));
   }
 
   void WriteRaw() {
@@ -408,18 +424,22 @@ VirtioTargetCounts RunVirtioTarget(std::span<const uint8_t> bytes) {
   constexpr int kMostSteps = 96;
   Machine& machine = **TheMachine();
   const auto counts = [&] {
-    VirtioTargetCounts now{.needed_resets = machine.block().needed_resets()};
-    for (const auto& worker : machine.block().workers())
+    VirtioTargetCounts now{.needed_resets = machine.target().needed_resets()};
+    for (const auto& worker : machine.target().workers())
       now.requests += worker->counters().requests.Get();
     return now;
   };
+  // A first byte that begins no step of an ordinary input chooses the console.
+  const bool console = !bytes.empty() && bytes.front() == 0xff;
+  machine.ChooseTarget(console);
   const VirtioTargetCounts before = counts();
-  Input input(bytes);
+  Input input(console ? bytes.subspan(1) : bytes);
   Driver driver(machine, input);
+  if (console) machine.Type("typed at the console");
   for (int i = 0; i < kMostSteps && !input.empty(); ++i) driver.Step();
   machine.BringSlotBack();
   driver.LetTheDeviceWork();
-  Reset(machine.block());
+  Reset(machine.target());
   ExpectThatTheOtherDeviceWorks(machine);
   const VirtioTargetCounts after = counts();
   return {after.requests - before.requests, after.needed_resets - before.needed_resets};

@@ -1,12 +1,16 @@
 #!/bin/busybox sh
-# shellcheck shell=dash
-# check_console.sh PROGRAM KERNEL INITRD: types at the shell of shell_init.sh, in a Linux guest of PROGRAM
-# (`underfoot`) with --console, and reads what the shell answers. For `./dev check-linux`.
+# shellcheck shell=dash disable=SC2016
+# check_console.sh PROGRAM KERNEL INITRD TTY: types at the shell of shell_init.sh, in a Linux guest of
+# PROGRAM (`underfoot`) with --console, and reads what the shell answers. TTY: ttyS0, the serial port, or
+# hvc0, the virtio console, which knows the size of the terminal. For `./dev check-linux`.
 work=$(mktemp -d)
 cd "$work" || exit
 mkfifo keyboard
-"$1" run --kernel "$2" --initrd "$3" --append "noxsave quiet" --memory 192M --console --duration 4m \
-  <keyboard >screen 2>&1 &
+mkdir -p /dev/pts
+mount -t devpts pts /dev/pts
+# The first terminal of this machine, /dev/pts/0.
+script -qec "stty cols 101 rows 31; exec '$1' run --kernel '$2' --initrd '$3' \
+  --append 'noxsave quiet console=$4' --memory 192M --console --duration 4m" /dev/null <keyboard >screen 2>&1 &
 run=$!
 exec 3>keyboard
 
@@ -22,11 +26,21 @@ await() {
   done
 }
 
+# What stands in single quotes is for the guest's shell.
 await "switches it off"
 await "# "  # the shell's prompt
-# shellcheck disable=SC2016  # the guest's shell counts
 echo 'echo console-$((6 * 7))-$(nproc)' >&3
 await "console-42-2"
+echo 'echo tty-$(tty)-' >&3
+await "tty-/dev/$4-"
+if [ "$4" = hvc0 ]; then
+  echo 'echo size-$(stty size)-' >&3
+  await "size-31 101-"
+  stty -F /dev/pts/0 cols 90 rows 25
+  # The screen shows what is typed, and the quotes are not part of the answer.
+  echo 'until [ "$(stty size)" = "25 90" ]; do sleep 1; done; echo re""sized' >&3
+  await "resized"
+fi
 echo exit >&3
 wait $run
 status=$?
@@ -35,4 +49,4 @@ status=$?
   echo "check_console.sh: exit code $status of the run"
   exit 1
 }
-echo "check_console.sh: good"
+echo "check_console.sh: good, $4"

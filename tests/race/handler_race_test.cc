@@ -199,6 +199,40 @@ TEST_F(HandlerRaceTest, ABeginOfAnotherHandlerTakesTheClaimOfAPageIn) {
   EXPECT_FALSE(HasLeaf(3));
 }
 
+// fault_resolver.cc, TryResolve:
+//
+//   handler                            guest                        device worker
+//   copies the page, wakes
+//                                      uses it, gives it back
+//                                                                   Begin: takes the claim; discards
+//   cannot publish: the claim is gone
+//
+// No thread waits for the page any more. If the handler tried again, it would bring it back. The same
+// holds if the page goes before the handler has looked at its frame.
+class GivenBackTest : public HandlerRaceTest, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(GivenBackTest, APageThatIsGivenBackAfterItsCopyStaysAway) {
+  Gate after(GetParam());
+  Task guest("guest", [&] { EXPECT_EQ(Load(3), 0u); });
+  ASSERT_TRUE(after.AwaitArrival());
+  guest.Join();
+  ASSERT_TRUE(parts_->pagemap.Read(Page(3).begin).present);
+  {
+    const InvalidationScope bracket(mmu().notifier(), {Page(3)});
+    const uint64_t id = parts_->expected.Expect(Page(3));
+    Remove(3);
+    parts_->expected.Returned(id);
+  }
+  after.Open();
+  ASSERT_TRUE(WaitUntil([&] { return Stats().fault_us.count == 1; }));
+  EXPECT_EQ(Stats().put_off, 0u);
+  EXPECT_FALSE(parts_->pagemap.Read(Page(3).begin).present);
+  EXPECT_FALSE(HasLeaf(3));
+}
+
+INSTANTIATE_TEST_SUITE_P(Points, GivenBackTest,
+                         ::testing::Values("page-came-in", "fault-after-page-in"));
+
 // A handler that looks for a lost copy is overtaken by an event; its second look at the leaf comes
 // last.
 TEST_F(HandlerRaceTest, AnEventThatIsAppliedAfterTheLookExplainsALostPage) {

@@ -212,6 +212,17 @@ kvm_segment Segment(uint16_t selector, bool code, bool long_mode) {
 
 }  // namespace
 
+bool LastConsoleIsHvc(std::string_view command_line) {
+  constexpr std::string_view kConsole = "console=";
+  bool hvc = false;
+  while (!command_line.empty()) {
+    const std::string_view word = command_line.substr(0, command_line.find(' '));
+    if (word.starts_with(kConsole)) hvc = word.substr(kConsole.size()).starts_with("hvc");
+    command_line.remove_prefix(std::min(word.size() + 1, command_line.size()));
+  }
+  return hvc;
+}
+
 std::vector<MemoryRange> MemoryMapOf(uint64_t memory_bytes) {
   return {{.gpa = {0}, .bytes = pc::kLowRamEnd.value, .ram = true},
           {.gpa = pc::kLowRamEnd, .bytes = pc::kHighRam - pc::kLowRamEnd, .ram = false},

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -35,6 +36,10 @@ struct LinuxBoot {
 };
 
 enum class LinuxEntry : uint8_t { k64Bit, kPvh };
+
+// Whether the kernel's own terminal (/dev/console) is that of the virtio console: the last `console=` of
+// its command line counts.
+bool LastConsoleIsHvc(std::string_view command_line);
 
 struct LinuxStart {
   LinuxEntry entry = LinuxEntry::k64Bit;

@@ -1,6 +1,7 @@
 #include "vmm/cli/client_commands.h"
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -36,6 +37,18 @@ absl::StatusOr<Json> PutState(ControlClient& client, const char* state) {
   return client.Put("/v1/vm", Json::object({{"state", state}}));
 }
 
+// Waits until the guest has given what is asked for, or does nothing more about it. Returns the last
+// answer.
+absl::StatusOr<Json> SetBalloon(ControlClient& client, uint64_t bytes) {
+  constexpr std::chrono::milliseconds kPeriod(50);
+  absl::StatusOr<Json> answer = client.Put("/v1/balloon", Json::object({{"target_bytes", bytes}}));
+  while (answer.ok() && BalloonMoves(*answer)) {
+    std::this_thread::sleep_for(kPeriod);
+    answer = client.Get("/v1/balloon");
+  }
+  return answer;
+}
+
 absl::StatusOr<Json> Ask(ControlClient& client, const ClientCommand& command) {
   switch (command.verb) {
     case ClientVerb::kStats:
@@ -53,7 +66,7 @@ absl::StatusOr<Json> Ask(ControlClient& client, const ClientCommand& command) {
       return client.Get("/v1/devices");
     case ClientVerb::kBalloon:
       if (!command.balloon.has_value()) return client.Get("/v1/balloon");
-      return client.Put("/v1/balloon", Json::object({{"target_bytes", *command.balloon}}));
+      return SetBalloon(client, *command.balloon);
     case ClientVerb::kDirty:
       return command.take ? client.Post("/v1/dirty") : client.Get("/v1/dirty");
     case ClientVerb::kCoverage:

@@ -17,8 +17,9 @@ namespace {
 
 constexpr size_t kDefaultColumns = 80;
 // The console waits this long, once, for a reader that has stopped. After that, output that the
-// reader does not accept at once is dropped.
-constexpr int kPatienceMs = 1000;
+// reader does not accept at once is dropped. The end of a machine waits longer than that for the worker
+// of a guest's console (Machine::StopDevices).
+constexpr int kPatienceMs = 500;
 constexpr char kClearLine[] = "\r\033[K";
 
 // A pipe or a terminal that accepts any bytes accepts this many without blocking.

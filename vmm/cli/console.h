@@ -75,8 +75,8 @@ class Console {
 
   std::FILE* const stream_;
   const bool terminal_;
-  // Guards: the stream. Order: innermost. It is held across a write, which may wait once, for a
-  // second, for a reader that has stopped.
+  // Guards: the stream. Order: innermost. It is held across a write, which may wait once, for
+  // half a second, for a reader that has stopped.
   absl::Mutex mutex_;
   std::string status_ ABSL_GUARDED_BY(mutex_);
   LineBudget guest_budget_ ABSL_GUARDED_BY(mutex_);

@@ -1,7 +1,10 @@
 #include "vmm/cli/guest_terminal.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <array>
@@ -16,13 +19,28 @@ namespace {
 // The guest has not read what it was sent: a person types slower, but a pipe does not.
 constexpr int kGuestIsBusyMs = 10;
 
+sigset_t ResizeSignal() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGWINCH);
+  return signals;
+}
+
 }  // namespace
+
+void GuestTerminal::BlockSignals() {
+  const sigset_t signals = ResizeSignal();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
 
 absl::StatusOr<std::unique_ptr<GuestTerminal>> GuestTerminal::Start(int input, Sinks sinks) {
   UniqueFd stop(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!stop.valid()) return absl::ErrnoToStatus(errno, "eventfd of the console");
+  const sigset_t signals = ResizeSignal();
+  UniqueFd resized(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!resized.valid()) return absl::ErrnoToStatus(errno, "signalfd of the console");
   std::unique_ptr<GuestTerminal> terminal(
-      new GuestTerminal(input, std::move(sinks), std::move(stop)));
+      new GuestTerminal(input, std::move(sinks), std::move(stop), std::move(resized)));
   if (absl::Status raw = terminal->MakeRaw(); !raw.ok()) return raw;
   absl::Status started = StartThread(terminal->thread_, "the console's keyboard",
                                      [self = terminal.get()] { self->Main(); });
@@ -56,12 +74,22 @@ void GuestTerminal::Restore() const {
   if (before_.has_value()) static_cast<void>(tcsetattr(input_, TCSANOW, &*before_));
 }
 
+void GuestTerminal::PassSize() const {
+  winsize size{};
+  if (!before_.has_value() || ioctl(input_, TIOCGWINSZ, &size) != 0) return;
+  sinks_.resize(size.ws_col, size.ws_row);
+}
+
 void GuestTerminal::Main() const {
+  PassSize();
   for (;;) {
-    std::array<pollfd, 2> fds = {{{.fd = stop_.get(), .events = POLLIN, .revents = 0},
-                                  {.fd = input_, .events = POLLIN, .revents = 0}}};
+    std::array<pollfd, 3> fds = {{{.fd = stop_.get(), .events = POLLIN, .revents = 0},
+                                  {.fd = input_, .events = POLLIN, .revents = 0},
+                                  {.fd = resized_.get(), .events = POLLIN, .revents = 0}}};
     if (poll(fds.data(), fds.size(), -1) < 0 && errno != EINTR) return;
     if (fds[0].revents != 0) return;
+    signalfd_siginfo signal{};
+    if (fds[2].revents != 0 && read(resized_.get(), &signal, sizeof(signal)) > 0) PassSize();
     if (fds[1].revents == 0) continue;
     std::array<char, 256> bytes;
     const ssize_t got = read(input_, bytes.data(), bytes.size());

@@ -160,8 +160,11 @@ absl::StatusOr<std::unique_ptr<GuestTerminal>> TerminalFor(const RunOptions& opt
   if (!UsesConsole(options)) return nullptr;
   console.Line("the guest's console; Ctrl-] switches the guest off");
   absl::StatusOr<std::unique_ptr<GuestTerminal>> terminal = GuestTerminal::Start(
-      STDIN_FILENO, {.type = [&machine](std::string_view typed) { return machine.Type(typed); },
-                     .quit = [&machine] { machine.RequestQuit(); }});
+      STDIN_FILENO,
+      {.type = [&machine](std::string_view typed) { return machine.Type(typed); },
+       .quit = [&machine] { machine.RequestQuit(); },
+       .resize = [&machine](uint16_t columns,
+                            uint16_t rows) { machine.SetTerminalSize(columns, rows); }});
   if (terminal.ok()) scene.SetTerminal(terminal->get());
   return terminal;
 }
@@ -214,6 +217,9 @@ absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignal
   }
   summary.coverage = (*machine)->coverage();
   summary.left_behind = (*machine)->left_behind();
+  for (const DeviceInfo& device : (*machine)->devices()) {
+    if (!device.first_error.empty()) summary.file_errors.push_back(device.first_error);
+  }
   for (std::string& problem : ProblemsIn(summary.stats, summary.coverage)) {
     summary.Add({RunEnd::kWrong, std::move(problem)});
   }
@@ -341,6 +347,7 @@ int RunMachine(const RunOptions& options) {
     if (options.json) static_cast<void>(Print(output, StartFailureJson(options, why)));
     return ExitCodeOf(RunEnd::kCouldNotRun);
   };
+  GuestTerminal::BlockSignals();
   const absl::StatusOr<std::unique_ptr<EndSignals>> signals = EndSignals::Start();
   if (!signals.ok()) return could_not_run(signals.status());
   const absl::Status ready = RestoreHostAndStartRcu(console);

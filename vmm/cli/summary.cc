@@ -220,6 +220,7 @@ std::string TableText(const RunSummary& summary) {
                                       : absl::StrFormat("; %s steps put off for want of memory",
                                                         FormatCount(s.devices.shortages)))});
   }
+  for (const std::string& error : summary.file_errors) table.AddRow({"disk", error});
   if (s.balloon.inflated + s.balloon.reported != 0) {
     table.AddRow({"balloon",
                   absl::StrFormat("%s pages inflated, %s deflated, %s reported free, %s kept",
@@ -392,6 +393,7 @@ std::string SummaryJson(const RunSummary& summary) {
               {"skipped", skipped},
               {"stats", ToJson(summary.stats)},
               {"coverage", ToJson(summary.coverage)},
+              {"file_errors", summary.file_errors},
               {"churn_rate", {{"asked", rate.asked}, {"done", rate.done}}},
               {"replay", summary.replay.has_value() ? ToJson(*summary.replay) : Json()}})) +
          "\n";

@@ -23,6 +23,7 @@ namespace underfoot {
 struct RunSummary {
   Stats stats;  // the last statistics
   CoverageMatrix coverage = {};
+  std::vector<std::string> file_errors = {};  // the first error of each disk's file that has failed
   bool left_behind = false;  // a thread that could not be stopped: Machine::left_behind
   // Kinds of churn that the host did not offer, with the reasons.
   std::map<ChurnKind, std::string> skipped = {};
@@ -50,7 +51,7 @@ std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& co
 // The verdict with its reasons (in colour if `colour` is set), tables, and commands to try next.
 std::string SummaryText(const RunSummary& summary, bool colour = false);
 // {"run": {version, command line, guest, memory, vCPUs, backing, churn, seed, duration},
-//  "passed": bool, "result": as RunEndName, "exit_code": n, "problems": [...],
+//  "passed": bool, "file_errors": [as `first_error` in /v1/devices], "result": as RunEndName, "exit_code": n, "problems": [...],
 //  "skipped": {kind of churn: why}, "stats": {as in /v1/stats}, "coverage": {as in /v1/coverage},
 //  "churn_rate": {"asked", "done"} a second, "replay": what differed, or null}
 std::string SummaryJson(const RunSummary& summary);

@@ -312,14 +312,31 @@ std::string DevicesView(const Json& answer) {
   return devices.empty() ? "no virtio devices\n" : devices + table.Text();
 }
 
+bool BalloonMoves(const Json& answer) {
+  const auto number = [&answer](const char* name) {
+    return answer.is_object() && answer.value(name, Json()).is_number_unsigned()
+               ? answer.at(name).get<uint64_t>()
+               : 0;
+  };
+  return number("target_bytes") != number("actual_bytes") && number("idle_us") < kBalloonPatienceUs;
+}
+
 std::string BalloonView(const Json& answer) {
-  return absl::StrFormat(
+  const auto target = answer.at("target_bytes").get<uint64_t>();
+  const auto actual = answer.at("actual_bytes").get<uint64_t>();
+  std::string text = absl::StrFormat(
       "the guest has given back %s of %s asked for; %s pages inflated, %s deflated, %s reported "
       "free, %s kept\n",
-      Scalar("actual_bytes", answer.at("actual_bytes")),
-      Scalar("target_bytes", answer.at("target_bytes")), Scalar("inflated", answer.at("inflated")),
+      FormatBytes(actual), FormatBytes(target), Scalar("inflated", answer.at("inflated")),
       Scalar("deflated", answer.at("deflated")), Scalar("reported", answer.at("reported")),
       Scalar("kept", answer.at("kept")));
+  if (target != actual && !BalloonMoves(answer)) {
+    absl::StrAppendFormat(&text,
+                          "it has not reached that, and has done nothing more for %s: it may have "
+                          "no more to give, or no driver; the target stays\n",
+                          Scalar("idle_us", answer.at("idle_us")));
+  }
+  return text;
 }
 
 std::string DirtyView(const Json& dirty) {

@@ -10,6 +10,7 @@
 #define UNDERFOOT_VMM_CLI_VIEWS_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,9 @@ std::string Stage2View(const Json& walk);
 std::string WorkingSetView(const Json& set);
 std::string DevicesView(const Json& answer);
 std::string BalloonView(const Json& answer);
+// Whether a guest that has not what the host asks for may still be on its way there.
+inline constexpr uint64_t kBalloonPatienceUs = 2'000'000;
+bool BalloonMoves(const Json& answer);
 std::string DirtyView(const Json& dirty);
 // The pages of a take: a line for each range of guest frames, its end not included.
 std::string TakenView(const Json& taken);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "mmu/base/check.h"
 #include "vmm/base/cpus.h"
 #include "vmm/evidence/event_reads.h"
 #include "vmm/sources/kernel/kvm_tracepoints.h"
@@ -134,6 +135,14 @@ absl::Status CoherentRam::Start() {
     if (absl::Status started = huge_pages_.pool->Start(); !started.ok()) return started;
   }
   return monitor_.Start();
+}
+
+CoherentRam::~CoherentRam() {
+  const HvaRange ram = memory_->hvas();
+  UNDERFOOT_CHECK(!mmu_.direct_requests().AnnouncedOver(ram),
+                  "guest memory goes under a system call that may still write to it",
+                  ram.begin.value, ram.size());
+  Stop();
 }
 
 void CoherentRam::LeaveReserved() {

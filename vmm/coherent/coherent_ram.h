@@ -76,7 +76,9 @@ class CoherentRam {
  public:
   // The error names what this host refused and the remedy. Nothing is left behind.
   static absl::StatusOr<std::unique_ptr<CoherentRam>> Create(const CoherentRamOptions& options);
-  ~CoherentRam() { Stop(); }
+  // No device request is under way (DirectRequests): its bytes would arrive in what comes to the
+  // addresses next. An owner whose request does not end calls LeaveReserved and never destroys this.
+  ~CoherentRam();
   CoherentRam(const CoherentRam&) = delete;
   CoherentRam& operator=(const CoherentRam&) = delete;
 

@@ -292,9 +292,13 @@ Json ToJson(const std::vector<DeviceInfo>& devices) {
 }
 
 Json ToJson(const BalloonStats& balloon) {
-  return {{"target_bytes", balloon.target_bytes}, {"actual_bytes", balloon.actual_bytes},
-          {"inflated", balloon.inflated},         {"deflated", balloon.deflated},
-          {"reported", balloon.reported},         {"kept", balloon.kept}};
+  return {{"target_bytes", balloon.target_bytes},
+          {"actual_bytes", balloon.actual_bytes},
+          {"inflated", balloon.inflated},
+          {"deflated", balloon.deflated},
+          {"reported", balloon.reported},
+          {"kept", balloon.kept},
+          {"idle_us", balloon.idle_us}};
 }
 
 Json ToJson(const EventInfo& info) {

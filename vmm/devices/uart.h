@@ -52,7 +52,7 @@ class Uart {
 
   const Sinks sinks_;
   // Guards: the registers. Order: before the locks of the sinks. Held across: the sinks, one of which
-  // is a call of KVM, and the other may wait a second for a reader of the output that has stopped.
+  // is a call of KVM, and the other may wait half a second for a reader of the output that has stopped.
   absl::Mutex mutex_;
   std::deque<uint8_t> received_ ABSL_GUARDED_BY(mutex_);
   uint8_t enabled_ ABSL_GUARDED_BY(mutex_) = 0;  // causes of interrupts

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/devices/virtio/virtqueue.h"
 
 namespace underfoot {
 namespace {
@@ -46,6 +47,18 @@ std::vector<std::string> LeftBehind(const Census& before, absl::Duration patienc
         absl::StrFormat("%d threads were left running", after.threads - before.threads));
   }
   return lines;
+}
+
+std::string LeftInMmu(const MmuStats& stats, uint64_t hanging) {
+  if (stats.notifier.in_flight <= hanging &&
+      stats.pfn_caches.count <= virtio::Virtqueue::kCaches * hanging &&
+      stats.rcu.pending_tables == 0 && stats.notifier.stray_ends == 0) {
+    return {};
+  }
+  return absl::StrFormat(
+      "left over at the end: %d brackets, %d pfn caches, %d retired tables, %d stray ends",
+      stats.notifier.in_flight, stats.pfn_caches.count, stats.rcu.pending_tables,
+      stats.notifier.stray_ends);
 }
 
 }  // namespace underfoot

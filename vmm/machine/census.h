@@ -1,4 +1,4 @@
-// What a process holds: to see that a machine has left nothing behind.
+// What a process, and the Mmu of a machine, hold: to see that a machine has left nothing behind.
 //
 // Thread safety: a snapshot; meaningful only while no other thread opens or starts anything.
 
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "mmu/base/stats.h"
 
 namespace underfoot {
 
@@ -25,6 +26,11 @@ struct Census {
 // count.
 std::vector<std::string> LeftBehind(const Census& before,
                                     absl::Duration patience = absl::Seconds(1));
+
+// What is left in the Mmu of a machine whose threads have stopped, except for `hanging` device
+// workers; empty: nothing. A worker that hangs has the caches of its ring, and at most one bracket: it
+// may hang in the call by which the balloon discards memory.
+std::string LeftInMmu(const MmuStats& stats, uint64_t hanging);
 
 }  // namespace underfoot
 

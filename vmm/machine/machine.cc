@@ -27,7 +27,8 @@
 namespace underfoot {
 namespace {
 
-static_assert(kMaxDisks + 2 <= pc::kVirtioSlots);  // the entropy device and the balloon come too
+// The entropy device, the balloon and the console come too.
+static_assert(kMaxDisks + 3 <= pc::kVirtioSlots);
 
 // nullopt: not the name of a built-in workload, so the path of an image.
 std::optional<abi::Workload> FindWorkload(std::string_view name) {
@@ -167,6 +168,7 @@ absl::Status Machine::Build(SerialPort::Sink serial_sink, ByteSink byte_sink) {
                                      absl::FromChrono(*options_.working_set_period));
   }
   if (options_.RunsLinux()) {
+    terminal_ = byte_sink;
     guest_ = std::make_unique<Guest>(options_, *ram_, nullptr,
                                      MakePcPlatform(std::move(serial_sink), std::move(byte_sink)));
   } else {
@@ -240,7 +242,23 @@ absl::Status Machine::AddDevices() {
     guest_->balloon = balloon.get();
     guest_->devices.Add(std::move(balloon));
   }
+  AddConsole();
   return absl::OkStatus();
+}
+
+// A Linux guest with a terminal has one beside its serial port. The built-in guest gets back what it
+// writes, and compares.
+void Machine::AddConsole() {
+  if (terminal_ == nullptr && !options_.DrivesDevices()) return;
+  // Not by `this`: a worker that is left behind outlives the machine.
+  const auto echo = std::make_shared<virtio::Console*>(nullptr);
+  virtio::Console::Output output = terminal_;
+  if (output == nullptr) {
+    output = [echo](std::string_view bytes) { static_cast<void>((*echo)->Receive(bytes)); };
+  }
+  auto console = std::make_unique<virtio::Console>(std::move(output));
+  guest_->console = *echo = console.get();
+  guest_->devices.Add(std::move(console));
 }
 
 absl::Status Machine::AddDisk(absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk) {
@@ -449,7 +467,14 @@ abi::Report Machine::GuestReport() const {
 }
 
 size_t Machine::Type(std::string_view bytes) {
-  return guest_->pc == nullptr ? bytes.size() : guest_->pc->uart().Receive(bytes);
+  if (guest_->pc == nullptr) return bytes.size();
+  return guest_->console != nullptr && LastConsoleIsHvc(options_.linux_guest->append)
+             ? guest_->console->Receive(bytes)
+             : guest_->pc->uart().Receive(bytes);
+}
+
+void Machine::SetTerminalSize(uint16_t columns, uint16_t rows) {
+  if (guest_->pc != nullptr && guest_->console != nullptr) guest_->console->SetSize(columns, rows);
 }
 
 Stats Machine::GetStats() const {

@@ -38,6 +38,7 @@
 #include "vmm/devices/ring_peer.h"
 #include "vmm/devices/virtio/balloon.h"
 #include "vmm/devices/virtio/block.h"
+#include "vmm/devices/virtio/console.h"
 #include "vmm/devices/virtio/disk.h"
 #include "vmm/devices/virtio/mmio_bus.h"
 #include "vmm/dirty/dirty_collector.h"
@@ -55,7 +56,8 @@ namespace underfoot {
 
 class Machine {
  public:
-  // The bytes of a Linux guest's serial port, as they come.
+  // The bytes of a Linux guest's serial port and of its virtio console, as they come. Called by several
+  // threads.
   using ByteSink = std::function<void(std::string_view bytes)>;
 
   // The error names what this host refused and the remedy. Nothing is left behind. With `byte_sink`
@@ -75,8 +77,11 @@ class Machine {
   // Returns at once; the owner calls Finish.
   void RequestQuit() { guest_->exits.RequestQuit(); }
 
-  // Input for the serial port of a Linux guest. Returns how many bytes of it were taken.
+  // Input for a Linux guest: for its virtio console, if the kernel's command line names that as its
+  // last console, and otherwise for the serial port. Returns how many bytes of it were taken.
   size_t Type(std::string_view bytes);
+  // The size of its terminal, for the virtio console; 0 x 0: not known.
+  void SetTerminalSize(uint16_t columns, uint16_t rows);
 
   // True when quit was asked for, when all vCPUs have ended, or when a Linux guest has switched the
   // machine off or reset it; false when `timeout` came first.
@@ -141,6 +146,7 @@ class Machine {
     virtio::MmioBus devices;
     virtio::Block* disk = nullptr;       // the first of `devices`; null: there is none
     virtio::Balloon* balloon = nullptr;  // of `devices`; null: there is none
+    virtio::Console* console = nullptr;  // of `devices`; null: there is none
     GuestExits exits;
     std::unique_ptr<GuestReports> reports;  // null: a Linux guest reports nothing
     std::unique_ptr<RingPeer> ring;         // null: a Linux guest has no shared page
@@ -162,6 +168,7 @@ class Machine {
   absl::Status Prepare(const Kvm& kvm);
   absl::Status AddDevices();
   absl::Status AddDisk(absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk);
+  void AddConsole();
   absl::Status AddSlots();
   // Sets the first registers of a vCPU.
   using StartVcpu = std::function<absl::Status(Vcpu& vcpu)>;
@@ -192,6 +199,7 @@ class Machine {
   const absl::Duration created_;  // MonotonicNow
   Coverage coverage_;             // receives the events of ram_, so it goes after it
   Vm vm_;
+  ByteSink terminal_;  // of a Linux guest; null: it has none
   std::unique_ptr<CoherentRam> ram_;
   std::unique_ptr<WorkingSet> working_set_;  // null: nothing is sampled
   std::unique_ptr<Guest> guest_;

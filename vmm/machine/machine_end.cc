@@ -13,6 +13,7 @@
 #include "mmu/base/rcu.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/boot/pc_layout.h"
+#include "vmm/machine/census.h"
 #include "vmm/machine/machine.h"
 
 namespace underfoot {
@@ -186,22 +187,14 @@ void Machine::CheckMachine() {
         audit.unexplained, audit.checks, audit.missed_by_hooks, audit.missed_by_uffd,
         audit.missed_by_kernel));
   }
-  const MmuStats stats = ram_->mmu().Stats();
   if (left_behind()) {
     problems_.push_back(
         {RunEnd::kUnfinished,
-         absl::StrCat("a request does not end, and its thread is left behind: the file of ",
-                      absl::StrJoin(hanging_, ", "), " does not answer")});
+         absl::StrCat("a system call for the device queue ", absl::StrJoin(hanging_, ", "),
+                      " does not return, and its thread is left behind")});
   }
-  // A worker that is left behind still has the caches of its ring.
-  const uint64_t caches_left = virtio::Virtqueue::kCaches * hanging_.size();
-  if (stats.notifier.in_flight != 0 || stats.pfn_caches.count > caches_left ||
-      stats.rcu.pending_tables != 0 || stats.notifier.stray_ends != 0) {
-    Wrong(absl::StrFormat(
-        "left over at the end: %d brackets, %d pfn caches, %d retired tables, %d stray ends",
-        stats.notifier.in_flight, stats.pfn_caches.count, stats.rcu.pending_tables,
-        stats.notifier.stray_ends));
-  }
+  std::string left = LeftInMmu(ram_->mmu().Stats(), hanging_.size());
+  if (!left.empty()) Wrong(std::move(left));
 }
 
 // Each vCPU of the built-in guest has read its part of the disk last, through its driver. Here the

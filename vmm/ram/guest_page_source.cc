@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "mmu/base/check.h"
+#include "mmu/base/sync_point.h"
 #include "mmu/fault_around.h"
 #include "vmm/ram/file_holes.h"
 #include "vmm/ram/huge_page_pool.h"
@@ -224,12 +225,17 @@ PageInResult GuestPageSource::PageIn(Hva page, Access access, FaultContext* cont
               .granted = entry.uffd_wp ? Access::kRead : Access::kWrite,
               .level = IsGiantFrame(page, entry.pfn) ? 2U : 0U};
     }
+    // It came in for this fault, its thread went on, and the page has gone since. Nothing waits for it.
+    if (fault != nullptr && fault->page() == page && fault->woken()) {
+      return Without(PageInOutcome::kAgain);
+    }
     // Before the page is present: a thread that waits for it continues at once when it is, and a
     // scan must not come in between.
     if (touch_sink_) touch_sink_(page);
     const bool from_file = reported ? ComesFromFile(PageRangeOf(page), fault) : HasFile();
     switch (MakePresent(page, from_file, fault)) {
       case UffdOutcome::kDone:
+        UNDERFOOT_SYNC_POINT("page-came-in");
         continue;
       case UffdOutcome::kExists:
         // A swapped page comes in when it is touched, without a userfault; it has no frame to keep

@@ -67,7 +67,8 @@ class GuestPageSource final : public PageSource {
         pool_(options.pool),
         holes_(options.holes) {}
 
-  // `context`: a Fault of this class, or nullptr.
+  // `context`: a Fault of this class, or nullptr. If the page has come in for the fault and is gone
+  // again, the answer is kAgain, and the Fault is woken(): the page is not brought in twice.
   PageInResult PageIn(Hva page, Access access, FaultContext* context) override;
   // Brings in no page on which a removal may be under way, that has been moved away, or that is in
   // swap; lifts no write protection.

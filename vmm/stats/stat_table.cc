@@ -274,6 +274,8 @@ constexpr std::array kTable = {
         "Pages that the guest has reported free"),
     ROW(BalloonStats, balloon, kept, kCounter, kNumber,
         "Pages given back that the host could not discard"),
+    ROW(BalloonStats, balloon, idle_us, kGauge, kMicros,
+        "Time since the balloon or its target has changed; 0: it has what is asked for"),
 
     ROW(DirtyLogStats, dirty_log, enabled, kGauge, kNumber,
         "Whether writes to guest memory are logged"),

@@ -156,6 +156,8 @@ struct BalloonStats {
   uint64_t deflated = 0;      // pages
   uint64_t reported = 0;      // pages
   uint64_t kept = 0;          // pages of both kinds that the host could not discard
+  // Since the target or the balloon has changed; 0: the guest has given what the host asks for.
+  uint64_t idle_us = 0;
 };
 
 // The dirty log. Pages are counted once for each collection that reports them.

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "mmu/base/ordering.h"
 #include "mmu/base/stats.h"
 #include "mmu/direct_requests.h"
 #include "mmu/mmu.h"
@@ -58,11 +60,17 @@ class Request {
     DirectRequest& direct;
     QueueCounters& counters;
     std::vector<std::byte>& scratch;
+    const std::atomic<bool>& let_go;  // the worker shall let go of the ring, or end
     uint16_t queue = 0;
   };
   Request(const Worker& worker, const Chain& chain) : worker_(worker), chain_(chain) {}
 
   uint16_t queue() const { return worker_.queue; }
+  // True: the driver has reset the device or taken the queue back, or the machine ends. The request
+  // gets no answer, whatever Serve returns. A request can be long (a chain may describe 4 GiB, and the
+  // same memory many times), so a device looks here before each step of it.
+  // Relaxed: nothing that the device reads depends on it.
+  bool abandoned() const { return worker_.let_go.load(kRelaxed); }
   // For a device to which the buffers themselves are the request.
   std::span<const Buffer> writable() const { return chain_.writable; }
   uint64_t readable_bytes() const { return chain_.readable_bytes; }
@@ -102,6 +110,9 @@ struct Served {
   bool answered = true;
   // The bytes at the beginning of the writable part that were written.
   uint32_t written = 0;
+  // Not now: the request waits for something from outside. Serve is called again with it after
+  // Backend::WakeQueue, or a notification of the driver.
+  bool later = false;
 };
 
 class Backend {
@@ -121,12 +132,20 @@ class Backend {
   }
   virtual void WriteConfig(uint64_t, std::span<const std::byte>) {}
   virtual uint32_t config_generation() const { return 0; }
+  // Whether a driver shall be interrupted for the configuration when it begins, as after a change.
+  virtual bool announces_config() const { return false; }
   // Receives each change of a field, to interrupt the driver. Set before the device starts.
   void SetConfigSink(std::function<void()> sink) { config_sink_ = std::move(sink); }
+  // Receives each WakeQueue. Set before the device starts.
+  void SetWakeSink(std::function<void(uint16_t queue)> sink) { wake_sink_ = std::move(sink); }
 
   // Holds nothing, and may sleep in system calls: on memory of its own, or on guest memory by
   // Request::TryWriteDirectly. If it throws std::bad_alloc, it is called again with the same request.
+  // Between two such calls it looks at Request::abandoned: a guest must not be able to keep a worker
+  // for longer than one of them takes.
   virtual Served Serve(Request& request) = 0;
+  // The file behind the device, as a message names it; empty: there is none.
+  virtual std::string file() const { return {}; }
   // What has failed first outside of the guest; empty: nothing has.
   virtual std::string first_error() const { return {}; }
 
@@ -137,9 +156,14 @@ class Backend {
   void ConfigChanged() {
     if (config_sink_) config_sink_();
   }
+  // What a request of this queue waits for has come (Served::later).
+  void WakeQueue(uint16_t queue) {
+    if (wake_sink_) wake_sink_(queue);
+  }
 
  private:
   std::function<void()> config_sink_;
+  std::function<void(uint16_t queue)> wake_sink_;
 };
 
 }  // namespace underfoot::virtio

@@ -9,6 +9,8 @@
 #include <optional>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "vmm/base/monotonic.h"
 
 namespace underfoot::virtio {
 namespace {
@@ -16,6 +18,8 @@ namespace {
 constexpr uint64_t Bit(unsigned bit) { return uint64_t{1} << bit; }
 // Frame numbers that are handled at once.
 constexpr uint64_t kFramesAtOnce = 512;
+// Memory that is discarded by one call.
+constexpr uint64_t kMostAtOnce = uint64_t{16} << 20;
 
 }  // namespace
 
@@ -37,17 +41,25 @@ absl::Status Balloon::SetTarget(uint64_t bytes) {
   }
   target_pages_.store(static_cast<uint32_t>(bytes >> kPageShift), kRelease);
   generation_.fetch_add(1, kRelease);
+  NoteChange();
   ConfigChanged();
   return absl::OkStatus();
 }
 
+void Balloon::NoteChange() {
+  changed_us_.store(absl::ToInt64Microseconds(MonotonicNow()), kRelaxed);
+}
+
 BalloonStats Balloon::Stats() const {
+  const int64_t idle_us = absl::ToInt64Microseconds(MonotonicNow()) - changed_us_.load(kRelaxed);
+  const bool reached = target_pages_.load(kRelaxed) == actual_pages_.load(kRelaxed);
   return {.target_bytes = uint64_t{target_pages_.load(kRelaxed)} << kPageShift,
           .actual_bytes = uint64_t{actual_pages_.load(kRelaxed)} << kPageShift,
           .inflated = inflated_.Get(),
           .deflated = deflated_.Get(),
           .reported = reported_.Get(),
-          .kept = kept_.Get()};
+          .kept = kept_.Get(),
+          .idle_us = reached ? 0 : static_cast<uint64_t>(std::max(idle_us, int64_t{0}))};
 }
 
 void Balloon::ReadConfig(uint64_t offset, std::span<std::byte> data) const {
@@ -63,9 +75,11 @@ void Balloon::WriteConfig(uint64_t offset, std::span<const std::byte> data) {
   if (offset != offsetof(virtio_balloon_config, actual) || data.size() != sizeof(value)) return;
   std::memcpy(&value, data.data(), sizeof(value));
   actual_pages_.store(value, kRelaxed);
+  NoteChange();
 }
 
 Served Balloon::Serve(Request& request) {
+  if (request.queue() != kReporting) NoteChange();
   switch (request.queue()) {
     case kInflate:
       return {.answered = TakeFrames(request)};
@@ -76,12 +90,18 @@ Served Balloon::Serve(Request& request) {
   }
 }
 
+// Counted after the discard: whoever reads the count finds the pages gone.
 void Balloon::Give(HvaRange pages, Counter& pages_given, Request& request) {
-  const uint64_t count = pages.size() >> kPageShift;
-  pages_given.Add(count);
-  if (discard_(pages).ok()) return;
-  kept_.Add(count);
-  request.counters().errors.Add();
+  while (!pages.empty() && !request.abandoned()) {
+    const HvaRange some{pages.begin, std::min(pages.end, pages.begin + kMostAtOnce)};
+    const uint64_t count = some.size() >> kPageShift;
+    pages.begin = some.end;
+    if (!discard_(some).ok()) {
+      kept_.Add(count);
+      request.counters().errors.Add();
+    }
+    pages_given.Add(count);
+  }
 }
 
 // The frames of a request in any order. Adjacent ones go in one call.
@@ -89,7 +109,7 @@ bool Balloon::TakeFrames(Request& request) {
   std::array<uint32_t, kFramesAtOnce> frames;
   const uint64_t bytes = request.readable_bytes();
   if (bytes == 0 || bytes % sizeof(uint32_t) != 0) return false;
-  for (uint64_t done = 0; done < bytes;) {
+  for (uint64_t done = 0; done < bytes && !request.abandoned();) {
     const uint64_t here = std::min<uint64_t>(bytes - done, sizeof(frames));
     const auto some = std::span(frames).first(here / sizeof(uint32_t));
     if (!request.Read(done, std::as_writable_bytes(some))) return false;

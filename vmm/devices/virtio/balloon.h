@@ -43,7 +43,9 @@ class Balloon final : public Backend {
   using Discard = std::function<absl::Status(HvaRange)>;
 
   Balloon(const GuestMemory& memory, Discard discard)
-      : memory_(memory), discard_(std::move(discard)) {}
+      : memory_(memory), discard_(std::move(discard)) {
+    NoteChange();
+  }
 
   // How much memory the driver shall give to the host; rounded down to pages. InvalidArgument: more
   // than there is.
@@ -64,6 +66,7 @@ class Balloon final : public Backend {
   bool TakeFrames(Request& request);
   bool CountFrames(Request& request);
   bool TakeBuffers(Request& request);
+  void NoteChange();
   void Give(HvaRange pages, Counter& pages_given, Request& request);
 
   const GuestMemory& memory_;
@@ -72,6 +75,7 @@ class Balloon final : public Backend {
   std::atomic<uint32_t> target_pages_{0};
   std::atomic<uint32_t> generation_{0};
   std::atomic<uint32_t> actual_pages_{0};  // relaxed: what the driver says, for the statistics
+  std::atomic<int64_t> changed_us_{0};     // relaxed: for the statistics
   Counter inflated_;
   Counter deflated_;
   Counter reported_;

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -17,6 +16,9 @@ constexpr uint64_t kHeaderBytes = sizeof(virtio_blk_outhdr);
 constexpr uint64_t Bit(unsigned bit) { return uint64_t{1} << bit; }
 // The driver counts sectors of a range in 32 bits.
 constexpr uint32_t kMaxRangeSectors = 0x3fffff;
+// What is discarded or written with zeroes by one call. Where the host can only write the zeroes, more
+// would take longer than an end of the machine may wait.
+constexpr uint64_t kRangeBytes = uint64_t{16} << 20;
 
 }  // namespace
 
@@ -56,8 +58,8 @@ std::string Block::first_error() const {
 uint8_t Block::StatusOf(Request& request, std::string_view operation, uint64_t offset, int error) {
   if (error == 0) return VIRTIO_BLK_S_OK;
   request.counters().file_errors.Add();
-  std::string text = absl::StrFormat("%s at byte %d of the disk: %s", operation, offset,
-                                     std::generic_category().message(error));
+  std::string text = absl::StrFormat("%s at byte %d of %s: %s", operation, offset, disk_->file(),
+                                     disk_->WhyFailed(error));
   absl::MutexLock lock(&mutex_);
   if (first_error_.empty()) first_error_ = std::move(text);
   return VIRTIO_BLK_S_IOERR;
@@ -108,6 +110,7 @@ uint8_t Block::Carry(Request& request, uint64_t data_bytes) {
 uint8_t Block::ReadIntoGuest(Request& request, uint64_t sector, uint64_t bytes) {
   if (!Holds(sector, bytes)) return VIRTIO_BLK_S_IOERR;
   for (uint64_t done = 0; done < bytes;) {
+    if (request.abandoned()) return VIRTIO_BLK_S_IOERR;
     const uint64_t here = std::min(bytes - done, kDirectBytes);
     const uint64_t offset = sector * Disk::kSectorBytes + done;
     if (!request.TryWriteDirectly(done, here, [&](std::span<const iovec> guest) {
@@ -125,6 +128,7 @@ uint8_t Block::ReadIntoGuest(Request& request, uint64_t sector, uint64_t bytes) 
 // `offset` in the file, `first` in the writable part of the request.
 uint8_t Block::ReadByBuffer(Request& request, uint64_t offset, uint64_t first, uint64_t bytes) {
   for (uint64_t done = 0; done < bytes;) {
+    if (request.abandoned()) return VIRTIO_BLK_S_IOERR;
     const std::span<std::byte> piece = request.Scratch(std::min(bytes - done, kBufferBytes));
     if (const int error = disk_->Read(offset + done, piece); error != 0) {
       return StatusOf(request, "read", offset + done, error);
@@ -139,6 +143,7 @@ uint8_t Block::ReadByBuffer(Request& request, uint64_t offset, uint64_t first, u
 uint8_t Block::WriteFromGuest(Request& request, uint64_t sector, uint64_t bytes) {
   if (!Holds(sector, bytes)) return VIRTIO_BLK_S_IOERR;
   for (uint64_t done = 0; done < bytes;) {
+    if (request.abandoned()) return VIRTIO_BLK_S_IOERR;
     const std::span<std::byte> piece = request.Scratch(std::min(bytes - done, kBufferBytes));
     if (!request.Read(kHeaderBytes + done, piece)) return VIRTIO_BLK_S_IOERR;
     const uint64_t offset = sector * Disk::kSectorBytes + done;
@@ -172,12 +177,17 @@ uint8_t Block::ForEachRange(Request& request, bool discard) {
     }
   }
   for (const Range& range : ranges) {
-    const uint64_t offset = range.sector * Disk::kSectorBytes;
     const uint64_t length = range.num_sectors * Disk::kSectorBytes;
-    const int error = discard ? disk_->Discard(offset, length)
-                              : disk_->WriteZeroes(offset, length, range.flags != 0);
-    if (error != 0) {
-      return StatusOf(request, discard ? "discard" : "write of zeroes", offset, error);
+    for (uint64_t done = 0; done < length;) {
+      if (request.abandoned()) return VIRTIO_BLK_S_IOERR;
+      const uint64_t offset = range.sector * Disk::kSectorBytes + done;
+      const uint64_t here = std::min(length - done, kRangeBytes);
+      const int error = discard ? disk_->Discard(offset, here)
+                                : disk_->WriteZeroes(offset, here, range.flags != 0);
+      if (error != 0) {
+        return StatusOf(request, discard ? "discard" : "write of zeroes", offset, error);
+      }
+      done += here;
     }
   }
   return VIRTIO_BLK_S_OK;

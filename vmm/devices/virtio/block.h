@@ -50,6 +50,7 @@ class Block final : public Backend {
     return std::as_bytes(std::span(&config_, 1));
   }
   Served Serve(Request& request) override;
+  std::string file() const override { return disk_->file(); }
   std::string first_error() const override ABSL_LOCKS_EXCLUDED(mutex_);
 
   Disk& disk() { return *disk_; }

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -84,7 +85,8 @@ absl::StatusOr<std::unique_ptr<RawDisk>> RawDisk::Open(const std::string& path, 
     return absl::FailedPreconditionError(absl::StrFormat(
         "'%s' %s; give each machine a disk of its own, or ,ro to all of them", path, why_not));
   }
-  return std::unique_ptr<RawDisk>(new RawDisk(std::move(fd), *bytes / kSectorBytes, read_only));
+  return std::unique_ptr<RawDisk>(
+      new RawDisk(std::move(fd), absl::StrFormat("'%s'", path), *bytes / kSectorBytes, read_only));
 }
 
 absl::StatusOr<std::unique_ptr<RawDisk>> RawDisk::Temporary(uint64_t bytes) {
@@ -94,7 +96,18 @@ absl::StatusOr<std::unique_ptr<RawDisk>> RawDisk::Temporary(uint64_t bytes) {
     return absl::ErrnoToStatus(errno,
                                absl::StrFormat("ftruncate of a temporary disk to %d bytes", bytes));
   }
-  return std::unique_ptr<RawDisk>(new RawDisk(std::move(fd), bytes / kSectorBytes, false));
+  return std::unique_ptr<RawDisk>(
+      new RawDisk(std::move(fd), "the temporary disk", bytes / kSectorBytes, false));
+}
+
+std::string Disk::WhyFailed(int error) const { return std::generic_category().message(error); }
+
+std::string RawDisk::WhyFailed(int error) const {
+  const std::string why = Disk::WhyFailed(error);
+  const absl::StatusOr<uint64_t> bytes = SizeOf(fd_.get(), file_);
+  if (!bytes.ok() || *bytes >= sectors_ * kSectorBytes) return why;
+  return absl::StrFormat("%s; the file has become shorter: it has %d bytes, and had %d", why,
+                         *bytes, sectors_ * kSectorBytes);
 }
 
 int RawDisk::Read(uint64_t offset, std::span<std::byte> bytes) {

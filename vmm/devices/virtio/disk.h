@@ -31,6 +31,10 @@ class Disk {
 
   virtual uint64_t sectors() const = 0;
   virtual bool read_only() const = 0;
+  // What is read and written, as a message names it.
+  virtual std::string file() const { return "the disk"; }
+  // The reason of an operation that has failed with this errno.
+  virtual std::string WhyFailed(int error) const;
 
   // Each returns 0, or the errno of what failed. A file that is shorter than it was gives EIO.
   // Ranges are whole sectors within sectors().
@@ -59,6 +63,9 @@ class RawDisk final : public Disk {
   int fd() const { return fd_.get(); }
   uint64_t sectors() const override { return sectors_; }
   bool read_only() const override { return read_only_; }
+  std::string file() const override { return file_; }
+  // Adds that the file has become shorter, if it has.
+  std::string WhyFailed(int error) const override;
   int Read(uint64_t offset, std::span<std::byte> bytes) override;
   ssize_t ReadOnce(uint64_t offset, std::span<const iovec> guest) override;
   int Write(uint64_t offset, std::span<const std::byte> bytes) override;
@@ -67,10 +74,11 @@ class RawDisk final : public Disk {
   int WriteZeroes(uint64_t offset, uint64_t bytes, bool may_unmap) override;
 
  private:
-  RawDisk(UniqueFd fd, uint64_t sectors, bool read_only)
-      : fd_(std::move(fd)), sectors_(sectors), read_only_(read_only) {}
+  RawDisk(UniqueFd fd, std::string file, uint64_t sectors, bool read_only)
+      : fd_(std::move(fd)), file_(std::move(file)), sectors_(sectors), read_only_(read_only) {}
 
   UniqueFd fd_;
+  const std::string file_;
   const uint64_t sectors_;
   const bool read_only_;
 };

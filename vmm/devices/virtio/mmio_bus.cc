@@ -8,6 +8,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "guest/abi.h"
 #include "vmm/base/monotonic.h"
 
@@ -67,8 +68,10 @@ std::vector<std::string> MmioBus::Stop(absl::Duration patience) {
   std::vector<std::string> running;
   for (const auto& device : devices_) {
     const absl::Duration left = std::max(end - MonotonicNow(), absl::ZeroDuration());
-    const std::vector<std::string> names = device->Stop(left);
-    running.insert(running.end(), names.begin(), names.end());
+    const std::string file = device->backend().file();
+    for (const std::string& queue : device->Stop(left)) {
+      running.push_back(file.empty() ? queue : absl::StrCat(queue, " (", file, ")"));
+    }
   }
   return running;
 }

@@ -43,7 +43,7 @@ class MmioBus {
   // interrupts of device i are edges of the global system interrupt first_gsi + i (KVM_IRQFD); without
   // it the drivers poll.
   [[nodiscard]] absl::Status Start(Vm& vm, std::optional<uint32_t> first_gsi = {});
-  // As MmioDevice::Stop, for all devices together.
+  // As MmioDevice::Stop, for all devices together. A queue is named with the file of its device.
   [[nodiscard]] std::vector<std::string> Stop(absl::Duration patience);
 
   static bool Claims(Gpa gpa);

@@ -34,6 +34,7 @@ void SetHalf(uint64_t& word, uint32_t half, uint32_t value) {
 MmioDevice::MmioDevice(const Virtqueue::Parts& parts, std::unique_ptr<Backend> backend)
     : parts_(parts), backend_(std::move(backend)), queues_(backend_->queues()) {
   backend_->SetConfigSink([this] { ConfigChanged(); });
+  backend_->SetWakeSink([this](uint16_t queue) { workers_[queue]->Wake(); });
   for (uint16_t i = 0; i < backend_->queues(); ++i) {
     workers_.push_back(std::make_unique<QueueWorker>(
         parts, *backend_, i, absl::StrCat(backend_->name(), "-", i),
@@ -248,6 +249,7 @@ void MmioDevice::SetStatusLocked(uint32_t value) {
   for (size_t i = 0; i < queues_.size(); ++i) {
     if (queues_[i].ready) workers_[i]->Run(queues_[i].layout, driver_features_);
   }
+  if (backend_->announces_config()) Interrupt(VIRTIO_MMIO_INT_CONFIG);
 }
 
 void MmioDevice::QuiesceLocked() {

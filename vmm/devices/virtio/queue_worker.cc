@@ -209,9 +209,18 @@ QueueOutcome QueueWorker::Answer() {
                      .direct = direct_,
                      .counters = counters_,
                      .scratch = scratch_,
+                     .let_go = attention_,
                      .queue = number_},
                     job_.chain);
     job_.served = backend_.Serve(request);
+    // The backend may have given the request up in the middle. ServeRing lets go of the ring next.
+    if (attention_.load(kAcquire)) return QueueOutcome::kDone;
+    if (job_.served->later) {
+      job_.served.reset();
+      // What came since Serve looked has written the eventfd: the wait returns at once.
+      WaitForKick();
+      return QueueOutcome::kDone;
+    }
   }
   if (!job_.served->answered) return QueueOutcome::kBroken;
   const QueueOutcome published = queue_.Publish(*reader_, job_.chain.head, job_.served->written);

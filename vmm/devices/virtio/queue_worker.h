@@ -1,10 +1,13 @@
 // The thread of one queue, as vhost has it: it sleeps until the driver notifies the queue, serves
 // what is available, and asks for the next notification.
 //
+// A request for which the backend has nothing yet (Served::later) stays with the worker, which sleeps
+// until it is woken and then serves it again. The requests behind it wait.
+//
 //   1. Start        the thread runs and sleeps. It holds no ring
 //   2. Run          orders it to serve a ring
-//   3. Quiesce      orders it to let go of the ring. It ends the request that it is in first, which
-//                   may take as long as a system call; quiet() is true afterwards
+//   3. Quiesce      orders it to let go of the ring. It ends the step of the request that it is in
+//                   first, which may take as long as a system call; quiet() is true afterwards
 //   4. RequestStop, Stop   end the thread: a flag and the eventfd, never a signal. A worker whose file
 //                   does not answer cannot be ended. Stop then returns false; the owner leaves the
 //                   thread behind, with everything that it uses
@@ -72,6 +75,8 @@ class QueueWorker {
   // The eventfd that a notification of the driver increments; valid after Start.
   int kick_fd() const { return kick_.get(); }
   void Kick() const;
+  // As Kick, and not counted as the driver's: by the backend, and by the owner's orders.
+  void Wake();
 
   const std::string& name() const { return name_; }
   const Virtqueue& queue() const { return queue_; }
@@ -104,8 +109,6 @@ class QueueWorker {
   void WaitForKick();
   void PutOff();
   void BeBroken();
-  // Kicks of the worker's own side are not counted as the driver's.
-  void Wake();
 
   const Virtqueue::Parts parts_;
   Backend& backend_;

@@ -88,9 +88,14 @@ void FaultResolver::BringIn(const Reader& reader, Ahead& ahead) {
 FaultResolver::Attempt FaultResolver::TryResolve(const Reader& reader, UffdFault& fault,
                                                  Ahead& ahead) {
   GuestPageSource::Fault context(fault.page, fault.kind());
-  const Attempt attempt = Resolve(reader, fault, context, ahead);
-  if (attempt == Attempt::kResolved) Resolved(fault, context.woken());
-  return attempt;
+  // If the page came in, its copy has woken each thread that waited for it, also if the claim was lost
+  // afterwards. A thread that still needs the page faults again. If this fault were tried again, a page
+  // could come back that the guest has given to the host since.
+  if (Resolve(reader, fault, context, ahead) == Attempt::kDeferred && !context.woken()) {
+    return Attempt::kDeferred;
+  }
+  Resolved(fault, context.woken());
+  return Attempt::kResolved;
 }
 
 FaultResolver::Attempt FaultResolver::Resolve(const Reader& reader, UffdFault& fault,

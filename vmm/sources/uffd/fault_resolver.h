@@ -3,8 +3,10 @@
 //
 //   lost copy? ──► claim ──► bracket? ──► page-in ──► publish ──► wake
 //                    │          │            │           │
-//                    │ claimed  │ in flight  │ EAGAIN    │ stolen
-//                    └──────────┴──► deferred: the handler tries again later ◄──┘
+//                    │ claimed  │ in flight  │ EAGAIN    │ stolen, and the page was there before
+//                    └──────────┴────────────┤           └──► done without a leaf: the copy has woken
+//                                            ▼                the threads that waited
+//                           deferred: the handler tries again later
 //
 // Handlers resolve faults of different pages side by side and share nothing but a look into the
 // fault window. At one page they meet in its claim: the second handler defers its fault. The claim
@@ -80,7 +82,8 @@ class FaultResolver {
   FaultResolver(const FaultResolver&) = delete;
   FaultResolver& operator=(const FaultResolver&) = delete;
 
-  // Called outside of an EventReads::Scope. If a window was brought in, `ahead` is what follows it.
+  // kResolved: no thread waits for this fault any more. Whether there is a leaf is another matter: the
+  // next access makes one. Called outside of an EventReads::Scope. If a window was brought in, `ahead` is what follows it.
   Attempt TryResolve(const Reader& reader, UffdFault& fault, Ahead& ahead);
   // Brings in one window of `ahead`; what stands in its way is left to the fault on it.
   void BringIn(const Reader& reader, Ahead& ahead);
