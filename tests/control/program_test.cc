@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <optional>
 #include <sstream>
 #include <streambuf>
@@ -43,7 +44,10 @@ class ProgramTest : public ::testing::Test {
     environment_.uid = geteuid();
     environment_.run_user = scratch_ / "run";
     environment_.tmp = scratch_ / "tmp";
-    mkdir(environment_.xdg_runtime_dir.c_str(), 0700);
+    // The server is started at an explicit path, whose directory must exist.
+    std::filesystem::create_directories(environment_.xdg_runtime_dir + "/underfoot");
+    std::filesystem::permissions(environment_.xdg_runtime_dir + "/underfoot",
+                                 std::filesystem::perms::owner_all);
   }
 
   std::unique_ptr<ControlServer> Serve(const std::string& name) {
@@ -283,7 +287,7 @@ TEST_F(ProgramTest, AnOutputThatCannotBeWrittenIsAnErrorOfEveryCommand) {
 TEST_F(ProgramTest, StatsOfAGroupThatIsNotThereNamesThoseThatAre) {
   const auto server = Serve("vm-1");
   const Result result = Run({"stats", "wings"});
-  EXPECT_EQ(result.exit, 1);
+  EXPECT_EQ(result.exit, 2) << "a wrong command line";
   EXPECT_THAT(result.err, AllOf(HasSubstr("no group 'wings'"), HasSubstr("vm, guest")));
   EXPECT_EQ(Json::parse(Run({"stats", "rcu", "--json"}).out),
             Json::object({{"rcu", ToJson(SomeStats())["rcu"]}}));
