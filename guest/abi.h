@@ -36,7 +36,7 @@ inline constexpr uint64_t kVersion = 1;
 
 inline constexpr uint64_t kMaxVcpus = 32;
 inline constexpr uint64_t kMaxRanges = 16;
-inline constexpr uint64_t kMaxMismatches = 8;
+inline constexpr uint64_t kMaxMismatches = 7;
 
 inline constexpr uint64_t kBootInfoGpa = 0x1000;
 inline constexpr uint64_t kReportsGpa = 0x2000;
@@ -79,6 +79,11 @@ inline constexpr uint16_t kSerialLineStatusPort = 0x3fd;
 inline constexpr uint16_t kExitPort = 0x501;
 inline constexpr uint16_t kYieldPort = 0x502;
 inline constexpr uint16_t kTextPort = 0x503;
+// A 4-byte write of a gfn gives the VMM that page as an EventPage: one for the VM, and one for the
+// vCPU that writes. A write of 0 closes the page. Each page can be given once in a run. A read
+// returns 1 if the page was taken and is not closed, otherwise 0; all ones: there is no such port.
+inline constexpr uint16_t kVmEventPort = 0x508;
+inline constexpr uint16_t kVcpuEventPort = 0x50c;
 
 enum class Workload : uint64_t {
   kHello = 0,   // one line on the serial port, verdict good
@@ -115,6 +120,9 @@ enum class MismatchKind : uint64_t {
   kDisk = 9,         // a sector of the disk with another content than it must have
   kDevice = 10,      // a virtio device did not do what was asked for
   kNotRandom = 11,   // the bytes of the entropy device
+  kEventLost = 12,   // fewer events came than the VMM has sent
+  kEventTwice = 13,  // more events came than the VMM has sent
+  kEventTime = 14,   // a time or a count of an event page that went back, or a torn time
 };
 
 constexpr const char* NameOf(MismatchKind kind) {
@@ -141,6 +149,12 @@ constexpr const char* NameOf(MismatchKind kind) {
       return "device";
     case MismatchKind::kNotRandom:
       return "not random";
+    case MismatchKind::kEventLost:
+      return "event lost";
+    case MismatchKind::kEventTwice:
+      return "event twice";
+    case MismatchKind::kEventTime:
+      return "event page time";
   }
   return "unknown kind";
 }
@@ -185,7 +199,8 @@ struct BootInfo {
 // `gfn` is the page and `word` the index of the 8-byte word in it. For the ring kinds, `gfn` is the
 // shared page, and `expected` and `found` are sequences (kRingCorrupt: payloads). For kDisk, `gfn` is
 // the sector and `word` the index in it. For kDevice and kNotRandom, `gfn` is the page of the
-// device's registers, and `word` the step that failed (guest/virtio.h).
+// device's registers, and `word` the step that failed (guest/virtio.h). For the event kinds, `gfn`
+// is the event page.
 struct Mismatch {
   uint64_t gfn;
   uint64_t word;
@@ -221,6 +236,8 @@ struct Report {
   uint64_t device_requests;  // requests to virtio devices whose result was verified
   uint64_t disk_digest;      // of this vCPU's part of the disk, read after `stop`; see DiskPart
   Mismatch first[kMaxMismatches];
+  uint64_t events_taken;  // of the event pages
+  uint64_t reserved[4];
 };
 
 // One for each page from gpa kSystemAreaBytes on, at kVisitsGpa, if visits are kept: the epoch in
@@ -266,6 +283,39 @@ struct SharedPage {
                   // payload = AnswerPayload(request payload)
 };
 
+// A page in which the VMM sends events and tells the time, in the manner of Xen's shared info,
+// kvmclock and steal time. The guest zeroes it and gives it to the VMM (kVmEventPort).
+//
+// An event is sent on a channel. The VMM adds it to the channel's count. If the guest has taken the
+// channel's bit, the VMM then turns the bit; otherwise the channel is pending already. The guest
+// takes a channel whose bit differs in `turned` and `taken`: it makes them equal, and then (after a
+// fence) reads the count. The events that have come are those by which the count has grown since the
+// last time. There may be none: the take before had them already.
+//
+// A closed page has the number of all events that were sent on each channel, in `totals`. When the
+// guest has taken what is still pending, it has had exactly these.
+//
+// The time is valid if `version` is even and the same before and after it was read.
+inline constexpr uint64_t kEventChannels = 32;
+
+struct EventTime {
+  uint64_t version;   // twice the number of updates; odd during an update
+  uint64_t ns;        // since a fixed moment before the machine was made
+  uint64_t steal_ns;  // in which the vCPU's thread waited for a CPU; of the VM-wide page: 0
+  uint64_t check;     // TimeCheck
+};
+
+struct EventPage {
+  EventTime time;   // written by the VMM
+  uint64_t turned;  // a bit for each channel, written by the VMM
+  uint64_t closed;  // written by the VMM: 1, after all other words
+  uint64_t vmm_padding[2];
+  uint64_t taken;  // a bit for each channel, written by the guest
+  uint64_t guest_padding[7];
+  uint64_t counts[kEventChannels];  // written by the VMM
+  uint64_t totals[kEventChannels];  // written by the VMM before `closed`
+};
+
 // The finalizer of splitmix64: cheap, and every input bit affects every output bit.
 constexpr uint64_t Mix(uint64_t x) {
   x += 0x9e3779b97f4a7c15;
@@ -278,6 +328,10 @@ constexpr uint64_t RequestPayload(uint64_t seed, uint64_t sequence) {
   return Mix(seed ^ Mix(sequence));
 }
 constexpr uint64_t AnswerPayload(uint64_t request_payload) { return Mix(request_payload + 1); }
+
+constexpr uint64_t TimeCheck(const EventTime& time) {
+  return Mix(time.version ^ Mix(time.ns ^ Mix(time.steal_ns)));
+}
 
 // The part of the disk that the vCPU which drives a queue of it works on. All else stays as it is.
 inline constexpr uint64_t kMaxDiskQueues = 4;
@@ -318,11 +372,15 @@ static_assert(offsetof(Report, mismatches) == 56);
 static_assert(offsetof(Report, exception_vector) == 128);
 static_assert(offsetof(Report, first) == 192);
 static_assert(offsetof(Report, device_requests) == 176);
+static_assert(offsetof(Report, events_taken) == 472);
 static_assert(sizeof(Report) == 512 && ReportGpa(kMaxVcpus) <= kTextsGpa);
 static_assert(offsetof(Ring, tail) == 64);
 static_assert(offsetof(Ring, records) == 128);
 static_assert(offsetof(SharedPage, to_vmm) == 1152);
 static_assert(sizeof(SharedPage) <= 4096);
+static_assert(offsetof(EventPage, taken) == 64);
+static_assert(offsetof(EventPage, counts) == 128);
+static_assert(sizeof(EventPage) <= 4096);
 
 }  // namespace underfoot::abi
 

@@ -10,7 +10,7 @@ constexpr uint16_t kFirstTaskSelector = 0x28;
 
 // The ports below this one are open to ring 3.
 constexpr uint64_t kOpenPorts = 0x510;
-static_assert(abi::kYieldPort + sizeof(uint32_t) <= kOpenPorts);
+static_assert(abi::kVcpuEventPort + sizeof(uint32_t) <= kOpenPorts);
 
 // A 64-bit task state segment with one bit for each open port, and the byte of ones that must follow
 // them. Aligned so that none lies across two pages.

@@ -45,6 +45,12 @@ inline void Out32(uint16_t port, uint32_t value) {
   __asm__ __volatile__("outl %0, %1" : : "a"(value), "d"(port) : "memory");
 }
 
+inline uint32_t In32(uint16_t port) {
+  uint32_t value;
+  __asm__ __volatile__("inl %1, %0" : "=a"(value) : "d"(port) : "memory");
+  return value;
+}
+
 inline void Pause() { __asm__ __volatile__("pause" : : : "memory"); }
 
 // For words of the system area that the VMM or another vCPU reads or writes at the same time.

@@ -10,6 +10,7 @@
 #include "guest/context.h"
 #include "guest/disk.h"
 #include "guest/entropy.h"
+#include "guest/events.h"
 #include "guest/shared.h"
 #include "guest/smp.h"
 #include "guest/stamp.h"
@@ -54,11 +55,19 @@ void RunShared(Context& context, SharedRings& rings) {
   }
 }
 
-// The drivers use the pages behind the shared page, which churn moves like any other.
+constexpr uint64_t kDriverPages = kDiskPages + kEntropyPages + kBalloonPages + kTerminalPages;
+
+// The drivers and the event pages use the pages behind the shared page, which churn moves like any
+// other.
 void SetUpDevices(Context& context) {
   const uint64_t shared = context.pages.shared_page();
-  if (context.vcpu != 0 || context.boot.virtio_devices == 0 || shared == 0) return;
+  if (shared == 0) return;
   const uint64_t pages = shared + kPageBytes;
+  const uint64_t events = pages + kDriverPages * kPageBytes;
+  if (events + (context.boot.vcpus + 1) * kPageBytes <= context.pages.shared_end()) {
+    SetUpEvents(context, events);
+  }
+  if (context.vcpu != 0 || context.boot.virtio_devices == 0) return;
   SetUpEntropy(context, pages + kDiskPages * kPageBytes);
   SetUpBalloon(context, pages + (kDiskPages + kEntropyPages) * kPageBytes);
   SetUpTerminal(context, pages + (kDiskPages + kEntropyPages + kBalloonPages) * kPageBytes);
@@ -66,6 +75,7 @@ void SetUpDevices(Context& context) {
 }
 
 void TouchDevices(Context& context) {
+  EventsRound(context);
   DiskRound(context);
   if (context.vcpu != 0) return;
   EntropyRound(context);
@@ -75,6 +85,7 @@ void TouchDevices(Context& context) {
 
 void FinishDevices(Context& context) {
   if (context.boot.workload != abi::Workload::kMixed) return;
+  FinishEvents(context);
   FinishDisk(context);
   if (context.vcpu != 0) return;
   FinishEntropy(context);
@@ -124,6 +135,7 @@ abi::Verdict VerdictOf(const Context& context, const SharedRings& rings) {
   if (report.mismatches != 0) return abi::Verdict::kMismatch;
   const bool rings_only = context.boot.workload == abi::Workload::kShared;
   if (DrivesDisk(context) && report.device_requests == 0) return abi::Verdict::kNothingChecked;
+  if (HasEventPage(context) && report.events_taken == 0) return abi::Verdict::kNothingChecked;
   const bool checked =
       rings_only ? rings.present() && report.rounds != 0 : report.pages_checked != 0;
   return checked ? abi::Verdict::kGood : abi::Verdict::kNothingChecked;
@@ -137,6 +149,7 @@ void Summarize(const Context& context, abi::Verdict verdict) {
        << " found discarded";
   if (report.ring_consumed != 0) line << ", " << report.ring_consumed << " records answered";
   if (report.device_requests != 0) line << ", " << report.device_requests << " device requests";
+  if (report.events_taken != 0) line << ", " << report.events_taken << " events";
   if (report.pages_left_out != 0) line << ", " << report.pages_left_out << " pages left out";
   line << ", " << report.mismatches << " mismatches";
   line << (verdict == abi::Verdict::kGood             ? ": good"

@@ -24,7 +24,9 @@ bool Pages::Init(const abi::BootInfo& boot) {
       return false;
     }
     if (range.kind == abi::RangeKind::kShared) {
-      if (shared_page_ == 0) shared_page_ = range.gpa;
+      if (shared_page_ != 0) continue;
+      shared_page_ = range.gpa;
+      shared_end_ = range.gpa + range.bytes;
       continue;
     }
     spans_[span_count_++] = {.first_chunk = total_,

@@ -37,6 +37,7 @@ class Pages {
   Chunk smp_chunk(uint64_t m) const;  // m < smp_chunks()
 
   uint64_t shared_page() const { return shared_page_; }  // 0: there is none
+  uint64_t shared_end() const { return shared_end_; }    // of the range that begins with it
   uint64_t left_out() const { return left_out_; }        // pages that no vCPU uses
 
  private:
@@ -55,6 +56,7 @@ class Pages {
   uint64_t used_ = 0;   // the chunks in use, evenly spread over all
   uint64_t vcpus_ = 1;
   uint64_t shared_page_ = 0;
+  uint64_t shared_end_ = 0;
   uint64_t left_out_ = 0;
   abi::Workload workload_ = abi::Workload::kHello;
 };

@@ -48,7 +48,7 @@ class DevicesBootTest : public MachineTest,
   void Start() { MachineTest::Start(options_); }
   uint64_t BytesToDisk() {
     uint64_t bytes = 0;
-    for (const DeviceInfo& device : machine_->devices()) {
+    for (const DeviceInfo& device : machine_->devices().virtio) {
       if (device.name != "blk") continue;
       for (const DeviceQueueInfo& queue : device.queues) bytes += queue.from_guest_bytes;
     }
@@ -65,6 +65,10 @@ class DevicesBootTest : public MachineTest,
     EXPECT_GE(stats.devices.requests, stats.devices.checked);
     EXPECT_EQ(stats.devices.queues, 0u) << "a worker still holds a ring";
     EXPECT_EQ(stats.pfn_caches.count, 0u);
+    const EventPagesStats& events = stats.event_pages;
+    EXPECT_EQ(events.open, 0u);
+    EXPECT_EQ(events.taken, events.sent_fast.Total() + events.sent_slow.Total());
+    EXPECT_EQ(events.handed_over.Total(), events.sent_slow.Total());
   }
 
   RunOptions options_;
@@ -92,7 +96,7 @@ TEST_P(DevicesBootTest, NoByteIsWrongUnderMixedChurn) {
                      << devices.bounced << " bounced\n"
                      << text_;
   uint64_t console_queues = 0;
-  for (const DeviceInfo& device : machine_->devices()) {
+  for (const DeviceInfo& device : machine_->devices().virtio) {
     EXPECT_EQ(device.status, 15u) << device.name;
     if (device.name != "console") continue;
     for (const DeviceQueueInfo& queue : device.queues) {
@@ -103,6 +107,40 @@ TEST_P(DevicesBootTest, NoByteIsWrongUnderMixedChurn) {
   }
   EXPECT_EQ(console_queues, 2u);
   FinishWell();
+}
+
+// The guest's verdict is that no event was lost or came twice, and that no time went back.
+TEST_P(DevicesBootTest, EachEventComesOnceInAStormOfChurn) {
+  ASSERT_NO_FATAL_FAILURE(SetChurn("storm", &options_));
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  // Of each page: the VM's, and those of all vCPUs.
+  const auto each = [&](const ByEventPage& by_page, uint64_t least) {
+    return by_page.pages == options_.vcpus + 1 &&
+           std::all_of(by_page.values.begin(), by_page.values.begin() + by_page.pages,
+                       [&](uint64_t value) { return value >= least; });
+  };
+  const auto events = [&] { return machine_->GetStats().event_pages; };
+  EXPECT_TRUE(WaitUntil(
+      [&] {
+        return each(events().sent_fast, 1000) && each(events().sent_slow, 50) &&
+               each(events().refreshes, 10) && events().taken > 1000 && events().time_updates > 100;
+      },
+      3 * kDeadline))
+      << events().sent_fast.Total() << " sent at once, " << events().sent_slow.Total()
+      << " handed over, " << events().taken << " taken\n"
+      << text_;
+  EXPECT_EQ(events().open, options_.vcpus + 1);
+  FinishWell();
+  EXPECT_GT(machine_->GetStats().event_pages.taken, 1000u);
+}
+
+TEST_P(DevicesBootTest, AGuestThatGivesNoEventPageHasNone) {
+  options_.guest = "hello";
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  EXPECT_TRUE(machine_->Finish().ok());
+  EXPECT_TRUE(machine_->devices().event_pages.empty());
 }
 
 // Up and down, in whole chunks of the guest's pages. A page that comes back and is not zeroes is part

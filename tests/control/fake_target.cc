@@ -39,6 +39,8 @@ Stats SomeStats() {
   s.devices = {200, 201, 202, 203, 204, 205, 206, 207, 230,
                231, 232, 208, 209, 210, 211, 212, 233, 213};
   s.balloon = {240, 241, 242, 243, 244, 245, 246};
+  s.event_pages = {250, {2, {251, 252}}, {2, {253, 254}}, {2, {255, 256}}, {2, {257, 258}}, 259,
+                   260};
   s.dirty_log = {true, "bitmap", 214, 215, 216, 217, 218, 219,
                  220,  221,      222, 223, 224, 225, 226, 227};
   return s;
@@ -127,19 +129,19 @@ absl::StatusOr<CoverageMatrix> FakeTarget::GetCoverage() {
   return SomeCoverage();
 }
 
-absl::StatusOr<std::vector<DeviceInfo>> FakeTarget::GetDevices() {
+absl::StatusOr<AllDevices> FakeTarget::GetDevices() {
   const absl::MutexLock lock(&mutex_);
   if (!failure_.ok()) return failure_;
-  return std::vector<DeviceInfo>{
-      {"blk",
-       2,
-       Gpa{0x7fc0000000},
-       15,
-       1,
-       2,
-       "read at byte 512 of the disk: Input/output error",
-       {{"blk-0", true, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 10, 11, 12, 13, 14, 18},
-        {.name = "blk-1"}}}};
+  return AllDevices{{{"blk",
+                      2,
+                      Gpa{0x7fc0000000},
+                      15,
+                      1,
+                      2,
+                      "read at byte 512 of the disk: Input/output error",
+                      {{"blk-0", true, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 10, 11, 12, 13, 14, 18},
+                       {.name = "blk-1"}}}},
+                    {{"vm", Gpa{0x103c000}, true, 20, 21, 22, 23, 24}, {.name = "vcpu-0"}}};
 }
 
 absl::StatusOr<BalloonStats> FakeTarget::GetBalloon() {

@@ -36,7 +36,7 @@ class FakeTarget : public ControlTarget {
   absl::StatusOr<DirtyPages> TakeDirty() override;
   void GiveBackDirty(const DirtyPages& pages) override;
   absl::StatusOr<CoverageMatrix> GetCoverage() override;
-  absl::StatusOr<std::vector<DeviceInfo>> GetDevices() override;
+  absl::StatusOr<AllDevices> GetDevices() override;
   absl::StatusOr<BalloonStats> GetBalloon() override;
   absl::StatusOr<BalloonStats> SetBalloon(uint64_t bytes) override;
   uint64_t EventsEnd() override { return log_.end(); }

@@ -140,6 +140,10 @@ TEST_F(RoutesTest, DevicesHaveTheirQueues) {
   EXPECT_EQ(device, Json::parse(R"({"name": "blk", "id": 2, "gpa": "0x7fc0000000",
     "status": "0xf", "resets": 1, "needed_resets": 2,
     "first_error": "read at byte 512 of the disk: Input/output error"})"));
+  ASSERT_EQ(answer["event_pages"].size(), 2u);
+  EXPECT_EQ(answer["event_pages"][0], Json::parse(R"({"name": "vm", "gpa": "0x103c000",
+    "open": true, "sent_fast": 20, "handed_over": 21, "sent_slow": 22, "time_updates": 23,
+    "refreshes": 24})"));
 }
 
 TEST_F(RoutesTest, TheBalloonIsShownAndItsTargetIsSet) {

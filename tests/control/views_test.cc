@@ -43,7 +43,8 @@ TEST(ViewsTest, StatsShowEveryFieldOnceUnderItsGroup) {
                           HasSubstr("operations.discard"), HasSubstr("causes.ksm"),
                           HasSubstr("fault.p99"), HasSubstr("105 us"), Not(HasSubstr("/s"))));
   EXPECT_EQ(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')),
-            6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 18 + 7 + 16);
+            6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 18 + 7 +
+                (3 + 4 * 2) + 16);
 }
 
 TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {
@@ -197,8 +198,11 @@ TEST(ViewsTest, CachesMemslotsStage2AndChurn) {
             "blk-0     4         5       6   7 bytes     8 bytes      15        9     10"
             "          11         12          13\n"
             "blk-1     -         0       0   0 bytes     0 bytes       0        0      0"
-            "           0          0           0\n");
-  EXPECT_EQ(DevicesView(ToJson(std::vector<DeviceInfo>())), "no virtio devices\n");
+            "           0          0           0\n"
+            "EVENT PAGE        GPA  SENT FAST  HANDED OVER  SENT SLOW  TIMES  REFRESHES\n"
+            "vm          0x103c000         20           21         22     23         24\n"
+            "vcpu-0         closed          0            0          0      0          0\n");
+  EXPECT_EQ(DevicesView(ToJson(AllDevices())), "no virtio devices\n");
   BalloonStats balloon{.target_bytes = 8192, .actual_bytes = 4096, .inflated = 1, .idle_us = 50};
   const std::string state =
       "the guest has given back 4 KiB of 8 KiB asked for; 1 pages inflated, 0 deflated, 0 reported "

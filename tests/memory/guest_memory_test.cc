@@ -17,11 +17,11 @@ TEST(PlanRamSlotsTest, RamOf32MiBIsCutLikeThis) {
   ASSERT_TRUE(slots.ok()) << slots.status();
   const std::vector<std::tuple<uint32_t, uint64_t, uint64_t, std::optional<RangeKind>>> expected = {
       {0, 0x0000000, 0x1000000, std::nullopt},
-      {1, 0x1000000, 0x0040000, RangeKind::kShared},
-      {2, 0x1040000, 0x03f0000, RangeKind::kPrecious},
-      {3, 0x1430000, 0x03f0000, RangeKind::kDiscardable},
-      {4, 0x1820000, 0x03f0000, RangeKind::kPrecious},
-      {5, 0x1c10000, 0x03f0000, RangeKind::kDiscardable},
+      {1, 0x1000000, 0x0070000, RangeKind::kShared},
+      {2, 0x1070000, 0x03e4000, RangeKind::kPrecious},
+      {3, 0x1454000, 0x03e4000, RangeKind::kDiscardable},
+      {4, 0x1838000, 0x03e4000, RangeKind::kPrecious},
+      {5, 0x1c1c000, 0x03e4000, RangeKind::kDiscardable},
   };
   ASSERT_EQ(slots->size(), expected.size());
   for (size_t i = 0; i < expected.size(); ++i) {

@@ -55,6 +55,7 @@ abi::Report GuestReports::Total() const {
     sum.final_checked = total.final_checked + report.final_checked;
     sum.final_skipped = total.final_skipped + report.final_skipped;
     sum.device_requests = total.device_requests + report.device_requests;
+    sum.events_taken = total.events_taken + report.events_taken;
     total = sum;
   }
   return total;

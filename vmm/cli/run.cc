@@ -217,7 +217,7 @@ absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignal
   }
   summary.coverage = (*machine)->coverage();
   summary.left_behind = (*machine)->left_behind();
-  for (const DeviceInfo& device : (*machine)->devices()) {
+  for (const DeviceInfo& device : (*machine)->devices().virtio) {
     if (!device.first_error.empty()) summary.file_errors.push_back(device.first_error);
   }
   for (std::string& problem : ProblemsIn(summary.stats, summary.coverage)) {

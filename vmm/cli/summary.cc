@@ -227,6 +227,15 @@ std::string TableText(const RunSummary& summary) {
                                   FormatCount(s.balloon.inflated), FormatCount(s.balloon.deflated),
                                   FormatCount(s.balloon.reported), FormatCount(s.balloon.kept))});
   }
+  if (const EventPagesStats& events = s.event_pages; events.sent_fast.pages != 0) {
+    table.AddRow(
+        {"event pages",
+         absl::StrFormat("%s events sent at once, %s handed over; %s taken by the guest; "
+                         "%s refreshes",
+                         FormatCount(events.sent_fast.Total()),
+                         FormatCount(events.handed_over.Total()), FormatCount(events.taken),
+                         FormatCount(events.refreshes.Total()))});
+  }
   table.AddRow({"kernel", KernelText(s.kernel)});
   table.AddRow({"audit", AuditText(s.audit)});
   if (s.dirty_log.enabled) table.AddRow({"dirty log", DirtyLogText(s.dirty_log)});

@@ -309,7 +309,20 @@ std::string DevicesView(const Json& answer) {
            Scalar("refreshes_in_request", queue.at("refreshes_in_request"))});
     }
   }
-  return devices.empty() ? "no virtio devices\n" : devices + table.Text();
+  devices = devices.empty() ? "no virtio devices\n" : devices + table.Text();
+  const Json pages = answer.value("event_pages", Json::array());  // an older program has none
+  if (pages.empty()) return devices;
+  Table events({kLeft, kRight, kRight, kRight, kRight, kRight, kRight});
+  events.AddRow(
+      {"EVENT PAGE", "GPA", "SENT FAST", "HANDED OVER", "SENT SLOW", "TIMES", "REFRESHES"});
+  for (const Json& page : pages) {
+    const auto number = [&page](const char* name) { return Scalar(name, page.at(name)); };
+    events.AddRow({page.at("name").get<std::string>(),
+                   page.at("open").get<bool>() ? page.at("gpa").get<std::string>() : "closed",
+                   number("sent_fast"), number("handed_over"), number("sent_slow"),
+                   number("time_updates"), number("refreshes")});
+  }
+  return devices + events.Text();
 }
 
 bool BalloonMoves(const Json& answer) {

@@ -255,9 +255,9 @@ Json ToJson(const CoverageMatrix& matrix) {
   return {{"sources", sources}, {"kinds", kinds}, {"others", others}};
 }
 
-Json ToJson(const std::vector<DeviceInfo>& devices) {
+Json ToJson(const AllDevices& devices) {
   Json list = Json::array();
-  for (const DeviceInfo& device : devices) {
+  for (const DeviceInfo& device : devices.virtio) {
     Json queues = Json::array();
     for (const DeviceQueueInfo& queue : device.queues) {
       queues.push_back({{"name", queue.name},
@@ -288,7 +288,18 @@ Json ToJson(const std::vector<DeviceInfo>& devices) {
                     {"first_error", device.first_error},
                     {"queues", queues}});
   }
-  return {{"devices", list}};
+  Json pages = Json::array();
+  for (const EventPageInfo& page : devices.event_pages) {
+    pages.push_back({{"name", page.name},
+                     {"gpa", Hex(page.gpa.value)},
+                     {"open", page.open},
+                     {"sent_fast", page.sent_fast},
+                     {"handed_over", page.handed_over},
+                     {"sent_slow", page.sent_slow},
+                     {"time_updates", page.time_updates},
+                     {"refreshes", page.refreshes}});
+  }
+  return {{"devices", list}, {"event_pages", pages}};
 }
 
 Json ToJson(const BalloonStats& balloon) {

@@ -32,7 +32,7 @@ Json ToJson(const DirtyInfo& dirty);
 Json ToJson(const DirtyPages& taken);
 // {"sources": {...}, "kinds": [a row a kind], "others": {...}}
 Json ToJson(const CoverageMatrix& matrix);
-Json ToJson(const std::vector<DeviceInfo>& devices);
+Json ToJson(const AllDevices& devices);
 Json ToJson(const BalloonStats& balloon);
 Json ToJson(const EventInfo& event);
 Json ToJson(const ChurnState& churn);

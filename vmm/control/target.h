@@ -146,7 +146,7 @@ class ControlTarget {
   virtual void GiveBackDirty(const DirtyPages& pages) = 0;
 
   virtual absl::StatusOr<CoverageMatrix> GetCoverage() = 0;
-  virtual absl::StatusOr<std::vector<DeviceInfo>> GetDevices() = 0;
+  virtual absl::StatusOr<AllDevices> GetDevices() = 0;
   // FailedPrecondition if the machine has no balloon. SetBalloon returns at once; the guest gives the
   // memory when it likes. InvalidArgument: more than the guest has.
   virtual absl::StatusOr<BalloonStats> GetBalloon() = 0;

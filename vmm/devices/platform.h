@@ -1,11 +1,12 @@
-// The ports of the test machine: serial port, text port, exit device, yield port. An ExitHandler passes its
-// port accesses to this class.
+// The ports of the test machine: serial port, text port, exit device, yield port, event pages. An ExitHandler
+// passes its port accesses to this class.
 //
 // Thread safety: any vCPU thread.
 
 #ifndef UNDERFOOT_VMM_DEVICES_PLATFORM_H_
 #define UNDERFOOT_VMM_DEVICES_PLATFORM_H_
 
+#include "vmm/devices/event_pages.h"
 #include "vmm/devices/exit_device.h"
 #include "vmm/devices/port_devices.h"
 #include "vmm/devices/serial.h"
@@ -21,6 +22,9 @@ class Platform final : public PortDevices {
   Platform(unsigned vcpus, Hva system_area, SerialPort::Sink sink)
       : serial_(vcpus, std::move(sink)), text_(system_area, serial_), exit_(vcpus) {}
 
+  // Before a vCPU runs. Without it there are no ports of event pages.
+  void SetEventPages(EventPages* event_pages) { event_pages_ = event_pages; }
+
   ExitOutcome OnPortIo(unsigned vcpu, const PortIo& io) override;
   void Flush() override { serial_.Flush(); }
 
@@ -33,6 +37,7 @@ class Platform final : public PortDevices {
   TextPort text_;
   ExitDevice exit_;
   YieldPort yield_;
+  EventPages* event_pages_ = nullptr;
 };
 
 }  // namespace underfoot

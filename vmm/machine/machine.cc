@@ -117,6 +117,10 @@ Machine::Guest::Guest(const RunOptions& options, CoherentRam& ram, std::unique_p
   reports = std::make_unique<GuestReports>(ram.memory().slots().front().hva, options.vcpus,
                                            ram.memory().log());
   ring = std::make_unique<RingPeer>(ram.mmu(), SharedPageOf(ram.memory()), options.seed);
+  event_pages = std::make_unique<EventPages>(
+      ram.mmu(), GfnRange{GfnOf({abi::kSystemAreaBytes}), GfnOf({options.memory_bytes})},
+      options.vcpus, options.seed);
+  platform->SetEventPages(event_pages.get());
 }
 
 Machine::Churn::Churn(const RunOptions& options, CoherentRam& ram, Vm& vm, Coverage& coverage,
@@ -205,7 +209,6 @@ Machine::~Machine() {
   if (working_set_ != nullptr) working_set_->Stop();
   churn_->engine.Stop();
   StopVcpus();
-  if (guest_->ring != nullptr) guest_->ring->Stop();
   StopDevices();
   if (dirty_log_ != nullptr) dirty_log_->Stop();
   auditor_->Stop();
@@ -466,6 +469,12 @@ abi::Report Machine::GuestReport() const {
   return guest_->reports == nullptr ? abi::Report{} : guest_->reports->Total();
 }
 
+AllDevices Machine::devices() const {
+  AllDevices all{.virtio = guest_->devices.Info(), .event_pages = {}};
+  if (guest_->event_pages != nullptr) all.event_pages = guest_->event_pages->Info();
+  return all;
+}
+
 size_t Machine::Type(std::string_view bytes) {
   if (guest_->pc == nullptr) return bytes.size();
   return guest_->console != nullptr && LastConsoleIsHvc(options_.linux_guest->append)
@@ -503,6 +512,8 @@ Stats Machine::GetStats() const {
   stats.devices = guest_->devices.Stats();
   stats.devices.checked = total.device_requests;
   if (guest_->balloon != nullptr) stats.balloon = guest_->balloon->Stats();
+  if (guest_->event_pages != nullptr) stats.event_pages = guest_->event_pages->Stats();
+  stats.event_pages.taken = total.events_taken;
   if (dirty_log_ != nullptr) stats.dirty_log = dirty_log_->Stats();
   stats.vm.state = state();
   stats.guest.verdict = verdict_.load(kAcquire);

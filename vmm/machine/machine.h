@@ -32,6 +32,7 @@
 #include "vmm/churn/tape.h"
 #include "vmm/coherent/coherent_ram.h"
 #include "vmm/config/run_options.h"
+#include "vmm/devices/event_pages.h"
 #include "vmm/devices/pc_platform.h"
 #include "vmm/devices/platform.h"
 #include "vmm/devices/port_devices.h"
@@ -120,7 +121,7 @@ class Machine {
   ReplayStats replay() const { return churn_->tape.Replay(); }
   const EventLog& events() const { return ram_->events(); }
   CoverageMatrix coverage() const { return coverage_.Matrix(); }
-  std::vector<DeviceInfo> devices() const { return guest_->devices.Info(); }
+  AllDevices devices() const;
   bool has_balloon() const { return guest_->balloon != nullptr; }
   // Asks the guest to give this much memory back. The machine has a balloon.
   [[nodiscard]] absl::Status SetBalloon(uint64_t bytes) {
@@ -148,8 +149,9 @@ class Machine {
     virtio::Balloon* balloon = nullptr;  // of `devices`; null: there is none
     virtio::Console* console = nullptr;  // of `devices`; null: there is none
     GuestExits exits;
-    std::unique_ptr<GuestReports> reports;  // null: a Linux guest reports nothing
-    std::unique_ptr<RingPeer> ring;         // null: a Linux guest has no shared page
+    std::unique_ptr<GuestReports> reports;    // null: a Linux guest reports nothing
+    std::unique_ptr<RingPeer> ring;           // null: a Linux guest has no shared page
+    std::unique_ptr<EventPages> event_pages;  // null: nor these
     std::vector<std::unique_ptr<VcpuThread>> vcpus;
   };
   // What moves the guest's memory on purpose.

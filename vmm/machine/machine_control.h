@@ -33,7 +33,7 @@ class MachineControl final : public ControlTarget {
   absl::StatusOr<DirtyPages> TakeDirty() override;
   void GiveBackDirty(const DirtyPages& pages) override;
   absl::StatusOr<CoverageMatrix> GetCoverage() override { return machine_.coverage(); }
-  absl::StatusOr<std::vector<DeviceInfo>> GetDevices() override { return machine_.devices(); }
+  absl::StatusOr<AllDevices> GetDevices() override { return machine_.devices(); }
   absl::StatusOr<BalloonStats> GetBalloon() override;
   absl::StatusOr<BalloonStats> SetBalloon(uint64_t bytes) override;
   uint64_t EventsEnd() override { return machine_.events().end(); }

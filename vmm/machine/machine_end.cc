@@ -36,6 +36,8 @@ void Machine::StopVcpus() {
 
 void Machine::StopDevices() {
   constexpr absl::Duration kPatience = absl::Seconds(1);
+  if (guest_->ring != nullptr) guest_->ring->Stop();
+  if (guest_->event_pages != nullptr) guest_->event_pages->Stop();
   hanging_ = guest_->devices.Stop(kPatience);
 }
 
@@ -85,7 +87,6 @@ absl::Status Machine::Finish(const GoOn& go_on) {
   }
   if (working_set_ != nullptr) working_set_->Stop();
   StopVcpus();
-  if (guest_->ring != nullptr) guest_->ring->Stop();
   StopDevices();
   if (dirty_log_ != nullptr) dirty_log_->Stop();
   auditor_->Stop();
@@ -248,6 +249,9 @@ std::vector<RunProblem> Machine::Failures() const {
     if (!status.ok()) failures.push_back({end, what + std::string(status.message())});
   };
   add(RunEnd::kWrong, "", guest_->exits.fatal());
+  if (guest_->event_pages != nullptr) {
+    add(RunEnd::kUnfinished, "no event page was taken: ", guest_->event_pages->failure());
+  }
   if (dirty_log_ != nullptr && dirty_log_->missed()) {
     failures.push_back(
         {RunEnd::kWrong,

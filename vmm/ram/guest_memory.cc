@@ -16,7 +16,7 @@
 namespace underfoot {
 namespace {
 
-constexpr uint64_t kSharedSlotBytes = 64 * kPageSize;
+constexpr uint64_t kSharedSlotBytes = 112 * kPageSize;
 constexpr uint64_t kMinRamBytes = 2 * abi::kSystemAreaBytes;
 
 // MAP_HUGETLB or MFD_HUGETLB, with the size of the pages: both calls encode it in the same way.

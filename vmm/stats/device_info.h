@@ -1,4 +1,5 @@
-// The virtio devices as they are reported: each device and each of its queues.
+// The virtio devices and the event pages as they are reported: each device and each of its queues, each
+// page.
 //
 // Thread safety: values.
 
@@ -44,6 +45,23 @@ struct DeviceInfo {
   uint64_t needed_resets = 0;  // how often the driver has broken the rules
   std::string first_error;     // of the file behind it; empty: none
   std::vector<DeviceQueueInfo> queues;
+};
+
+// A page in which the VMM sends events and tells the time. Totals since the start.
+struct EventPageInfo {
+  std::string name;  // "vm", "vcpu-0"
+  Gpa gpa = {};
+  bool open = false;         // the guest has not closed it, or the VMM has not finished with it
+  uint64_t sent_fast = 0;    // events that their sender has delivered
+  uint64_t handed_over = 0;  // events that their sender could not deliver without blocking
+  uint64_t sent_slow = 0;    // those of them that the thread which may block has delivered
+  uint64_t time_updates = 0;
+  uint64_t refreshes = 0;  // of the page's pfn cache
+};
+
+struct AllDevices {
+  std::vector<DeviceInfo> virtio;
+  std::vector<EventPageInfo> event_pages;  // those that the guest has given
 };
 
 }  // namespace underfoot

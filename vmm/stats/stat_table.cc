@@ -53,6 +53,22 @@ StatValue ValueOf(const FaultsByHandler& by_handler) {
   return by;
 }
 
+static_assert(abi::kMaxVcpus == 32);
+constexpr std::array<std::string_view, 1 + abi::kMaxVcpus> kEventPageNames = {
+    "vm",      "vcpu-0",  "vcpu-1",  "vcpu-2",  "vcpu-3",  "vcpu-4",  "vcpu-5",
+    "vcpu-6",  "vcpu-7",  "vcpu-8",  "vcpu-9",  "vcpu-10", "vcpu-11", "vcpu-12",
+    "vcpu-13", "vcpu-14", "vcpu-15", "vcpu-16", "vcpu-17", "vcpu-18", "vcpu-19",
+    "vcpu-20", "vcpu-21", "vcpu-22", "vcpu-23", "vcpu-24", "vcpu-25", "vcpu-26",
+    "vcpu-27", "vcpu-28", "vcpu-29", "vcpu-30", "vcpu-31"};
+
+StatValue ValueOf(const ByEventPage& by_page) {
+  StatByName by{"page", {}};
+  for (size_t i = 0; i < by_page.pages; ++i) {
+    by.values.emplace_back(kEventPageNames[i], by_page.values[i]);
+  }
+  return by;
+}
+
 template <auto kGroup, auto kField>
 StatValue Read(const Stats& stats) {
   return ValueOf((stats.*kGroup).*kField);
@@ -276,6 +292,20 @@ constexpr std::array kTable = {
         "Pages given back that the host could not discard"),
     ROW(BalloonStats, balloon, idle_us, kGauge, kMicros,
         "Time since the balloon or its target has changed; 0: it has what is asked for"),
+
+    ROW(EventPagesStats, event_pages, open, kGauge, kNumber,
+        "Event pages that the guest has given and not closed"),
+    ROW(EventPagesStats, event_pages, sent_fast, kCounter, kNumber,
+        "Events that their sender has delivered, by page"),
+    ROW(EventPagesStats, event_pages, handed_over, kCounter, kNumber,
+        "Events that their sender could not deliver without blocking, by page"),
+    ROW(EventPagesStats, event_pages, sent_slow, kCounter, kNumber,
+        "Events that were handed over and delivered, by page"),
+    ROW(EventPagesStats, event_pages, refreshes, kCounter, kNumber,
+        "Refreshes of the pfn caches of the event pages, by page"),
+    ROW(EventPagesStats, event_pages, taken, kCounter, kNumber, "Events that the guest has taken"),
+    ROW(EventPagesStats, event_pages, time_updates, kCounter, kNumber,
+        "Updates of the times of event pages"),
 
     ROW(DirtyLogStats, dirty_log, enabled, kGauge, kNumber,
         "Whether writes to guest memory are logged"),

@@ -6,11 +6,15 @@
 #ifndef UNDERFOOT_VMM_STATS_STATS_H_
 #define UNDERFOOT_VMM_STATS_STATS_H_
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <string_view>
 
+#include "guest/abi.h"
 #include "mmu/base/stats.h"
 #include "vmm/base/histogram.h"
 #include "vmm/config/churn_kind.h"
@@ -160,6 +164,29 @@ struct BalloonStats {
   uint64_t idle_us = 0;
 };
 
+// A number for each event page: of the VM, then of each vCPU.
+struct ByEventPage {
+  uint32_t pages = 0;
+  std::array<uint64_t, 1 + abi::kMaxVcpus> values{};
+
+  void Set(size_t page, uint64_t value) {
+    values[page] = value;
+    pages = std::max(pages, static_cast<uint32_t>(page) + 1);
+  }
+  uint64_t Total() const { return std::accumulate(values.begin(), values.end(), uint64_t{0}); }
+};
+
+// The event pages; all zeroes if the guest has given none.
+struct EventPagesStats {
+  uint64_t open = 0;  // now
+  ByEventPage sent_fast;
+  ByEventPage handed_over;
+  ByEventPage sent_slow;
+  ByEventPage refreshes;
+  uint64_t taken = 0;  // events that the guest has taken
+  uint64_t time_updates = 0;
+};
+
 // The dirty log. Pages are counted once for each collection that reports them.
 struct DirtyLogStats {
   bool enabled = false;
@@ -195,6 +222,7 @@ struct Stats {
   WorkingSetStats working_set;
   DevicesStats devices;
   BalloonStats balloon;
+  EventPagesStats event_pages;
   DirtyLogStats dirty_log;
 };
 
