@@ -44,6 +44,7 @@ constexpr Group kGroups[] = {
     {"hooked_call", BenchHookedCall, 5},
     {"fault", BenchFault, 10},
     {"fault", BenchGuestFault, 30},
+    {"fault", BenchHugeFault, 90},
     {"kernel", BenchKernelSource, 5},
     {"kernel", BenchVainInvalidations, 3},
     {"start", BenchFirstByte, 10},

@@ -81,6 +81,7 @@ Json VariantJson(const VariantResult& variant) {
 std::string FormatFigure(double figure, std::string_view unit) {
   if (unit == "ns") return FormatNs(figure);
   if (unit == "bytes") return FormatBytes(figure);
+  if (unit == "pages/s") return absl::StrFormat("%.0f pages/s", figure);
   return absl::StrFormat("%.3g %s", figure, unit);
 }
 
