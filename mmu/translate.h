@@ -11,6 +11,8 @@
 #define UNDERFOOT_MMU_TRANSLATE_H_
 
 #include <cstddef>
+#include <cstdint>
+#include <span>
 #include <utility>
 
 #include "mmu/base/types.h"
@@ -37,6 +39,39 @@ class TranslatedPage {
   Hva hva_;
   Pfn pfn_;
 };
+
+// One section for many translations: the announcement is made once, for a range of host addresses.
+//
+// A Begin over any page of the range waits for the section, also if the section uses no translation of
+// that page. So the owner keeps it short: it contains a bounded number of copies and nothing else.
+// ReaderKey holds at most 510 pages; a longer range is announced up to the end of the address space.
+class RangeSection {
+ public:
+  RangeSection(Reader& reader, HvaRange range)
+      : range_(RoundOutToPages(range)), section_(reader, ReaderKey::Pack(range_)) {
+    section_.CountAsOther();
+  }
+
+  // Whether `page` is a page of the announced range.
+  bool Announces(Hva page) const { return page >= range_.begin && page < range_.end; }
+
+ private:
+  const HvaRange range_;
+  Section section_;
+};
+
+// What a section does with bytes of one page.
+struct PagePiece {
+  Gpa gpa;
+  Access access = Access::kRead;
+  std::byte* data = nullptr;  // where the bytes are, from Translate until the section is left
+};
+
+// Looks `pieces` up in turn, and ends at the first one that stage-2 does not grant now, or that lies
+// outside of the announced range. Returns the number of those before it. Their pages may be used
+// until the section is left.
+size_t Translate(const MemslotTable& memslots, Stage2& stage2, const RangeSection& section,
+                 std::span<PagePiece> pieces);
 
 // Returns an empty page if stage-2 does not grant the access now. The caller then faults the page
 // in (FaultHandler::FaultIn) and tries again.
