@@ -130,15 +130,22 @@ QueueOutcome Virtqueue::Pop(Reader& reader, std::span<Chain> chains, size_t& tak
   if (ahead == 0) return QueueOutcome::kEmpty;
   if (ahead > layout_.size) return QueueOutcome::kBroken;
   const size_t count = std::min<size_t>(most, ahead);
-  std::array<Copied, kMaxBatch> copied;
+  std::array<size_t, kMaxBatch> ends;  // of the chains in copied_
+  uint32_t whole = 0;  // a bit for each chain that was copied up to its last descriptor
   const QueueOutcome copies = In(reader, descriptors_, [&](std::byte* area) {
     copied_.clear();
-    for (size_t i = 0; i < count; ++i) copied[i] = CopyChain(area, heads[i]);
+    whole = 0;
+    for (size_t i = 0; i < count; ++i) {
+      whole |= uint32_t{CopyChain(area, heads[i])} << i;
+      ends[i] = copied_.size();
+    }
   });
   if (copies != QueueOutcome::kDone) return copies;
   for (size_t i = 0; i < count; ++i) {
-    std::span<const Descriptor> descriptors;
-    QueueOutcome checked = Expand(reader, copied[i], descriptors);
+    const size_t begin = i == 0 ? 0 : ends[i - 1];
+    auto descriptors = std::span<const Descriptor>(copied_).subspan(begin, ends[i] - begin);
+    QueueOutcome checked =
+        (whole >> i & 1) != 0 ? Expand(reader, descriptors) : QueueOutcome::kBroken;
     if (checked == QueueOutcome::kDone) checked = Check(descriptors, chains[i]);
     if (checked != QueueOutcome::kDone && i == 0) return checked;
     if (checked != QueueOutcome::kDone) break;
@@ -150,32 +157,28 @@ QueueOutcome Virtqueue::Pop(Reader& reader, std::span<Chain> chains, size_t& tak
   return QueueOutcome::kDone;
 }
 
-// Appends the chain to copied_. A chain without a loop has at most as many descriptors as its table.
-// A section contains this, so no more than kMaxBatchDescriptors are copied for the chains after the
-// first one: such a chain does not end, and is looked at again by the next Pop.
-Virtqueue::Copied Virtqueue::CopyChain(std::byte* area, uint16_t head) {
-  Copied chain{copied_.size(), copied_.size(), false};
-  for (uint16_t at = head; !chain.ends && at < layout_.size &&
-                           chain.end - chain.begin < layout_.size &&
-                           (chain.begin == 0 || chain.end < kMaxBatchDescriptors);) {
+// Appends the chain to copied_, and returns whether it ends. A chain without a loop has at most as many
+// descriptors as its table. A section contains this, so no more than kMaxBatchDescriptors are copied
+// for the chains after the first one: such a chain does not end, and is looked at again by the next Pop.
+bool Virtqueue::CopyChain(std::byte* area, uint16_t head) {
+  const size_t begin = copied_.size();
+  const size_t most =
+      begin == 0 ? layout_.size : std::min<size_t>(begin + layout_.size, kMaxBatchDescriptors);
+  for (uint16_t at = head; at < layout_.size && copied_.size() < most;) {
     const uint64_t offset = at * sizeof(Descriptor);
     // Relaxed: the index has ordered them. A driver that changes them now gets any mixture.
     const auto descriptor = std::bit_cast<Descriptor>(
         std::array{WordAt<uint64_t>(area, offset).load(kRelaxed),
                    WordAt<uint64_t>(area, offset + sizeof(uint64_t)).load(kRelaxed)});
     copied_.push_back(descriptor);
-    ++chain.end;
-    chain.ends = (descriptor.flags & Descriptor::kNext) == 0;
+    if ((descriptor.flags & Descriptor::kNext) == 0) return true;
     at = descriptor.next;
   }
-  return chain;
+  return false;
 }
 
-QueueOutcome Virtqueue::Expand(Reader& reader, const Copied& copied,
-                               std::span<const Descriptor>& chain) {
-  if (!copied.ends) return QueueOutcome::kBroken;
-  chain = std::span(copied_).subspan(copied.begin, copied.end - copied.begin);
-  // Only the last descriptor of a chain may name a table.
+// Only the last descriptor of a chain may name a table. Its descriptors take the place of that one.
+QueueOutcome Virtqueue::Expand(Reader& reader, std::span<const Descriptor>& chain) {
   const auto is_table = [](const Descriptor& d) { return (d.flags & Descriptor::kIndirect) != 0; };
   const auto table = std::find_if(chain.begin(), chain.end(), is_table);
   if (table == chain.end()) return QueueOutcome::kDone;

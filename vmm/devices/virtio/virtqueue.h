@@ -142,15 +142,8 @@ class Virtqueue {
   template <class Use>
   QueueOutcome In(Reader& reader, Area& area, const Use& use);
   QueueOutcome MakeValid(Reader& reader, Area& area);
-  // A chain as the driver wrote it, links followed, in copied_.
-  struct Copied {
-    size_t begin = 0;
-    size_t end = 0;
-    bool ends = false;  // its last descriptor has no link
-  };
-  Copied CopyChain(std::byte* area, uint16_t head);
-  // A chain whose last descriptor names a table gets the table's descriptors in its place.
-  QueueOutcome Expand(Reader& reader, const Copied& copied, std::span<const Descriptor>& chain);
+  bool CopyChain(std::byte* area, uint16_t head);
+  QueueOutcome Expand(Reader& reader, std::span<const Descriptor>& chain);
   QueueOutcome CopyIndirect(Reader& reader, const Descriptor& table);
   QueueOutcome Check(std::span<const Descriptor> descriptors, Chain& chain) const;
   bool IsRam(Gpa gpa, uint64_t bytes) const;
@@ -170,7 +163,7 @@ class Virtqueue {
   std::atomic<uint16_t> next_used_{0};
   uint64_t held_ = 0;               // chains taken and not yet published
   uint16_t judged_used_ = 0;        // what WantsInterrupt has decided for
-  std::vector<Descriptor> copied_;  // of all chains of a Pop
+  std::vector<Descriptor> copied_;  // the chains of a Pop as the driver wrote them, links followed
   std::vector<Descriptor> expanded_;
   std::vector<Descriptor> indirect_table_;
 
