@@ -15,6 +15,8 @@
 #include <span>
 #include <utility>
 
+#include "mmu/base/check.h"
+#include "mmu/base/range_word.h"
 #include "mmu/base/types.h"
 #include "mmu/memslot.h"
 #include "mmu/readers/reader.h"
@@ -42,13 +44,17 @@ class TranslatedPage {
 
 // One section for many translations: the announcement is made once, for a range of host addresses.
 //
-// A Begin over any page of the range waits for the section, also if the section uses no translation of
-// that page. So the owner keeps it short: it contains a bounded number of copies and nothing else.
-// ReaderKey holds at most 510 pages; a longer range is announced up to the end of the address space.
+// It is a reader of every translation of the range: a Begin over any of these pages waits for it. So
+// the range is exact, and the owner keeps the section short: it contains a bounded number of copies and
+// nothing else.
 class RangeSection {
  public:
+  static constexpr uint64_t kMaxPages = ReaderKey::kMaxPages;  // a longer range cannot be announced
+
   RangeSection(Reader& reader, HvaRange range)
       : range_(RoundOutToPages(range)), section_(reader, ReaderKey::Pack(range_)) {
+    UNDERFOOT_CHECK(range_.size() <= kMaxPages * kPageSize, "a section over too many pages",
+                    range_.begin.value, range_.size());
     section_.CountAsOther();
   }
 

@@ -63,8 +63,12 @@ GuestAccess::Progress GuestAccess::TryInSections(Reader& reader, std::span<const
                                                  const Use& use) {
   std::array<PagePiece, kSectionPages> pieces;
   std::array<Piece, kSectionPages> cut;
+  const auto advance = [&](Progress at, size_t bytes) {
+    at.bytes += bytes;
+    return at.bytes == copies[at.copies].bytes ? Progress{at.copies + 1, 0} : at;
+  };
   Progress progress;
-  for (Progress at; at.copies < copies.size();) {
+  for (Progress at; at.copies < copies.size(); progress = at) {
     size_t count = 0;
     size_t bytes = 0;
     GfnRange pages{{UINT64_MAX}, {0}};
@@ -73,12 +77,13 @@ GuestAccess::Progress GuestAccess::TryInSections(Reader& reader, std::span<const
       const Gpa gpa = copy.gpa + at.bytes;
       const size_t here =
           std::min({copy.bytes - at.bytes, kPageSize - OffsetInPage(gpa), kSectionBytes - bytes});
+      const GfnRange with{std::min(pages.begin, GfnOf(gpa)), std::max(pages.end, GfnOf(gpa) + 1)};
+      if (with.size() > RangeSection::kMaxPages) break;
+      pages = with;
       std::byte* const own = copy.own == nullptr ? nullptr : copy.own + at.bytes;
-      at.bytes += here;
-      if (at.bytes == copy.bytes) at = {at.copies + 1, 0};
+      at = advance(at, here);
       pieces[count] = {gpa, copy.access};
-      cut[count++] = {own, here, at};
-      pages = {std::min(pages.begin, GfnOf(gpa)), std::max(pages.end, GfnOf(gpa) + 1)};
+      cut[count++] = {own, here};
       bytes += here;
     }
     const std::optional<Hva> hva = memory_.HvaOf(GpaOf(pages.begin));
@@ -89,9 +94,10 @@ GuestAccess::Progress GuestAccess::TryInSections(Reader& reader, std::span<const
     const size_t found = mmu_.Translate(section, std::span(pieces).first(count));
     for (size_t i = 0; i < found; ++i) {
       use(pieces[i].data, cut[i].own, cut[i].bytes, pieces[i].access);
-      progress = cut[i].after;
     }
-    if (found < count) return progress;
+    if (found == count) continue;
+    for (size_t i = 0; i < found; ++i) progress = advance(progress, cut[i].bytes);
+    return progress;
   }
   return progress;
 }

@@ -5,7 +5,8 @@
 // invalidation waits for the copy and for nothing else.
 //
 // Several copies share a section (RangeSection), which contains at most kSectionPages pieces and
-// kSectionBytes bytes: an invalidation waits for no more than that.
+// kSectionBytes bytes: an invalidation waits for no more than that. Pages that lie too far apart for one
+// range have sections of their own.
 //
 // Thread safety: any thread, each with its own Reader; outside of sections and brackets.
 
@@ -39,7 +40,7 @@ struct GuestCopy {
 
 class GuestAccess {
  public:
-  static constexpr size_t kSectionPages = 32;
+  static constexpr size_t kSectionPages = 16;
   static constexpr size_t kSectionBytes = size_t{64} << 10;
 
   GuestAccess(Mmu& mmu, const GuestMemory& memory, const Pagemap& pagemap)
@@ -67,11 +68,10 @@ class GuestAccess {
     size_t copies = 0;
     size_t bytes = 0;
   };
-  // A part of a copy within one page, and the progress when it is made.
+  // A part of a copy within one page.
   struct Piece {
     std::byte* own = nullptr;
     size_t bytes = 0;
-    Progress after;
   };
   template <class Use>
   Progress TryInSections(Reader& reader, std::span<const GuestCopy> copies, const Use& use);
