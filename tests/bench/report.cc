@@ -1,6 +1,8 @@
 #include "tests/bench/report.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -143,6 +145,16 @@ std::string JsonOf(const Results& results) {
     json["skipped"].push_back({{"name", skipped.name}, {"reason", skipped.reason}});
   }
   return json.dump(2) + "\n";
+}
+
+bool SaveJson(const std::string& path, const Results& results) {
+  const std::string fresh = path + ".new";
+  std::ofstream file(fresh);
+  file << JsonOf(results);
+  file.close();
+  if (file && std::rename(fresh.c_str(), path.c_str()) == 0) return true;
+  static_cast<void>(std::remove(fresh.c_str()));  // there need not be one
+  return false;
 }
 
 }  // namespace underfoot::bench
