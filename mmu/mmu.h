@@ -100,6 +100,10 @@ class Mmu final : private Subscriber {
     return underfoot::Translate(memslots_, stage2_, reader, gpa, access);
   }
 
+  size_t Translate(const RangeSection& section, std::span<PagePiece> pieces) {
+    return underfoot::Translate(memslots_, stage2_, section, pieces);
+  }
+
   Notifier& notifier() { return notifier_; }
   FaultHandler& faults() { return faults_; }
   RangeFaultHandler& range_faults() { return range_faults_; }

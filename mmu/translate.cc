@@ -1,5 +1,6 @@
 #include "mmu/translate.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -26,6 +27,44 @@ TranslatedPage Translate(const MemslotTable& memslots, Stage2& stage2, Reader& r
   const std::optional<Stage2::Leaf> leaf = stage2.Use(gfn, access);
   if (!leaf.has_value()) return {};
   return {std::move(section), page + OffsetInPage(gpa), leaf->PfnOf(gfn)};
+}
+
+namespace {
+
+// One of the last pieces, if it has the page already: headers of requests often share one.
+const PagePiece* RecentPieceOf(std::span<const PagePiece> before, Gfn gfn, Access access) {
+  constexpr size_t kRecent = 2;
+  for (size_t back = 1; back <= std::min(kRecent, before.size()); ++back) {
+    const PagePiece& piece = before[before.size() - back];
+    if (GfnOf(piece.gpa) == gfn && piece.access == access) return &piece;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+// The section was entered before the set of memslots and the root are read (P3.1 before P3.2). One RCU
+// read section has all look-ups: a slot that is found is right for the leaf that is found after it, as
+// above. The copies follow outside of it, since an RCU read section touches no guest memory.
+size_t Translate(const MemslotTable& memslots, Stage2& stage2, const RangeSection& section,
+                 std::span<PagePiece> pieces) {
+  rcu::ReadScope rcu;
+  UNDERFOOT_SYNC_POINT("range-section-entered");
+  const Memslot* slot = nullptr;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    PagePiece& piece = pieces[i];
+    const Gfn gfn = GfnOf(piece.gpa);
+    if (const PagePiece* known = RecentPieceOf(pieces.first(i), gfn, piece.access)) {
+      piece.data = known->data - OffsetInPage(known->gpa) + OffsetInPage(piece.gpa);
+      continue;
+    }
+    if (slot == nullptr || !slot->gfns.Contains(gfn)) slot = memslots.Current().Find(gfn);
+    if (slot == nullptr) return i;
+    const Hva page = slot->HvaOf(gfn);
+    if (!section.Announces(page) || !stage2.Use(gfn, piece.access).has_value()) return i;
+    piece.data = static_cast<std::byte*>(PointerOf(page + OffsetInPage(piece.gpa)));
+  }
+  return pieces.size();
 }
 
 }  // namespace underfoot

@@ -11,8 +11,12 @@
 #define UNDERFOOT_MMU_TRANSLATE_H_
 
 #include <cstddef>
+#include <cstdint>
+#include <span>
 #include <utility>
 
+#include "mmu/base/check.h"
+#include "mmu/base/range_word.h"
 #include "mmu/base/types.h"
 #include "mmu/memslot.h"
 #include "mmu/readers/reader.h"
@@ -37,6 +41,43 @@ class TranslatedPage {
   Hva hva_;
   Pfn pfn_;
 };
+
+// One section for many translations: the announcement is made once, for a range of host addresses.
+//
+// It is a reader of every translation of the range: a Begin over any of these pages waits for it. So
+// the range is exact, and the owner keeps the section short: it contains a bounded number of copies and
+// nothing else.
+class RangeSection {
+ public:
+  static constexpr uint64_t kMaxPages = ReaderKey::kMaxPages;  // a longer range cannot be announced
+
+  RangeSection(Reader& reader, HvaRange range)
+      : range_(RoundOutToPages(range)), section_(reader, ReaderKey::Pack(range_)) {
+    UNDERFOOT_CHECK(range_.size() <= kMaxPages * kPageSize, "a section over too many pages",
+                    range_.begin.value, range_.size());
+    section_.CountAsOther();
+  }
+
+  // Whether `page` is a page of the announced range.
+  bool Announces(Hva page) const { return page >= range_.begin && page < range_.end; }
+
+ private:
+  const HvaRange range_;
+  Section section_;
+};
+
+// What a section does with bytes of one page.
+struct PagePiece {
+  Gpa gpa;
+  Access access = Access::kRead;
+  std::byte* data = nullptr;  // where the bytes are, from Translate until the section is left
+};
+
+// Looks `pieces` up in turn, and ends at the first one that stage-2 does not grant now, or that lies
+// outside of the announced range. Returns the number of those before it. Their pages may be used
+// until the section is left.
+size_t Translate(const MemslotTable& memslots, Stage2& stage2, const RangeSection& section,
+                 std::span<PagePiece> pieces);
 
 // Returns an empty page if stage-2 does not grant the access now. The caller then faults the page
 // in (FaultHandler::FaultIn) and tries again.

@@ -44,6 +44,7 @@ constexpr Group kGroups[] = {
     {"hooked_call", BenchHookedCall, 5},
     {"fault", BenchFault, 10},
     {"fault", BenchGuestFault, 30},
+    {"fault", BenchHugeFault, 90},
     {"kernel", BenchKernelSource, 5},
     {"kernel", BenchVainInvalidations, 3},
     {"start", BenchFirstByte, 10},
@@ -118,6 +119,10 @@ void Bench::Compare(Comparison comparison) {
   comparison.keep_disturbed = smoke();
   results_.comparisons.push_back(Measure(comparison));
   if (prints()) std::cout << TableOf(results_.comparisons.back()) << std::flush;
+  // If that fails, it fails at the end of the run too, and is reported there.
+  if (prints() && !options_.json_path.empty()) {
+    static_cast<void>(SaveJson(options_.json_path, results_));
+  }
 }
 
 void Bench::Skip(std::string_view name, std::string_view reason) {

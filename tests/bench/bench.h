@@ -27,6 +27,7 @@ class Bench {
   uint64_t Operations(uint64_t usual) const;
   bool quick() const { return options_.effort == Effort::kQuick; }
   bool smoke() const { return options_.effort == Effort::kSmoke; }
+  bool may_change_host() const { return options_.may_change_host; }
   uint64_t seed() const { return options_.seed; }
 
   void Compare(Comparison comparison);
@@ -70,6 +71,7 @@ void BenchEventSend(Bench& bench);
 void BenchHookedCall(Bench& bench);
 void BenchFault(Bench& bench);
 void BenchGuestFault(Bench& bench);
+void BenchHugeFault(Bench& bench);
 void BenchKernelSource(Bench& bench);
 void BenchVainInvalidations(Bench& bench);
 void BenchFirstByte(Bench& bench);

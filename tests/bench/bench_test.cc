@@ -6,6 +6,10 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -178,6 +182,28 @@ TEST(CausedRecords, TheInnermostKnownFunctionIsTheCause) {
                                           "uffd_wp_range.constprop.0", "mprotect_fixup"};
   EXPECT_EQ(CauseOf(chain), "userfaultfd write-protect");
   EXPECT_EQ(CauseOf({}), "other");
+}
+
+TEST(Benchmarks, WhatIsMeasuredIsSavedBeforeTheRunEnds) {
+  char folder[] = "/tmp/bench_test.XXXXXX";
+  ASSERT_NE(mkdtemp(folder), nullptr);
+  BenchOptions options;
+  options.effort = Effort::kSmoke;
+  options.json_path = std::string(folder) + "/bench.json";
+  Bench bench(options);
+  const auto compare = [&](const char* name) {
+    bench.Compare(
+        {.name = name,
+         .what = "nothing",
+         .variants = {{.name = "one", .run = [](Turn& turn) { turn.Record(1); }, .goal = {}}}});
+    std::ifstream file(options.json_path);
+    return nlohmann::json::parse(file)["comparisons"].size();
+  };
+  EXPECT_EQ(compare("first"), 1u);
+  EXPECT_EQ(compare("second"), 2u);
+  const auto files = std::filesystem::directory_iterator(folder);
+  EXPECT_EQ(std::distance(begin(files), end(files)), 1) << "something is left beside the JSON";
+  std::filesystem::remove_all(folder);
 }
 
 TEST(Benchmarks, EachRunsBrieflyAndPrintsAFigure) {

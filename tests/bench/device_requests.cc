@@ -16,8 +16,12 @@
 
 #include "mmu/base/check.h"
 #include "tests/bench/bench.h"
+#include "tests/bench/cpus.h"
+#include "tests/bench/partner.h"
+#include "tests/bench/stopwatch.h"
 #include "vmm/coherent/coherent_ram.h"
 #include "vmm/devices/virtio/block.h"
+#include "vmm/devices/virtio/request_batch.h"
 #include "vmm/devices/virtio/virtqueue.h"
 
 namespace underfoot::bench {
@@ -30,6 +34,7 @@ constexpr uint64_t kRamBytes = uint64_t{32} << 20;
 constexpr uint64_t kDiskBytes = uint64_t{4} << 20;
 constexpr uint16_t kInFlight = 32;
 constexpr uint16_t kRingSize = 128;
+constexpr uint64_t kPasses = 8;  // in a turn
 constexpr uint64_t kDescriptorsOfRequest = 3;
 
 // A memory of the same size as a disk, so that no system call hides what the rings cost.
@@ -40,6 +45,9 @@ class MemoryDisk final : public Disk {
   int Read(uint64_t offset, std::span<std::byte> bytes) override {
     std::memcpy(bytes.data(), &bytes_[offset], bytes.size());
     return 0;
+  }
+  bool TryRead(uint64_t offset, std::span<std::byte> bytes) override {
+    return Read(offset, bytes) == 0;
   }
   ssize_t ReadOnce(uint64_t, std::span<const iovec>) override { return -1; }
   int Write(uint64_t offset, std::span<const std::byte> bytes) override {
@@ -64,9 +72,18 @@ class Scene {
         type_(type),
         bytes_(bytes),
         block_(std::move(disk), 1, "bench"),
-        queue_({ram_->mmu(), ram_->memory(), ram_->access()}, "bench"),
+        parts_{ram_->mmu(), ram_->memory(), ram_->access()},
+        queue_(parts_, "bench"),
         direct_(ram_->mmu().direct_requests(), ram_->mmu().in_flight(), ram_->mmu().memslots()),
-        reader_(ram_->mmu().readers()) {
+        reader_(ram_->mmu().readers()),
+        batch_({.machine = parts_,
+                .queue = queue_,
+                .backend = block_,
+                .direct = direct_,
+                .counters = counters_,
+                .let_go = let_go_,
+                .number = 0,
+                .interrupt = [] {}}) {
     for (const RamSlot& slot : ram_->memory().slots()) {
       const absl::Status made =
           ram_->mmu().CreateMemslot({.id = slot.id,
@@ -93,22 +110,11 @@ class Scene {
 
   // As QueueWorker does it.
   void ServeOurs() {
-    for (uint16_t n = 0; n < kInFlight; ++n) {
-      UNDERFOOT_CHECK(queue_.Pop(reader_, chain_) == virtio::QueueOutcome::kDone, "no request", n,
-                      0);
-      virtio::Request request({.mmu = ram_->mmu(),
-                               .access = ram_->access(),
-                               .reader = reader_,
-                               .direct = direct_,
-                               .counters = counters_,
-                               .scratch = scratch_,
-                               .let_go = let_go_},
-                              chain_);
-      const virtio::Served served = block_.Serve(request);
-      UNDERFOOT_CHECK(
-          queue_.Publish(reader_, chain_.head, served.written) == virtio::QueueOutcome::kDone,
-          "no answer", n, 0);
-      KeepAlive(queue_.WantsInterrupt(reader_));
+    while (queue_.next_used() != offered_) {
+      const virtio::QueueOutcome outcome =
+          batch_.empty() ? batch_.Take(reader_) : batch_.Step(reader_);
+      UNDERFOOT_CHECK(outcome == virtio::QueueOutcome::kDone, "a request is not served",
+                      queue_.next_used(), offered_);
     }
     UNDERFOOT_CHECK(counters_.errors.Get() == 0, "a request has failed", counters_.errors.Get(), 0);
   }
@@ -134,6 +140,15 @@ class Scene {
       virtio::WordAt<uint16_t>(used, virtio::kRingIndex).exchange(raw_used_, kStoreLoad);
       KeepAlive(virtio::WordAt<uint16_t>(available, virtio::kRingFlags).load(kStoreLoad));
     }
+  }
+  // A bracket over the payload of a request; how long its Begin took.
+  double BeginNs(uint64_t request) {
+    const HvaRange page = PageRangeOf(HvaOf(Payload(request)));
+    const Stopwatch watch;
+    BracketToken token = ram_->mmu().notifier().Begin({page, InvalidationKind::kUnmap});
+    const double ns = watch.ElapsedNs();
+    ram_->mmu().notifier().End(token);
+    return ns;
   }
   // Both sides begin with an empty ring. Only one of them serves in a turn.
   void Restart() {
@@ -182,13 +197,13 @@ class Scene {
   const uint32_t type_;
   const uint64_t bytes_;
   virtio::Block block_;
+  const virtio::Virtqueue::Parts parts_;
   virtio::Virtqueue queue_;
   DirectRequest direct_;
   Reader reader_;
   virtio::QueueCounters counters_;
-  std::vector<std::byte> scratch_;
   const std::atomic<bool> let_go_{false};
-  virtio::Chain chain_;
+  virtio::RequestBatch batch_;
   virtio::RingLayout layout_;
   Gpa payload_;
   uint16_t offered_ = 0;
@@ -204,13 +219,17 @@ absl::StatusOr<std::unique_ptr<CoherentRam>> MakeRam() {
 }
 
 Variant Serving(std::string name, const std::shared_ptr<Scene>& scene,
-                std::function<void(Scene&)> serve, std::optional<Goal> goal) {
+                std::function<void(Scene&)> serve, std::optional<Goal> goal,
+                uint64_t passes_before = 1) {
   return {.name = std::move(name),
           .run =
-              [scene, serve = std::move(serve)](Turn& turn) {
+              [scene, serve = std::move(serve), passes_before](Turn& turn) {
                 scene->Restart();
-                serve(*scene);  // the first activation of the caches, the first faults
-                turn.Time(kInFlight, [&] { serve(*scene); });
+                // The first activation of the caches, the first faults.
+                for (uint64_t i = 0; i < passes_before; ++i) serve(*scene);
+                turn.Time(kPasses * kInFlight, [&] {
+                  for (uint64_t i = 0; i < kPasses; ++i) serve(*scene);
+                });
               },
           .goal = goal};
 }
@@ -232,14 +251,75 @@ void ComparePolling(Bench& bench) {
       std::memcpy(guest, memory->At(offset), bytes);
     });
   };
+  // As a file is read: its bytes cannot go straight to guest memory without a system call.
+  auto buffer = std::make_shared<std::vector<std::byte>>(kInFlight / 2 * kPageSize);
+  const auto by_buffer = [memory, buffer](Scene& here) {
+    here.Offer();
+    uint64_t at = 0;
+    here.ServeRaw([&](uint64_t offset, std::byte* guest, uint64_t bytes) {
+      std::byte* const own = &(*buffer)[at++ % (kInFlight / 2) * kPageSize];
+      std::memcpy(own, memory->At(offset), bytes);
+      std::memcpy(guest, own, bytes);
+    });
+  };
   const auto ours = [](Scene& here) {
     here.Offer();
     here.ServeOurs();
   };
+  // After about two windows of sections at which no Begin has looked, the worker's reader is biased.
+  const uint64_t quiet = bench.Operations(ReaderBias::kWindow / 8);
   bench.Compare({.name = kName,
                  .what = "a read of 4 KiB from a disk in memory, 32 in flight, polled",
-                 .variants = {Serving("raw pointers, without protection", scene, raw, {}),
-                              Serving("ours", scene, ours, RatioAtMost(1.1))}});
+                 .variants = {Serving("raw pointers, by a buffer", scene, by_buffer, {}),
+                              Serving("raw pointers, one copy", scene, raw, {}),
+                              Serving("ours", scene, ours, RatioAtMost(1.1)),
+                              Serving("ours, no invalidation for a while", scene, ours,
+                                      RatioAtMost(1.1), quiet)}});
+}
+
+// What the host waits for when it takes a page that requests go to.
+void CompareInvalidation(Bench& bench) {
+  constexpr char kName[] = "device.invalidation";
+  constexpr uint64_t kInvalidations = 400;
+  if (!bench.Wants(kName)) return;
+  if (AllowedCpus().size() < 2) return bench.Skip(kName, "it takes two CPUs");
+  const Pinned pinned(AllowedCpus().front());
+  Partner partner(AllowedCpus().back());
+  absl::StatusOr<std::unique_ptr<CoherentRam>> ram = MakeRam();
+  if (!ram.ok()) return bench.Skip(kName, std::string(ram.status().message()));
+  const auto scene = std::make_shared<Scene>(*std::move(ram), std::make_unique<MemoryDisk>(),
+                                             uint32_t{VIRTIO_BLK_T_IN}, kPageSize);
+  const auto serve = [scene] {
+    scene->Offer();
+    scene->ServeOurs();
+  };
+  const auto invalidate = [scene](Turn& turn, uint64_t i) {
+    turn.Record(scene->BeginNs(i * 7 % kInFlight));
+  };
+  const uint64_t times = bench.Operations(kInvalidations);
+  bench.Compare({.name = kName,
+                 .what = "Begin on a page that requests of 4 KiB go to, 32 in flight, polled",
+                 .variants = {{.name = "the worker does nothing",
+                               .run =
+                                   [=](Turn& turn) {
+                                     scene->Restart();
+                                     for (uint64_t i = 0; i < times; ++i) {
+                                       if (i % kInFlight == 0) serve();
+                                       invalidate(turn, i);
+                                     }
+                                   },
+                               .goal = {}},
+                              {.name = "the worker is busy",
+                               .run =
+                                   [=, &partner](Turn& turn) {
+                                     scene->Restart();
+                                     const Partner::Work work(partner, serve);
+                                     for (uint64_t i = 0; i < times; ++i) {
+                                       work.WaitForSteps(2);
+                                       invalidate(turn, i);
+                                     }
+                                   },
+                               .goal = Goal{.of = Goal::Of::kP99Ns, .at_most = 5000}}}});
 }
 
 // `call` is preadv or pwritev of one part.
@@ -278,6 +358,7 @@ void CompareFile(Bench& bench, const char* name, const char* what, uint32_t type
 
 void BenchDeviceRequests(Bench& bench) {
   ComparePolling(bench);
+  CompareInvalidation(bench);
   CompareFile(bench, "device.read.64_KiB", "64 KiB of a cached file into guest memory",
               VIRTIO_BLK_T_IN, 1 / 0.9,
               [](int fd, const iovec* part, off_t at) { return preadv(fd, part, 1, at); });

@@ -1,6 +1,5 @@
 // underfoot_bench: the ratios that the project promises, measured.
 
-#include <fstream>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -20,10 +19,7 @@ bool WriteJson(const std::string& path, const Results& results) {
     std::cout << JsonOf(results);
     return true;
   }
-  std::ofstream file(path);
-  file << JsonOf(results);
-  file.close();
-  if (file) return true;
+  if (SaveJson(path, results)) return true;
   std::cerr << "underfoot_bench: cannot write '" << path << "'\n";
   return false;
 }

@@ -11,6 +11,7 @@ namespace underfoot::bench {
 
 const char kUsage[] =
     "Usage: underfoot_bench [--filter=TEXT,...] [--rounds=N] [--quick] [--json=FILE] [--seed=N]\n"
+    "                       [--allow-host-changes]\n"
     "\n"
     "Measures variants of one operation in turns and prints their ratios.\n"
     "\n"
@@ -21,6 +22,9 @@ const char kUsage[] =
     "  --smoke        a few milliseconds each: shows that they run, the numbers mean nothing\n"
     "  --json=FILE    the results as JSON too; with --json=- nothing else is printed\n"
     "  --seed=N       another seed for what is drawn at random; 1 without this option\n"
+    "  --allow-host-changes  as root: huge pages are reserved where a comparison needs them, and "
+    "put\n"
+    "                 back; without it such a comparison is skipped\n"
     "  --commit=TEXT  the version that the JSON names\n"
     "\n"
     "Both CPUs should be idle. tests/bench/README.md says what the rows mean.\n";
@@ -50,6 +54,8 @@ absl::StatusOr<BenchOptions> ParseOptions(const std::vector<std::string>& argume
       options.effort = Effort::kQuick;
     } else if (argument == "--smoke") {
       options.effort = Effort::kSmoke;
+    } else if (argument == "--allow-host-changes") {
+      options.may_change_host = true;
     } else if (const auto filters = value_of("--filter=")) {
       options.filters = absl::StrSplit(*filters, ',', absl::SkipEmpty());
     } else if (const auto commit = value_of("--commit=")) {

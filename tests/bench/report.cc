@@ -1,6 +1,8 @@
 #include "tests/bench/report.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -81,6 +83,7 @@ Json VariantJson(const VariantResult& variant) {
 std::string FormatFigure(double figure, std::string_view unit) {
   if (unit == "ns") return FormatNs(figure);
   if (unit == "bytes") return FormatBytes(figure);
+  if (unit == "pages/s") return absl::StrFormat("%.0f pages/s", figure);
   return absl::StrFormat("%.3g %s", figure, unit);
 }
 
@@ -142,6 +145,16 @@ std::string JsonOf(const Results& results) {
     json["skipped"].push_back({{"name", skipped.name}, {"reason", skipped.reason}});
   }
   return json.dump(2) + "\n";
+}
+
+bool SaveJson(const std::string& path, const Results& results) {
+  const std::string fresh = path + ".new";
+  std::ofstream file(fresh);
+  file << JsonOf(results);
+  file.close();
+  if (file && std::rename(fresh.c_str(), path.c_str()) == 0) return true;
+  static_cast<void>(std::remove(fresh.c_str()));  // there need not be one
+  return false;
 }
 
 }  // namespace underfoot::bench

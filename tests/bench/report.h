@@ -34,6 +34,9 @@ std::string MachineText(const MachineInfo& machine);
 std::string TableOf(const ComparisonResult& result);
 // Each comparison names its unit.
 std::string JsonOf(const Results& results);
+// Puts the JSON in the place of what `path` has, in one step: a run that is killed leaves the figures
+// that it has measured. False: it cannot be written.
+[[nodiscard]] bool SaveJson(const std::string& path, const Results& results);
 
 // "1.23 us", "4.10 MB", "7 retries": three digits and a unit.
 std::string FormatFigure(double figure, std::string_view unit);

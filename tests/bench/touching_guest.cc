@@ -27,7 +27,7 @@ constexpr Gpa kMemoryGpa{abi::kSystemAreaBytes};
 constexpr uint64_t kDevice = uint64_t{2} << 20;  // behind the memory: no slot, so a write exits
 
 // r8: the first page; r9: how many; r11: from one to the next, in bytes; r12: the mask of the offset
-// r10; rdi: where the times go; rsi: the device.
+// r10; rdi: where the times go; rbx: from one time to the next, in bytes; rsi: the device.
 constexpr uint8_t kCode[] = {
     0x4d, 0x31, 0xd2,              // start: xor r10, r10
     0x4c, 0x89, 0xc9,              //        mov rcx, r9
@@ -38,13 +38,13 @@ constexpr uint8_t kCode[] = {
     0x0f, 0x31,                    //        rdtsc
     0x44, 0x29, 0xe8,              //        sub eax, r13d
     0x41, 0x89, 0x06,              //        mov [r14], eax
-    0x49, 0x83, 0xc6, 0x04,        //        add r14, 4
+    0x49, 0x01, 0xde,              //        add r14, rbx
     0x4d, 0x01, 0xda,              //        add r10, r11
     0x4d, 0x21, 0xe2,              //        and r10, r12
     0x48, 0xff, 0xc9,              //        dec rcx
-    0x75, 0xdf,                    //        jnz touch
+    0x75, 0xe0,                    //        jnz touch
     0x88, 0x06,                    //        mov [rsi], al
-    0xeb, 0xd2,                    //        jmp start
+    0xeb, 0xd3,                    //        jmp start
 };
 
 constexpr uint64_t kGdt[] = {0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00affb000000ffff,
@@ -85,7 +85,8 @@ absl::StatusOr<std::unique_ptr<TouchingGuest>> TouchingGuest::Create(HvaRange me
   if (!vm.ok()) return std::move(vm).status();
   std::unique_ptr<TouchingGuest> self(
       new TouchingGuest(*std::move(kvm), *std::move(vm), memory.size() >> kPageShift, options));
-  UNDERFOOT_CHECK(options.vcpus <= kMostVcpus && self->PagesOfVcpu() * 4 <= kTimesBytes,
+  UNDERFOOT_CHECK(options.vcpus <= kMostVcpus &&
+                      (!options.keep_times || self->PagesOfVcpu() * 4 <= kTimesBytes),
                   "too many vCPUs or pages for the times", options.vcpus, self->PagesOfVcpu());
   if (absl::Status loaded = self->Load(memory); !loaded.ok()) return loaded;
   for (unsigned i = 0; i < options.vcpus; ++i) {
@@ -129,6 +130,7 @@ absl::Status TouchingGuest::AddVcpu(unsigned index) {
   registers->r11 = options_.stride * kPageSize;
   registers->r12 = options_.stride == 1 ? ~uint64_t{0} : part - 1;
   registers->rdi = TimesOf(index).value;
+  registers->rbx = options_.keep_times ? 4 : 0;
   registers->rsi = kMemoryGpa.value + pages_ * kPageSize;
   vcpus_.push_back(*std::move(vcpu));
   return vcpus_.back().SetRegisters(*registers);

@@ -34,6 +34,8 @@ class TouchingGuest {
     // From one page to the next, in pages, wrapping around within the part of a vCPU. Odd; the part
     // must be a power of two then. 1: in turn.
     uint64_t stride = 1;
+    // Whether WriteNs is wanted: each vCPU has room for the times of 16384 pages.
+    bool keep_times = true;
   };
   // `memory`: what it touches.
   static absl::StatusOr<std::unique_ptr<TouchingGuest>> Create(HvaRange memory,

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstring>
 #include <functional>
 #include <optional>
@@ -92,6 +93,39 @@ TEST_P(GuestAccessTest, AnAccessMayCrossPagesAndSlots) {
   ASSERT_TRUE(side().access.Read(reader, gpa, back).ok());
   EXPECT_EQ(back, bytes);
   EXPECT_EQ(std::memcmp(PointerOf(side().PageAt(0)), &bytes[100], kPageSize), 0);
+}
+
+// One range would have more pages than a section may announce.
+TEST_P(GuestAccessTest, CopiesThatLieFarApartAreMadeInSectionsOfTheirOwn) {
+  const Gpa near = side().GpaAt(0);
+  const Gpa far = side().memory->slots().back().gpa;
+  ASSERT_GT((far - near) >> kPageShift, RangeSection::kMaxPages);
+  std::array<uint64_t, 4> words = {1, 2, 3, 4};
+  const std::array<Gpa, 4> places = {near, far, near + kPageSize, far + kPageSize};
+  for (const Gpa place : places) ASSERT_TRUE(WriteWord(place, 0).ok());
+  std::vector<GuestCopy> copies;
+  for (size_t i = 0; i < words.size(); ++i) {
+    copies.push_back({places[i], Access::kWrite, std::bit_cast<std::byte*>(&words[i]), 8});
+  }
+  Reader reader(mmu().readers());
+  EXPECT_EQ(side().access.TryCopy(reader, copies), copies.size());
+  for (size_t i = 0; i < words.size(); ++i) EXPECT_EQ(ReadWord(places[i]), words[i]);
+}
+
+TEST_P(GuestAccessTest, ACopyEndsAtThePageThatHasNoTranslation) {
+  std::vector<std::byte> bytes(3 * kPageSize, std::byte{7});
+  ASSERT_TRUE(Write(side().GpaAt(0), bytes).ok());
+  { InvalidationScope bracket(mmu().notifier(), {side().Pages(1, 1)}); }
+  std::vector<std::byte> back(bytes.size());
+  const std::array<GuestCopy, 2> copies = {
+      {{side().GpaAt(0), Access::kRead, back.data(), 100},
+       {side().GpaAt(0) + 100, Access::kRead, back.data() + 100, bytes.size() - 100}}};
+  Reader reader(mmu().readers());
+  EXPECT_EQ(side().access.TryCopy(reader, copies), 1u);
+  EXPECT_EQ(back[kPageSize - 1], std::byte{7});
+  EXPECT_EQ(back[kPageSize], std::byte{0});
+  ASSERT_TRUE(side().access.Read(reader, side().GpaAt(0), back).ok());
+  EXPECT_EQ(back, bytes);
 }
 
 TEST_P(GuestAccessTest, WhileItsSlotIsAwayTheAccessGoesByHva) {

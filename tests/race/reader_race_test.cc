@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <memory>
+#include <optional>
 
 #include "tests/race/race_test.h"
 
@@ -271,6 +273,46 @@ TEST_F(ReaderRaceTest, AProtectWaitsForWriters) {
   EXPECT_FALSE(mmu_.Translate(reader_, GpaAt(9), Access::kWrite));
   EXPECT_TRUE(mmu_.Translate(reader_, GpaAt(9), Access::kRead));
   held.End();
+}
+
+// The section announces pages 5 to 7, and uses page 5. A Begin over page 6 finds a translation to drop.
+TEST_F(ReaderRaceTest, ABeginWaitsForASectionOverARangeAndAnotherDoesNot) {
+  for (const uint64_t page : {5, 6, 9}) FaultIn(page);
+  std::optional<RangeSection> section(std::in_place, reader_, host_.Pages(5, 3));
+  std::array<PagePiece, 1> pieces{{{GpaAt(5)}}};
+  ASSERT_EQ(mmu_.Translate(*section, pieces), 1u);
+  MovePage(9);
+  Gate gate("reader-wait");
+  Task begin("begin", [&] { MovePage(6); });
+  ASSERT_TRUE(StopsAt(gate, begin));
+  section.reset();
+  gate.Open();
+  begin.Join();
+}
+
+//   reader                          invalidation
+//   enters its section
+//                                   Begin: page 5 has no leaf; waits for the section
+//   reads the root; finds no leaf
+TEST_F(ReaderRaceTest, ASectionOverARangeThatMeetsABeginFindsNothing) {
+  FaultIn(5);
+  Gate entered("range-section-entered");
+  size_t found = 1;
+  Task reader("reader", [&] {
+    Reader mine(mmu_.readers());
+    const RangeSection section(mine, host_.Pages(5, 3));
+    std::array<PagePiece, 1> pieces{{{GpaAt(5)}}};
+    found = mmu_.Translate(section, pieces);
+  });
+  ASSERT_TRUE(StopsAt(entered, reader));
+  Gate waits("reader-wait");
+  Task begin("begin", [&] { MovePage(5); });
+  ASSERT_TRUE(StopsAt(waits, begin));
+  entered.Open();
+  reader.Join();
+  EXPECT_EQ(found, 0u);
+  waits.Open();
+  begin.Join();
 }
 
 }  // namespace

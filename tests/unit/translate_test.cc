@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
 
 #include "tests/unit/mmu_rig.h"
@@ -83,6 +84,42 @@ TEST_F(TranslateTest, SeveralPagesMayBeOpenAtOnce) {
   TranslatedPage to = mmu_.Translate(reader_, GpaAt(6), Access::kWrite);
   ASSERT_TRUE(from && to);
   std::memcpy(to.data(), from.data(), kPageSize);
+}
+
+TEST_F(TranslateTest, OneSectionTranslatesManyPages) {
+  for (const uint64_t page : {5, 6, 9}) ASSERT_EQ(Fault(page), FaultOutcome::kMapped);
+  std::array<PagePiece, 4> pieces{{{GpaAt(9) + 1, Access::kRead},
+                                   {GpaAt(5) + 2, Access::kWrite},
+                                   {GpaAt(5) + 3, Access::kRead},
+                                   {GpaAt(6) + 4, Access::kRead}}};
+  const RangeSection section(reader_, host_.Pages(5, 5));
+  ASSERT_EQ(mmu_.Translate(section, pieces), pieces.size());
+  EXPECT_EQ(pieces[0].data, PointerOf(host_.PageAt(9) + 1));
+  EXPECT_EQ(pieces[1].data, PointerOf(host_.PageAt(5) + 2));
+  EXPECT_EQ(pieces[2].data, PointerOf(host_.PageAt(5) + 3));
+  EXPECT_EQ(pieces[3].data, PointerOf(host_.PageAt(6) + 4));
+  EXPECT_TRUE(LeafOf(5)->dirty());
+  EXPECT_FALSE(LeafOf(6)->dirty());
+  EXPECT_TRUE(mmu_.readers().AnySectionOverlapsUnsafe(host_.Pages(7)));
+}
+
+TEST_F(TranslateTest, ASectionEndsAtThePageThatItCannotHave) {
+  for (const uint64_t page : {5, 7}) ASSERT_EQ(Fault(page), FaultOutcome::kMapped);
+  const RangeSection section(reader_, host_.Pages(5, 3));
+  std::array<PagePiece, 3> absent{{{GpaAt(5)}, {GpaAt(6)}, {GpaAt(7)}}};
+  EXPECT_EQ(mmu_.Translate(section, absent), 1u);
+  std::array<PagePiece, 2> nowhere{{{GpaOf(kNowhere)}, {GpaAt(5)}}};
+  EXPECT_EQ(mmu_.Translate(section, nowhere), 0u);
+}
+
+// No Begin would wait for it.
+TEST_F(TranslateTest, APageThatIsNotAnnouncedIsNotUsed) {
+  for (const uint64_t page : {4, 5, 6, 7}) ASSERT_EQ(Fault(page), FaultOutcome::kMapped);
+  const RangeSection section(reader_, host_.Pages(5, 2));
+  std::array<PagePiece, 3> pieces{{{GpaAt(6)}, {GpaAt(7)}, {GpaAt(5)}}};
+  EXPECT_EQ(mmu_.Translate(section, pieces), 1u);
+  std::array<PagePiece, 1> before{{{GpaAt(4)}}};
+  EXPECT_EQ(mmu_.Translate(section, before), 0u);
 }
 
 }  // namespace

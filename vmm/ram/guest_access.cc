@@ -3,8 +3,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/str_format.h"
 #include "mmu/page_in_retries.h"
@@ -52,37 +54,113 @@ absl::Status ComesNoMore(Hva hva) {
       absl::StrFormat("hva 0x%x: guest memory has gone, the machine has ended", hva.value));
 }
 
-// Cuts an access at page boundaries.
-template <class Part>
-absl::Status ForEachPage(Gpa gpa, size_t bytes, const Part& part) {
-  for (size_t done = 0; done < bytes;) {
-    const size_t here = std::min<size_t>(bytes - done, kPageSize - OffsetInPage(gpa + done));
-    if (absl::Status status = part(gpa + done, done, here); !status.ok()) return status;
-    done += here;
+}  // namespace
+
+// Cuts the copies at page boundaries, and uses as many pieces in one section as it may contain. `use`
+// gets the guest's side of a piece, the VMM's side, and the size.
+template <class Use>
+GuestAccess::Progress GuestAccess::TryInSections(Reader& reader, std::span<const GuestCopy> copies,
+                                                 const Use& use) {
+  std::array<PagePiece, kSectionPages> pieces;
+  std::array<Piece, kSectionPages> cut;
+  const auto advance = [&](Progress at, size_t bytes) {
+    at.bytes += bytes;
+    return at.bytes == copies[at.copies].bytes ? Progress{at.copies + 1, 0} : at;
+  };
+  Progress progress;
+  for (Progress at; at.copies < copies.size(); progress = at) {
+    size_t count = 0;
+    size_t bytes = 0;
+    GfnRange pages{{UINT64_MAX}, {0}};
+    while (at.copies < copies.size() && count < kSectionPages && bytes < kSectionBytes) {
+      const GuestCopy& copy = copies[at.copies];
+      const Gpa gpa = copy.gpa + at.bytes;
+      const size_t here =
+          std::min({copy.bytes - at.bytes, kPageSize - OffsetInPage(gpa), kSectionBytes - bytes});
+      const GfnRange with{std::min(pages.begin, GfnOf(gpa)), std::max(pages.end, GfnOf(gpa) + 1)};
+      if (with.size() > RangeSection::kMaxPages) break;
+      pages = with;
+      std::byte* const own = copy.own == nullptr ? nullptr : copy.own + at.bytes;
+      at = advance(at, here);
+      pieces[count] = {gpa, copy.access};
+      cut[count++] = {own, here};
+      bytes += here;
+    }
+    const std::optional<Hva> hva = memory_.HvaOf(GpaOf(pages.begin));
+    if (!hva.has_value()) return progress;
+    // The range is a guess: the memory of a slot that is elsewhere now is not announced, and is not
+    // used.
+    const RangeSection section(reader, PageRangeOf(*hva, pages.size()));
+    const size_t found = mmu_.Translate(section, std::span(pieces).first(count));
+    for (size_t i = 0; i < found; ++i) {
+      use(pieces[i].data, cut[i].own, cut[i].bytes, pieces[i].access);
+    }
+    if (found == count) continue;
+    for (size_t i = 0; i < found; ++i) progress = advance(progress, cut[i].bytes);
+    return progress;
+  }
+  return progress;
+}
+
+size_t GuestAccess::TryCopy(Reader& reader, std::span<const GuestCopy> copies) {
+  return TryInSections(reader, copies,
+                       [](std::byte* guest, std::byte* own, size_t bytes, Access access) {
+                         if (access == Access::kWrite) {
+                           CopyToGuest(guest, own, bytes);
+                         } else {
+                           CopyFromGuest(own, guest, bytes);
+                         }
+                       })
+      .copies;
+}
+
+// In sections of several pages as far as there are translations; a page without one is brought in and
+// used by itself.
+template <class Use>
+absl::Status GuestAccess::OnPages(Reader& reader, GuestCopy copy, const Use& use) {
+  while (copy.bytes != 0) {
+    if (OffsetInPage(copy.gpa) + copy.bytes > kPageSize) {
+      const Progress progress = TryInSections(reader, {&copy, 1}, use);
+      if (progress.copies == 1) return absl::OkStatus();
+      copy.Advance(progress.bytes);
+    }
+    const size_t here = std::min<size_t>(copy.bytes, kPageSize - OffsetInPage(copy.gpa));
+    if (absl::Status status =
+            OnPage(reader, copy.gpa, here, copy.access,
+                   [&](std::byte* guest) { use(guest, copy.own, here, copy.access); });
+        !status.ok()) {
+      return status;
+    }
+    copy.Advance(here);
   }
   return absl::OkStatus();
 }
 
-}  // namespace
-
 absl::Status GuestAccess::Read(Reader& reader, Gpa gpa, std::span<std::byte> bytes) {
-  return ForEachPage(gpa, bytes.size(), [&](Gpa at, size_t done, size_t here) {
-    return OnPage(reader, at, here, Access::kRead,
-                  [&](std::byte* guest) { CopyFromGuest(&bytes[done], guest, here); });
-  });
+  return OnPages(reader, {gpa, Access::kRead, bytes.data(), bytes.size()},
+                 [](std::byte* guest, std::byte* own, size_t here, Access) {
+                   CopyFromGuest(own, guest, here);
+                 });
 }
 
 absl::Status GuestAccess::Write(Reader& reader, Gpa gpa, std::span<const std::byte> bytes) {
-  return ForEachPage(gpa, bytes.size(), [&](Gpa at, size_t done, size_t here) {
-    return OnPage(reader, at, here, Access::kWrite,
-                  [&](std::byte* guest) { CopyToGuest(guest, &bytes[done], here); });
-  });
+  // What is written is only read.
+  std::byte* const own = const_cast<std::byte*>(bytes.data());
+  return OnPages(reader, {gpa, Access::kWrite, own, bytes.size()},
+                 [](std::byte* guest, std::byte* from, size_t here, Access) {
+                   CopyToGuest(guest, from, here);
+                 });
 }
 
 absl::Status GuestAccess::NoteWritten(Reader& reader, Gpa gpa, uint64_t bytes) {
-  return ForEachPage(gpa, bytes, [&](Gpa at, size_t, size_t here) {
-    return OnPage(reader, at, here, Access::kWrite, [](std::byte*) {});
-  });
+  return OnPages(reader, {gpa, Access::kWrite, nullptr, bytes},
+                 [](std::byte*, std::byte*, size_t, Access) {});
+}
+
+bool GuestAccess::AreMapped(Reader& reader, GfnRange gfns) {
+  const GuestCopy all{GpaOf(gfns.begin), Access::kWrite, nullptr, gfns.size() << kPageShift};
+  return TryInSections(reader, {&all, 1}, [](std::byte*, std::byte*, size_t, Access) {}).copies ==
+         1;
 }
 
 template <class Copy>

@@ -4,6 +4,10 @@
 // is away or a page is settling. Either way the bytes are copied inside a read section, so an
 // invalidation waits for the copy and for nothing else.
 //
+// Several copies share a section (RangeSection), which contains at most kSectionPages pieces and
+// kSectionBytes bytes: an invalidation waits for no more than that. Pages that lie too far apart for one
+// range have sections of their own.
+//
 // Thread safety: any thread, each with its own Reader; outside of sections and brackets.
 
 #ifndef UNDERFOOT_VMM_RAM_GUEST_ACCESS_H_
@@ -19,8 +23,26 @@
 
 namespace underfoot {
 
+// A copy between guest RAM and memory of the VMM: to `gpa` if the access is a write, or from it.
+struct GuestCopy {
+  Gpa gpa;
+  Access access = Access::kRead;
+  std::byte* own = nullptr;
+  size_t bytes = 0;
+
+  // Leaves the first `done` bytes out.
+  void Advance(size_t done) {
+    gpa += done;
+    bytes -= done;
+    if (own != nullptr) own += done;
+  }
+};
+
 class GuestAccess {
  public:
+  static constexpr size_t kSectionPages = 16;
+  static constexpr size_t kSectionBytes = size_t{64} << 10;
+
   GuestAccess(Mmu& mmu, const GuestMemory& memory, const Pagemap& pagemap)
       : mmu_(mmu), memory_(memory), pagemap_(pagemap) {}
 
@@ -28,6 +50,12 @@ class GuestAccess {
   // not within about two seconds. An aligned access of 8 bytes is one access.
   [[nodiscard]] absl::Status Read(Reader& reader, Gpa gpa, std::span<std::byte> bytes);
   [[nodiscard]] absl::Status Write(Reader& reader, Gpa gpa, std::span<const std::byte> bytes);
+  // Makes the copies in turn, as long as each page that they need has a translation. Never waits, and
+  // brings nothing in. Returns the number of copies that were made whole; of the next one a part may
+  // have been made.
+  [[nodiscard]] size_t TryCopy(Reader& reader, std::span<const GuestCopy> copies);
+  // Whether each page has a translation now that grants a write. The pages are marked as written.
+  [[nodiscard]] bool AreMapped(Reader& reader, GfnRange gfns);
   // Marks bytes as written that a system call has put there: dirty and young.
   [[nodiscard]] absl::Status NoteWritten(Reader& reader, Gpa gpa, uint64_t bytes);
 
@@ -35,6 +63,20 @@ class GuestAccess {
   // `bytes` lies within one page.
   template <class Copy>
   absl::Status OnPage(Reader& reader, Gpa gpa, size_t bytes, Access access, const Copy& copy);
+  // How far a number of copies has come: the whole ones, and the bytes of the next one.
+  struct Progress {
+    size_t copies = 0;
+    size_t bytes = 0;
+  };
+  // A part of a copy within one page.
+  struct Piece {
+    std::byte* own = nullptr;
+    size_t bytes = 0;
+  };
+  template <class Use>
+  Progress TryInSections(Reader& reader, std::span<const GuestCopy> copies, const Use& use);
+  template <class Use>
+  absl::Status OnPages(Reader& reader, GuestCopy copy, const Use& use);
   template <class Copy>
   absl::Status ByHva(Reader& reader, Hva hva, Access access, const Copy& copy);
   bool IsUsable(Hva page, Access access) const;

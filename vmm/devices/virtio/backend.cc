@@ -5,8 +5,6 @@
 #include <cstring>
 #include <optional>
 
-#include "mmu/base/check.h"
-
 namespace underfoot::virtio {
 namespace {
 
@@ -22,26 +20,12 @@ void Backend::CopyConfig(std::span<const std::byte> config, uint64_t offset,
               std::min<uint64_t>(data.size(), config.size() - offset));
 }
 
-template <class Copy>
-bool Request::ForEachBuffer(const std::vector<Buffer>& buffers, uint64_t offset, uint64_t bytes,
-                            const Copy& copy) {
-  uint64_t done = 0;
-  for (const Buffer& buffer : buffers) {
-    if (done == bytes) break;
-    if (offset >= buffer.bytes) {
-      offset -= buffer.bytes;
-      continue;
-    }
-    const uint64_t here = std::min(buffer.bytes - offset, bytes - done);
-    if (!copy(buffer.gpa + offset, done, here)) return false;
-    done += here;
-    offset = 0;
-  }
-  UNDERFOOT_CHECK(done == bytes, "an access past the end of a request", done, bytes);
-  return true;
-}
-
 bool Request::Read(uint64_t offset, std::span<std::byte> bytes) {
+  if (offset + bytes.size() <= fetched_.size()) {
+    std::memcpy(bytes.data(), fetched_.data() + offset, bytes.size());
+    return true;
+  }
+  BeforeWait();
   return ForEachBuffer(
       chain_.readable, offset, bytes.size(), [&](Gpa gpa, uint64_t done, uint64_t here) {
         return worker_.access.Read(worker_.reader, gpa, bytes.subspan(done, here)).ok();
@@ -49,16 +33,35 @@ bool Request::Read(uint64_t offset, std::span<std::byte> bytes) {
 }
 
 bool Request::Write(uint64_t offset, std::span<const std::byte> bytes) {
+  if (TryStage(offset, bytes)) return true;
+  BeforeWait();
   return ForEachBuffer(
       chain_.writable, offset, bytes.size(), [&](Gpa gpa, uint64_t done, uint64_t here) {
         return worker_.access.Write(worker_.reader, gpa, bytes.subspan(done, here)).ok();
       });
 }
 
+bool Request::TryStage(uint64_t offset, std::span<const std::byte> bytes) {
+  if (staged_ == nullptr) return false;
+  std::byte* from = const_cast<std::byte*>(bytes.data());  // it is only read
+  if (!staged_->Owns(from)) {
+    const std::span<std::byte> room = staged_->Allocate(bytes.size());
+    if (room.empty()) return false;
+    std::memcpy(room.data(), bytes.data(), bytes.size());
+    from = room.data();
+  }
+  return ForEachBuffer(chain_.writable, offset, bytes.size(),
+                       [&](Gpa gpa, uint64_t done, uint64_t here) {
+                         staged_->Add({gpa, Access::kWrite, from + done, here});
+                         return true;
+                       });
+}
+
 // The buffers may be scattered. The announcement covers all pages from the first to the last of them:
 // a bracket between two buffers causes a needless repetition, and no wrong byte.
 bool Request::TryWriteDirectly(uint64_t offset, uint64_t bytes, SystemCall call) {
   if (bytes < kLeastDirectBytes) return false;
+  BeforeWait();
   std::array<Buffer, kMostPieces> pieces;
   size_t count = 0;
   GfnRange pages{{UINT64_MAX}, {0}};
@@ -69,6 +72,7 @@ bool Request::TryWriteDirectly(uint64_t offset, uint64_t bytes, SystemCall call)
         pages = {std::min(pages.begin, touched.begin), std::max(pages.end, touched.end)};
         pieces[count++] = {gpa, here};
         // The system call would fault the pages in too, but one at a time.
+        if (worker_.access.AreMapped(worker_.reader, touched)) return true;
         return worker_.mmu.range_faults()
                    .FaultIn(worker_.reader, touched, Access::kWrite)
                    .outcome == FaultInOutcome::kMapped;

@@ -10,43 +10,51 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "mmu/base/check.h"
 #include "mmu/base/ordering.h"
 #include "mmu/base/stats.h"
 #include "mmu/direct_requests.h"
 #include "mmu/mmu.h"
+#include "vmm/devices/virtio/staged_copies.h"
 #include "vmm/devices/virtio/virtqueue.h"
 #include "vmm/ram/guest_access.h"
 
 namespace underfoot::virtio {
 
-// The counters of one queue. Any thread may read them.
+// The counters of one queue. Only its worker changes them; any thread may read them.
 struct QueueCounters {
-  Counter requests;          // served
-  Counter errors;            // of them, answered with an error
-  Counter to_guest_bytes;    // payload
-  Counter from_guest_bytes;  // payload
-  Counter bounced;           // transfers between a file and guest memory through a buffer
-  Counter direct;            // and those by one system call on guest memory
-  Counter direct_again;      // direct ones that were made again, through a buffer
-  Counter file_errors;       // requests for which the file behind the device has failed
-  Counter kicks;             // notifications by the driver
-  Counter interrupts;        // raised
-  Counter away;              // steps put off because the memory of a ring was away
-  Counter shortages;         // steps put off because this process had no memory
+  OwnedCounter requests;          // served
+  OwnedCounter errors;            // of them, answered with an error
+  OwnedCounter to_guest_bytes;    // payload
+  OwnedCounter from_guest_bytes;  // payload
+  OwnedCounter bounced;           // transfers between a file and guest memory through a buffer
+  OwnedCounter direct;            // and those by one system call on guest memory
+  OwnedCounter direct_again;      // direct ones that were made again, through a buffer
+  OwnedCounter file_errors;       // requests for which the file behind the device has failed
+  OwnedCounter kicks;             // notifications by the driver
+  OwnedCounter interrupts;        // raised
+  OwnedCounter away;              // steps put off because the memory of a ring was away
+  OwnedCounter shortages;         // steps put off because this process had no memory
 };
 
 // The payload of a chain as two strings of bytes: the one that the device reads, and the one that it
-// writes. Each copy goes page by page, in a section of its own; the caller holds none.
+// writes. The caller holds no section.
+//
+// The beginning of what the device reads may have been fetched, and what it writes may be staged: the
+// bytes arrive in the memory of the guest before the request is published (request_batch.h). All else
+// is copied at once, in sections of its own.
 class Request {
  public:
   // Shorter transfers go through a buffer: for them the announcement costs more than the copy.
@@ -64,6 +72,13 @@ class Request {
     uint16_t queue = 0;
   };
   Request(const Worker& worker, const Chain& chain) : worker_(worker), chain_(chain) {}
+  // `finish` publishes the requests before this one.
+  void Stage(std::span<const std::byte> fetched, StagedCopies& staged,
+             absl::FunctionRef<void()> finish) {
+    fetched_ = fetched;
+    staged_ = &staged;
+    finish_.emplace(finish);
+  }
 
   uint16_t queue() const { return worker_.queue; }
   // True: the driver has reset the device or taken the queue back, or the machine ends. The request
@@ -81,6 +96,11 @@ class Request {
   [[nodiscard]] bool Read(uint64_t offset, std::span<std::byte> bytes);
   [[nodiscard]] bool Write(uint64_t offset, std::span<const std::byte> bytes);
 
+  // To be called before a call that may wait for long: for a file, or for another thread.
+  void BeforeWait() {
+    if (finish_.has_value()) (*finish_)();
+  }
+
   // A system call that writes to guest memory: it returns the number of bytes, or a negative number.
   using SystemCall = absl::FunctionRef<ssize_t(std::span<const iovec> guest)>;
   // Has `call` write `bytes` straight to the writable part (mmu/direct_requests.h), and marks the
@@ -89,21 +109,50 @@ class Request {
   [[nodiscard]] bool TryWriteDirectly(uint64_t offset, uint64_t bytes, SystemCall call);
 
   QueueCounters& counters() { return worker_.counters; }
-  // A buffer of the VMM's own. It is the same one at each call.
+  // A buffer of the VMM's own, until the next call. What lies in it is staged without a copy.
   std::span<std::byte> Scratch(uint64_t bytes) {
+    if (staged_ != nullptr) {
+      if (const std::span<std::byte> room = staged_->Allocate(bytes); !room.empty()) return room;
+    }
     std::vector<std::byte>& scratch = worker_.scratch;
     if (scratch.size() < bytes) scratch.resize(bytes);
     return std::span(scratch).first(bytes);
   }
 
- private:
+  // Calls `copy` with the gpa, the bytes before it, and the size of each part of `bytes` bytes from
+  // `offset` on, until it returns false.
   template <class Copy>
   static bool ForEachBuffer(const std::vector<Buffer>& buffers, uint64_t offset, uint64_t bytes,
                             const Copy& copy);
 
+ private:
+  bool TryStage(uint64_t offset, std::span<const std::byte> bytes);
+
   const Worker worker_;
   const Chain& chain_;
+  std::span<const std::byte> fetched_;
+  StagedCopies* staged_ = nullptr;
+  std::optional<absl::FunctionRef<void()>> finish_;
 };
+
+template <class Copy>
+bool Request::ForEachBuffer(const std::vector<Buffer>& buffers, uint64_t offset, uint64_t bytes,
+                            const Copy& copy) {
+  uint64_t done = 0;
+  for (const Buffer& buffer : buffers) {
+    if (done == bytes) break;
+    if (offset >= buffer.bytes) {
+      offset -= buffer.bytes;
+      continue;
+    }
+    const uint64_t here = std::min(buffer.bytes - offset, bytes - done);
+    if (!copy(buffer.gpa + offset, done, here)) return false;
+    done += here;
+    offset = 0;
+  }
+  UNDERFOOT_CHECK(done == bytes, "an access past the end of a request", done, bytes);
+  return true;
+}
 
 struct Served {
   // False: the chain cannot be answered at all, which breaks the rules of the device.
@@ -139,11 +188,14 @@ class Backend {
   // Receives each WakeQueue. Set before the device starts.
   void SetWakeSink(std::function<void(uint16_t queue)> sink) { wake_sink_ = std::move(sink); }
 
-  // Holds nothing, and may sleep in system calls: on memory of its own, or on guest memory by
-  // Request::TryWriteDirectly. If it throws std::bad_alloc, it is called again with the same request.
-  // Between two such calls it looks at Request::abandoned: a guest must not be able to keep a worker
-  // for longer than one of them takes.
+  // Holds nothing, and may sleep in system calls, after Request::BeforeWait: on memory of its own, or on
+  // guest memory by Request::TryWriteDirectly. If it throws std::bad_alloc, it is called again with the
+  // same request. Between two such calls it looks at Request::abandoned: a guest must not be able to
+  // keep a worker for longer than one of them takes.
   virtual Served Serve(Request& request) = 0;
+  // Whether a request whose writes could not be carried out may be served once more. If not, a write
+  // of it is carried out before Request::Write returns.
+  virtual bool may_serve_again() const { return true; }
   // The file behind the device, as a message names it; empty: there is none.
   virtual std::string file() const { return {}; }
   // What has failed first outside of the guest; empty: nothing has.

@@ -91,6 +91,7 @@ uint8_t Block::Carry(Request& request, uint64_t data_bytes) {
     case VIRTIO_BLK_T_OUT:
       return WriteFromGuest(request, header.sector, request.readable_bytes() - kHeaderBytes);
     case VIRTIO_BLK_T_FLUSH:
+      request.BeforeWait();
       return StatusOf(request, "flush", 0, disk_->Flush());
     case VIRTIO_BLK_T_GET_ID: {
       std::array<std::byte, VIRTIO_BLK_ID_BYTES> id{};
@@ -130,7 +131,12 @@ uint8_t Block::ReadByBuffer(Request& request, uint64_t offset, uint64_t first, u
   for (uint64_t done = 0; done < bytes;) {
     if (request.abandoned()) return VIRTIO_BLK_S_IOERR;
     const std::span<std::byte> piece = request.Scratch(std::min(bytes - done, kBufferBytes));
-    if (const int error = disk_->Read(offset + done, piece); error != 0) {
+    int error = 0;
+    if (!disk_->TryRead(offset + done, piece)) {
+      request.BeforeWait();
+      error = disk_->Read(offset + done, piece);
+    }
+    if (error != 0) {
       return StatusOf(request, "read", offset + done, error);
     }
     if (!request.Write(first + done, piece)) return VIRTIO_BLK_S_IOERR;
@@ -147,6 +153,7 @@ uint8_t Block::WriteFromGuest(Request& request, uint64_t sector, uint64_t bytes)
     const std::span<std::byte> piece = request.Scratch(std::min(bytes - done, kBufferBytes));
     if (!request.Read(kHeaderBytes + done, piece)) return VIRTIO_BLK_S_IOERR;
     const uint64_t offset = sector * Disk::kSectorBytes + done;
+    request.BeforeWait();
     if (const int error = disk_->Write(offset, piece); error != 0) {
       return StatusOf(request, "write", offset, error);
     }
@@ -176,6 +183,7 @@ uint8_t Block::ForEachRange(Request& request, bool discard) {
       return VIRTIO_BLK_S_IOERR;
     }
   }
+  request.BeforeWait();
   for (const Range& range : ranges) {
     const uint64_t length = range.num_sectors * Disk::kSectorBytes;
     for (uint64_t done = 0; done < length;) {

@@ -4,8 +4,8 @@
 // A read of Request::kLeastDirectBytes and more is one preadv into guest memory, announced
 // (mmu/direct_requests.h). If that is not possible now, or a bracket has met it, and for all else, a
 // transfer goes through a buffer: from the file into the buffer, holding nothing, and from the
-// buffer into guest memory, page by page in sections; or the other way round. A write never goes
-// straight from guest memory: a pwritev that waits for a page holds the lock of the file meanwhile.
+// buffer into guest memory, in sections; or the other way round. A write never goes straight from
+// guest memory: a pwritev that waits for a page holds the lock of the file meanwhile.
 //
 // The world fails: the file has an I/O error or no space, or has become shorter; the memory of the
 // guest cannot be brought in. The driver gets VIRTIO_BLK_S_IOERR, and the request is counted.

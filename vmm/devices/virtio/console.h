@@ -56,6 +56,8 @@ class Console final : public Backend {
   // Linux reads the size after a change, and not when it begins.
   bool announces_config() const override { return config_generation() != 0; }
   Served Serve(Request& request) override;
+  // Input that was given is gone, and output that was taken has been shown.
+  bool may_serve_again() const override { return false; }
 
  private:
   Served GiveInput(Request& request) ABSL_LOCKS_EXCLUDED(mutex_);

@@ -2,9 +2,12 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -53,6 +56,11 @@ absl::StatusOr<uint64_t> SizeOf(int fd, const std::string& path) {
   if (S_ISBLK(info.st_mode) && ioctl(fd, BLKGETSIZE64, &bytes) == 0) return bytes;
   return absl::InvalidArgumentError(
       absl::StrFormat("'%s' is neither a regular file nor a block device; give one", path));
+}
+
+bool IsTmpfs(int fd) {
+  struct statfs info {};
+  return fstatfs(fd, &info) == 0 && info.f_type == TMPFS_MAGIC;
 }
 
 }  // namespace
@@ -108,6 +116,21 @@ std::string RawDisk::WhyFailed(int error) const {
   if (!bytes.ok() || *bytes >= sectors_ * kSectorBytes) return why;
   return absl::StrFormat("%s; the file has become shorter: it has %d bytes, and had %d", why,
                          *bytes, sectors_ * kSectorBytes);
+}
+
+RawDisk::RawDisk(UniqueFd fd, std::string file, uint64_t sectors, bool read_only)
+    : fd_(std::move(fd)),
+      file_(std::move(file)),
+      sectors_(sectors),
+      read_only_(read_only),
+      in_memory_(IsTmpfs(fd_.get())) {}
+
+bool RawDisk::TryRead(uint64_t offset, std::span<std::byte> bytes) {
+  const iovec part{bytes.data(), bytes.size()};
+  // tmpfs does not know the flag.
+  const int flags = in_memory_ ? 0 : RWF_NOWAIT;
+  return Retried([&] { return preadv2(fd_.get(), &part, 1, static_cast<off_t>(offset), flags); }) ==
+         static_cast<ssize_t>(bytes.size());
 }
 
 int RawDisk::Read(uint64_t offset, std::span<std::byte> bytes) {

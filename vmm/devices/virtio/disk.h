@@ -39,6 +39,9 @@ class Disk {
   // Each returns 0, or the errno of what failed. A file that is shorter than it was gives EIO.
   // Ranges are whole sectors within sectors().
   [[nodiscard]] virtual int Read(uint64_t offset, std::span<std::byte> bytes) = 0;
+  // As Read, if the bytes are in memory. False: they are not, or cannot be read; the content of `bytes`
+  // is undefined, and Read may wait for long.
+  [[nodiscard]] virtual bool TryRead(uint64_t, std::span<std::byte>) { return false; }
   // One system call into guest RAM. Returns the number of bytes, which may be too small, or -1: the
   // caller then reads all of it by Read, and gets the error from there.
   [[nodiscard]] virtual ssize_t ReadOnce(uint64_t offset, std::span<const iovec> guest) = 0;
@@ -67,6 +70,7 @@ class RawDisk final : public Disk {
   // Adds that the file has become shorter, if it has.
   std::string WhyFailed(int error) const override;
   int Read(uint64_t offset, std::span<std::byte> bytes) override;
+  bool TryRead(uint64_t offset, std::span<std::byte> bytes) override;
   ssize_t ReadOnce(uint64_t offset, std::span<const iovec> guest) override;
   int Write(uint64_t offset, std::span<const std::byte> bytes) override;
   int Flush() override;
@@ -74,13 +78,13 @@ class RawDisk final : public Disk {
   int WriteZeroes(uint64_t offset, uint64_t bytes, bool may_unmap) override;
 
  private:
-  RawDisk(UniqueFd fd, std::string file, uint64_t sectors, bool read_only)
-      : fd_(std::move(fd)), file_(std::move(file)), sectors_(sectors), read_only_(read_only) {}
+  RawDisk(UniqueFd fd, std::string file, uint64_t sectors, bool read_only);
 
   UniqueFd fd_;
   const std::string file_;
   const uint64_t sectors_;
   const bool read_only_;
+  const bool in_memory_;  // a file of tmpfs: there is nothing that a read could wait for
 };
 
 }  // namespace underfoot::virtio

@@ -29,12 +29,18 @@ constexpr absl::Duration kLongestPause = absl::Milliseconds(1);
 QueueWorker::QueueWorker(const Virtqueue::Parts& parts, Backend& backend, uint16_t queue,
                          const std::string& name, Sinks sinks)
     : parts_(parts),
-      backend_(backend),
-      number_(queue),
       name_(name),
       sinks_(std::move(sinks)),
       queue_(parts, name),
-      direct_(parts.mmu.direct_requests(), parts.mmu.in_flight(), parts.mmu.memslots()) {}
+      direct_(parts.mmu.direct_requests(), parts.mmu.in_flight(), parts.mmu.memslots()),
+      batch_({.machine = parts_,
+              .queue = queue_,
+              .backend = backend,
+              .direct = direct_,
+              .counters = counters_,
+              .let_go = attention_,
+              .number = queue,
+              .interrupt = sinks_.interrupt}) {}
 
 absl::Status QueueWorker::Start() {
   kick_.Reset(eventfd(0, EFD_CLOEXEC));
@@ -155,7 +161,7 @@ void QueueWorker::Main() {
 // An order to let go ends it between two steps. A request that is not published then gets no
 // answer: a driver that resets the device needs none.
 void QueueWorker::ServeRing() {
-  job_.taken = false;
+  batch_.Drop();
   shortages_in_a_row_ = 0;
   pause_ = kFirstPause;
   while (!attention_.load(kAcquire)) {
@@ -186,61 +192,20 @@ QueueOutcome QueueWorker::StepOrShortage() {
   }
 }
 
-QueueOutcome QueueWorker::Step() { return job_.taken ? Answer() : TakeOrSleep(); }
+QueueOutcome QueueWorker::Step() {
+  if (batch_.empty()) return TakeOrSleep();
+  const QueueOutcome outcome = batch_.Step(*reader_);
+  // What came since the backend looked has written the eventfd: the wait returns at once.
+  if (outcome == QueueOutcome::kEmpty) WaitForKick();
+  return outcome;
+}
 
 QueueOutcome QueueWorker::TakeOrSleep() {
-  const QueueOutcome popped = queue_.Pop(*reader_, job_.chain);
-  if (popped == QueueOutcome::kDone) {
-    job_.taken = true;
-    job_.served.reset();
-  }
-  if (popped != QueueOutcome::kEmpty) return popped;
+  const QueueOutcome taken = batch_.Take(*reader_);
+  if (taken != QueueOutcome::kEmpty) return taken;
   const QueueOutcome enabled = queue_.EnableKicks(*reader_);
   if (enabled == QueueOutcome::kEmpty) WaitForKick();
   return enabled;
-}
-
-// kBroken: the request cannot be answered, or its ring is lost for good.
-QueueOutcome QueueWorker::Answer() {
-  if (!job_.served.has_value()) {
-    Request request({.mmu = parts_.mmu,
-                     .access = parts_.access,
-                     .reader = *reader_,
-                     .direct = direct_,
-                     .counters = counters_,
-                     .scratch = scratch_,
-                     .let_go = attention_,
-                     .queue = number_},
-                    job_.chain);
-    job_.served = backend_.Serve(request);
-    // The backend may have given the request up in the middle. ServeRing lets go of the ring next.
-    if (attention_.load(kAcquire)) return QueueOutcome::kDone;
-    if (job_.served->later) {
-      job_.served.reset();
-      // What came since Serve looked has written the eventfd: the wait returns at once.
-      WaitForKick();
-      return QueueOutcome::kDone;
-    }
-  }
-  if (!job_.served->answered) return QueueOutcome::kBroken;
-  const QueueOutcome published = queue_.Publish(*reader_, job_.chain.head, job_.served->written);
-  if (published != QueueOutcome::kDone) return published;
-  job_.taken = false;
-  counters_.requests.Add();
-  if (WantsInterrupt()) {
-    counters_.interrupts.Add();
-    sinks_.interrupt();
-  }
-  return QueueOutcome::kDone;
-}
-
-bool QueueWorker::WantsInterrupt() {
-  try {
-    return queue_.WantsInterrupt(*reader_);
-  } catch (const std::bad_alloc&) {
-    counters_.shortages.Add();
-    return true;  // in doubt
-  }
 }
 
 }  // namespace underfoot::virtio

@@ -1,5 +1,5 @@
 // The thread of one queue, as vhost has it: it sleeps until the driver notifies the queue, serves
-// what is available, and asks for the next notification.
+// what is available, several requests at a time (RequestBatch), and asks for the next notification.
 //
 // A request for which the backend has nothing yet (Served::later) stays with the worker, which sleeps
 // until it is woken and then serves it again. The requests behind it wait.
@@ -29,7 +29,6 @@
 #include <optional>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -40,6 +39,7 @@
 #include "mmu/mmu.h"
 #include "vmm/base/unique_fd.h"
 #include "vmm/devices/virtio/backend.h"
+#include "vmm/devices/virtio/request_batch.h"
 #include "vmm/devices/virtio/virtqueue.h"
 
 namespace underfoot::virtio {
@@ -88,22 +88,13 @@ class QueueWorker {
     uint64_t features = 0;
   };
 
-  // The request that the worker has taken.
-  struct Job {
-    Chain chain;
-    bool taken = false;
-    std::optional<Served> served;  // it is answered, and only the ring does not show it yet
-  };
-
   void Main();
   void ServeRing();
-  // The next step of the request, or of the ring if there is none. If it throws std::bad_alloc, the
+  // The next step of the requests that were taken, or of the ring if there are none. If it throws std::bad_alloc, the
   // same step comes next.
   QueueOutcome Step();
   QueueOutcome StepOrShortage();
   QueueOutcome TakeOrSleep();
-  QueueOutcome Answer();
-  bool WantsInterrupt();
   std::optional<Order> WaitForOrder() ABSL_LOCKS_EXCLUDED(mutex_);
   void NoteQuiet() ABSL_LOCKS_EXCLUDED(mutex_);
   void WaitForKick();
@@ -111,18 +102,15 @@ class QueueWorker {
   void BeBroken();
 
   const Virtqueue::Parts parts_;
-  Backend& backend_;
-  const uint16_t number_;
   const std::string name_;
   const Sinks sinks_;
   Virtqueue queue_;
   QueueCounters counters_;
-  // The three are the thread's.
-  std::vector<std::byte> scratch_;
-  Job job_;
-  unsigned shortages_in_a_row_ = 0;
-  absl::Duration pause_;  // of the next PutOff
   DirectRequest direct_;
+  // These are the thread's.
+  RequestBatch batch_;
+  unsigned shortages_in_a_row_ = 0;
+  absl::Duration pause_;          // of the next PutOff
   std::optional<Reader> reader_;  // from Start to Stop
   UniqueFd kick_;
   std::thread thread_;

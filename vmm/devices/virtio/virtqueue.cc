@@ -50,6 +50,7 @@ void Virtqueue::Start(const RingLayout& layout, uint64_t features) {
   next_available_.store(0, kRelaxed);
   next_used_.store(0, kRelaxed);
   held_ = 0;
+  judged_used_ = 0;
   const auto place = [](Area& area, Gpa gpa, uint64_t bytes) {
     area.gpa = gpa;
     area.bytes = bytes;
@@ -110,56 +111,82 @@ QueueOutcome Virtqueue::In(Reader& reader, Area& area, const Use& use) {
   }
 }
 
-QueueOutcome Virtqueue::Pop(Reader& reader, Chain& chain) {
+QueueOutcome Virtqueue::Pop(Reader& reader, std::span<Chain> chains, size_t& taken) {
   const uint16_t next = next_available_.load(kRelaxed);
   uint16_t ahead = 0;
-  uint16_t head = 0;
+  std::array<uint16_t, kMaxBatch> heads;
+  taken = 0;
+  const size_t most = std::min(chains.size(), kMaxBatch);
   const QueueOutcome looked = In(reader, available_, [&](std::byte* area) {
-    // Acquire: pairs with the driver's store of the index, which follows its stores of the head and
+    // Acquire: pairs with the driver's store of the index, which follows its stores of the heads and
     // of the descriptors. Without it: the device takes a head that the driver is about to write.
     ahead = static_cast<uint16_t>(WordAt<uint16_t>(area, kRingIndex).load(kAcquire) - next);
-    head = WordAt<uint16_t>(area, layout_.head_offset(next)).load(kRelaxed);
+    for (uint16_t i = 0; i < ahead && i < most; ++i) {
+      heads[i] = WordAt<uint16_t>(area, layout_.head_offset(static_cast<uint16_t>(next + i)))
+                     .load(kRelaxed);
+    }
   });
   if (looked != QueueOutcome::kDone) return looked;
   if (ahead == 0) return QueueOutcome::kEmpty;
-  if (ahead > layout_.size || head >= layout_.size) return QueueOutcome::kBroken;
-  if (const QueueOutcome copied = CopyChain(reader, head); copied != QueueOutcome::kDone) {
-    return copied;
+  if (ahead > layout_.size) return QueueOutcome::kBroken;
+  const size_t count = std::min<size_t>(most, ahead);
+  std::array<size_t, kMaxBatch> ends;  // of the chains in copied_
+  uint32_t whole = 0;  // a bit for each chain that was copied up to its last descriptor
+  const QueueOutcome copies = In(reader, descriptors_, [&](std::byte* area) {
+    copied_.clear();
+    whole = 0;
+    for (size_t i = 0; i < count; ++i) {
+      whole |= uint32_t{CopyChain(area, heads[i])} << i;
+      ends[i] = copied_.size();
+    }
+  });
+  if (copies != QueueOutcome::kDone) return copies;
+  for (size_t i = 0; i < count; ++i) {
+    const size_t begin = i == 0 ? 0 : ends[i - 1];
+    auto descriptors = std::span<const Descriptor>(copied_).subspan(begin, ends[i] - begin);
+    QueueOutcome checked =
+        (whole >> i & 1) != 0 ? Expand(reader, descriptors) : QueueOutcome::kBroken;
+    if (checked == QueueOutcome::kDone) checked = Check(descriptors, chains[i]);
+    if (checked != QueueOutcome::kDone && i == 0) return checked;
+    if (checked != QueueOutcome::kDone) break;
+    chains[i].head = heads[i];
+    taken = i + 1;
   }
-  chain.head = head;
-  if (const QueueOutcome checked = Check(chain); checked != QueueOutcome::kDone) return checked;
-  next_available_.store(static_cast<uint16_t>(next + 1), kRelaxed);
-  ++held_;
+  next_available_.store(static_cast<uint16_t>(next + taken), kRelaxed);
+  held_ += taken;
   return QueueOutcome::kDone;
 }
 
-// Leaves the chain in copied_. A chain without a loop has at most as many descriptors as its table.
-QueueOutcome Virtqueue::CopyChain(Reader& reader, uint16_t head) {
-  bool ends = false;
-  const QueueOutcome copied = In(reader, descriptors_, [&](std::byte* area) {
-    copied_.clear();
-    ends = false;
-    for (uint16_t at = head; !ends && at < layout_.size && copied_.size() < layout_.size;) {
-      const uint64_t offset = at * sizeof(Descriptor);
-      // Relaxed: the index has ordered them. A driver that changes them now gets any mixture.
-      const auto descriptor = std::bit_cast<Descriptor>(
-          std::array{WordAt<uint64_t>(area, offset).load(kRelaxed),
-                     WordAt<uint64_t>(area, offset + sizeof(uint64_t)).load(kRelaxed)});
-      copied_.push_back(descriptor);
-      ends = (descriptor.flags & Descriptor::kNext) == 0;
-      at = descriptor.next;
-    }
-  });
-  if (copied != QueueOutcome::kDone) return copied;
-  if (!ends) return QueueOutcome::kBroken;
-  // Only the last descriptor of a chain may name a table.
+// Appends the chain to copied_, and returns whether it ends. A chain without a loop has at most as many
+// descriptors as its table. A section contains this, so no more than kMaxBatchDescriptors are copied
+// for the chains after the first one: such a chain does not end, and is looked at again by the next Pop.
+bool Virtqueue::CopyChain(std::byte* area, uint16_t head) {
+  const size_t begin = copied_.size();
+  const size_t most =
+      begin == 0 ? layout_.size : std::min<size_t>(begin + layout_.size, kMaxBatchDescriptors);
+  for (uint16_t at = head; at < layout_.size && copied_.size() < most;) {
+    const uint64_t offset = at * sizeof(Descriptor);
+    // Relaxed: the index has ordered them. A driver that changes them now gets any mixture.
+    const auto descriptor = std::bit_cast<Descriptor>(
+        std::array{WordAt<uint64_t>(area, offset).load(kRelaxed),
+                   WordAt<uint64_t>(area, offset + sizeof(uint64_t)).load(kRelaxed)});
+    copied_.push_back(descriptor);
+    if ((descriptor.flags & Descriptor::kNext) == 0) return true;
+    at = descriptor.next;
+  }
+  return false;
+}
+
+// Only the last descriptor of a chain may name a table. Its descriptors take the place of that one.
+QueueOutcome Virtqueue::Expand(Reader& reader, std::span<const Descriptor>& chain) {
   const auto is_table = [](const Descriptor& d) { return (d.flags & Descriptor::kIndirect) != 0; };
-  const auto table = std::find_if(copied_.begin(), copied_.end(), is_table);
-  if (table == copied_.end()) return QueueOutcome::kDone;
-  if (!indirect_ || std::next(table) != copied_.end()) return QueueOutcome::kBroken;
-  const Descriptor last = *table;
-  copied_.pop_back();
-  return CopyIndirect(reader, last);
+  const auto table = std::find_if(chain.begin(), chain.end(), is_table);
+  if (table == chain.end()) return QueueOutcome::kDone;
+  if (!indirect_ || std::next(table) != chain.end()) return QueueOutcome::kBroken;
+  expanded_.assign(chain.begin(), table);
+  const QueueOutcome read = CopyIndirect(reader, *table);
+  chain = expanded_;
+  return read;
 }
 
 QueueOutcome Virtqueue::CopyIndirect(Reader& reader, const Descriptor& table) {
@@ -178,7 +205,7 @@ QueueOutcome Virtqueue::CopyIndirect(Reader& reader, const Descriptor& table) {
   for (uint64_t n = 0; n < entries && at < entries; ++n) {
     const Descriptor& descriptor = indirect_table_[at];
     if ((descriptor.flags & Descriptor::kIndirect) != 0) return QueueOutcome::kBroken;
-    copied_.push_back(descriptor);
+    expanded_.push_back(descriptor);
     if ((descriptor.flags & Descriptor::kNext) == 0) return QueueOutcome::kDone;
     at = descriptor.next;
   }
@@ -189,12 +216,12 @@ bool Virtqueue::IsRam(Gpa gpa, uint64_t bytes) const {
   return gpa.value < memory_.bytes() && bytes <= memory_.bytes() - gpa.value;
 }
 
-QueueOutcome Virtqueue::Check(Chain& chain) const {
+QueueOutcome Virtqueue::Check(std::span<const Descriptor> descriptors, Chain& chain) const {
   chain.readable.clear();
   chain.writable.clear();
   chain.readable_bytes = 0;
   chain.writable_bytes = 0;
-  for (const Descriptor& descriptor : copied_) {
+  for (const Descriptor& descriptor : descriptors) {
     const Buffer buffer{{descriptor.gpa}, descriptor.bytes};
     if (!IsRam(buffer.gpa, buffer.bytes)) return QueueOutcome::kBroken;
     if ((descriptor.flags & Descriptor::kDeviceWrites) != 0) {
@@ -211,14 +238,18 @@ QueueOutcome Virtqueue::Check(Chain& chain) const {
                                                                       : QueueOutcome::kDone;
 }
 
-QueueOutcome Virtqueue::Publish(Reader& reader, uint16_t head, uint32_t written) {
+QueueOutcome Virtqueue::Publish(Reader& reader, std::span<const Answer> answers) {
   const uint16_t next = next_used_.load(kRelaxed);
-  const auto after = static_cast<uint16_t>(next + 1);
+  const auto after = static_cast<uint16_t>(next + answers.size());
   const QueueOutcome published = In(reader, used_, [&](std::byte* area) {
-    const uint64_t element = layout_.element_offset(next);
-    WordAt<uint32_t>(area, element + offsetof(UsedElement, head)).store(head, kRelaxed);
-    WordAt<uint32_t>(area, element + offsetof(UsedElement, written)).store(written, kRelaxed);
-    // Pairs with the driver's load of the index, before its loads of the element and of the
+    for (uint16_t i = 0; i < answers.size(); ++i) {
+      const uint64_t element = layout_.element_offset(static_cast<uint16_t>(next + i));
+      WordAt<uint32_t>(area, element + offsetof(UsedElement, head))
+          .store(answers[i].head, kRelaxed);
+      WordAt<uint32_t>(area, element + offsetof(UsedElement, written))
+          .store(answers[i].written, kRelaxed);
+    }
+    // Pairs with the driver's load of the index, before its loads of the elements and of the
     // payload; and, as a store before a load, with the driver's store of its used event before its
     // load of the index (WantsInterrupt). Without it: the driver takes an old element; or it waits
     // for an interrupt that the device has decided not to raise.
@@ -226,7 +257,7 @@ QueueOutcome Virtqueue::Publish(Reader& reader, uint16_t head, uint32_t written)
   });
   if (published != QueueOutcome::kDone) return published;
   next_used_.store(after, kRelaxed);
-  --held_;
+  held_ -= answers.size();
   return QueueOutcome::kDone;
 }
 
@@ -236,11 +267,12 @@ bool Virtqueue::WantsInterrupt(Reader& reader) {
   const QueueOutcome looked = In(reader, available_, [&](std::byte* area) {
     if (event_index_) {
       const auto event = WordAt<uint16_t>(area, layout_.used_event_offset()).load(kStoreLoad);
-      wants = PassesEvent(event, published, static_cast<uint16_t>(published - 1));
+      wants = PassesEvent(event, published, judged_used_);
     } else {
       wants = (WordAt<uint16_t>(area, kRingFlags).load(kStoreLoad) & kNoInterrupt) == 0;
     }
   });
+  judged_used_ = published;
   return looked != QueueOutcome::kDone || wants;
 }
 

@@ -1,8 +1,11 @@
 // The device's side of a split virtqueue. The rings are accessed through pfn caches, in sections
 // that contain only a copy; all state that decides something is private.
 //
-//   Pop:      available index and head  ->  descriptors copied out  ->  checked, as a private Chain
-//   Publish:  used element and index, in one section
+//   Pop:      available index and heads  ->  descriptors copied out  ->  checked, as private Chains
+//   Publish:  used elements and then one index, in one section
+//
+// Both take up to kMaxBatch requests at once. So a section, and the index, cost little for each of
+// them; and a Begin that waits for a section waits for a bounded number of words.
 //
 // A ring cache may be dropped between two sections at any time. The step is then made again after a
 // refresh, with the same private indices, so that each element is published once. While the memslot
@@ -22,6 +25,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -57,12 +61,23 @@ struct Chain {
   uint64_t writable_bytes = 0;
 };
 
+// A request that is answered. `written`: the bytes at the beginning of the chain's writable part that
+// the device has written.
+struct Answer {
+  uint16_t head = 0;
+  uint32_t written = 0;
+};
+
 class Virtqueue {
  public:
+  static constexpr size_t kMaxBatch = 16;  // chains taken, or answers published, at once
   static constexpr uint16_t kMaxSize = 256;
   static constexpr uint64_t kCaches = 3;  // pfn caches
   // The most descriptors of an indirect table. Linux's drivers use more than the queue has.
   static constexpr uint64_t kMaxIndirect = 1024;
+
+  // As many descriptors of the chains after the first one are copied in one section.
+  static constexpr size_t kMaxBatchDescriptors = 256;
 
   struct Parts {
     Mmu& mmu;
@@ -84,10 +99,20 @@ class Virtqueue {
   // Lets go of the rings. Idempotent.
   void Stop();
 
-  QueueOutcome Pop(Reader& reader, Chain& chain);
-  // `written`: the bytes at the beginning of the chain's writable part that the device has written.
-  QueueOutcome Publish(Reader& reader, uint16_t head, uint32_t written);
-  // Whether the driver wants an interrupt for the last Publish. In doubt it does.
+  // Takes as many chains as there are, and as `chains` has room for; 1..kMaxBatch. kDone: `taken` is at
+  // least 1. If a later chain breaks the rules, those before it are taken, and the next Pop says so.
+  QueueOutcome Pop(Reader& reader, std::span<Chain> chains, size_t& taken);
+  QueueOutcome Pop(Reader& reader, Chain& chain) {
+    size_t taken = 0;
+    return Pop(reader, std::span(&chain, 1), taken);
+  }
+  // 1..kMaxBatch answers. The driver sees all of them at once.
+  QueueOutcome Publish(Reader& reader, std::span<const Answer> answers);
+  QueueOutcome Publish(Reader& reader, uint16_t head, uint32_t written) {
+    const Answer answer{head, written};
+    return Publish(reader, std::span(&answer, 1));
+  }
+  // Whether the driver wants an interrupt for what was published since the last call. In doubt it does.
   bool WantsInterrupt(Reader& reader);
   // Asks the driver to notify the device of the next chain. kDone: a chain is available already.
   QueueOutcome EnableKicks(Reader& reader);
@@ -117,9 +142,10 @@ class Virtqueue {
   template <class Use>
   QueueOutcome In(Reader& reader, Area& area, const Use& use);
   QueueOutcome MakeValid(Reader& reader, Area& area);
-  QueueOutcome CopyChain(Reader& reader, uint16_t head);
+  bool CopyChain(std::byte* area, uint16_t head);
+  QueueOutcome Expand(Reader& reader, std::span<const Descriptor>& chain);
   QueueOutcome CopyIndirect(Reader& reader, const Descriptor& table);
-  QueueOutcome Check(Chain& chain) const;
+  QueueOutcome Check(std::span<const Descriptor> descriptors, Chain& chain) const;
   bool IsRam(Gpa gpa, uint64_t bytes) const;
 
   Mmu& mmu_;
@@ -136,7 +162,9 @@ class Virtqueue {
   std::atomic<uint16_t> next_available_{0};
   std::atomic<uint16_t> next_used_{0};
   uint64_t held_ = 0;               // chains taken and not yet published
-  std::vector<Descriptor> copied_;  // the chain as the driver wrote it, links followed
+  uint16_t judged_used_ = 0;        // what WantsInterrupt has decided for
+  std::vector<Descriptor> copied_;  // the chains of a Pop as the driver wrote them, links followed
+  std::vector<Descriptor> expanded_;
   std::vector<Descriptor> indirect_table_;
 
   Counter refreshes_;
