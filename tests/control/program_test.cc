@@ -143,12 +143,12 @@ TEST_F(ProgramTest, EveryQueryHasATableAndJson) {
   EXPECT_THAT(Run({"stats", "--csv"}).out, StartsWith("vm.name,vm.vcpus,"));
 }
 
-TEST_F(ProgramTest, ABalloonThatNeverReachesItsTargetIsSaidAndOneThatDoesIsNot) {
+TEST_F(ProgramTest, BalloonSetReportsATargetThatTheGuestDoesNotReach) {
   const auto server = Serve("vm-1");
   const Result never = Run({"balloon", "--set", "1M"});
   EXPECT_EQ(never.exit, 0) << never.err;
   EXPECT_THAT(never.out, HasSubstr("8 KiB of 1 MiB asked for"));
-  EXPECT_THAT(never.out, HasSubstr("has done nothing more for 3.0 s"));
+  EXPECT_THAT(never.out, HasSubstr("has changed nothing for 3.0 s"));
   const Result reached = Run({"balloon", "--set", "8K"});
   EXPECT_EQ(reached.exit, 0) << reached.err;
   EXPECT_THAT(reached.out, AllOf(HasSubstr("8 KiB of 8 KiB"), Not(HasSubstr("nothing more"))));

@@ -211,13 +211,15 @@ TEST(ViewsTest, CachesMemslotsStage2AndChurn) {
   EXPECT_EQ(BalloonView(ToJson(balloon)), state);
   balloon.idle_us = kBalloonPatienceUs;
   EXPECT_FALSE(BalloonMoves(ToJson(balloon)));
-  EXPECT_EQ(BalloonView(ToJson(balloon)),
-            state +
-                "it has not reached that, and has done nothing more for 2.0 s: it may have no more "
-                "to give, or no driver; the target stays\n");
+  EXPECT_EQ(
+      BalloonView(ToJson(balloon)),
+      state +
+          "the guest has not reached the target and has changed nothing for 2.0 s; it may have "
+          "no more memory to give, or no balloon driver. The target stays set; `underfoot "
+          "balloon --set 0` withdraws it\n");
   balloon.actual_bytes = balloon.target_bytes;
   EXPECT_FALSE(BalloonMoves(ToJson(balloon)));
-  EXPECT_THAT(BalloonView(ToJson(balloon)), Not(HasSubstr("nothing more")));
+  EXPECT_THAT(BalloonView(ToJson(balloon)), Not(HasSubstr("changed nothing")));
   EXPECT_EQ(
       DirtyView(ToJson(*target.GetDirty())),
       "collection 7, 20.0 ms ago; WRITTEN: in it, WAITING: and in earlier ones, not taken yet\n"

@@ -157,7 +157,7 @@ TEST_P(EventPagesTest, APageThatIsClosedAtOnceStillGetsEventsAndTheTime) {
   EXPECT_TRUE(guest.ReadTime(&time));
 }
 
-TEST_P(EventPagesTest, StopEndsWithAPageThatNobodyCloses) {
+TEST_P(EventPagesTest, StopReturnsWhileTheGuestHasAPageOpen) {
   Give(abi::kVmEventPort, kVmPage);
   ASSERT_TRUE(Sent(1));
   EXPECT_EQ(Threads(), 2u);

@@ -82,6 +82,15 @@ class RequestBatchTest : public QueueTest {
     InvalidationScope bracket(mmu().notifier(), {side().Pages(page, pages)});
   }
   uint32_t RingSlot() { return side().memory->slots()[2].id; }
+  void RemoveRingSlot() { EXPECT_TRUE(mmu().DeleteMemslot(RingSlot()).ok()); }
+  void BringRingSlotBack() {
+    const RamSlot slot = side().memory->slots()[2];
+    EXPECT_TRUE(mmu()
+                    .CreateMemslot({.id = slot.id,
+                                    .gfns = {GfnOf(slot.gpa), GfnOf(slot.gpa + slot.bytes)},
+                                    .hva = slot.hva})
+                    .ok());
+  }
 
   // Increments each byte, as EchoBackend does; `before` comes first.
   class Backend final : public virtio::Backend {
@@ -156,17 +165,12 @@ TEST_P(RequestBatchTest, ARingThatIsDroppedInTheMiddleGetsEachElementOnce) {
 }
 
 TEST_P(RequestBatchTest, ARingThatIsAwayGetsTheAnswersWhenItIsBack) {
-  const RamSlot slot = side().memory->slots()[2];
   OfferAll();
   ASSERT_EQ(batch_->Take(*reader_), QueueOutcome::kDone);
   Step(kRequests);
-  ASSERT_TRUE(mmu().DeleteMemslot(slot.id).ok());
+  RemoveRingSlot();
   for (int i = 0; i < 3; ++i) EXPECT_EQ(batch_->Step(*reader_), QueueOutcome::kAway);
-  ASSERT_TRUE(mmu()
-                  .CreateMemslot({.id = slot.id,
-                                  .gfns = {GfnOf(slot.gpa), GfnOf(slot.gpa + slot.bytes)},
-                                  .hva = slot.hva})
-                  .ok());
+  BringRingSlotBack();
   Step(1);
   EXPECT_EQ(backend_.calls_, kRequests) << "a request was served again";
   ExpectAllAnsweredOnce();
@@ -195,6 +199,42 @@ TEST_P(RequestBatchTest, WhatIsAnsweredDoesNotWaitForARequestThatMayWaitForLong)
   Step(kRequests + 1);
   EXPECT_EQ(published, 3u);
   EXPECT_EQ(interrupts_, 2u);
+  ExpectAllAnsweredOnce();
+}
+
+// A file that never answers must not hold up an answer that the ring could not take for a moment.
+TEST_P(RequestBatchTest, ARequestThatMayWaitIsNotMadeBeforeTheAnswersAreOut) {
+  OfferAll();
+  unsigned waits = 0;
+  backend_.before_ = [&](virtio::Request& request) {
+    if (backend_.calls_ < 4 || waits != 0) return;
+    request.BeforeWait();
+    EXPECT_EQ(driver().UsedIndex(), 3u);
+    ++waits;
+  };
+  ASSERT_EQ(batch_->Take(*reader_), QueueOutcome::kDone);
+  Step(3);
+  RemoveRingSlot();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(batch_->Step(*reader_), QueueOutcome::kAway);
+  EXPECT_EQ(waits, 0u);
+  BringRingSlotBack();
+  Step(kRequests - 3 + 1);
+  EXPECT_EQ(waits, 1u);
+  ExpectAllAnsweredOnce();
+}
+
+TEST_P(RequestBatchTest, WhatCannotBeServedAgainDoesNotOvertakeAnAnswer) {
+  backend_.may_serve_again_ = false;
+  OfferAll();
+  backend_.before_ = [&](virtio::Request&) {
+    if (backend_.calls_ == 2) RemoveRingSlot();
+  };
+  ASSERT_EQ(batch_->Take(*reader_), QueueOutcome::kDone);
+  Step(1);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(batch_->Step(*reader_), QueueOutcome::kAway);
+  EXPECT_EQ(backend_.calls_, 2u);
+  BringRingSlotBack();
+  Step(kRequests - 2 + 1);
   ExpectAllAnsweredOnce();
 }
 

@@ -230,7 +230,8 @@ TEST_F(EventPageRaceTest, AnEventOfAPendingChannelIsTakenWithIt) {
 
 //   sender                          others, and the guest
 //   counts, finds the bit taken
-//                                   a sender turns it; the guest takes both events; a sender turns it again
+//                                   a sender turns it; the guest takes both events; a sender
+//                                   turns it again
 //   must not turn it back
 TEST_F(EventPageRaceTest, ASenderThatIsLateDoesNotTurnTheBitBack) {
   Gate looked("event-bit-looked");
@@ -261,7 +262,7 @@ TEST_F(EventPageRaceTest, AnEventIsMarkedInTheSectionThatWritesIt) {
   EXPECT_TRUE(DirtyNow());
 }
 
-TEST_F(EventPageRaceTest, WhateverIsWrittenIsInTheDirtyLog) {
+TEST_F(EventPageRaceTest, EachWriteIsInTheDirtyLog) {
   LogWrites();
   EXPECT_TRUE(page_.WriteTime(reader_, 1000, 10));
   EXPECT_TRUE(DirtyNow());

@@ -81,7 +81,8 @@ constexpr std::array<ClientVerbInfo, 15> kClientVerbs = {{
     {ClientVerb::kWorkingSet, "working-set", "Show how much guest memory was touched lately", true},
     {ClientVerb::kDirty, "dirty", "Show how much guest memory was written, or take the pages",
      true},
-    {ClientVerb::kDevices, "devices", "List the virtio devices and their queues", true},
+    {ClientVerb::kDevices, "devices", "List the virtio devices, their queues, and the event pages",
+     true},
     {ClientVerb::kBalloon, "balloon", "Show or set how much memory the guest gives back", true},
     {ClientVerb::kCoverage, "coverage", "Show which source reported which kind of churn", true},
     {ClientVerb::kEvents, "events", "Follow the changes of a machine's host memory", false},
@@ -155,7 +156,8 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
                   "More of that kernel's command line, which begins with console=ttyS0")
       ->type_name("TEXT");
   sub->add_flag("--console", run->console,
-                "This terminal is the serial port of the Linux guest; Ctrl-] switches it off");
+                "This terminal is the Linux guest's serial port and virtio console (hvc0); Ctrl-] "
+                "switches the guest off");
   sub->add_option("--memory", run->memory, "Guest memory: whole pages from 32M to 222G")
       ->type_name("SIZE")
       ->capture_default_str();
@@ -235,7 +237,8 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
                   "more for each GiB of memory")
       ->type_name("TIME|auto")
       ->capture_default_str();
-  sub->add_option("--control", run->control, "Path of the control socket (default: by name)")
+  sub->add_option("--control", run->control,
+                  "Path of the control socket; its directory must exist (default: by name)")
       ->type_name("PATH")
       ->check(&NamesSomething);
   sub->add_option("--name", run->name, "Name of the machine (default: vm-PID)")
@@ -287,8 +290,10 @@ void AddClientOptions(CLI::App* sub, const ClientVerbInfo& info, ClientArguments
   }
   if (info.verb == ClientVerb::kChurn) AddChurnOptions(sub, client);
   if (info.verb == ClientVerb::kBalloon) {
-    sub->add_option("--set", client->balloon,
-                    "Ask the guest to give this much memory back; 0: it may take all of it")
+    sub->add_option(
+           "--set", client->balloon,
+           "Ask the guest to give this much memory back, and wait until it has, or has changed "
+           "nothing for 2 seconds; 0: it may take all of it")
         ->type_name("SIZE");
   }
   if (info.verb == ClientVerb::kQuit) {

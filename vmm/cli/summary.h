@@ -51,7 +51,8 @@ std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& co
 // The verdict with its reasons (in colour if `colour` is set), tables, and commands to try next.
 std::string SummaryText(const RunSummary& summary, bool colour = false);
 // {"run": {version, command line, guest, memory, vCPUs, backing, churn, seed, duration},
-//  "passed": bool, "file_errors": [as `first_error` in /v1/devices], "result": as RunEndName, "exit_code": n, "problems": [...],
+//  "passed": bool, "result": as RunEndName, "exit_code": n, "problems": [...],
+//  "file_errors": [as `first_error` in /v1/devices],
 //  "skipped": {kind of churn: why}, "stats": {as in /v1/stats}, "coverage": {as in /v1/coverage},
 //  "churn_rate": {"asked", "done"} a second, "replay": what differed, or null}
 std::string SummaryJson(const RunSummary& summary);

@@ -345,8 +345,9 @@ std::string BalloonView(const Json& answer) {
       Scalar("kept", answer.at("kept")));
   if (target != actual && !BalloonMoves(answer)) {
     absl::StrAppendFormat(&text,
-                          "it has not reached that, and has done nothing more for %s: it may have "
-                          "no more to give, or no driver; the target stays\n",
+                          "the guest has not reached the target and has changed nothing for %s; it "
+                          "may have no more memory to give, or no balloon driver. The target stays "
+                          "set; `underfoot balloon --set 0` withdraws it\n",
                           Scalar("idle_us", answer.at("idle_us")));
   }
   return text;

@@ -151,8 +151,8 @@ absl::Status PrepareSocketDirectory(const std::string& path, const SocketEnviron
     return own ? CheckOwnDirectory(directory, environment.uid) : absl::OkStatus();
   }
   return absl::UnavailableError(
-      absl::StrFormat("the control directory %s: %s; make it, or use --control PATH with a "
-                      "directory that is there",
+      absl::StrFormat("the control directory %s cannot be used: %s; create it, or "
+                      "give --control a path in an existing directory",
                       directory, std::strerror(errno)));
 }
 

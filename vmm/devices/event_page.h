@@ -20,7 +20,7 @@
 // the bit, so the take of that turn finds the event.
 //
 // Thread safety: any thread calls Send, with its own Reader. One thread calls Activate, Work, Close and
-// Deactivate, and one WriteTime. Nothing may be sent during and after Close.
+// Deactivate, and one WriteTime. Nothing may be sent during or after Close.
 // Invariants: I1 and I8, by the pfn cache.
 // After: kvm_xen_set_evtchn_fast and kvm_xen_set_evtchn in arch/x86/kvm/xen.c of Linux. There the guest
 // clears the bit, by a locked instruction. Here each word has one writer, because KVM emulates an
@@ -66,13 +66,13 @@ class EventPage {
 
   Delivery Send(Reader& reader, unsigned channel);
 
-  // Never blocks either. Returns false if the page could not be reached: the next call has a newer
-  // time.
+  // Never blocks. If the cache is not valid, wakes the worker and returns false; the caller does not
+  // repeat the call, because its next one writes a newer time.
   bool WriteTime(Reader& reader, uint64_t ns, uint64_t steal_ns);
 
   // Brings the page in and delivers what was handed over. Without memory: std::bad_alloc.
   Progress Work(Reader& reader) { return Visit(reader, false); }
-  // As Work, and tells the guest how many events were sent. Returns kDone once.
+  // As Work, and writes the totals and `closed`. Not called again after it has returned kDone.
   Progress Close(Reader& reader) { return Visit(reader, true); }
 
   uint64_t sent() const;  // all events

@@ -114,8 +114,9 @@ class EventPages::Service {
     Gpa gpa;                // written before kPlaced
     UniqueFd schedstat;     // likewise
     uint64_t steal_ns = 0;  // the sender's
-    // Each change by one thread. Pairs with: itself. Without it: a thread uses what the thread before
-    // has not finished.
+    // Exactly one thread makes each transition. A thread that reads a state (acquire) sees what the
+    // thread that stored it (release) wrote before. Without it: the sender uses a page that the worker
+    // has not activated.
     std::atomic<PageState> state{PageState::kFree};
     std::atomic<bool> closing{false};
   };
@@ -123,9 +124,9 @@ class EventPages::Service {
   static EventPageInfo InfoOf(const Entry& entry, PageState state) {
     EventPageInfo info{.name = entry.name, .gpa = entry.gpa};
     info.open = state != PageState::kClosed;
-    // In this order: an event is counted as sent first.
+    // Send counts an event in both without an order, so this difference may lack some for a moment.
     info.handed_over = entry.page.handed_over();
-    info.sent_fast = entry.page.sent() - info.handed_over;
+    info.sent_fast = std::max(entry.page.sent(), info.handed_over) - info.handed_over;
     info.sent_slow = entry.page.delivered_by_work();
     info.time_updates = entry.page.time_updates();
     info.refreshes = entry.page.cache().refreshes;

@@ -46,7 +46,7 @@ class EventPages {
   ExitOutcome Access(unsigned vcpu, const PortIo& io) ABSL_LOCKS_EXCLUDED(mutex_);
   void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Why no page is taken: there was no room for a thread.
+  // The error that keeps the service from starting (eventfd, threads, memory); OK if there is none.
   absl::Status failure() const ABSL_LOCKS_EXCLUDED(mutex_);
   // The pages that the guest has given.
   std::vector<EventPageInfo> Info() const ABSL_LOCKS_EXCLUDED(mutex_);

@@ -1,5 +1,5 @@
-// The ports of the test machine: serial port, text port, exit device, yield port, event pages. An ExitHandler
-// passes its port accesses to this class.
+// The ports of the test machine: serial port, text port, exit device, yield port, event pages. An
+// ExitHandler passes its port accesses to this class.
 //
 // Thread safety: any vCPU thread.
 

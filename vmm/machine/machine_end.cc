@@ -250,7 +250,8 @@ std::vector<RunProblem> Machine::Failures() const {
   };
   add(RunEnd::kWrong, "", guest_->exits.fatal());
   if (guest_->event_pages != nullptr) {
-    add(RunEnd::kUnfinished, "no event page was taken: ", guest_->event_pages->failure());
+    add(RunEnd::kUnfinished,
+        "the machine could not serve the guest's event pages: ", guest_->event_pages->failure());
   }
   if (dirty_log_ != nullptr && dirty_log_->missed()) {
     failures.push_back(

@@ -78,7 +78,7 @@ GuestAccess::Progress GuestAccess::TryInSections(Reader& reader, std::span<const
       const size_t here =
           std::min({copy.bytes - at.bytes, kPageSize - OffsetInPage(gpa), kSectionBytes - bytes});
       const GfnRange with{std::min(pages.begin, GfnOf(gpa)), std::max(pages.end, GfnOf(gpa) + 1)};
-      if (with.size() > RangeSection::kMaxPages) break;
+      if (with.size() > kSectionRange) break;
       pages = with;
       std::byte* const own = copy.own == nullptr ? nullptr : copy.own + at.bytes;
       at = advance(at, here);
@@ -144,7 +144,7 @@ absl::Status GuestAccess::Read(Reader& reader, Gpa gpa, std::span<std::byte> byt
 }
 
 absl::Status GuestAccess::Write(Reader& reader, Gpa gpa, std::span<const std::byte> bytes) {
-  // What is written is only read.
+  // For a write, the copies only read from here.
   std::byte* const own = const_cast<std::byte*>(bytes.data());
   return OnPages(reader, {gpa, Access::kWrite, own, bytes.size()},
                  [](std::byte* guest, std::byte* from, size_t here, Access) {

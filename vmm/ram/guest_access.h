@@ -5,8 +5,8 @@
 // invalidation waits for the copy and for nothing else.
 //
 // Several copies share a section (RangeSection), which contains at most kSectionPages pieces and
-// kSectionBytes bytes: an invalidation waits for no more than that. Pages that lie too far apart for one
-// range have sections of their own.
+// kSectionBytes bytes: an invalidation waits for no more than that. Pages that do not lie in one range of
+// kSectionRange pages have sections of their own.
 //
 // Thread safety: any thread, each with its own Reader; outside of sections and brackets.
 
@@ -42,6 +42,9 @@ class GuestAccess {
  public:
   static constexpr size_t kSectionPages = 16;
   static constexpr size_t kSectionBytes = size_t{64} << 10;
+  // Pages of the range of a section: it is a reader of those between its pieces too.
+  static constexpr size_t kSectionRange = 2 * kSectionPages;
+  static_assert(kSectionRange <= RangeSection::kMaxPages);
 
   GuestAccess(Mmu& mmu, const GuestMemory& memory, const Pagemap& pagemap)
       : mmu_(mmu), memory_(memory), pagemap_(pagemap) {}

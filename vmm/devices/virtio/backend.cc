@@ -43,7 +43,7 @@ bool Request::Write(uint64_t offset, std::span<const std::byte> bytes) {
 
 bool Request::TryStage(uint64_t offset, std::span<const std::byte> bytes) {
   if (staged_ == nullptr) return false;
-  std::byte* from = const_cast<std::byte*>(bytes.data());  // it is only read
+  std::byte* from = const_cast<std::byte*>(bytes.data());  // copies to the guest only read
   if (!staged_->Owns(from)) {
     const std::span<std::byte> room = staged_->Allocate(bytes.size());
     if (room.empty()) return false;

@@ -96,7 +96,8 @@ class Request {
   [[nodiscard]] bool Read(uint64_t offset, std::span<std::byte> bytes);
   [[nodiscard]] bool Write(uint64_t offset, std::span<const std::byte> bytes);
 
-  // To be called before a call that may wait for long: for a file, or for another thread.
+  // To be called before a call that may wait for long: for a file, or for another thread. Throws if the
+  // requests before this one cannot be answered now; Serve is then called again.
   void BeforeWait() {
     if (finish_.has_value()) (*finish_)();
   }

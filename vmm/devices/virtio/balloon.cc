@@ -90,12 +90,16 @@ Served Balloon::Serve(Request& request) {
   }
 }
 
-// Counted after the discard: whoever reads the count finds the pages gone.
+// The count grows after the discard. A thread that reads the count therefore finds the pages
+// discarded.
 void Balloon::Give(HvaRange pages, Counter& pages_given, Request& request) {
   while (!pages.empty() && !request.abandoned()) {
-    const HvaRange some{pages.begin, std::min(pages.end, pages.begin + kMostAtOnce)};
+    // The host discards huge pages whole.
+    const uint64_t most = std::max(kMostAtOnce, HostPageBytes(memory_.huge_pages()));
+    const HvaRange some{pages.begin, std::min(pages.end, pages.begin + most)};
     const uint64_t count = some.size() >> kPageShift;
     pages.begin = some.end;
+    request.BeforeWait();
     if (!discard_(some).ok()) {
       kept_.Add(count);
       request.counters().errors.Add();

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <new>
 
 #include "mmu/base/ordering.h"
 
@@ -86,7 +87,13 @@ Served Console::TakeOutput(Request& request) {
   std::array<char, kPieceBytes> bytes;
   for (uint64_t done = 0; done < request.readable_bytes() && !request.abandoned();) {
     const size_t here = std::min<uint64_t>(request.readable_bytes() - done, bytes.size());
-    if (!request.Read(done, std::as_writable_bytes(std::span(bytes).first(here)))) {
+    bool read = false;
+    try {
+      read = request.Read(done, std::as_writable_bytes(std::span(bytes).first(here)));
+    } catch (const std::bad_alloc&) {
+      if (done == 0) throw;  // what was shown must not be shown again
+    }
+    if (!read) {
       request.counters().errors.Add();
       break;
     }

@@ -90,8 +90,8 @@ class QueueWorker {
 
   void Main();
   void ServeRing();
-  // The next step of the requests that were taken, or of the ring if there are none. If it throws std::bad_alloc, the
-  // same step comes next.
+  // The next step of the requests that were taken, or of the ring if there are none. If it throws
+  // std::bad_alloc, the same step comes next.
   QueueOutcome Step();
   QueueOutcome StepOrShortage();
   QueueOutcome TakeOrSleep();

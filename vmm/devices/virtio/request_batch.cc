@@ -4,6 +4,15 @@
 #include <new>
 
 namespace underfoot::virtio {
+namespace {
+
+// Ends a Serve of the backend before its wait: the answers before it cannot be published now. A backend
+// is called again after an exception.
+struct NotPublished {
+  QueueOutcome outcome;
+};
+
+}  // namespace
 
 QueueOutcome RequestBatch::Take(Reader& reader) {
   size_t taken = 0;
@@ -45,7 +54,17 @@ void RequestBatch::Fetch(Reader& reader) {
 
 QueueOutcome RequestBatch::Step(Reader& reader) {
   if (served_ < count_ && Answered() == served_) {
-    const bool now = Serve(reader);
+    // What cannot be served again does not follow an answer that the ring has not got yet.
+    if (!parts_.backend.may_serve_again()) {
+      const QueueOutcome before = FinishServed(reader);
+      if (before != QueueOutcome::kDone) return before;
+    }
+    bool now = false;
+    try {
+      now = Serve(reader);
+    } catch (const NotPublished& step) {
+      return step.outcome;
+    }
     if (now && parts_.backend.may_serve_again()) return QueueOutcome::kDone;
     const QueueOutcome finished = FinishServed(reader);
     return now || finished != QueueOutcome::kDone ? finished : QueueOutcome::kEmpty;
@@ -75,10 +94,13 @@ Request RequestBatch::RequestOf(Reader& reader, size_t number, std::vector<std::
 
 bool RequestBatch::Serve(Reader& reader) {
   Job& job = jobs_[served_];
-  // What a call that has thrown has left.
+  // The copies of an earlier Serve of this request, which has thrown std::bad_alloc.
   staged_.ForgetCopiesFrom(CopiesBefore(served_));
   Request request = RequestOf(reader, served_, scratch_);
-  const auto finish = [&] { static_cast<void>(FinishServed(reader)); };
+  const auto finish = [&] {
+    const QueueOutcome finished = FinishServed(reader);
+    if (finished != QueueOutcome::kDone) throw NotPublished{finished};
+  };
   if (parts_.backend.may_serve_again()) request.Stage(job.fetched, staged_, finish);
   job.served = parts_.backend.Serve(request);
   // The backend may have given the request up in the middle. The worker lets go of the ring next.

@@ -76,7 +76,7 @@ class Virtqueue {
   // The most descriptors of an indirect table. Linux's drivers use more than the queue has.
   static constexpr uint64_t kMaxIndirect = 1024;
 
-  // As many descriptors of the chains after the first one are copied in one section.
+  // One section copies at most this many descriptors of the chains after the first one.
   static constexpr size_t kMaxBatchDescriptors = 256;
 
   struct Parts {

@@ -107,7 +107,9 @@ FaultResolver::Attempt FaultResolver::Resolve(const Reader& reader, UffdFault& f
   // A reader that has the page in a section and faults on it all the same lost it to another
   // process or thread. It must not wait for a bracket, because the bracket's Begin is waiting for
   // it. The host mm call of that bracket has not been made yet, so the page may come in; no
-  // translation is made.
+  // translation is made. A section over a range may be announced over the page without using it, also
+  // after that call: a page that the bracket removes then comes in inside the bracket, as zeroes, and
+  // PageInGate keeps one out whose content is elsewhere.
   if (mmu_.readers().AnySectionOverlapsUnsafe(source_.HostPageOf(fault.page))) {
     return ResolveWithoutLeaf(fault, context);
   }

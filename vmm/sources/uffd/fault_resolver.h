@@ -83,7 +83,8 @@ class FaultResolver {
   FaultResolver& operator=(const FaultResolver&) = delete;
 
   // kResolved: no thread waits for this fault any more. Whether there is a leaf is another matter: the
-  // next access makes one. Called outside of an EventReads::Scope. If a window was brought in, `ahead` is what follows it.
+  // next access makes one. Called outside of an EventReads::Scope. If a window was brought in, `ahead`
+  // is what follows it.
   Attempt TryResolve(const Reader& reader, UffdFault& fault, Ahead& ahead);
   // Brings in one window of `ahead`; what stands in its way is left to the fault on it.
   void BringIn(const Reader& reader, Ahead& ahead);
