@@ -222,6 +222,10 @@ run_machine() {
     </dev/null || status=$?
   if [ $status -eq 124 ] || [ $status -eq 137 ]; then
     tail -20 "$work/console" >&2
+    # Now and then one of QEMU's CPUs gets no timer interrupt any more. Linux says so.
+    if grep -aq "timer wakeup didn't happen" "$work/console"; then
+      fail "the machine broke down: a CPU of it lost its timer, as its kernel says above"
+    fi
     echo "stock_kvm.sh: not done after $timeout s" >&2
     exit 124
   fi
