@@ -21,6 +21,7 @@ void Backend::CopyConfig(std::span<const std::byte> config, uint64_t offset,
 }
 
 bool Request::Read(uint64_t offset, std::span<std::byte> bytes) {
+  if (bytes.empty()) return true;
   if (offset + bytes.size() <= fetched_.size()) {
     std::memcpy(bytes.data(), fetched_.data() + offset, bytes.size());
     return true;
@@ -33,7 +34,7 @@ bool Request::Read(uint64_t offset, std::span<std::byte> bytes) {
 }
 
 bool Request::Write(uint64_t offset, std::span<const std::byte> bytes) {
-  if (TryStage(offset, bytes)) return true;
+  if (bytes.empty() || TryStage(offset, bytes)) return true;
   BeforeWait();
   return ForEachBuffer(
       chain_.writable, offset, bytes.size(), [&](Gpa gpa, uint64_t done, uint64_t here) {
