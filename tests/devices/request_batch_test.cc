@@ -49,6 +49,11 @@ class RequestBatchTest : public QueueTest {
       To(i) = 0;
       driver().SetChain(static_cast<uint16_t>(2 * i),
                         {Readable(kFrom + i, 1), Writable(kTo + i, 1)});
+      // The fault handler wakes this thread before it has made the leaf.
+      for (const uint64_t page : {kFrom + i, kTo + i}) {
+        ASSERT_EQ(mmu().faults().FaultIn(*reader_, side().GfnAt(page), Access::kWrite).outcome,
+                  FaultInOutcome::kMapped);
+      }
     }
   }
   void TearDown() override {
