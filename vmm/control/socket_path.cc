@@ -146,10 +146,10 @@ absl::Status PrepareSocketDirectory(const std::string& path, const SocketEnviron
   const std::string directory = DirectoryOf(path);
   const std::vector<std::string> ours = SocketDirectories(environment);
   const bool own = std::find(ours.begin(), ours.end(), directory) != ours.end();
-  if (own ? mkdir(directory.c_str(), 0700) == 0 || errno == EEXIST
-          : access(directory.c_str(), F_OK) == 0) {
-    return own ? CheckOwnDirectory(directory, environment.uid) : absl::OkStatus();
+  if (own && (mkdir(directory.c_str(), 0700) == 0 || errno == EEXIST)) {
+    return CheckOwnDirectory(directory, environment.uid);
   }
+  if (!own && access(directory.c_str(), F_OK) == 0) return absl::OkStatus();
   return absl::UnavailableError(
       absl::StrFormat("the control directory %s cannot be used: %s; create it, or "
                       "give --control a path in an existing directory",
