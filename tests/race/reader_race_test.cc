@@ -277,7 +277,7 @@ TEST_F(ReaderRaceTest, AProtectWaitsForWriters) {
 
 // The section announces pages 5 to 7, and uses page 5. A Begin over page 6 finds a translation to drop.
 TEST_F(ReaderRaceTest, ABeginWaitsForASectionOverARangeAndAnotherDoesNot) {
-  for (const uint64_t page : {5, 6, 9}) FaultIn(page);
+  for (const uint64_t page : {5u, 6u, 9u}) FaultIn(page);
   std::optional<RangeSection> section(std::in_place, reader_, host_.Pages(5, 3));
   std::array<PagePiece, 1> pieces{{{GpaAt(5)}}};
   ASSERT_EQ(mmu_.Translate(*section, pieces), 1u);
