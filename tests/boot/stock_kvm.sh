@@ -23,6 +23,8 @@
 set -euo pipefail
 
 readonly no_machine=125
+readonly patience=90  # seconds
+machine=  # the process of QEMU, while it runs
 
 fail() {
   echo "stock_kvm.sh: $*" >&2
@@ -156,6 +158,11 @@ for module in $(busybox cat /modules/order); do
   busybox insmod /modules/$module.ko || echo "no $module"
 done
 busybox stty -F /dev/ttyS1 raw -echo
+# run_machine waits for these words: a CPU whose timer is lost says no more.
+for cpu in $(busybox seq 0 $(($(busybox nproc) - 1))); do
+  { while busybox sleep 5; do echo "cpu $cpu lives"; done; } >/dev/console &
+  busybox taskset -p $((1 << cpu)) $! >/dev/null
+done
 cd /tmp
 # Through a pipe: on a terminal, programs would draw and colour.
 { busybox sh /command </dev/null 2>&1; echo $? >/status; } | busybox cat >/dev/ttyS1
@@ -204,6 +211,39 @@ build_root() {
   (cd "$root" && find . -print0 | cpio --null --quiet -H newc -o) >"$work/initrd"
 }
 
+# Waits for the end of QEMU. Ends it after $timeout seconds, or if one of its CPUs has not said for
+# $patience seconds that it lives: now and then one of them gets no timer interrupt any more, and
+# whatever waits on that CPU waits for ever.
+watch_machine() {
+  local begun=$SECONDS cpu words
+  local -a said=() heard=()
+  while kill -0 "$machine" 2>/dev/null; do
+    for ((cpu = 0; cpu < smp; ++cpu)); do
+      words=$(grep -ac "cpu $cpu lives" "$work/console" || true)
+      if [ "$words" != "${said[cpu]:-0}" ]; then
+        said[cpu]=$words
+        heard[cpu]=$SECONDS
+      elif ((SECONDS - ${heard[cpu]:-begun} > patience)); then
+        show_console
+        fail "the machine broke down: its CPU $cpu has said nothing for $patience s"
+      fi
+    done
+    if ((SECONDS - begun > timeout)); then
+      show_console
+      echo "stock_kvm.sh: not done after $timeout s" >&2
+      exit 124
+    fi
+    sleep 0.5
+  done
+}
+
+show_console() { grep -av 'cpu [0-9]* lives' "$work/console" | tail -40 >&2 || true; }
+
+end_machine() {
+  if [ -n "$machine" ]; then kill -9 "$machine" 2>/dev/null || true; fi
+  rm -rf "$work"
+}
+
 # Without cx16: its flags have come out wrong of QEMU now and then, and Linux 6.12's slab relies on
 # them. On a busy machine the timer's interrupt may not come in time for the kernel's test of it, and it
 # panics: no_timer_check.
@@ -213,26 +253,21 @@ run_machine() {
     numa+=(-object "memory-backend-ram,id=m$node,size=$((memory / nodes))M"
            -numa "node,nodeid=$node,memdev=m$node,cpus=$((smp * node / nodes))-$((smp * (node + 1) / nodes - 1))")
   done
-  timeout --foreground -k 5 "$timeout" "$qemu" "${firmware[@]}" \
+  "$qemu" "${firmware[@]}" \
     -accel tcg,thread=multi -cpu max,-cx16,-la57 -smp "$smp" -m "$memory" ${numa[@]+"${numa[@]}"} \
     -nodefaults -display none -no-user-config -no-reboot \
     -serial "file:$work/console" -chardev stdio,id=output,signal=off -serial chardev:output \
     -kernel "$kernel/vmlinuz" -initrd "$work/initrd" \
     -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on no_timer_check" \
-    </dev/null || status=$?
-  if [ $status -eq 124 ] || [ $status -eq 137 ]; then
-    tail -20 "$work/console" >&2
-    # Now and then one of QEMU's CPUs gets no timer interrupt any more. Linux says so.
-    if grep -aq "timer wakeup didn't happen" "$work/console"; then
-      fail "the machine broke down: a CPU of it lost its timer, as its kernel says above"
-    fi
-    echo "stock_kvm.sh: not done after $timeout s" >&2
-    exit 124
-  fi
+    </dev/null &
+  machine=$!
+  watch_machine
+  wait "$machine" || status=$?
+  machine=
   local answer
   answer=$(tr -d '\r' <"$work/console" | sed -n 's/.*underfoot-exit-status: \([0-9]*\).*/\1/p')
   if [ -z "$answer" ]; then
-    tail -40 "$work/console" >&2
+    show_console
     fail "the machine broke down (QEMU's exit status $status); its last words are above"
   fi
   if grep -aqE 'BUG:|Oops|WARNING: CPU|no kvm' "$work/console"; then
@@ -249,7 +284,7 @@ main() {
   get_kernel "$version"
   get_qemu
   work=$(mktemp -d "${TMPDIR:-/tmp}/stock-kvm.XXXXXX")
-  trap 'rm -rf "$work"' EXIT
+  trap end_machine EXIT
   root=$work/root
   build_root
   run_machine
