@@ -216,6 +216,7 @@ build_root() {
 # whatever waits on that CPU waits for ever.
 watch_machine() {
   local begun=$SECONDS cpu words
+  touch "$work/console"  # QEMU makes it when it has begun
   local -a said=() heard=()
   while kill -0 "$machine" 2>/dev/null; do
     for ((cpu = 0; cpu < smp; ++cpu)); do
@@ -240,7 +241,10 @@ watch_machine() {
 show_console() { grep -av 'cpu [0-9]* lives' "$work/console" | tail -40 >&2 || true; }
 
 end_machine() {
-  if [ -n "$machine" ]; then kill -9 "$machine" 2>/dev/null || true; fi
+  if [ -n "$machine" ]; then
+    kill -9 "$machine" 2>/dev/null || true
+    wait "$machine" 2>/dev/null || true  # or the shell says that it was killed
+  fi
   rm -rf "$work"
 }
 
