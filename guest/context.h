@@ -49,6 +49,9 @@ struct Context {
 
 // Counts a mismatch. The first few are stored in the report and printed.
 void Mismatch(Context& context, const abi::Mismatch& mismatch);
+// The same, of the word at gpa.
+void MismatchAt(Context& context, uint64_t gpa, uint64_t expected, uint64_t found,
+                abi::MismatchKind kind);
 
 }  // namespace underfoot::guest
 

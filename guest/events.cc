@@ -30,15 +30,6 @@ uint64_t TotalOf(const Page& page, uint64_t channel) {
   return page.gpa + offsetof(abi::EventPage, totals) + channel * sizeof(uint64_t);
 }
 
-void Complain(Context& context, uint64_t gpa, uint64_t expected, uint64_t found,
-              abi::MismatchKind kind) {
-  Mismatch(context, {.gfn = gpa / kPageBytes,
-                     .word = gpa % kPageBytes / sizeof(uint64_t),
-                     .expected = expected,
-                     .found = found,
-                     .kind = kind});
-}
-
 // Other vCPUs read the gpa of the VM-wide page.
 void Give(Page& page, uint64_t gpa, uint16_t port) {
   for (uint64_t at = 0; at < sizeof(abi::EventPage); at += sizeof(uint64_t)) Store(gpa + at, 0);
@@ -57,19 +48,19 @@ void CheckTime(Context& context, uint64_t page, abi::EventTime& seen) {
   now.check = Load(page + offsetof(abi::EventPage, time.check));
   if (now.version % 2 != 0 || Load(version) != now.version || now.version == 0) return;
   if (now.version < seen.version) {
-    Complain(context, version, seen.version, now.version, abi::MismatchKind::kEventTime);
+    MismatchAt(context, version, seen.version, now.version, abi::MismatchKind::kEventTime);
   }
   if (now.ns < seen.ns) {
-    Complain(context, page + offsetof(abi::EventPage, time.ns), seen.ns, now.ns,
-             abi::MismatchKind::kEventTime);
+    MismatchAt(context, page + offsetof(abi::EventPage, time.ns), seen.ns, now.ns,
+               abi::MismatchKind::kEventTime);
   }
   if (now.steal_ns < seen.steal_ns) {
-    Complain(context, page + offsetof(abi::EventPage, time.steal_ns), seen.steal_ns, now.steal_ns,
-             abi::MismatchKind::kEventTime);
+    MismatchAt(context, page + offsetof(abi::EventPage, time.steal_ns), seen.steal_ns, now.steal_ns,
+               abi::MismatchKind::kEventTime);
   }
   if (now.check != abi::TimeCheck(now)) {
-    Complain(context, page + offsetof(abi::EventPage, time.check), abi::TimeCheck(now), now.check,
-             abi::MismatchKind::kEventTime);
+    MismatchAt(context, page + offsetof(abi::EventPage, time.check), abi::TimeCheck(now), now.check,
+               abi::MismatchKind::kEventTime);
   }
   seen = now;
 }
@@ -88,7 +79,7 @@ void TakeEvents(Context& context, Page& page) {
     const uint64_t count = Load(CountOf(page, channel));
     const uint64_t before = page.came[channel];
     if (count < before) {
-      Complain(context, CountOf(page, channel), before, count, abi::MismatchKind::kEventLost);
+      MismatchAt(context, CountOf(page, channel), before, count, abi::MismatchKind::kEventLost);
     } else {
       Add(context.report.events_taken, count - before);
     }
@@ -105,12 +96,12 @@ void Finish(Context& context, Page& page, abi::EventTime& seen) {
     const uint64_t total = Load(TotalOf(page, channel));
     const uint64_t came = page.came[channel];
     if (came == total) continue;
-    Complain(context, CountOf(page, channel), total, came,
-             came < total ? abi::MismatchKind::kEventLost : abi::MismatchKind::kEventTwice);
+    MismatchAt(context, CountOf(page, channel), total, came,
+               came < total ? abi::MismatchKind::kEventLost : abi::MismatchKind::kEventTwice);
   }
   CheckTime(context, page.gpa, seen);
   if (seen.version != 0) return;
-  Complain(context, page.gpa, 2, 0, abi::MismatchKind::kEventTime);
+  MismatchAt(context, page.gpa, 2, 0, abi::MismatchKind::kEventTime);
 }
 
 }  // namespace

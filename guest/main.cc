@@ -144,9 +144,8 @@ abi::Verdict VerdictOf(const Context& context, const SharedRings& rings) {
 void Summarize(const Context& context, abi::Verdict verdict) {
   const abi::Report& report = context.report;
   Line line(context.vcpu);
-  line << "vcpu " << context.vcpu << ": " << report.rounds << " rounds, " << report.pages_checked
-       << " pages checked, " << report.pages_written << " written, " << report.zero_pages
-       << " found discarded";
+  line << report.rounds << " rounds, " << report.pages_checked << " pages checked, "
+       << report.pages_written << " written, " << report.zero_pages << " found discarded";
   if (report.ring_consumed != 0) line << ", " << report.ring_consumed << " records answered";
   if (report.device_requests != 0) line << ", " << report.device_requests << " device requests";
   if (report.events_taken != 0) line << ", " << report.events_taken << " events";
@@ -173,8 +172,7 @@ extern "C" [[noreturn]] void GuestMain(abi::BootInfo* boot, uint64_t vcpu) {
   if (boot->magic != abi::kMagic || boot->version != abi::kVersion || vcpu >= boot->vcpus ||
       !context.pages.Init(*boot)) {
     Line line(vcpu);
-    line << "vcpu " << vcpu << ": BAD BOOT INFO, version " << boot->version << ", expected "
-         << abi::kVersion;
+    line << "BAD BOOT INFO, version " << boot->version << ", expected " << abi::kVersion;
     line.Send();
     End(vcpu, abi::Verdict::kBadBootInfo);
   }

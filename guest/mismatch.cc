@@ -16,11 +16,20 @@ void Mismatch(Context& context, const abi::Mismatch& mismatch) {
   Add(report.mismatches, 1);
   if (index >= abi::kMaxMismatches) return;
   Line line(context.vcpu);
-  line << "vcpu " << context.vcpu << ": MISMATCH gfn ";
+  line << "MISMATCH gfn ";
   line.Hex(mismatch.gfn) << " word " << mismatch.word << " expected ";
   line.Hex(mismatch.expected) << " found ";
   line.Hex(mismatch.found) << " (" << NameOf(mismatch.kind) << ")";
   line.Send();
+}
+
+void MismatchAt(Context& context, uint64_t gpa, uint64_t expected, uint64_t found,
+                abi::MismatchKind kind) {
+  Mismatch(context, {.gfn = gpa / kPageBytes,
+                     .word = gpa % kPageBytes / sizeof(uint64_t),
+                     .expected = expected,
+                     .found = found,
+                     .kind = kind});
 }
 
 }  // namespace underfoot::guest

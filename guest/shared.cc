@@ -21,15 +21,6 @@ uint64_t PayloadOf(uint64_t ring, uint64_t n) {
 
 }  // namespace
 
-void SharedRings::Complain(Context& context, uint64_t gpa, uint64_t expected, uint64_t found,
-                           abi::MismatchKind kind) {
-  Mismatch(context, {.gfn = gpa / kPageBytes,
-                     .word = gpa % kPageBytes / sizeof(uint64_t),
-                     .expected = expected,
-                     .found = found,
-                     .kind = kind});
-}
-
 // Reads the tail first: the head, which is read later, is never behind it. If both moved in
 // between, the head may be more than a lap ahead of the tail that was read. Therefore the distance
 // is checked only where this vCPU writes the tail.
@@ -38,11 +29,11 @@ SharedRings::Indices SharedRings::Look(Context& context, uint64_t ring, Indices&
   now.tail = Load(TailOf(ring));
   now.head = Load(HeadOf(ring));
   if (now.tail < seen.tail) {
-    Complain(context, TailOf(ring), seen.tail, now.tail, abi::MismatchKind::kRingIndex);
+    MismatchAt(context, TailOf(ring), seen.tail, now.tail, abi::MismatchKind::kRingIndex);
   }
   if (now.head < seen.head || now.head < now.tail) {
-    Complain(context, HeadOf(ring), seen.head < now.tail ? now.tail : seen.head, now.head,
-             abi::MismatchKind::kRingIndex);
+    MismatchAt(context, HeadOf(ring), seen.head < now.tail ? now.tail : seen.head, now.head,
+               abi::MismatchKind::kRingIndex);
   }
   seen = now;
   return now;
@@ -55,10 +46,10 @@ void SharedRings::Take(Context& context, uint64_t n) {
   const uint64_t payload = Load(PayloadOf(requests, n));
   const uint64_t expected = abi::RequestPayload(context.boot.seed, n + 1);
   if (sequence != n + 1) {
-    Complain(context, SequenceOf(requests, n), n + 1, sequence,
-             sequence < n + 1 ? abi::MismatchKind::kRingStale : abi::MismatchKind::kRingLost);
+    MismatchAt(context, SequenceOf(requests, n), n + 1, sequence,
+               sequence < n + 1 ? abi::MismatchKind::kRingStale : abi::MismatchKind::kRingLost);
   } else if (payload != expected) {
-    Complain(context, PayloadOf(requests, n), expected, payload, abi::MismatchKind::kRingCorrupt);
+    MismatchAt(context, PayloadOf(requests, n), expected, payload, abi::MismatchKind::kRingCorrupt);
   }
   Store(TailOf(requests), n + 1);
   Store(PayloadOf(answers, n), abi::AnswerPayload(payload));
@@ -73,19 +64,19 @@ bool SharedRings::Serve(Context& context) {
   const Indices answers = Look(context, page_ + kAnswers, answers_seen_);
   // Only this vCPU writes these two: another value means that one of its stores was lost.
   if (requests.tail != consumed_) {
-    Complain(context, TailOf(page_ + kRequests), consumed_, requests.tail,
-             abi::MismatchKind::kRingIndex);
+    MismatchAt(context, TailOf(page_ + kRequests), consumed_, requests.tail,
+               abi::MismatchKind::kRingIndex);
     Store(TailOf(page_ + kRequests), consumed_);
   }
   if (answers.head != consumed_) {
-    Complain(context, HeadOf(page_ + kAnswers), consumed_, answers.head,
-             abi::MismatchKind::kRingIndex);
+    MismatchAt(context, HeadOf(page_ + kAnswers), consumed_, answers.head,
+               abi::MismatchKind::kRingIndex);
     Store(HeadOf(page_ + kAnswers), consumed_);
   }
   uint64_t end = requests.head;
   if (end > consumed_ + abi::kRingRecords) {
-    Complain(context, HeadOf(page_ + kRequests), consumed_ + abi::kRingRecords, end,
-             abi::MismatchKind::kRingIndex);
+    MismatchAt(context, HeadOf(page_ + kRequests), consumed_ + abi::kRingRecords, end,
+               abi::MismatchKind::kRingIndex);
     end = consumed_ + abi::kRingRecords;
   }
   const uint64_t room = answers.tail + abi::kRingRecords;

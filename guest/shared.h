@@ -34,8 +34,6 @@ class SharedRings {
   // too far ahead.
   Indices Look(Context& context, uint64_t ring, Indices& seen);
   void Take(Context& context, uint64_t n);
-  void Complain(Context& context, uint64_t gpa, uint64_t expected, uint64_t found,
-                abi::MismatchKind kind);
 
   uint64_t page_;
   uint64_t consumed_ = 0;  // vCPU 0's own copy of to_guest.tail and to_vmm.head

@@ -48,18 +48,15 @@ abi::MismatchKind Classify(const Context& context, const Page& page, uint64_t k,
   return abi::MismatchKind::kCorrupt;
 }
 
-void Complain(Context& context, const Page& page, uint64_t k, uint64_t expected, uint64_t found) {
-  Mismatch(context, {.gfn = page.gfn(),
-                     .word = page.word(k),
-                     .expected = expected,
-                     .found = found,
-                     .kind = Classify(context, page, k, found)});
+void StampMismatch(Context& context, const Page& page, uint64_t k, uint64_t expected,
+                   uint64_t found) {
+  MismatchAt(context, page.word_gpa(k), expected, found, Classify(context, page, k, found));
 }
 
 void VerifyZeroes(Context& context, const Page& page) {
   for (uint64_t k = 0; k < kStampWords; ++k) {
     const uint64_t found = Load(page.word_gpa(k));
-    if (found != 0) Complain(context, page, k, 0, found);
+    if (found != 0) StampMismatch(context, page, k, 0, found);
   }
 }
 
@@ -78,9 +75,9 @@ void VerifyPage(Context& context, const Page& page) {
     if (found == 0 && page.discardable) {
       zero = true;
     } else if (found != expected) {
-      Complain(context, page, k, expected, found);
+      StampMismatch(context, page, k, expected, found);
     } else if (zero && (note & kTorn) == 0) {
-      Complain(context, page, k, 0, found);
+      StampMismatch(context, page, k, 0, found);
     }
   }
   // In a torn page, each word may be either the last one written or zero.

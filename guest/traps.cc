@@ -26,7 +26,7 @@ struct TrapFrame {
 extern "C" [[noreturn]] void ReportException(uint64_t vcpu) {
   abi::Report& report = ReportOf(vcpu);
   Line line(vcpu);
-  line << "vcpu " << vcpu << ": EXCEPTION vector " << report.exception_vector << " error ";
+  line << "EXCEPTION vector " << report.exception_vector << " error ";
   line.Hex(report.exception_error) << " rip ";
   line.Hex(report.exception_rip) << " cr2 ";
   line.Hex(report.exception_cr2).Send();
