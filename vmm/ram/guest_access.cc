@@ -1,7 +1,5 @@
 #include "vmm/ram/guest_access.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -10,7 +8,6 @@
 
 #include "absl/strings/str_format.h"
 #include "mmu/page_in_retries.h"
-#include "vmm/hooks/calls.h"
 
 namespace underfoot {
 namespace {
@@ -247,13 +244,10 @@ absl::Status GuestAccess::ByHva(Reader& reader, Hva hva, Access access, const Co
   }
 }
 
-// Whether an access to the page takes no fault that userfaultfd has to serve. A page in swap space
-// is read back first; before Linux 5.14, which has no such advice, the access itself does that.
+// Whether an access to the page takes no fault that userfaultfd has to serve.
 bool GuestAccess::IsUsable(Hva page, Access access) const {
   const PagemapEntry entry = pagemap_.Read(page);
-  if (!entry.swapped) return entry.present && (access == Access::kRead || !entry.uffd_wp);
-  static_cast<void>(hooks::Madvise(PointerOf(page), kPageSize, MADV_POPULATE_READ));
-  return true;
+  return entry.present && (access == Access::kRead || !entry.uffd_wp);
 }
 
 }  // namespace underfoot
