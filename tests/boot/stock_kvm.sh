@@ -241,6 +241,7 @@ watch_machine() {
 show_console() { grep -av 'cpu [0-9]* lives' "$work/console" | tail -40 >&2 || true; }
 
 end_machine() {
+  trap '' HUP INT TERM
   if [ -n "$machine" ]; then
     kill -9 "$machine" 2>/dev/null || true
     wait "$machine" 2>/dev/null || true  # or the shell says that it was killed
