@@ -4,6 +4,7 @@
 //   Read(index)   one access: nullopt when the translation is not valid
 //   Invalidate()  takes the validity away and returns when no reader uses the word any more
 //   Validate()    gives it back
+//   word()        what is protected
 //
 // Thread safety: Read from any thread (SlotWord, EvenOddWord, AsymmetricWord: from one), against Invalidate and
 // Validate from one other.
@@ -28,6 +29,7 @@ class Word {
   bool valid() const { return valid_.load(kRelaxed) != 0; }
   uint64_t data(uint64_t index) const { return pointer_.load(kRelaxed)[index].load(kRelaxed); }
   void SetValid(bool valid) { valid_.store(valid ? 1 : 0, kRelaxed); }
+  void SetData(uint64_t data) { data_.front().store(data, kRelaxed); }
   std::optional<uint64_t> DataIfValid(uint64_t index) const {
     return valid() ? std::optional(data(index)) : std::nullopt;
   }
@@ -61,6 +63,7 @@ class LockedWord {
   }
   void Invalidate() { Set(false); }
   void Validate() { Set(true); }
+  Word& word() { return word_; }
 
  private:
   void Set(bool valid) {
@@ -125,6 +128,7 @@ class SeqlockWord {
   }
   void Invalidate() { Set(false); }
   void Validate() { Set(true); }
+  Word& word() { return word_; }
 
  private:
   void Set(bool valid) {
@@ -149,6 +153,7 @@ class RcuWord {
     rcu::Synchronize();
   }
   void Validate() { word_.SetValid(true); }
+  Word& word() { return word_; }
 
  private:
   Word word_;
@@ -171,6 +176,7 @@ class SlotWord {
     while (slot_.load(kStoreLoad) != 0) CpuRelax();
   }
   void Validate() { word_.SetValid(true); }
+  Word& word() { return word_; }
 
  private:
   alignas(64) std::atomic<uint64_t> slot_{0};
@@ -196,6 +202,7 @@ class EvenOddWord {
     while (counter_.load(kAcquire) == seen) CpuRelax();
   }
   void Validate() { word_.SetValid(true); }
+  Word& word() { return word_; }
 
  private:
   alignas(64) std::atomic<uint64_t> counter_{0};
@@ -215,6 +222,7 @@ class AsymmetricWord {
   }
   void Invalidate();
   void Validate() { word_.SetValid(true); }
+  Word& word() { return word_; }
 
  private:
   alignas(64) std::atomic<uint64_t> slot_{0};

@@ -32,6 +32,7 @@ class QsbrWord {
     urcu_qsbr_synchronize_rcu();
   }
   void Validate() { word_.SetValid(true); }
+  Word& word() { return word_; }
 
  private:
   struct Registration {
