@@ -36,8 +36,18 @@ def goal_text(variant, unit):
             f"{figures.three_digits(value / goal['at_most'])} of it")
 
 
-def comparison_table(comparison):
-    lines = [f"**{comparison['name']}**: {comparison['what']} ({comparison['rounds']} rounds)", "",
+def run_text(results, comparisons):
+    """Which run these come from, as the conditions number it; nothing for the results' own."""
+    runs = figures.runs(results)
+    numbers = {runs.index(figures.run_of(results, comparison)) + 1 for comparison in comparisons}
+    if numbers == {1}:
+        return ""
+    return f", run{'s' if len(numbers) > 1 else ''} " + " and ".join(map(str, sorted(numbers)))
+
+
+def comparison_table(comparison, results):
+    lines = [f"**{comparison['name']}**: {comparison['what']} ({comparison['rounds']} rounds"
+             f"{run_text(results, [comparison])})", "",
              "| variant | median | p99 | ratio | its middle half | limit |", "|---|---|---|---|---|---|"]
     for variant in comparison["variants"]:
         if not figures.measured(variant):
@@ -53,12 +63,12 @@ def comparison_table(comparison):
     return lines + [""]
 
 
-def curve_table(points):
+def curve_table(points, results):
     """A row for each variant, a column for each point: the median, and the p99 in brackets."""
     first = points[0]
     sweep = first["sweep"]
-    lines = [f"**{sweep['curve']}** over {sweep['variable'].replace('_', ' ')}: median (p99). "
-             f"The last point: {points[-1]['what']}.", "",
+    lines = [f"**{sweep['curve']}** over {sweep['variable'].replace('_', ' ')}: median "
+             f"(p99){run_text(results, points)}. The last point: {points[-1]['what']}.", "",
              "| variant | " + " | ".join(f"{point['sweep']['value']:g}" for point in points) + " |",
              "|---|" + "---|" * len(points)]
     for variant in first["variants"]:
@@ -78,10 +88,10 @@ def figures_of(question, results):
     done = set()
     for comparison in question.comparisons(results):
         if "sweep" not in comparison:
-            lines += comparison_table(comparison)
+            lines += comparison_table(comparison, results)
         elif comparison["sweep"]["curve"] not in done:
             done.add(comparison["sweep"]["curve"])
-            lines += curve_table(curves[comparison["sweep"]["curve"]])
+            lines += curve_table(curves[comparison["sweep"]["curve"]], results)
     return lines
 
 
@@ -134,14 +144,24 @@ def block_of(question, results):
     return "\n".join(["", *lines, ""])
 
 
-def conditions(results):
-    machine = results["machine"]
-    return "\n".join((
-        "", f"{machine['cpus']} CPUs, {machine['cpu']}; Linux {machine['kernel']}; {machine['kvm']}; "
-        f"{machine['compiler']}; commit {results['commit'] or 'unknown'}; seed {results['seed']}; "
-        f"a {results['effort']} run. The load was {machine['load']:.1f} when the run began; "
+def run_conditions(run):
+    machine = run["machine"]
+    return (
+        f"{machine['cpus']} CPUs, {machine['cpu']}; Linux {machine['kernel']}; {machine['kvm']}; "
+        f"{machine['compiler']}; commit {run['commit'] or 'unknown'}; seed {run['seed']}; "
+        f"a {run['effort']} run. The load was {machine['load']:.1f} when the run began; "
         + ("the machine was **not quiet**, so compare ratios and not times."
-           if machine["load"] > 0.5 else "the machine was quiet."), ""))
+           if machine["load"] > 0.5 else "the machine was quiet."))
+
+
+def conditions(results):
+    own, *others = figures.runs(results)
+    lines = ["", run_conditions(own)]
+    for number, run in enumerate(others, 2):
+        names = [f"`{comparison['name']}`" for comparison in results["comparisons"]
+                 if figures.run_of(results, comparison) == run]
+        lines += ["", f"Run {number}, of which come {', '.join(names)}: {run_conditions(run)}"]
+    return "\n".join(lines + [""])
 
 
 def filled(text, results, table):

@@ -38,7 +38,9 @@ def names(results):
     found = list(figures.curves(results))
     found += [comparison["name"] for comparison in results["comparisons"]
               if "sweep" not in comparison]
-    if by_name(results, ACCESS) and by_name(results, WAIT):
+    both = [by_name(results, name) for name in (ACCESS, WAIT)]
+    # A scheme's two costs belong on one picture only if they were measured in one run.
+    if all(both) and len({str(figures.run_of(results, one)) for one in both}) == 1:
         found.append(PROTECTIONS)
     return found
 

@@ -11,6 +11,7 @@ import answers
 import compare
 import figures
 import instructions
+import merge
 import plot
 import questions
 
@@ -101,6 +102,54 @@ class CompareTest(unittest.TestCase):
         new["machine"]["kernel"] = "6.18"
         self.assertIn("Not the same conditions: kernel: 6.1, now 6.18",
                       compare.report(self.OLD, new))
+
+
+class MergeTest(unittest.TestCase):
+    OLD = results(comparison("g.a", variant("x", 1)), comparison("g.b", variant("x", 2)),
+                  skipped=[{"name": "g.c", "reason": "it takes KVM"}])
+
+    def new(self, *comparisons):
+        made = results(*comparisons, commit="def")
+        made["machine"] = {**made["machine"], "cpu": "another CPU", "load": 6}
+        return made
+
+    def test_a_comparison_is_replaced_as_a_whole_and_names_its_run(self):
+        made = merge.merged(self.OLD, self.new(comparison("g.b", variant("y", 3)),
+                                               comparison("g.c", variant("x", 4))))
+        self.assertEqual([(c["name"], c["variants"][0]["name"], figures.run_of(made, c)["commit"])
+                          for c in made["comparisons"]],
+                         [("g.a", "x", "abc"), ("g.b", "y", "def"), ("g.c", "x", "def")])
+        self.assertEqual(made["machine"], self.OLD["machine"])
+        self.assertEqual(made["skipped"], [])
+
+    def test_what_was_merged_keeps_its_run_when_it_is_merged_again(self):
+        first = merge.merged(self.OLD, self.new(comparison("g.b", variant("x", 3))))
+        again = merge.merged(self.new(), first)
+        self.assertEqual([figures.run_of(again, c)["commit"] for c in again["comparisons"]],
+                         ["abc", "def"])
+        self.assertNotIn("run", again["comparisons"][1])
+        self.assertEqual(merge.merged(first, self.new()), first)
+
+    def test_the_conditions_say_which_run_a_comparison_comes_from(self):
+        made = merge.merged(self.OLD, self.new(comparison("g.b", variant("x", 3))))
+        text = answers.conditions(made)
+        self.assertIn("Run 2, of which come `g.b`: 2 CPUs, another CPU", text)
+        self.assertIn("the machine was quiet", text)
+        self.assertIn("not quiet", text)
+        self.assertIn("(5 rounds, run 2)", answers.comparison_table(made["comparisons"][1], made)[0])
+        self.assertIn("(5 rounds)", answers.comparison_table(made["comparisons"][0], made)[0])
+
+    def test_only_conditions_of_what_both_have_are_compared(self):
+        new = self.new(comparison("g.b", variant("x", 3)))
+        made = merge.merged(self.OLD, new)
+        self.assertEqual(list(compare.differences(made, new)), [])
+        self.assertEqual(list(compare.differences(self.OLD, new)), ["cpu: a CPU, now another CPU"])
+
+    def test_costs_of_two_runs_make_no_picture_of_protections(self):
+        both = results(comparison(plot.ACCESS), comparison(plot.WAIT))
+        self.assertIn(plot.PROTECTIONS, plot.names(both))
+        self.assertNotIn(plot.PROTECTIONS,
+                         plot.names(merge.merged(both, self.new(comparison(plot.WAIT)))))
 
 
 class PlotTest(unittest.TestCase):
