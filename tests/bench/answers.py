@@ -13,6 +13,7 @@ import pathlib
 import re
 import sys
 
+import contention_model
 import figures
 import questions
 
@@ -95,6 +96,17 @@ def figures_of(question, results):
     return lines
 
 
+def models_of(question, results):
+    """What is computed for more cores than there were."""
+    lines = []
+    for model in question.rows["contention"]:
+        try:
+            lines += contention_model.tables(results, model)
+        except contention_model.Missing as missing:
+            lines += [f"The model `{model}` was not computed: {missing}.", ""]
+    return lines
+
+
 def explored(model):
     """What models.tsv says that the holding rows of a model explore."""
     rows = [line.split("\t") for line in
@@ -120,6 +132,8 @@ def shown_by(question):
     commands = list(rows["command"])
     if rows["bench"]:
         commands.insert(0, f"./dev bench --only {question.number}")
+    if rows["contention"]:
+        commands.append("./dev bench --model")
     commands += [f"./dev models --only {model}" for model in rows["model"]]
     if rows["test"]:
         suites = sorted({test.split("/")[0].split(".")[0] for _, test in rows["test"]})
@@ -137,7 +151,7 @@ def pictures(question):
 
 
 def block_of(question, results):
-    lines = figures_of(question, results) + shown_by(question)
+    lines = figures_of(question, results) + models_of(question, results) + shown_by(question)
     drawn = pictures(question)
     if drawn:
         lines += ["", *drawn]

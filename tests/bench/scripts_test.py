@@ -9,6 +9,7 @@ import unittest
 
 import answers
 import compare
+import contention_model
 import figures
 import instructions
 import merge
@@ -152,6 +153,50 @@ class MergeTest(unittest.TestCase):
                          plot.names(merge.merged(both, self.new(comparison(plot.WAIT)))))
 
 
+class ContentionModelTest(unittest.TestCase):
+    @staticmethod
+    def simulate(*programs):
+        return contention_model.simulate(list(programs), events=4_000)
+
+    def test_work_of_its_own_takes_as_long_beside_other_cores(self):
+        for ns in self.simulate(*[[(100, None, 0)]] * 8):
+            self.assertAlmostEqual(ns, 100, delta=8)
+
+    def test_a_line_of_one_core_costs_it_nothing(self):
+        self.assertAlmostEqual(self.simulate([(100, contention_model.Shared(50), 1)])[0], 100, delta=3)
+
+    def test_a_busy_line_serves_one_core_after_the_other(self):
+        line = contention_model.Shared(50)
+        for ns in self.simulate(*[[(1, line, 1)]] * 8):
+            self.assertAlmostEqual(ns, 8 * 50, delta=8)
+
+    def test_a_mutex_that_is_nearly_always_free_is_held_up_by_nobody(self):
+        lock = contention_model.Shared(5, hold=10)
+        for ns in self.simulate(*[[(10_000, lock, 1)]] * 2):
+            self.assertAlmostEqual(ns, 10_000, delta=600)
+
+    def test_a_visit_in_a_share_of_the_operations_costs_that_share(self):
+        lock = contention_model.Shared(0, hold=1_000)
+        self.assertAlmostEqual(self.simulate([(100, lock, 0.1)])[0], 200, delta=30)
+
+    def test_the_same_results_give_the_same_figures_and_a_slower_machine_larger_ones(self):
+        made = figures.load(ROOT / "docs/plots/bench.json")
+        slower = copy.deepcopy(made)
+        for one in slower["comparisons"]:
+            for other in one["variants"]:
+                other["median"] *= 2
+        for checks in (contention_model.walk_checks, contention_model.reader_checks):
+            first = checks(contention_model.Times(made))
+            self.assertEqual(checks(contention_model.Times(made)), first)
+            for one, double in zip(first, checks(contention_model.Times(slower))):
+                self.assertAlmostEqual(double.model / one.model, 2, delta=0.05)
+
+    def test_what_a_model_lacks_is_named(self):
+        with self.assertRaisesRegex(contention_model.Missing, "cache.access.two_threads"):
+            contention_model.curves(results(), "readers")
+        self.assertEqual(contention_model.all_curves(results()), {})
+
+
 class PlotTest(unittest.TestCase):
     def test_curves_comparisons_and_protections_are_named(self):
         found = plot.names(results(point(1), point(16), comparison("g.a"),
@@ -275,6 +320,10 @@ class QuestionsTest(unittest.TestCase):
             suite, name = test.split(".")
             self.assertRegex(self.sources, rf"\({suite}, {name}\)", f"question {number}")
             self.assertIn(f"underfoot_test({binary} ", self.cmake, f"question {number}")
+
+    def test_the_contention_models_exist(self):
+        for number, model in self.each("contention"):
+            self.assertIn(model, contention_model.MODELS, f"question {number}")
 
     def test_the_models_and_mutants_exist(self):
         models = (ROOT / "tests/model/models.tsv").read_text(encoding="utf-8")
