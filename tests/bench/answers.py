@@ -49,15 +49,17 @@ def run_text(results, comparisons):
 def comparison_table(comparison, results):
     lines = [f"**{comparison['name']}**: {comparison['what']} ({comparison['rounds']} rounds"
              f"{run_text(results, [comparison])})", "",
-             "| variant | median | p99 | ratio | its middle half | limit |", "|---|---|---|---|---|---|"]
+             "| variant | median | p99 | max | ratio | its middle half | limit |",
+             "|---|---|---|---|---|---|---|"]
     for variant in comparison["variants"]:
         if not figures.measured(variant):
-            lines.append(f"| {escaped(variant['name'])} | every turn was disturbed | | | | |")
+            lines.append(f"| {escaped(variant['name'])} | every turn was disturbed | | | | | |")
             continue
         ratio = variant["ratio"]
         lines.append("| " + " | ".join((
             escaped(variant["name"]), figures.text(variant["median"], comparison["unit"]),
             figures.text(variant["p99"], comparison["unit"]),
+            figures.text(variant["max"], comparison["unit"]),
             figures.three_digits(ratio["median"]) if ratio else "",
             figures.spread_text(ratio) if ratio else "",
             goal_text(variant, comparison["unit"]))) + " |")

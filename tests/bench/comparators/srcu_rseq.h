@@ -120,11 +120,16 @@ class SrcuRseq {
 // One translation under it: see protected_word.h.
 class SrcuRseqWord {
  public:
-  std::optional<uint64_t> Read(uint64_t index) {
+  [[gnu::always_inline]] std::optional<uint64_t> Read(uint64_t index) {
+    return ReadInSection(*this, index);
+  }
+  template <class Use>
+  [[gnu::always_inline]] bool Section(const Use& use) {
     const uint64_t phase = srcu_.Enter();
-    const std::optional<uint64_t> value = word_.DataIfValid(index);
+    const bool valid = word_.valid();
+    if (valid) use();
     srcu_.Leave(phase);
-    return value;
+    return valid;
   }
   void Invalidate() {
     word_.SetValid(false);
