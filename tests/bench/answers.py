@@ -13,6 +13,7 @@ import pathlib
 import re
 import sys
 
+import contention_model
 import figures
 import questions
 
@@ -36,29 +37,41 @@ def goal_text(variant, unit):
             f"{figures.three_digits(value / goal['at_most'])} of it")
 
 
-def comparison_table(comparison):
-    lines = [f"**{comparison['name']}**: {comparison['what']} ({comparison['rounds']} rounds)", "",
-             "| variant | median | p99 | ratio | its middle half | limit |", "|---|---|---|---|---|---|"]
+def run_text(results, comparisons):
+    """Which run these come from, as the conditions number it; nothing for the results' own."""
+    runs = figures.runs(results)
+    numbers = {runs.index(figures.run_of(results, comparison)) + 1 for comparison in comparisons}
+    if numbers == {1}:
+        return ""
+    return f", run{'s' if len(numbers) > 1 else ''} " + " and ".join(map(str, sorted(numbers)))
+
+
+def comparison_table(comparison, results):
+    lines = [f"**{comparison['name']}**: {comparison['what']} ({comparison['rounds']} rounds"
+             f"{run_text(results, [comparison])})", "",
+             "| variant | median | p99 | max | ratio | its middle half | limit |",
+             "|---|---|---|---|---|---|---|"]
     for variant in comparison["variants"]:
         if not figures.measured(variant):
-            lines.append(f"| {escaped(variant['name'])} | every turn was disturbed | | | | |")
+            lines.append(f"| {escaped(variant['name'])} | every turn was disturbed | | | | | |")
             continue
         ratio = variant["ratio"]
         lines.append("| " + " | ".join((
             escaped(variant["name"]), figures.text(variant["median"], comparison["unit"]),
             figures.text(variant["p99"], comparison["unit"]),
+            figures.text(variant["max"], comparison["unit"]),
             figures.three_digits(ratio["median"]) if ratio else "",
             figures.spread_text(ratio) if ratio else "",
             goal_text(variant, comparison["unit"]))) + " |")
     return lines + [""]
 
 
-def curve_table(points):
+def curve_table(points, results):
     """A row for each variant, a column for each point: the median, and the p99 in brackets."""
     first = points[0]
     sweep = first["sweep"]
-    lines = [f"**{sweep['curve']}** over {sweep['variable'].replace('_', ' ')}: median (p99). "
-             f"The last point: {points[-1]['what']}.", "",
+    lines = [f"**{sweep['curve']}** over {sweep['variable'].replace('_', ' ')}: median "
+             f"(p99){run_text(results, points)}. The last point: {points[-1]['what']}.", "",
              "| variant | " + " | ".join(f"{point['sweep']['value']:g}" for point in points) + " |",
              "|---|" + "---|" * len(points)]
     for variant in first["variants"]:
@@ -78,10 +91,21 @@ def figures_of(question, results):
     done = set()
     for comparison in question.comparisons(results):
         if "sweep" not in comparison:
-            lines += comparison_table(comparison)
+            lines += comparison_table(comparison, results)
         elif comparison["sweep"]["curve"] not in done:
             done.add(comparison["sweep"]["curve"])
-            lines += curve_table(curves[comparison["sweep"]["curve"]])
+            lines += curve_table(curves[comparison["sweep"]["curve"]], results)
+    return lines
+
+
+def models_of(question, results):
+    """What is computed for more cores than there were."""
+    lines = []
+    for model in question.rows["contention"]:
+        try:
+            lines += contention_model.tables(results, model)
+        except contention_model.Missing as missing:
+            lines += [f"The model `{model}` was not computed: {missing}.", ""]
     return lines
 
 
@@ -110,6 +134,8 @@ def shown_by(question):
     commands = list(rows["command"])
     if rows["bench"]:
         commands.insert(0, f"./dev bench --only {question.number}")
+    if rows["contention"]:
+        commands.append("./dev bench --model")
     commands += [f"./dev models --only {model}" for model in rows["model"]]
     if rows["test"]:
         suites = sorted({test.split("/")[0].split(".")[0] for _, test in rows["test"]})
@@ -127,21 +153,31 @@ def pictures(question):
 
 
 def block_of(question, results):
-    lines = figures_of(question, results) + shown_by(question)
+    lines = figures_of(question, results) + models_of(question, results) + shown_by(question)
     drawn = pictures(question)
     if drawn:
         lines += ["", *drawn]
     return "\n".join(["", *lines, ""])
 
 
-def conditions(results):
-    machine = results["machine"]
-    return "\n".join((
-        "", f"{machine['cpus']} CPUs, {machine['cpu']}; Linux {machine['kernel']}; {machine['kvm']}; "
-        f"{machine['compiler']}; commit {results['commit'] or 'unknown'}; seed {results['seed']}; "
-        f"a {results['effort']} run. The load was {machine['load']:.1f} when the run began; "
+def run_conditions(run):
+    machine = run["machine"]
+    return (
+        f"{machine['cpus']} CPUs, {machine['cpu']}; Linux {machine['kernel']}; {machine['kvm']}; "
+        f"{machine['compiler']}; commit {run['commit'] or 'unknown'}; seed {run['seed']}; "
+        f"a {run['effort']} run. The load was {machine['load']:.1f} when the run began; "
         + ("the machine was **not quiet**, so compare ratios and not times."
-           if machine["load"] > 0.5 else "the machine was quiet."), ""))
+           if machine["load"] > 0.5 else "the machine was quiet."))
+
+
+def conditions(results):
+    own, *others = figures.runs(results)
+    lines = ["", run_conditions(own)]
+    for number, run in enumerate(others, 2):
+        names = [f"`{comparison['name']}`" for comparison in results["comparisons"]
+                 if figures.run_of(results, comparison) == run]
+        lines += ["", f"Run {number}, of which come {', '.join(names)}: {run_conditions(run)}"]
+    return "\n".join(lines + [""])
 
 
 def filled(text, results, table):

@@ -40,6 +40,7 @@ constexpr Group kGroups[] = {
     {"stage2", BenchStage2Lookup, 10},
     {"discard", BenchDiscard, 15},
     {"device", BenchDeviceRequests, 3},
+    {"device", BenchProtectedRequests, 15},
     {"event", BenchEventSend, 2},
     {"hooked_call", BenchHookedCall, 5},
     {"fault", BenchFault, 10},

@@ -67,6 +67,7 @@ void BenchRetire(Bench& bench);
 void BenchStage2Lookup(Bench& bench);
 void BenchDiscard(Bench& bench);
 void BenchDeviceRequests(Bench& bench);
+void BenchProtectedRequests(Bench& bench);
 void BenchEventSend(Bench& bench);
 void BenchHookedCall(Bench& bench);
 void BenchFault(Bench& bench);

@@ -15,6 +15,7 @@
 #include "tests/bench/cached_word.h"
 #include "tests/bench/comparators/protected_word.h"
 #include "tests/bench/comparators/qsbr_word.h"
+#include "tests/bench/comparators/srcu_rseq.h"
 #include "tests/bench/cpus.h"
 #include "tests/bench/partner.h"
 #include "tests/bench/resident_vm.h"
@@ -118,25 +119,30 @@ Variant CacheAccess(const Setting& setting, SharedCache& shared, Phase phase, st
 
 Comparison AccessUnderEach(const Setting& setting, SharedCache& shared, std::string name,
                            std::string what) {
-  return {.name = std::move(name),
-          .what = std::move(what),
-          .variants = {
-              Access<BareWord>(setting, "bare checked load"),
-              CacheAccess(setting, shared, Phase::kQuiet, "pfn cache: check, load, leave"),
-              CacheAccess(setting, shared, Phase::kInvalidations, "the same, among invalidations"),
-              Access(setting, "slot with exchange, nothing else", std::make_shared<SlotWord>(),
-                     std::make_shared<SlotWord>()),
-              Access(setting, "even/odd counter", std::make_shared<EvenOddWord>(),
-                     std::make_shared<EvenOddWord>()),
-              Access(setting, "slot, asymmetric (membarrier)", std::make_shared<AsymmetricWord>(),
-                     std::make_shared<AsymmetricWord>()),
-              Access<SeqlockWord>(setting, "seqlock (protects nothing)"),
-              Access<RcuWord>(setting, "RCU, memb"), Access<QsbrWord>(setting, "RCU, qsbr"),
-              Access(setting, "rwlock of each reader", std::make_shared<LockedWord<SpinRwLock>>(),
-                     std::make_shared<LockedWord<SpinRwLock>>()),
-              Access<LockedWord<SpinRwLock>>(setting, "spinning rwlock"),
-              Access<LockedWord<std::shared_mutex>>(setting, "std::shared_mutex"),
-              Access<LockedWord<AbslRwLock>>(setting, "absl::Mutex")}};
+  Comparison comparison{
+      .name = std::move(name),
+      .what = std::move(what),
+      .variants = {
+          Access<BareWord>(setting, "bare checked load"),
+          CacheAccess(setting, shared, Phase::kQuiet, "pfn cache: check, load, leave"),
+          CacheAccess(setting, shared, Phase::kInvalidations, "the same, among invalidations"),
+          Access(setting, "slot with exchange, nothing else", std::make_shared<SlotWord>(),
+                 std::make_shared<SlotWord>()),
+          Access(setting, "even/odd counter", std::make_shared<EvenOddWord>(),
+                 std::make_shared<EvenOddWord>()),
+          Access(setting, "slot, asymmetric (membarrier)", std::make_shared<AsymmetricWord>(),
+                 std::make_shared<AsymmetricWord>()),
+          Access<SeqlockWord>(setting, "seqlock (protects nothing)"),
+          Access<RcuWord>(setting, "RCU, memb"), Access<QsbrWord>(setting, "RCU, qsbr"),
+          Access(setting, "rwlock of each reader", std::make_shared<LockedWord<SpinRwLock>>(),
+                 std::make_shared<LockedWord<SpinRwLock>>()),
+          Access<LockedWord<SpinRwLock>>(setting, "spinning rwlock"),
+          Access<LockedWord<std::shared_mutex>>(setting, "std::shared_mutex"),
+          Access<LockedWord<AbslRwLock>>(setting, "absl::Mutex")}};
+  if (SrcuRseq::UnavailableReason().empty()) {
+    comparison.variants.push_back(Access<SrcuRseqWord>(setting, "SRCU-like, rseq"));
+  }
+  return comparison;
 }
 
 }  // namespace
@@ -146,6 +152,9 @@ void BenchCacheAccess(Bench& bench) {
   const std::vector<int>& cpus = AllowedCpus();
   const Pinned pinned(cpus.front());
   SharedCache shared;
+  if (const std::string reason = SrcuRseq::UnavailableReason(); !reason.empty()) {
+    bench.Skip("cache.access, SRCU-like with rseq", reason);
+  }
   bench.Compare(
       AccessUnderEach({bench, nullptr, Order::kDependent}, shared, "cache.access.alone",
                       "an access to a word of guest memory that tells where the next is"));

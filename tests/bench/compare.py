@@ -45,13 +45,18 @@ def changes(old, new):
 
 
 def differences(old, new):
-    """Conditions that make the two runs hard to compare."""
-    for name in ("cpu", "cpus", "kernel", "kvm", "compiler"):
-        if old["machine"][name] != new["machine"][name]:
-            yield f"{name}: {old['machine'][name]}, now {new['machine'][name]}"
-    for name in ("effort", "seed"):
-        if old[name] != new[name]:
-            yield f"{name}: {old[name]}, now {new[name]}"
+    """Conditions that make the figures that both runs have hard to compare."""
+    before = {comparison["name"]: comparison for comparison in old["comparisons"]}
+    found = []
+    for comparison in new["comparisons"]:
+        if comparison["name"] not in before:
+            continue
+        runs = (figures.run_of(old, before[comparison["name"]]), figures.run_of(new, comparison))
+        pairs = [(name, *(run["machine"][name] for run in runs))
+                 for name in ("cpu", "cpus", "kernel", "kvm", "compiler")]
+        pairs += [(name, *(run[name] for run in runs)) for name in ("effort", "seed")]
+        found += [f"{name}: {earlier}, now {now}" for name, earlier, now in pairs if earlier != now]
+    return list(dict.fromkeys(found))
 
 
 def report(old, new):

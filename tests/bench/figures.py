@@ -21,6 +21,22 @@ def load(path):
     return results
 
 
+def run_of(results, comparison=None):
+    """Where, and of what version, a comparison was measured: see merge.py."""
+    own = {name: results[name] for name in ("machine", "commit", "effort", "seed")}
+    return comparison.get("run", own) if comparison else own
+
+
+def runs(results):
+    """The runs that the comparisons come from: the results' own, then those that were merged into it."""
+    found = [run_of(results)]
+    for comparison in results["comparisons"]:
+        run = run_of(results, comparison)
+        if run not in found:
+            found.append(run)
+    return found
+
+
 def measured(variant):
     return variant["samples"] > 0
 

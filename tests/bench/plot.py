@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Draws the figures of a run: one picture for each curve, each comparison, and the reader protections.
+"""Draws the figures of a run: one picture for each curve, each comparison, the reader protections, and
+each curve of the contention model.
 
   plot.py RESULTS.json FOLDER [--svg-only] [NAME ...]
 
@@ -10,6 +11,7 @@ import pathlib
 import sys
 import textwrap
 
+import contention_model
 import figures
 
 # Variants that have other names in the two comparisons of the picture of reader protections.
@@ -38,9 +40,11 @@ def names(results):
     found = list(figures.curves(results))
     found += [comparison["name"] for comparison in results["comparisons"]
               if "sweep" not in comparison]
-    if by_name(results, ACCESS) and by_name(results, WAIT):
+    both = [by_name(results, name) for name in (ACCESS, WAIT)]
+    # A scheme's two costs belong on one picture only if they were measured in one run.
+    if all(both) and len({str(figures.run_of(results, one)) for one in both}) == 1:
         found.append(PROTECTIONS)
-    return found
+    return found + list(contention_model.all_curves(results))
 
 
 def points(curve):
@@ -132,6 +136,22 @@ def draw_protections(axes, results):
     axes.grid(alpha=0.3)
 
 
+def draw_model(axes, curve):
+    for index, line in enumerate(curve.lines):
+        axes.plot(list(line.points), list(line.points.values()), linestyle="--",
+                  marker="os^vDPX"[index % 7], markerfacecolor="none", label=line.label)
+    for published in curve.published:
+        axes.plot(published.cores, published.figure, "k*", markersize=12, label=published.label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(contention_model.CORES, map(str, contention_model.CORES), fontsize=7)
+    axes.set_yscale("log")
+    axes.set_xlabel("cores")
+    axes.set_ylabel(curve.unit)
+    axes.set_title(f"MODEL, not measured: {curve.name}\n{textwrap.fill(curve.what, 80)}", fontsize=8)
+    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3)
+
+
 def draw(results, name, folder, kinds):
     import matplotlib  # here, so that the rest of this file needs no matplotlib
     matplotlib.use("Agg")
@@ -141,6 +161,8 @@ def draw(results, name, folder, kinds):
     figure, axes = pyplot.subplots(figsize=(7, 4.5), constrained_layout=True)
     if name == PROTECTIONS:
         draw_protections(axes, results)
+    elif name in contention_model.all_curves(results):
+        draw_model(axes, contention_model.all_curves(results)[name])
     elif name in figures.curves(results):
         draw_curve(axes, figures.curves(results)[name])
     else:

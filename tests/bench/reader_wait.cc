@@ -13,6 +13,7 @@
 #include "tests/bench/cached_word.h"
 #include "tests/bench/comparators/protected_word.h"
 #include "tests/bench/comparators/qsbr_word.h"
+#include "tests/bench/comparators/srcu_rseq.h"
 #include "tests/bench/cpus.h"
 #include "tests/bench/partner.h"
 #include "tests/bench/resident_vm.h"
@@ -150,21 +151,27 @@ void BenchReaderWait(Bench& bench) {
   const Pinned pinned(cpus.front());
   Partner partner(cpus[1]);
   const auto cache = std::make_shared<CacheUnderInvalidation>();
-  bench.Compare(
-      {.name = kName,
-       .what = "take a translation away and wait for its one reader, on the other CPU",
-       .variants = {Unread(bench, cache), BusyReader(bench, partner, cache),
-                    BusyRefresher(bench, partner, cache), FirstAfterQuiet(bench, partner, cache),
-                    Theirs<SlotWord>(bench, partner, "slot with exchange, nothing else"),
-                    Theirs<EvenOddWord>(bench, partner, "even/odd counter"),
-                    Theirs<AsymmetricWord>(bench, partner, "slot, asymmetric (membarrier)"),
-                    Theirs<SeqlockWord>(bench, partner, "seqlock (protects nothing)"),
-                    Theirs<LockedWord<SpinRwLock>>(bench, partner, "spinning rwlock"),
-                    Theirs<LockedWord<std::shared_mutex>>(bench, partner, "std::shared_mutex"),
-                    Theirs<LockedWord<AbslRwLock>>(bench, partner, "absl::Mutex"),
-                    Theirs<RcuWord>(bench, partner, "RCU, memb"),
-                    Theirs<QsbrWord>(bench, partner, "RCU, qsbr")},
-       .rounds = 20});
+  Comparison comparison{
+      .name = kName,
+      .what = "take a translation away and wait for its one reader, on the other CPU",
+      .variants = {Unread(bench, cache), BusyReader(bench, partner, cache),
+                   BusyRefresher(bench, partner, cache), FirstAfterQuiet(bench, partner, cache),
+                   Theirs<SlotWord>(bench, partner, "slot with exchange, nothing else"),
+                   Theirs<EvenOddWord>(bench, partner, "even/odd counter"),
+                   Theirs<AsymmetricWord>(bench, partner, "slot, asymmetric (membarrier)"),
+                   Theirs<SeqlockWord>(bench, partner, "seqlock (protects nothing)"),
+                   Theirs<LockedWord<SpinRwLock>>(bench, partner, "spinning rwlock"),
+                   Theirs<LockedWord<std::shared_mutex>>(bench, partner, "std::shared_mutex"),
+                   Theirs<LockedWord<AbslRwLock>>(bench, partner, "absl::Mutex"),
+                   Theirs<RcuWord>(bench, partner, "RCU, memb"),
+                   Theirs<QsbrWord>(bench, partner, "RCU, qsbr")},
+      .rounds = 20};
+  if (const std::string reason = SrcuRseq::UnavailableReason(); reason.empty()) {
+    comparison.variants.push_back(Theirs<SrcuRseqWord>(bench, partner, "SRCU-like, rseq"));
+  } else {
+    bench.Skip("cache.invalidate_and_wait, SRCU-like with rseq", reason);
+  }
+  bench.Compare(std::move(comparison));
 }
 
 }  // namespace underfoot::bench

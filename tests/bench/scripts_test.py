@@ -9,8 +9,10 @@ import unittest
 
 import answers
 import compare
+import contention_model
 import figures
 import instructions
+import merge
 import plot
 import questions
 
@@ -101,6 +103,98 @@ class CompareTest(unittest.TestCase):
         new["machine"]["kernel"] = "6.18"
         self.assertIn("Not the same conditions: kernel: 6.1, now 6.18",
                       compare.report(self.OLD, new))
+
+
+class MergeTest(unittest.TestCase):
+    OLD = results(comparison("g.a", variant("x", 1)), comparison("g.b", variant("x", 2)),
+                  skipped=[{"name": "g.c", "reason": "it takes KVM"}])
+
+    def new(self, *comparisons):
+        made = results(*comparisons, commit="def")
+        made["machine"] = {**made["machine"], "cpu": "another CPU", "load": 6}
+        return made
+
+    def test_a_comparison_is_replaced_as_a_whole_and_names_its_run(self):
+        made = merge.merged(self.OLD, self.new(comparison("g.b", variant("y", 3)),
+                                               comparison("g.c", variant("x", 4))))
+        self.assertEqual([(c["name"], c["variants"][0]["name"], figures.run_of(made, c)["commit"])
+                          for c in made["comparisons"]],
+                         [("g.a", "x", "abc"), ("g.b", "y", "def"), ("g.c", "x", "def")])
+        self.assertEqual(made["machine"], self.OLD["machine"])
+        self.assertEqual(made["skipped"], [])
+
+    def test_what_was_merged_keeps_its_run_when_it_is_merged_again(self):
+        first = merge.merged(self.OLD, self.new(comparison("g.b", variant("x", 3))))
+        again = merge.merged(self.new(), first)
+        self.assertEqual([figures.run_of(again, c)["commit"] for c in again["comparisons"]],
+                         ["abc", "def"])
+        self.assertNotIn("run", again["comparisons"][1])
+        self.assertEqual(merge.merged(first, self.new()), first)
+
+    def test_the_conditions_say_which_run_a_comparison_comes_from(self):
+        made = merge.merged(self.OLD, self.new(comparison("g.b", variant("x", 3))))
+        text = answers.conditions(made)
+        self.assertIn("Run 2, of which come `g.b`: 2 CPUs, another CPU", text)
+        self.assertIn("the machine was quiet", text)
+        self.assertIn("not quiet", text)
+        self.assertIn("(5 rounds, run 2)", answers.comparison_table(made["comparisons"][1], made)[0])
+        self.assertIn("(5 rounds)", answers.comparison_table(made["comparisons"][0], made)[0])
+
+    def test_only_conditions_of_what_both_have_are_compared(self):
+        new = self.new(comparison("g.b", variant("x", 3)))
+        made = merge.merged(self.OLD, new)
+        self.assertEqual(list(compare.differences(made, new)), [])
+        self.assertEqual(list(compare.differences(self.OLD, new)), ["cpu: a CPU, now another CPU"])
+
+    def test_costs_of_two_runs_make_no_picture_of_protections(self):
+        both = results(comparison(plot.ACCESS), comparison(plot.WAIT))
+        self.assertIn(plot.PROTECTIONS, plot.names(both))
+        self.assertNotIn(plot.PROTECTIONS,
+                         plot.names(merge.merged(both, self.new(comparison(plot.WAIT)))))
+
+
+class ContentionModelTest(unittest.TestCase):
+    @staticmethod
+    def simulate(*programs):
+        return contention_model.simulate(list(programs), events=4_000)
+
+    def test_work_of_its_own_takes_as_long_beside_other_cores(self):
+        for ns in self.simulate(*[[(100, None, 0)]] * 8):
+            self.assertAlmostEqual(ns, 100, delta=8)
+
+    def test_a_line_of_one_core_costs_it_nothing(self):
+        self.assertAlmostEqual(self.simulate([(100, contention_model.Shared(50), 1)])[0], 100, delta=3)
+
+    def test_a_busy_line_serves_one_core_after_the_other(self):
+        line = contention_model.Shared(50)
+        for ns in self.simulate(*[[(1, line, 1)]] * 8):
+            self.assertAlmostEqual(ns, 8 * 50, delta=8)
+
+    def test_a_mutex_that_is_nearly_always_free_is_held_up_by_nobody(self):
+        lock = contention_model.Shared(5, hold=10)
+        for ns in self.simulate(*[[(10_000, lock, 1)]] * 2):
+            self.assertAlmostEqual(ns, 10_000, delta=600)
+
+    def test_a_visit_in_a_share_of_the_operations_costs_that_share(self):
+        lock = contention_model.Shared(0, hold=1_000)
+        self.assertAlmostEqual(self.simulate([(100, lock, 0.1)])[0], 200, delta=30)
+
+    def test_the_same_results_give_the_same_figures_and_a_slower_machine_larger_ones(self):
+        made = figures.load(ROOT / "docs/plots/bench.json")
+        slower = copy.deepcopy(made)
+        for one in slower["comparisons"]:
+            for other in one["variants"]:
+                other["median"] *= 2
+        for checks in (contention_model.walk_checks, contention_model.reader_checks):
+            first = checks(contention_model.Times(made))
+            self.assertEqual(checks(contention_model.Times(made)), first)
+            for one, double in zip(first, checks(contention_model.Times(slower))):
+                self.assertAlmostEqual(double.model / one.model, 2, delta=0.05)
+
+    def test_what_a_model_lacks_is_named(self):
+        with self.assertRaisesRegex(contention_model.Missing, "cache.access.two_threads"):
+            contention_model.curves(results(), "readers")
+        self.assertEqual(contention_model.all_curves(results()), {})
 
 
 class PlotTest(unittest.TestCase):
@@ -226,6 +320,10 @@ class QuestionsTest(unittest.TestCase):
             suite, name = test.split(".")
             self.assertRegex(self.sources, rf"\({suite}, {name}\)", f"question {number}")
             self.assertIn(f"underfoot_test({binary} ", self.cmake, f"question {number}")
+
+    def test_the_contention_models_exist(self):
+        for number, model in self.each("contention"):
+            self.assertIn(model, contention_model.MODELS, f"question {number}")
 
     def test_the_models_and_mutants_exist(self):
         models = (ROOT / "tests/model/models.tsv").read_text(encoding="utf-8")

@@ -1,11 +1,14 @@
 // The schemes of reader protection that mmu/readers/reader was chosen from, each around one
 // translation: a state that says whether it is valid, and a word of data behind a pointer.
 //
-//   Read(index)   one access: nullopt when the translation is not valid
+//   Section(use)  calls use() if the translation is valid, and returns whether it was. What use() reads
+//                 and writes of the page is done before an invalidation returns
+//   Read(index)   one access in a section: nullopt when the translation is not valid
 //   Invalidate()  takes the validity away and returns when no reader uses the word any more
 //   Validate()    gives it back
+//   word()        what is protected
 //
-// Thread safety: Read from any thread (SlotWord, EvenOddWord, AsymmetricWord: from one), against Invalidate and
+// Thread safety: Read and Section from any thread (SlotWord, EvenOddWord, AsymmetricWord: from one), against Invalidate and
 // Validate from one other.
 
 #ifndef UNDERFOOT_TESTS_BENCH_COMPARATORS_PROTECTED_WORD_H_
@@ -28,6 +31,7 @@ class Word {
   bool valid() const { return valid_.load(kRelaxed) != 0; }
   uint64_t data(uint64_t index) const { return pointer_.load(kRelaxed)[index].load(kRelaxed); }
   void SetValid(bool valid) { valid_.store(valid ? 1 : 0, kRelaxed); }
+  void SetData(uint64_t data) { data_.front().store(data, kRelaxed); }
   std::optional<uint64_t> DataIfValid(uint64_t index) const {
     return valid() ? std::optional(data(index)) : std::nullopt;
   }
@@ -40,10 +44,25 @@ class Word {
   std::atomic<std::atomic<uint64_t>*> pointer_{data_.data()};
 };
 
+template <class Scheme>
+[[gnu::always_inline]] inline std::optional<uint64_t> ReadInSection(Scheme& scheme,
+                                                                    uint64_t index) {
+  std::optional<uint64_t> value;
+  scheme.Section([&] { value = scheme.word().data(index); });
+  return value;
+}
+
 // No protection at all: the floor.
 class BareWord {
  public:
-  std::optional<uint64_t> Read(uint64_t index) const { return word_.DataIfValid(index); }
+  [[gnu::always_inline]] std::optional<uint64_t> Read(uint64_t index) const {
+    return word_.DataIfValid(index);
+  }
+  template <class Use>
+  [[gnu::always_inline]] bool Section(const Use& use) {
+    use();
+    return true;
+  }
 
  private:
   Word word_;
@@ -53,14 +72,20 @@ class BareWord {
 template <class Lock>
 class LockedWord {
  public:
-  std::optional<uint64_t> Read(uint64_t index) {
+  [[gnu::always_inline]] std::optional<uint64_t> Read(uint64_t index) {
+    return ReadInSection(*this, index);
+  }
+  template <class Use>
+  [[gnu::always_inline]] bool Section(const Use& use) {
     lock_.lock_shared();
-    const std::optional<uint64_t> value = word_.DataIfValid(index);
+    const bool valid = word_.valid();
+    if (valid) use();
     lock_.unlock_shared();
-    return value;
+    return valid;
   }
   void Invalidate() { Set(false); }
   void Validate() { Set(true); }
+  Word& word() { return word_; }
 
  private:
   void Set(bool valid) {
@@ -109,10 +134,11 @@ class AbslRwLock {
 };
 
 // Does not protect the page: a reader finds out only afterwards that what it read was not valid. An
-// invalidation waits for no reader, so this scheme is not enough for memory that is unmapped.
+// invalidation waits for no reader, so this scheme is not enough for memory that is unmapped, and it has
+// no sections: what a reader has written would stay.
 class SeqlockWord {
  public:
-  std::optional<uint64_t> Read(uint64_t index) const {
+  [[gnu::always_inline]] std::optional<uint64_t> Read(uint64_t index) const {
     for (;;) {
       const uint64_t before = sequence_.load(kAcquire);
       const std::optional<uint64_t> value = word_.DataIfValid(index);
@@ -125,6 +151,7 @@ class SeqlockWord {
   }
   void Invalidate() { Set(false); }
   void Validate() { Set(true); }
+  Word& word() { return word_; }
 
  private:
   void Set(bool valid) {
@@ -140,15 +167,22 @@ class SeqlockWord {
 // The read side of mmu/base/rcu; an invalidation waits for a grace period of the whole process.
 class RcuWord {
  public:
-  std::optional<uint64_t> Read(uint64_t index) const {
+  [[gnu::always_inline]] std::optional<uint64_t> Read(uint64_t index) {
+    return ReadInSection(*this, index);
+  }
+  template <class Use>
+  [[gnu::always_inline]] bool Section(const Use& use) {
     const rcu::ReadScope scope;
-    return word_.DataIfValid(index);
+    const bool valid = word_.valid();
+    if (valid) use();
+    return valid;
   }
   void Invalidate() {
     word_.SetValid(false);
     rcu::Synchronize();
   }
   void Validate() { word_.SetValid(true); }
+  Word& word() { return word_; }
 
  private:
   Word word_;
@@ -158,19 +192,24 @@ class RcuWord {
 // pfn cache adds to it is the cost of being one.
 class SlotWord {
  public:
-  std::optional<uint64_t> Read(uint64_t index) {
-    if (!word_.valid()) return std::nullopt;
+  [[gnu::always_inline]] std::optional<uint64_t> Read(uint64_t index) {
+    return ReadInSection(*this, index);
+  }
+  template <class Use>
+  [[gnu::always_inline]] bool Section(const Use& use) {
+    if (!word_.valid()) return false;
     slot_.exchange(1, kStoreLoad);
-    const std::optional<uint64_t> value =
-        word_.state().load(kStoreLoad) != 0 ? std::optional(word_.data(index)) : std::nullopt;
+    const bool valid = word_.state().load(kStoreLoad) != 0;
+    if (valid) use();
     slot_.store(0, kRelease);
-    return value;
+    return valid;
   }
   void Invalidate() {
     word_.state().exchange(0, kStoreLoad);
     while (slot_.load(kStoreLoad) != 0) CpuRelax();
   }
   void Validate() { word_.SetValid(true); }
+  Word& word() { return word_; }
 
  private:
   alignas(64) std::atomic<uint64_t> slot_{0};
@@ -181,13 +220,17 @@ class SlotWord {
 // that the reader has left and come again, so a busy reader cannot hold it up.
 class EvenOddWord {
  public:
-  std::optional<uint64_t> Read(uint64_t index) {
+  [[gnu::always_inline]] std::optional<uint64_t> Read(uint64_t index) {
+    return ReadInSection(*this, index);
+  }
+  template <class Use>
+  [[gnu::always_inline]] bool Section(const Use& use) {
     const uint64_t even = counter_.load(kRelaxed);
     counter_.exchange(even + 1, kStoreLoad);
-    const std::optional<uint64_t> value =
-        word_.state().load(kStoreLoad) != 0 ? std::optional(word_.data(index)) : std::nullopt;
+    const bool valid = word_.state().load(kStoreLoad) != 0;
+    if (valid) use();
     counter_.store(even + 2, kRelease);
-    return value;
+    return valid;
   }
   void Invalidate() {
     word_.state().exchange(0, kStoreLoad);
@@ -196,6 +239,7 @@ class EvenOddWord {
     while (counter_.load(kAcquire) == seen) CpuRelax();
   }
   void Validate() { word_.SetValid(true); }
+  Word& word() { return word_; }
 
  private:
   alignas(64) std::atomic<uint64_t> counter_{0};
@@ -206,15 +250,21 @@ class EvenOddWord {
 class AsymmetricWord {
  public:
   AsymmetricWord();
-  std::optional<uint64_t> Read(uint64_t index) {
+  [[gnu::always_inline]] std::optional<uint64_t> Read(uint64_t index) {
+    return ReadInSection(*this, index);
+  }
+  template <class Use>
+  [[gnu::always_inline]] bool Section(const Use& use) {
     slot_.store(1, kRelaxed);
     std::atomic_signal_fence(kAcqRel);  // the other half is the membarrier of Invalidate
-    const std::optional<uint64_t> value = word_.DataIfValid(index);
+    const bool valid = word_.valid();
+    if (valid) use();
     slot_.store(0, kRelease);
-    return value;
+    return valid;
   }
   void Invalidate();
   void Validate() { word_.SetValid(true); }
+  Word& word() { return word_; }
 
  private:
   alignas(64) std::atomic<uint64_t> slot_{0};

@@ -20,18 +20,24 @@ namespace underfoot::bench {
 
 class QsbrWord {
  public:
-  std::optional<uint64_t> Read(uint64_t index) {
+  [[gnu::always_inline]] std::optional<uint64_t> Read(uint64_t index) {
+    return ReadInSection(*this, index);
+  }
+  template <class Use>
+  [[gnu::always_inline]] bool Section(const Use& use) {
     if (!registered) [[unlikely]]
       Register();
-    const std::optional<uint64_t> value = word_.DataIfValid(index);
+    const bool valid = word_.valid();
+    if (valid) use();
     urcu_qsbr_quiescent_state();
-    return value;
+    return valid;
   }
   void Invalidate() {
     word_.SetValid(false);
     urcu_qsbr_synchronize_rcu();
   }
   void Validate() { word_.SetValid(true); }
+  Word& word() { return word_; }
 
  private:
   struct Registration {
