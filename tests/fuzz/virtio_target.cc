@@ -292,7 +292,8 @@ class Driver {
       Reset(device);
     }
     Negotiate(device, virtio::kVersion1 | ((how & 2) != 0 ? virtio::kEventIndex : 0) |
-                          ((how & 4) != 0 ? virtio::kIndirectDescriptors : 0));
+                          ((how & 4) != 0 ? virtio::kIndirectDescriptors : 0) |
+                          ((how & 64) != 0 ? virtio::kInOrder : 0));
     virtio::RingLayout layout = LayoutOf(how >> 3 & 1);
     // The used ring over its own descriptors; a ring at the end of a memslot.
     if ((how & 16) != 0) layout.used = layout.descriptors;

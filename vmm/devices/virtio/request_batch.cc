@@ -167,7 +167,9 @@ QueueOutcome RequestBatch::Publish(Reader& reader) {
   std::array<Answer, Virtqueue::kMaxBatch> answers;
   const size_t count = copied_ - published_;
   for (size_t i = 0; i < count; ++i) {
-    answers[i] = {chains_[published_ + i].head, jobs_[published_ + i].served.written};
+    const Chain& chain = chains_[published_ + i];
+    const uint32_t written = jobs_[published_ + i].served.written;
+    answers[i] = {chain.head, written, written == chain.writable_bytes};
   }
   const QueueOutcome outcome = parts_.queue.Publish(reader, std::span(answers).first(count));
   if (outcome != QueueOutcome::kDone) return outcome;

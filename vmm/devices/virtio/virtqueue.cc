@@ -47,6 +47,7 @@ void Virtqueue::Start(const RingLayout& layout, uint64_t features) {
   layout_ = layout;
   event_index_ = (features & kEventIndex) != 0;
   indirect_ = (features & kIndirectDescriptors) != 0;
+  in_order_ = (features & kInOrder) != 0;
   next_available_.store(0, kRelaxed);
   next_used_.store(0, kRelaxed);
   held_ = 0;
@@ -244,6 +245,9 @@ QueueOutcome Virtqueue::Publish(Reader& reader, std::span<const Answer> answers)
   const QueueOutcome published = In(reader, used_, [&](std::byte* area) {
     for (uint16_t i = 0; i < answers.size(); ++i) {
       const uint64_t element = layout_.element_offset(static_cast<uint16_t>(next + i));
+      // Section 2.7.9: in order, one element stands for a run of answers. It lies in the place of the
+      // first one and names the last one. The driver takes the others for written whole.
+      while (in_order_ && answers[i].whole && i + 1u < answers.size()) ++i;
       WordAt<uint32_t>(area, element + offsetof(UsedElement, head))
           .store(answers[i].head, kRelaxed);
       WordAt<uint32_t>(area, element + offsetof(UsedElement, written))
