@@ -148,7 +148,11 @@ TEST_F(RoutesTest, DevicesHaveTheirQueues) {
 
 TEST_F(RoutesTest, TheBalloonIsShownAndItsTargetIsSet) {
   const Json balloon = Json::parse(R"({"target_bytes": 4096, "actual_bytes": 8192, "inflated": 3,
-    "deflated": 1, "reported": 64, "kept": 2, "idle_us": 3000000})");
+    "deflated": 1, "reported": 64, "kept": 2, "idle_us": 3000000,
+    "guest_memory": {"reports": 1, "age_us": 2000000, "swap_in_bytes": 5, "swap_out_bytes": 6,
+      "major_faults": 7, "minor_faults": 8, "free_bytes": 16384, "total_bytes": 65536,
+      "available_bytes": 32768, "cache_bytes": 4096, "hugetlb_allocations": 9,
+      "hugetlb_failures": 10}})");
   EXPECT_EQ(Get("/v1/balloon"), balloon);
   const HttpReply reply = Ask("PUT", "/v1/balloon", R"({"target_bytes": 1048576})");
   EXPECT_EQ(reply.status, 200) << reply.body;

@@ -350,6 +350,18 @@ std::string BalloonView(const Json& answer) {
                           "set; `underfoot balloon --set 0` withdraws it\n",
                           Scalar("idle_us", answer.at("idle_us")));
   }
+  const Json& guest = answer.at("guest_memory");
+  if (guest.at("reports").get<uint64_t>() == 0) return text;
+  const auto bytes = [&guest](const char* name) {
+    return FormatBytes(guest.at(name).get<uint64_t>());
+  };
+  absl::StrAppendFormat(
+      &text,
+      "the guest has reported %s ago: %s of memory, %s free, %s available, %s of caches; %s "
+      "swapped in, %s out; %s major faults\n",
+      Scalar("age_us", guest.at("age_us")), bytes("total_bytes"), bytes("free_bytes"),
+      bytes("available_bytes"), bytes("cache_bytes"), bytes("swap_in_bytes"),
+      bytes("swap_out_bytes"), Scalar("major_faults", guest.at("major_faults")));
   return text;
 }
 

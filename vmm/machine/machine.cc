@@ -511,7 +511,10 @@ Stats Machine::GetStats() const {
   if (working_set_ != nullptr) stats.working_set = working_set_->Stats();
   stats.devices = guest_->devices.Stats();
   stats.devices.checked = total.device_requests;
-  if (guest_->balloon != nullptr) stats.balloon = guest_->balloon->Stats();
+  if (guest_->balloon != nullptr) {
+    stats.balloon = guest_->balloon->Stats();
+    stats.guest_memory = guest_->balloon->GuestStats();
+  }
   if (guest_->event_pages != nullptr) stats.event_pages = guest_->event_pages->Stats();
   stats.event_pages.taken = total.events_taken;
   if (dirty_log_ != nullptr) stats.dirty_log = dirty_log_->Stats();

@@ -127,6 +127,10 @@ class Machine {
   [[nodiscard]] absl::Status SetBalloon(uint64_t bytes) {
     return guest_->balloon->SetTarget(bytes);
   }
+  // Has the guest report about its memory, if its balloon driver does so.
+  void AskForGuestMemory() {
+    if (has_balloon()) guest_->balloon->AskForStatistics();
+  }
   // Null: nothing is sampled.
   WorkingSet* working_set() { return working_set_.get(); }
   // Null: writes are not logged.

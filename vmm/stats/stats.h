@@ -152,6 +152,22 @@ struct DevicesStats {
   uint64_t needed_resets = 0;
 };
 
+// What the guest says about its own memory (virtio 1.2, section 5.5.6.4). What it does not report is 0.
+struct GuestMemoryStats {
+  uint64_t reports = 0;  // from the guest; 0: it has made none
+  uint64_t age_us = 0;   // of the last one
+  uint64_t swap_in_bytes = 0;
+  uint64_t swap_out_bytes = 0;
+  uint64_t major_faults = 0;
+  uint64_t minor_faults = 0;
+  uint64_t free_bytes = 0;
+  uint64_t total_bytes = 0;
+  uint64_t available_bytes = 0;  // without swapping
+  uint64_t cache_bytes = 0;      // that can be taken back without I/O
+  uint64_t hugetlb_allocations = 0;
+  uint64_t hugetlb_failures = 0;
+};
+
 // The memory balloon; all zeroes if there is none.
 struct BalloonStats {
   uint64_t target_bytes = 0;  // that the host asks for, now
@@ -222,6 +238,7 @@ struct Stats {
   WorkingSetStats working_set;
   DevicesStats devices;
   BalloonStats balloon;
+  GuestMemoryStats guest_memory;
   EventPagesStats event_pages;
   DirtyLogStats dirty_log;
 };

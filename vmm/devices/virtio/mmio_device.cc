@@ -246,6 +246,7 @@ void MmioDevice::SetStatusLocked(uint32_t value) {
   if ((added & VIRTIO_CONFIG_S_DRIVER_OK) == 0 || (status_ & VIRTIO_CONFIG_S_NEEDS_RESET) != 0) {
     return;
   }
+  backend_->DriverBegins(driver_features_);
   for (size_t i = 0; i < queues_.size(); ++i) {
     if (queues_[i].ready) workers_[i]->Run(queues_[i].layout, driver_features_);
   }
