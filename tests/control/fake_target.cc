@@ -40,6 +40,7 @@ Stats SomeStats() {
                231, 232, 208, 209, 210, 211, 212, 233, 213};
   s.balloon = {240, 241, 242, 243, 244, 245, 246};
   s.guest_memory = {270, 271, 272, 273, 274, 275, 276, 277, 278, 279, 280, 281};
+  s.hotplug = {290, 291, 292, 293, 294, 295, 296, 297, 298};
   s.event_pages = {250, {2, {251, 252}}, {2, {253, 254}}, {2, {255, 256}}, {2, {257, 258}}, 259,
                    260};
   s.dirty_log = {true, "bitmap", 214, 215, 216, 217, 218, 219,
@@ -161,6 +162,20 @@ absl::StatusOr<BalloonInfo> FakeTarget::SetBalloon(uint64_t bytes) {
   if (bytes > uint64_t{1} << 30) return absl::InvalidArgumentError("a balloon of more than 1 GiB");
   balloon_.balloon.target_bytes = bytes;
   return balloon_;
+}
+
+absl::StatusOr<HotplugStats> FakeTarget::GetHotplug() {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  return hotplug_;
+}
+
+absl::StatusOr<HotplugStats> FakeTarget::SetHotplug(uint64_t bytes) {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  if (bytes > hotplug_.region_bytes) return absl::InvalidArgumentError("more than the region");
+  hotplug_.requested_bytes = bytes;
+  return hotplug_;
 }
 
 void FakeTarget::HappenTo(uint64_t page, size_t times) {

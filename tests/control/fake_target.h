@@ -39,6 +39,8 @@ class FakeTarget : public ControlTarget {
   absl::StatusOr<AllDevices> GetDevices() override;
   absl::StatusOr<BalloonInfo> GetBalloon() override;
   absl::StatusOr<BalloonInfo> SetBalloon(uint64_t bytes) override;
+  absl::StatusOr<HotplugStats> GetHotplug() override;
+  absl::StatusOr<HotplugStats> SetHotplug(uint64_t bytes) override;
   uint64_t EventsEnd() override { return log_.end(); }
   // The frames of an event are its page number and, twice as high, those of an alias.
   std::vector<EventInfo> GetEvents(uint64_t first, size_t most) override;
@@ -76,6 +78,8 @@ class FakeTarget : public ControlTarget {
   ChurnState churn_ ABSL_GUARDED_BY(mutex_) = {
       .running = true, .seed = 7, .rates = {{ChurnKind::kDiscard, 100}}, .operations = {}};
   size_t more_caches_ ABSL_GUARDED_BY(mutex_) = 0;
+  HotplugStats hotplug_ ABSL_GUARDED_BY(mutex_) = {uint64_t{1} << 30, 0, 4 << 20, 3, 1, 4, 5, 6,
+                                                   3'000'000};
   BalloonInfo balloon_ ABSL_GUARDED_BY(mutex_) = {
       {4096, 8192, 3, 1, 64, 2, 3'000'000},
       {1, 2'000'000, 5, 6, 7, 8, 16384, 65536, 32768, 4096, 9, 10}};

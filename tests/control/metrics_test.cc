@@ -97,7 +97,8 @@ TEST(MetricsTest, EveryNumberOfTheStatsIsExportedUnderItsName) {
                                             "rcu_oldest_us",         "audit_sweep_us",
                                             "working_set_period_us", "working_set_scan_us",
                                             "dirty_log_period_us",   "dirty_log_collect_us",
-                                            "balloon_idle_us",       "guest_memory_age_us"};
+                                            "balloon_idle_us",       "guest_memory_age_us",
+                                            "hotplug_idle_us"};
   const Json stats = ToJson(SomeStats());
   for (const auto& [group, fields] : stats.items()) {
     for (const auto& [field, value] : fields.items()) {

@@ -154,6 +154,15 @@ TEST_F(ProgramTest, BalloonSetReportsATargetThatTheGuestDoesNotReach) {
   EXPECT_THAT(reached.out, AllOf(HasSubstr("8 KiB of 8 KiB"), Not(HasSubstr("nothing more"))));
 }
 
+TEST_F(ProgramTest, MemorySetReportsATargetThatTheGuestDoesNotReach) {
+  const auto server = Serve("vm-1");
+  const Result never = Run({"memory", "--set", "8M"});
+  EXPECT_EQ(never.exit, 0) << never.err;
+  EXPECT_THAT(never.out, AllOf(HasSubstr("4 MiB of 8 MiB asked for, of 1 GiB at most"),
+                               HasSubstr("has changed nothing for 3.0 s")));
+  EXPECT_THAT(Run({"memory", "--set", "2G"}).err, HasSubstr("more than the region"));
+}
+
 TEST_F(ProgramTest, BalloonWaitsForTheReportThatItHasAskedFor) {
   const auto server = Serve("vm-1");
   const Result shown = Run({"balloon"});

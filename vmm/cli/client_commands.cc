@@ -60,12 +60,14 @@ absl::StatusOr<Json> GetBalloon(ControlClient& client) {
   return answer;
 }
 
-absl::StatusOr<Json> SetBalloon(ControlClient& client, uint64_t bytes) {
+// Waits while the guest is on its way to `target`.
+absl::StatusOr<Json> SetAndWait(ControlClient& client, const char* path, const GuestTarget& target,
+                                uint64_t bytes) {
   constexpr std::chrono::milliseconds kPeriod(50);
-  absl::StatusOr<Json> answer = client.Put("/v1/balloon", Json::object({{"target_bytes", bytes}}));
-  while (answer.ok() && BalloonMoves(*answer)) {
+  absl::StatusOr<Json> answer = client.Put(path, Json::object({{target.asked, bytes}}));
+  while (answer.ok() && GuestMoves(*answer, target)) {
     std::this_thread::sleep_for(kPeriod);
-    answer = client.Get("/v1/balloon");
+    answer = client.Get(path);
   }
   return answer;
 }
@@ -86,8 +88,11 @@ absl::StatusOr<Json> Ask(ControlClient& client, const ClientCommand& command) {
     case ClientVerb::kDevices:
       return client.Get("/v1/devices");
     case ClientVerb::kBalloon:
-      if (!command.balloon.has_value()) return GetBalloon(client);
-      return SetBalloon(client, *command.balloon);
+      if (!command.bytes.has_value()) return GetBalloon(client);
+      return SetAndWait(client, "/v1/balloon", kBalloonTarget, *command.bytes);
+    case ClientVerb::kMemory:
+      if (!command.bytes.has_value()) return client.Get("/v1/memory");
+      return SetAndWait(client, "/v1/memory", kMemoryTarget, *command.bytes);
     case ClientVerb::kDirty:
       return command.take ? client.Post("/v1/dirty") : client.Get("/v1/dirty");
     case ClientVerb::kCoverage:
@@ -138,6 +143,8 @@ std::string View(const ClientCommand& command, const Json& answer, Watch& watch)
       return DevicesView(answer);
     case ClientVerb::kBalloon:
       return BalloonView(answer);
+    case ClientVerb::kMemory:
+      return MemoryView(answer);
     case ClientVerb::kDirty:
       return command.take ? TakenView(answer) : DirtyView(answer);
     case ClientVerb::kCoverage:

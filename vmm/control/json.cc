@@ -327,6 +327,18 @@ Json ToJson(const BalloonInfo& info) {
             {"hugetlb_failures", guest.hugetlb_failures}}}};
 }
 
+Json ToJson(const HotplugStats& hotplug) {
+  return {{"region_bytes", hotplug.region_bytes},
+          {"requested_bytes", hotplug.requested_bytes},
+          {"plugged_bytes", hotplug.plugged_bytes},
+          {"plugged", hotplug.plugged},
+          {"unplugged", hotplug.unplugged},
+          {"busy", hotplug.busy},
+          {"refused", hotplug.refused},
+          {"kept", hotplug.kept},
+          {"idle_us", hotplug.idle_us}};
+}
+
 Json ToJson(const EventInfo& info) {
   const HostEvent& event = info.event.event;
   Json gfns = Json::array();

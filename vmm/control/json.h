@@ -34,6 +34,7 @@ Json ToJson(const DirtyPages& taken);
 Json ToJson(const CoverageMatrix& matrix);
 Json ToJson(const AllDevices& devices);
 Json ToJson(const BalloonInfo& info);
+Json ToJson(const HotplugStats& hotplug);
 Json ToJson(const EventInfo& event);
 Json ToJson(const ChurnState& churn);
 Json ToJson(const ChurnRequest& request);  // the body that ParseChurnRequest reads

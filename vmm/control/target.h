@@ -157,6 +157,10 @@ class ControlTarget {
   // report about its memory, and returns the one before.
   virtual absl::StatusOr<BalloonInfo> GetBalloon() = 0;
   virtual absl::StatusOr<BalloonInfo> SetBalloon(uint64_t bytes) = 0;
+  // FailedPrecondition if no memory can be plugged. SetHotplug returns at once; the guest plugs and
+  // unplugs when it likes. InvalidArgument: more than there is room for, or no whole blocks.
+  virtual absl::StatusOr<HotplugStats> GetHotplug() = 0;
+  virtual absl::StatusOr<HotplugStats> SetHotplug(uint64_t bytes) = 0;
   // EventsEnd: the number that the next event will get. Events: at most `most` events, from number
   // `first` on.
   virtual uint64_t EventsEnd() = 0;

@@ -213,6 +213,19 @@ absl::StatusOr<BalloonInfo> MachineControl::SetBalloon(uint64_t bytes) {
   return GetBalloon();
 }
 
+absl::StatusOr<HotplugStats> MachineControl::GetHotplug() {
+  if (machine_.has_hotplug()) return machine_.GetStats().hotplug;
+  return absl::FailedPreconditionError(
+      "no memory can be plugged into this machine; start a Linux guest with --hotplug-memory 1G");
+}
+
+absl::StatusOr<HotplugStats> MachineControl::SetHotplug(uint64_t bytes) {
+  const absl::StatusOr<HotplugStats> there = GetHotplug();
+  if (!there.ok()) return there;
+  if (absl::Status set = machine_.SetHotplug(bytes); !set.ok()) return set;
+  return GetHotplug();
+}
+
 absl::StatusOr<ChurnState> MachineControl::GetChurn() {
   const ChurnStats stats = machine_.churn().Stats();
   return ChurnState{.running = stats.running,

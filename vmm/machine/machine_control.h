@@ -36,6 +36,8 @@ class MachineControl final : public ControlTarget {
   absl::StatusOr<AllDevices> GetDevices() override { return machine_.devices(); }
   absl::StatusOr<BalloonInfo> GetBalloon() override;
   absl::StatusOr<BalloonInfo> SetBalloon(uint64_t bytes) override;
+  absl::StatusOr<HotplugStats> GetHotplug() override;
+  absl::StatusOr<HotplugStats> SetHotplug(uint64_t bytes) override;
   uint64_t EventsEnd() override { return machine_.events().end(); }
   std::vector<EventInfo> GetEvents(uint64_t first, size_t most) override;
   absl::StatusOr<ChurnState> GetChurn() override;

@@ -180,6 +180,20 @@ struct BalloonStats {
   uint64_t idle_us = 0;
 };
 
+// The memory that is plugged while the guest runs; all zeroes if there is no room for any.
+struct HotplugStats {
+  uint64_t region_bytes = 0;     // the most
+  uint64_t requested_bytes = 0;  // that the host asks the guest to have plugged, now
+  uint64_t plugged_bytes = 0;    // now
+  uint64_t plugged = 0;          // blocks
+  uint64_t unplugged = 0;        // blocks
+  uint64_t busy = 0;             // requests to unplug blocks that a device was writing to
+  uint64_t refused = 0;          // requests that were too much, or broke the rules
+  uint64_t kept = 0;             // blocks that the host could not discard
+  // Since a request or its target has changed; 0: the guest has plugged what the host asks for.
+  uint64_t idle_us = 0;
+};
+
 // A number for each event page: of the VM, then of each vCPU.
 struct ByEventPage {
   uint32_t pages = 0;
@@ -239,6 +253,7 @@ struct Stats {
   DevicesStats devices;
   BalloonStats balloon;
   GuestMemoryStats guest_memory;
+  HotplugStats hotplug;
   EventPagesStats event_pages;
   DirtyLogStats dirty_log;
 };

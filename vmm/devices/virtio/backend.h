@@ -175,6 +175,8 @@ class Backend {
   virtual std::string name() const = 0;
   virtual uint32_t device_id() const = 0;  // VIRTIO_ID_*
   virtual uint64_t features() const = 0;   // the bits of this kind of device
+  // Of them, those without which the device does not work.
+  virtual uint64_t required_features() const { return 0; }
   virtual uint16_t queues() const = 0;
   // The fields of the configuration, if they do not change.
   virtual std::span<const std::byte> config() const = 0;

@@ -85,10 +85,10 @@ GuestMemoryStats Balloon::GuestStats() const {
 }
 
 absl::Status Balloon::SetTarget(uint64_t bytes) {
-  if (bytes > memory_.bytes()) {
+  if (bytes > memory_.usable_bytes()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("a balloon of %d bytes: the guest has %d bytes of memory; ask for less",
-                        bytes, memory_.bytes()));
+                        bytes, memory_.usable_bytes()));
   }
   if (bytes % kPageSize != 0) {
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -178,13 +178,15 @@ bool Balloon::TakeFrames(Request& request) {
     const auto some = std::span(frames).first(here / sizeof(uint32_t));
     if (!request.Read(done, std::as_writable_bytes(some))) return false;
     std::sort(some.begin(), some.end());
-    if (!memory_.HvaOf(GpaOf({some.back()})).has_value()) return false;
+    if (!memory_.IsRam(GpaOf({some.back()}), kPageSize)) return false;
     for (size_t i = 0; i < some.size();) {
       const size_t first = i++;
       while (i < some.size() && some[i] - some[i - 1] <= 1) ++i;
       // RAM goes when its machine ends, and a worker that is left behind is still here.
-      const std::optional<Hva> hva = memory_.HvaOf(GpaOf({some[first]}));
-      if (!hva.has_value()) return false;
+      const Gpa gpa = GpaOf({some[first]});
+      const std::optional<Hva> hva = memory_.HvaOf(gpa);
+      const uint64_t run = (uint64_t{some[i - 1]} - some[first] + 1) << kPageShift;
+      if (!hva.has_value() || !memory_.IsRam(gpa, run)) return false;
       Give(PageRangeOf(*hva, some[i - 1] - some[first] + 1), inflated_, request);
     }
     request.counters().from_guest_bytes.Add(here);

@@ -225,7 +225,8 @@ void MmioDevice::SetReadyLocked(uint32_t value) {
 }
 
 bool MmioDevice::FeaturesAreAcceptableLocked() const {
-  return (driver_features_ & ~offered()) == 0 && (driver_features_ & kVersion1) != 0;
+  const uint64_t required = kVersion1 | backend_->required_features();
+  return (driver_features_ & ~offered()) == 0 && (driver_features_ & required) == required;
 }
 
 void MmioDevice::SetStatusLocked(uint32_t value) {

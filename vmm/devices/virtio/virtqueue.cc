@@ -17,6 +17,7 @@ constexpr unsigned kMostFailures = 3;
 constexpr uint64_t kMaxChainBytes = uint64_t{1} << 32;
 
 bool InOneSlot(const GuestMemory& memory, Gpa gpa, uint64_t bytes) {
+  if (!memory.IsRam(gpa, bytes)) return false;
   return std::any_of(memory.slots().begin(), memory.slots().end(), [&](const RamSlot& slot) {
     return gpa >= slot.gpa && gpa - slot.gpa < slot.bytes && bytes <= slot.bytes - (gpa - slot.gpa);
   });
@@ -102,10 +103,14 @@ template <class Use>
 QueueOutcome Virtqueue::In(Reader& reader, Area& area, const Use& use) {
   for (;;) {
     if (const CacheSection section = area.cache.Check(reader)) {
+      // The driver has unplugged the memory of its ring.
+      if (!memory_.IsRam(area.gpa, area.bytes)) return QueueOutcome::kBroken;
       use(section.data());
       if (area.access == Access::kWrite) section.MarkDirty();
       return QueueOutcome::kDone;
     }
+    // A refresh would bring a page of it in.
+    if (!memory_.IsRam(area.gpa, area.bytes)) return QueueOutcome::kBroken;
     if (const QueueOutcome valid = MakeValid(reader, area); valid != QueueOutcome::kDone) {
       return valid;
     }
@@ -213,9 +218,7 @@ QueueOutcome Virtqueue::CopyIndirect(Reader& reader, const Descriptor& table) {
   return QueueOutcome::kBroken;
 }
 
-bool Virtqueue::IsRam(Gpa gpa, uint64_t bytes) const {
-  return gpa.value < memory_.bytes() && bytes <= memory_.bytes() - gpa.value;
-}
+bool Virtqueue::IsRam(Gpa gpa, uint64_t bytes) const { return memory_.IsRam(gpa, bytes); }
 
 QueueOutcome Virtqueue::Check(std::span<const Descriptor> descriptors, Chain& chain) const {
   chain.readable.clear();
