@@ -14,7 +14,7 @@ cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/underfoot
 readonly host_modules=(irqbypass ccp kvm kvm-amd zsmalloc lzo lzo-rle lz4_compress lz4hc_compress lz4
                        lz4hc zram)
 readonly guest_modules=(virtio_ring virtio virtio_mmio virtio_blk rng-core virtio-rng virtio_balloon
-                        virtio_console)
+                        virtio_mem virtio_console)
 
 # The options by which apt finds backports: lists of their own, in the cache, so that this machine's
 # stay as they are. The mirror is the one that this machine's apt takes Debian 12 from.
@@ -79,7 +79,7 @@ make_once() {
 get_kernel() {
   version=$1
   # Another name if the list of modules changes: what is in the cache stays there.
-  local kernel_folder=debian-kernel-with-console
+  local kernel_folder=debian-kernel-with-memory
   kernel=${UNDERFOOT_STOCK_KERNEL:-$cache/$kernel_folder-$version}
   if [ -n "${UNDERFOOT_STOCK_KERNEL:-}" ]; then
     [ -e "$kernel/vmlinuz" ] || fail "UNDERFOOT_STOCK_KERNEL=$kernel has no vmlinuz"

@@ -365,6 +365,27 @@ TEST_F(CommandTest, WhatALinuxGuestCannotHaveIsRefusedByName) {
   EXPECT_THAT(Error({"run", "--append", "quiet"}), HasSubstr("--append: is for a Linux guest"));
 }
 
+TEST_F(CommandTest, MemoryToPlugIsWholeBlocksOfALinuxGuest) {
+  const std::string kernel = Kernel();
+  EXPECT_EQ(Run({"--kernel", kernel}).hotplug_bytes, 0u);
+  EXPECT_EQ(Run({"--kernel", kernel, "--hotplug-memory", "1G"}).hotplug_bytes, uint64_t{1} << 30);
+  const auto error = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"run", "--kernel", kernel, "--hotplug-memory"});
+    return Error(more);
+  };
+  EXPECT_THAT(Error({"run", "--hotplug-memory", "1G"}),
+              HasSubstr("--hotplug-memory: '1G': only a Linux guest"));
+  EXPECT_THAT(error({"100M"}), HasSubstr("'100M': Linux plugs memory in blocks of 128 MiB"));
+  EXPECT_THAT(error({"128M", "--memory", "200M"}), HasSubstr("blocks of 128 MiB"));
+  EXPECT_THAT(error({"3G"}), HasSubstr("more than the 3072 MiB"));
+  EXPECT_THAT(error({"128M", "--huge-pages", "2M"}), HasSubstr("take --huge-pages thp or off"));
+  EXPECT_THAT(error({"128M", "--record", "r"}), HasSubstr("leave out --record and --replay"));
+  EXPECT_THAT(error({"much"}), HasSubstr("--hotplug-memory: 'much'"));
+  EXPECT_EQ(As<ClientCommand>({"memory", "--set", "256M"}).bytes, uint64_t{256} << 20);
+  EXPECT_EQ(As<ClientCommand>({"memory"}).verb, ClientVerb::kMemory);
+  EXPECT_THAT(Error({"memory", "--set", "much"}), HasSubstr("--set: 'much'"));
+}
+
 TEST_F(CommandTest, APresetLeavesOutWhatALinuxGuestCannotBearAndKeepsItsRate) {
   const std::string kernel = Kernel();
   const RunOptions options = Run({"--kernel", kernel, "--churn", "mixed:1000/s"});

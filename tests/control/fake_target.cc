@@ -39,6 +39,8 @@ Stats SomeStats() {
   s.devices = {200, 201, 202, 203, 204, 205, 206, 207, 230,
                231, 232, 208, 209, 210, 211, 212, 233, 213};
   s.balloon = {240, 241, 242, 243, 244, 245, 246};
+  s.guest_memory = {270, 271, 272, 273, 274, 275, 276, 277, 278, 279, 280, 281};
+  s.hotplug = {290, 291, 292, 293, 294, 295, 296, 297, 298};
   s.event_pages = {250, {2, {251, 252}}, {2, {253, 254}}, {2, {255, 256}}, {2, {257, 258}}, 259,
                    260};
   s.dirty_log = {true, "bitmap", 214, 215, 216, 217, 218, 219,
@@ -144,18 +146,36 @@ absl::StatusOr<AllDevices> FakeTarget::GetDevices() {
                     {{"vm", Gpa{0x103c000}, true, 20, 21, 22, 23, 24}, {.name = "vcpu-0"}}};
 }
 
-absl::StatusOr<BalloonStats> FakeTarget::GetBalloon() {
+// The guest reports when it is asked.
+absl::StatusOr<BalloonInfo> FakeTarget::GetBalloon() {
   const absl::MutexLock lock(&mutex_);
   if (!failure_.ok()) return failure_;
-  return balloon_;
+  BalloonInfo before = balloon_;
+  ++balloon_.guest.reports;
+  balloon_.guest.age_us = 20'000;
+  return before;
 }
 
-absl::StatusOr<BalloonStats> FakeTarget::SetBalloon(uint64_t bytes) {
+absl::StatusOr<BalloonInfo> FakeTarget::SetBalloon(uint64_t bytes) {
   const absl::MutexLock lock(&mutex_);
   if (!failure_.ok()) return failure_;
   if (bytes > uint64_t{1} << 30) return absl::InvalidArgumentError("a balloon of more than 1 GiB");
-  balloon_.target_bytes = bytes;
+  balloon_.balloon.target_bytes = bytes;
   return balloon_;
+}
+
+absl::StatusOr<HotplugStats> FakeTarget::GetHotplug() {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  return hotplug_;
+}
+
+absl::StatusOr<HotplugStats> FakeTarget::SetHotplug(uint64_t bytes) {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) return failure_;
+  if (bytes > hotplug_.region_bytes) return absl::InvalidArgumentError("more than the region");
+  hotplug_.requested_bytes = bytes;
+  return hotplug_;
 }
 
 void FakeTarget::HappenTo(uint64_t page, size_t times) {

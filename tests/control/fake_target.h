@@ -37,8 +37,10 @@ class FakeTarget : public ControlTarget {
   void GiveBackDirty(const DirtyPages& pages) override;
   absl::StatusOr<CoverageMatrix> GetCoverage() override;
   absl::StatusOr<AllDevices> GetDevices() override;
-  absl::StatusOr<BalloonStats> GetBalloon() override;
-  absl::StatusOr<BalloonStats> SetBalloon(uint64_t bytes) override;
+  absl::StatusOr<BalloonInfo> GetBalloon() override;
+  absl::StatusOr<BalloonInfo> SetBalloon(uint64_t bytes) override;
+  absl::StatusOr<HotplugStats> GetHotplug() override;
+  absl::StatusOr<HotplugStats> SetHotplug(uint64_t bytes) override;
   uint64_t EventsEnd() override { return log_.end(); }
   // The frames of an event are its page number and, twice as high, those of an alias.
   std::vector<EventInfo> GetEvents(uint64_t first, size_t most) override;
@@ -76,7 +78,11 @@ class FakeTarget : public ControlTarget {
   ChurnState churn_ ABSL_GUARDED_BY(mutex_) = {
       .running = true, .seed = 7, .rates = {{ChurnKind::kDiscard, 100}}, .operations = {}};
   size_t more_caches_ ABSL_GUARDED_BY(mutex_) = 0;
-  BalloonStats balloon_ ABSL_GUARDED_BY(mutex_) = {4096, 8192, 3, 1, 64, 2, 3'000'000};
+  HotplugStats hotplug_ ABSL_GUARDED_BY(mutex_) = {uint64_t{1} << 30, 0, 4 << 20, 3, 1, 4, 5, 6,
+                                                   3'000'000};
+  BalloonInfo balloon_ ABSL_GUARDED_BY(mutex_) = {
+      {4096, 8192, 3, 1, 64, 2, 3'000'000},
+      {1, 2'000'000, 5, 6, 7, 8, 16384, 65536, 32768, 4096, 9, 10}};
   bool quit_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t dirty_pages_ ABSL_GUARDED_BY(mutex_) = 0x180;
   bool dirty_there_ ABSL_GUARDED_BY(mutex_) = true;

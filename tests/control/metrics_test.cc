@@ -93,10 +93,12 @@ TEST(MetricsTest, CountersAndOnlyCountersEndInTotal) {
 // Every number of /v1/stats must be somewhere in /metrics, under the name that follows from it.
 TEST(MetricsTest, EveryNumberOfTheStatsIsExportedUnderItsName) {
   const Exposition exposition = Parse(PrometheusText(SomeStats()));
-  const std::set<std::string> in_seconds = {
-      "vm_uptime_us",        "memslots_update_wait_us_max", "rcu_oldest_us",
-      "audit_sweep_us",      "working_set_period_us",       "working_set_scan_us",
-      "dirty_log_period_us", "dirty_log_collect_us",        "balloon_idle_us"};
+  const std::set<std::string> in_seconds = {"vm_uptime_us",          "memslots_update_wait_us_max",
+                                            "rcu_oldest_us",         "audit_sweep_us",
+                                            "working_set_period_us", "working_set_scan_us",
+                                            "dirty_log_period_us",   "dirty_log_collect_us",
+                                            "balloon_idle_us",       "guest_memory_age_us",
+                                            "hotplug_idle_us"};
   const Json stats = ToJson(SomeStats());
   for (const auto& [group, fields] : stats.items()) {
     for (const auto& [field, value] : fields.items()) {

@@ -122,7 +122,7 @@ TEST_F(ProgramTest, EveryQueryHasATableAndJson) {
   const auto server = Serve("vm-1");
   for (const auto& [arguments, text] :
        std::vector<std::pair<std::vector<std::string>, std::string>>{
-           {{"stats"}, "pfn_caches   count"},
+           {{"stats"}, "pfn_caches    count"},
            {{"caches"}, "vring   gpa"},
            {{"memslots"}, "log_dirty_pages,readonly"},
            {{"stage2", "0x10"}, "mapped to pfn 0x4d"},
@@ -152,6 +152,22 @@ TEST_F(ProgramTest, BalloonSetReportsATargetThatTheGuestDoesNotReach) {
   const Result reached = Run({"balloon", "--set", "8K"});
   EXPECT_EQ(reached.exit, 0) << reached.err;
   EXPECT_THAT(reached.out, AllOf(HasSubstr("8 KiB of 8 KiB"), Not(HasSubstr("nothing more"))));
+}
+
+TEST_F(ProgramTest, MemorySetReportsATargetThatTheGuestDoesNotReach) {
+  const auto server = Serve("vm-1");
+  const Result never = Run({"memory", "--set", "8M"});
+  EXPECT_EQ(never.exit, 0) << never.err;
+  EXPECT_THAT(never.out, AllOf(HasSubstr("4 MiB of 8 MiB asked for, of 1 GiB at most"),
+                               HasSubstr("has changed nothing for 3.0 s")));
+  EXPECT_THAT(Run({"memory", "--set", "2G"}).err, HasSubstr("more than the region"));
+}
+
+TEST_F(ProgramTest, BalloonWaitsForTheReportThatItHasAskedFor) {
+  const auto server = Serve("vm-1");
+  const Result shown = Run({"balloon"});
+  EXPECT_EQ(shown.exit, 0) << shown.err;
+  EXPECT_THAT(shown.out, HasSubstr("the guest has reported 20.0 ms ago"));
 }
 
 TEST_F(ProgramTest, DirtyPagesAreTakenAsRangesOfFrames) {

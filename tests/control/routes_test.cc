@@ -63,10 +63,10 @@ TEST_F(RoutesTest, TheIndexListsEveryRoute) {
     EXPECT_EQ(Ask("GET", paths.back() + query).status, 200) << paths.back();
     EXPECT_EQ(Ask("HEAD", paths.back() + query).status, 200) << paths.back();
   }
-  EXPECT_THAT(paths, ::testing::ElementsAre("/v1", "/v1/vm", "/v1/stats", "/v1/caches",
-                                            "/v1/memslots", "/v1/stage2", "/v1/working-set",
-                                            "/v1/dirty", "/v1/coverage", "/v1/devices",
-                                            "/v1/balloon", "/v1/events", "/v1/churn", "/metrics"));
+  EXPECT_THAT(paths, ::testing::ElementsAre(
+                         "/v1", "/v1/vm", "/v1/stats", "/v1/caches", "/v1/memslots", "/v1/stage2",
+                         "/v1/working-set", "/v1/dirty", "/v1/coverage", "/v1/devices",
+                         "/v1/balloon", "/v1/memory", "/v1/events", "/v1/churn", "/metrics"));
 }
 
 TEST_F(RoutesTest, CachesShowTheirKeyAndTheirTranslation) {
@@ -148,7 +148,11 @@ TEST_F(RoutesTest, DevicesHaveTheirQueues) {
 
 TEST_F(RoutesTest, TheBalloonIsShownAndItsTargetIsSet) {
   const Json balloon = Json::parse(R"({"target_bytes": 4096, "actual_bytes": 8192, "inflated": 3,
-    "deflated": 1, "reported": 64, "kept": 2, "idle_us": 3000000})");
+    "deflated": 1, "reported": 64, "kept": 2, "idle_us": 3000000,
+    "guest_memory": {"reports": 1, "age_us": 2000000, "swap_in_bytes": 5, "swap_out_bytes": 6,
+      "major_faults": 7, "minor_faults": 8, "free_bytes": 16384, "total_bytes": 65536,
+      "available_bytes": 32768, "cache_bytes": 4096, "hugetlb_allocations": 9,
+      "hugetlb_failures": 10}})");
   EXPECT_EQ(Get("/v1/balloon"), balloon);
   const HttpReply reply = Ask("PUT", "/v1/balloon", R"({"target_bytes": 1048576})");
   EXPECT_EQ(reply.status, 200) << reply.body;
@@ -159,6 +163,20 @@ TEST_F(RoutesTest, TheBalloonIsShownAndItsTargetIsSet) {
     EXPECT_EQ(Ask("PUT", "/v1/balloon", bad).status, 400) << bad;
   }
   EXPECT_EQ(Get("/v1/balloon")["target_bytes"], 1048576);
+}
+
+TEST_F(RoutesTest, PluggedMemoryIsShownAndItsTargetIsSet) {
+  const Json memory = Json::parse(R"({"region_bytes": 1073741824, "requested_bytes": 0,
+    "plugged_bytes": 4194304, "plugged": 3, "unplugged": 1, "busy": 4, "refused": 5, "kept": 6,
+    "idle_us": 3000000})");
+  EXPECT_EQ(Get("/v1/memory"), memory);
+  const HttpReply reply = Ask("PUT", "/v1/memory", R"({"requested_bytes": 2097152})");
+  EXPECT_EQ(reply.status, 200) << reply.body;
+  EXPECT_EQ(Get("/v1/memory")["requested_bytes"], 2097152);
+  for (const char* bad : {"", "{}", R"({"requested_bytes": -1})", R"({"requested_bytes": "1M"})",
+                          R"({"target_bytes": 1})", R"({"requested_bytes": 4294967296})"}) {
+    EXPECT_EQ(Ask("PUT", "/v1/memory", bad).status, 400) << bad;
+  }
 }
 
 TEST_F(RoutesTest, TheDirtyLogIsShownBySlotAndLeftAsItIs) {

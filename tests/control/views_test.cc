@@ -39,12 +39,12 @@ TEST(TableTest, NoControlCharacterReachesTheTerminal) {
 
 TEST(ViewsTest, StatsShowEveryFieldOnceUnderItsGroup) {
   const std::string text = StatsView(ToJson(SomeStats()), nullptr);
-  EXPECT_THAT(text, AllOf(HasSubstr("\nguest        workload"), HasSubstr(" oldest "),
+  EXPECT_THAT(text, AllOf(HasSubstr("\nguest         workload"), HasSubstr(" oldest "),
                           HasSubstr("operations.discard"), HasSubstr("causes.ksm"),
                           HasSubstr("fault.p99"), HasSubstr("105 us"), Not(HasSubstr("/s"))));
   EXPECT_EQ(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')),
-            6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 18 + 7 +
-                (3 + 4 * 2) + 16);
+            6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 18 + 7 + 12 +
+                9 + (3 + 4 * 2) + 16);
 }
 
 TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {
@@ -156,7 +156,8 @@ TEST(SummaryTest, AKindThatASourceMissedIsAProblem) {
 TEST(ViewsTest, AGroupThatANewerMachineAddsIsShownToo) {
   Json stats = ToJson(SomeStats());
   stats["wings"] = Json::object({{"flaps", 12345}});
-  EXPECT_THAT(StatsView(stats, nullptr), HasSubstr("wings        flaps                    12,345"));
+  EXPECT_THAT(StatsView(stats, nullptr),
+              HasSubstr("wings         flaps                    12,345"));
 }
 
 TEST(ViewsTest, CachesMemslotsStage2AndChurn) {
@@ -203,23 +204,57 @@ TEST(ViewsTest, CachesMemslotsStage2AndChurn) {
             "vm          0x103c000         20           21         22     23         24\n"
             "vcpu-0         closed          0            0          0      0          0\n");
   EXPECT_EQ(DevicesView(ToJson(AllDevices())), "no virtio devices\n");
-  BalloonStats balloon{.target_bytes = 8192, .actual_bytes = 4096, .inflated = 1, .idle_us = 50};
+  BalloonInfo info{
+      .balloon = {.target_bytes = 8192, .actual_bytes = 4096, .inflated = 1, .idle_us = 50},
+      .guest = {}};
+  BalloonStats& balloon = info.balloon;
   const std::string state =
       "the guest has given back 4 KiB of 8 KiB asked for; 1 pages inflated, 0 deflated, 0 reported "
       "free, 0 kept\n";
-  EXPECT_TRUE(BalloonMoves(ToJson(balloon)));
-  EXPECT_EQ(BalloonView(ToJson(balloon)), state);
-  balloon.idle_us = kBalloonPatienceUs;
-  EXPECT_FALSE(BalloonMoves(ToJson(balloon)));
+  EXPECT_TRUE(GuestMoves(ToJson(info), kBalloonTarget));
+  EXPECT_EQ(BalloonView(ToJson(info)), state);
+  balloon.idle_us = kGuestPatienceUs;
+  EXPECT_FALSE(GuestMoves(ToJson(info), kBalloonTarget));
   EXPECT_EQ(
-      BalloonView(ToJson(balloon)),
+      BalloonView(ToJson(info)),
       state +
           "the guest has not reached the target and has changed nothing for 2.0 s; it may have "
           "no more memory to give, or no balloon driver. The target stays set; `underfoot "
           "balloon --set 0` withdraws it\n");
   balloon.actual_bytes = balloon.target_bytes;
-  EXPECT_FALSE(BalloonMoves(ToJson(balloon)));
-  EXPECT_THAT(BalloonView(ToJson(balloon)), Not(HasSubstr("changed nothing")));
+  EXPECT_FALSE(GuestMoves(ToJson(info), kBalloonTarget));
+  EXPECT_THAT(BalloonView(ToJson(info)), Not(HasSubstr("changed nothing")));
+  EXPECT_THAT(BalloonView(ToJson(info)), Not(HasSubstr("the guest has reported")));
+  info.guest = {.reports = 3,
+                .age_us = 20'000,
+                .swap_out_bytes = 8192,
+                .major_faults = 7,
+                .free_bytes = 4096,
+                .total_bytes = 1 << 20,
+                .available_bytes = 16384};
+  EXPECT_THAT(BalloonView(ToJson(info)),
+              HasSubstr("\nthe guest has reported 20.0 ms ago: 1 MiB of memory, 4 KiB free, 16 KiB "
+                        "available, 0 bytes of caches; 0 bytes swapped in, 8 KiB out; 7 major "
+                        "faults\n"));
+  HotplugStats hotplug{.region_bytes = uint64_t{1} << 30,
+                       .requested_bytes = 8 << 20,
+                       .plugged_bytes = 4 << 20,
+                       .plugged = 3,
+                       .unplugged = 1,
+                       .busy = 5,
+                       .kept = 6,
+                       .idle_us = 50};
+  const std::string memory =
+      "the guest has plugged 4 MiB of 8 MiB asked for, of 1 GiB at most; 3 blocks plugged, 1 "
+      "unplugged, 5 busy, 6 kept\n";
+  EXPECT_TRUE(GuestMoves(ToJson(hotplug), kMemoryTarget));
+  EXPECT_EQ(MemoryView(ToJson(hotplug)), memory);
+  hotplug.idle_us = kGuestPatienceUs;
+  EXPECT_FALSE(GuestMoves(ToJson(hotplug), kMemoryTarget));
+  EXPECT_EQ(MemoryView(ToJson(hotplug)),
+            memory +
+                "the guest has not reached that and has changed nothing for 2.0 s; it may use what "
+                "it shall unplug, or have no driver (virtio_mem). It goes on trying\n");
   EXPECT_EQ(
       DirtyView(ToJson(*target.GetDirty())),
       "collection 7, 20.0 ms ago; WRITTEN: in it, WAITING: and in earlier ones, not taken yet\n"

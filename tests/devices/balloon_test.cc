@@ -24,18 +24,21 @@ class BalloonTest : public DeviceTest {
  protected:
   static constexpr uint64_t kFrames = 12;  // the page with the frame numbers
   static constexpr uint64_t kGiven = 20;   // the first page that is given
+  static constexpr uint16_t kReporting = 2;
 
   void SetUp() override {
     DeviceTest::SetUp();
     if (side_ == nullptr) return;
-    Negotiate(kAllFeatures | (uint64_t{1} << VIRTIO_BALLOON_F_REPORTING));
-    for (uint32_t queue = 0; queue < 3; ++queue) {
+    Negotiate(kAllFeatures | Features());
+    for (uint32_t queue = 0; queue < Queues(); ++queue) {
       drivers_.emplace_back(side(), uint16_t{16}, queue * 3);
       Place(queue, drivers_[queue].layout());
     }
     GoOn();
     for (uint64_t page = kGiven - 1; page < kGiven + 9; ++page) side().Store(page, page);
   }
+  virtual uint64_t Features() const { return uint64_t{1} << VIRTIO_BALLOON_F_REPORTING; }
+  virtual uint32_t Queues() const { return 3; }
   std::unique_ptr<virtio::Backend> MakeBackend() override {
     auto balloon = std::make_unique<Balloon>(*side().memory, [this](HvaRange pages) {
       ++discards_;
@@ -103,10 +106,10 @@ TEST_P(BalloonTest, ADiscardOfTheGuestDropsTheTranslation) {
 TEST_P(BalloonTest, ReportedPagesAreDiscardedAsFarAsTheyAreWhole) {
   Descriptor buffer = Writable(kGiven, 3 * kPageSize);
   buffer.gpa += 512;
-  EXPECT_TRUE(Ask(Balloon::kReporting, buffer));
+  EXPECT_TRUE(Ask(kReporting, buffer));
   EXPECT_EQ(Left(), (std::vector<uint64_t>{kNone, 0, 3, 4, 5, 6, 7, 8}));
   EXPECT_EQ(balloon_->Stats().reported, 2u);
-  EXPECT_TRUE(Ask(Balloon::kReporting, Writable(kGiven + 7, 512)));
+  EXPECT_TRUE(Ask(kReporting, Writable(kGiven + 7, 512)));
   EXPECT_EQ(balloon_->Stats().reported, 2u);
 }
 
@@ -140,7 +143,7 @@ TEST_P(BalloonTest, ARequestOfAPartOfANumberNeedsAReset) {
 }
 
 TEST_P(BalloonTest, AReportWithoutABufferNeedsAReset) {
-  EXPECT_FALSE(Ask(Balloon::kReporting, Readable(kFrames, 8)));
+  EXPECT_FALSE(Ask(kReporting, Readable(kFrames, 8)));
 }
 
 // A chain can describe more memory than can be discarded in the time that the end of a machine waits.
@@ -159,16 +162,134 @@ TEST_P(BalloonTest, ARequestWhoseWorkerIsStoppedDiscardsNothingMore) {
 
 TEST_P(BalloonTest, AReportWhoseDeviceIsResetDiscardsNothingMore) {
   at_discard_ = [this] { SetRegister(VIRTIO_MMIO_STATUS, 0); };
-  drivers_[Balloon::kReporting].SetChain(
-      0, {Writable(kGiven, kPageSize), Writable(kGiven + 2, kPageSize)});
-  drivers_[Balloon::kReporting].Offer(0);
-  Notify(Balloon::kReporting);
+  drivers_[kReporting].SetChain(0, {Writable(kGiven, kPageSize), Writable(kGiven + 2, kPageSize)});
+  drivers_[kReporting].Offer(0);
+  Notify(kReporting);
   ASSERT_TRUE(WaitUntil([&] { return discards_ > 0 && Register(VIRTIO_MMIO_STATUS) == 0; }));
   EXPECT_EQ(discards_, 1);
-  EXPECT_EQ(drivers_[Balloon::kReporting].UsedIndex(), 0u);
+  EXPECT_EQ(drivers_[kReporting].UsedIndex(), 0u);
 }
 
 UNDERFOOT_FOR_BOTH_BACKINGS(BalloonTest);
+
+// A driver that has accepted the statistics.
+class BalloonStatisticsTest : public BalloonTest {
+ protected:
+  static constexpr uint16_t kReporting = 3;
+
+  uint64_t Features() const override {
+    return BalloonTest::Features() | uint64_t{1} << VIRTIO_BALLOON_F_STATS_VQ;
+  }
+  uint32_t Queues() const override { return 4; }
+
+  // Gives the buffer with these entries; 10 bytes each, which may lie anywhere.
+  void Give(const std::vector<virtio_balloon_stat>& entries) {
+    std::memcpy(PointerOf(side().PageAt(kFrames)), entries.data(),
+                entries.size() * sizeof(entries[0]));
+    GiveBytes(static_cast<uint32_t>(entries.size() * sizeof(entries[0])));
+  }
+  void GiveBytes(uint32_t bytes) {
+    drivers_[Balloon::kStatistics].SetChain(0, {Readable(kFrames, bytes)});
+    drivers_[Balloon::kStatistics].Offer(0);
+    Notify(Balloon::kStatistics);
+  }
+  bool IsReturned() { return drivers_[Balloon::kStatistics].Take().has_value(); }
+  uint64_t Reports() const { return balloon_->GuestStats().reports; }
+};
+
+TEST_P(BalloonStatisticsTest, TheBufferIsReadAndGoesBackWhenTheHostAsks) {
+  EXPECT_EQ(balloon_->GuestStats().reports, 0u);
+  Give({{VIRTIO_BALLOON_S_MEMFREE, 4096},
+        {VIRTIO_BALLOON_S_SWAP_IN, 1},
+        {VIRTIO_BALLOON_S_SWAP_OUT, 2},
+        {VIRTIO_BALLOON_S_MAJFLT, 3},
+        {VIRTIO_BALLOON_S_MINFLT, 4},
+        {VIRTIO_BALLOON_S_MEMTOT, uint64_t{1} << 40},
+        {VIRTIO_BALLOON_S_AVAIL, 5},
+        {VIRTIO_BALLOON_S_CACHES, 6},
+        {VIRTIO_BALLOON_S_HTLB_PGALLOC, 7},
+        {VIRTIO_BALLOON_S_HTLB_PGFAIL, 8},
+        {999, 10}});
+  ASSERT_TRUE(WaitUntil([&] { return Reports() == 1; }));
+  const GuestMemoryStats stats = balloon_->GuestStats();
+  EXPECT_EQ(stats.free_bytes, 4096u);
+  EXPECT_EQ(stats.total_bytes, uint64_t{1} << 40);
+  EXPECT_EQ((std::array{stats.swap_in_bytes, stats.swap_out_bytes, stats.major_faults,
+                        stats.minor_faults, stats.available_bytes, stats.cache_bytes,
+                        stats.hugetlb_allocations, stats.hugetlb_failures}),
+            (std::array<uint64_t, 8>{1, 2, 3, 4, 5, 6, 7, 8}));
+  // A notification without a new buffer is no new report.
+  Notify(Balloon::kStatistics);
+  balloon_->AskForStatistics();
+  ASSERT_TRUE(WaitUntil([&] { return IsReturned(); }));
+  EXPECT_EQ(Reports(), 1u);
+
+  Give({{VIRTIO_BALLOON_S_MEMFREE, 8192}});
+  ASSERT_TRUE(WaitUntil([&] { return Reports() == 2; }));
+  EXPECT_EQ(balloon_->GuestStats().free_bytes, 8192u);
+  EXPECT_EQ(balloon_->GuestStats().total_bytes, 0u) << "not reported this time";
+  balloon_->AskForStatistics();
+  ASSERT_TRUE(WaitUntil([&] { return IsReturned(); }));
+}
+
+// The guest has got the buffer back and has not filled it yet: what it gives next is the answer.
+TEST_P(BalloonStatisticsTest, AQuestionWhileTheGuestHasTheBufferIsAnsweredByTheNextReport) {
+  balloon_->AskForStatistics();
+  Give({{VIRTIO_BALLOON_S_MEMFREE, 4096}});
+  ASSERT_TRUE(WaitUntil([&] { return Reports() == 1; }));
+  balloon_->AskForStatistics();
+  ASSERT_TRUE(WaitUntil([&] { return IsReturned(); }));
+  EXPECT_FALSE(IsReturned());
+}
+
+TEST_P(BalloonStatisticsTest, ABufferThatIsNoListOfStatisticsNeedsAReset) {
+  for (const uint32_t bytes : {0u, 9u, 15u}) {
+    GiveBytes(bytes);
+    EXPECT_TRUE(WaitUntil([&] { return NeedsReset(); })) << bytes;
+    EXPECT_EQ(Reports(), 0u);
+    Reset();
+    drivers_.clear();
+    Negotiate(kAllFeatures | Features());
+    for (uint32_t queue = 0; queue < Queues(); ++queue) {
+      drivers_.emplace_back(side(), uint16_t{16}, queue * 3);
+      Place(queue, drivers_[queue].layout());
+    }
+    GoOn();
+  }
+  // Of a long list the beginning is read.
+  std::vector<virtio_balloon_stat> many(100, {VIRTIO_BALLOON_S_MEMFREE, 1});
+  many[99].val = 2;
+  Give(many);
+  ASSERT_TRUE(WaitUntil([&] { return Reports() == 1; }));
+  EXPECT_EQ(balloon_->GuestStats().free_bytes, 1u);
+}
+
+// After a reset there is no buffer that could go back, and a new one is read.
+TEST_P(BalloonStatisticsTest, ADriverThatBeginsAnewIsHeardAnew) {
+  Give({{VIRTIO_BALLOON_S_MEMFREE, 1}});
+  ASSERT_TRUE(WaitUntil([&] { return Reports() == 1; }));
+  Reset();
+  balloon_->AskForStatistics();
+  Negotiate(kAllFeatures | Features());
+  FakeDriver again(side(), 16, 3 * Balloon::kStatistics);
+  Place(Balloon::kStatistics, again.layout());
+  GoOn();
+  const virtio_balloon_stat entry{VIRTIO_BALLOON_S_MEMFREE, 2};
+  std::memcpy(PointerOf(side().PageAt(kFrames)), &entry, sizeof(entry));
+  again.SetChain(0, {Readable(kFrames, sizeof(entry))});
+  again.Offer(0);
+  Notify(Balloon::kStatistics);
+  ASSERT_TRUE(WaitUntil([&] { return Reports() == 2; }));
+  EXPECT_EQ(balloon_->GuestStats().free_bytes, 2u);
+  EXPECT_EQ(again.UsedIndex(), 0u);
+}
+
+TEST_P(BalloonStatisticsTest, TheReportsOfFreePagesAreOnTheNextQueue) {
+  EXPECT_TRUE(Ask(kReporting, Writable(kGiven, kPageSize)));
+  EXPECT_EQ(balloon_->Stats().reported, 1u);
+}
+
+UNDERFOOT_FOR_BOTH_BACKINGS(BalloonStatisticsTest);
 
 }  // namespace
 }  // namespace underfoot::testing

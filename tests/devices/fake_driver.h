@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "tests/memory/memory_side.h"
@@ -87,6 +88,19 @@ class FakeDriver {
     if (UsedIndex() == taken_) return std::nullopt;
     return Used(taken_++);
   }
+  // The same for a driver that has accepted kInOrder. An element stands for all requests from the
+  // oldest one to the one that it names; those before that one are written whole, all `whole` bytes.
+  std::optional<virtio::UsedElement> TakeInOrder(uint32_t whole) {
+    if (UsedIndex() == taken_) return std::nullopt;
+    if (!run_.has_value()) run_ = Used(taken_);
+    const uint32_t oldest = Word(layout_.available, layout_.head_offset(taken_)).load(kRelaxed);
+    virtio::UsedElement element{oldest, whole};
+    if (run_->head == oldest) element = *std::exchange(run_, std::nullopt);
+    ++taken_;
+    return element;
+  }
+  // The last element has named none of the requests that were taken since.
+  bool InRun() const { return run_.has_value(); }
 
  private:
   std::atomic_ref<uint16_t> Word(Gpa area, uint64_t offset) const {
@@ -97,6 +111,7 @@ class FakeDriver {
   const virtio::RingLayout layout_;
   uint16_t offered_ = 0;
   uint16_t taken_ = 0;
+  std::optional<virtio::UsedElement> run_;  // that is not taken whole yet
 };
 
 }  // namespace underfoot::testing

@@ -33,7 +33,7 @@ TEST_P(MmioDeviceTest, TheRegistersIdentifyTheDevice) {
     SetRegister(VIRTIO_MMIO_DEVICE_FEATURES_SEL, half);
     features = features << 32 | Register(VIRTIO_MMIO_DEVICE_FEATURES);
   }
-  EXPECT_EQ(features, kAllFeatures | EchoBackend::kFeature);
+  EXPECT_EQ(features, kAllFeatures | kInOrder | EchoBackend::kFeature);
   SetRegister(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 2);
   EXPECT_EQ(Register(VIRTIO_MMIO_DEVICE_FEATURES), 0u);
 }

@@ -17,6 +17,7 @@ class QueueTest : public MemoryTest {
  protected:
   static constexpr uint64_t kAllFeatures =
       virtio::kVersion1 | virtio::kIndirectDescriptors | virtio::kEventIndex;
+  static constexpr uint64_t kInOrder = virtio::kVersion1 | virtio::kInOrder;
   // The first page that is no ring.
   static constexpr uint64_t kData = 3;
 

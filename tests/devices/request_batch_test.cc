@@ -228,6 +228,55 @@ TEST_P(RequestBatchTest, ARequestThatMayWaitIsNotMadeBeforeTheAnswersAreOut) {
   ExpectAllAnsweredOnce();
 }
 
+// Every way in which an answer leaves a batch before others: a page that must be brought in, a request
+// that may wait for long, one that is served again without staging, and a ring that is away.
+TEST_P(RequestBatchTest, InOrderMeansTheOrderInWhichTheDriverOffered) {
+  queue().Stop();
+  Start(kInOrder);
+  constexpr uint16_t kRounds = 3;
+  for (uint16_t round = 0; round < kRounds; ++round) {
+    OfferAll();
+    backend_.before_ = [&, first = backend_.calls_](virtio::Request& request) {
+      if (backend_.calls_ == first + 4) request.BeforeWait();
+    };
+    ASSERT_EQ(batch_->Take(*reader_), QueueOutcome::kDone);
+    Step(kRequests);
+    Invalidate(kTo + 2);
+    Invalidate(kTo + 6);
+    RemoveRingSlot();
+    EXPECT_EQ(batch_->Step(*reader_), QueueOutcome::kAway);
+    BringRingSlotBack();
+    while (!batch_->empty()) ASSERT_EQ(batch_->Step(*reader_), QueueOutcome::kDone);
+    for (uint16_t i = 0; i < kRequests; ++i) {
+      const std::optional<UsedElement> used = driver().TakeInOrder(1);
+      ASSERT_TRUE(used.has_value()) << round << " " << i;
+      EXPECT_EQ(used->head, 2u * i) << round;
+      EXPECT_EQ(used->written, 1u);
+    }
+    EXPECT_FALSE(driver().TakeInOrder(1).has_value());
+    EXPECT_FALSE(driver().InRun()) << "an element names a request before those of its run";
+  }
+}
+
+// A driver takes a request that is skipped for written whole.
+TEST_P(RequestBatchTest, InOrderARequestThatIsWrittenInPartHasAnElementOfItsOwn) {
+  queue().Stop();
+  Start(kInOrder);
+  for (const uint16_t i : {uint16_t{1}, uint16_t{5}}) {
+    driver().SetChain(static_cast<uint16_t>(2 * i), {Readable(kFrom + i, 1), Writable(kTo + i, 2)});
+  }
+  OfferAll();
+  ASSERT_EQ(batch_->Take(*reader_), QueueOutcome::kDone);
+  Step(kRequests + 1);
+  constexpr uint32_t kWhole = 77;  // skipped
+  std::vector<uint32_t> written;
+  while (const std::optional<UsedElement> used = driver().TakeInOrder(kWhole)) {
+    EXPECT_EQ(used->head, 2 * written.size());
+    written.push_back(used->written);
+  }
+  EXPECT_EQ(written, (std::vector<uint32_t>{kWhole, 1, kWhole, kWhole, kWhole, 1, kWhole, 1}));
+}
+
 TEST_P(RequestBatchTest, WhatCannotBeServedAgainDoesNotOvertakeAnAnswer) {
   backend_.may_serve_again_ = false;
   OfferAll();

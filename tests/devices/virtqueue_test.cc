@@ -5,9 +5,11 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "tests/devices/queue_test.h"
 
@@ -137,6 +139,42 @@ TEST_P(VirtqueueTest, AnInterruptIsSentOnlyIfTheDriverRequestsIt) {
   DeleteSlot();
   EXPECT_TRUE(queue().WantsInterrupt(*reader_)) << "in doubt it is raised";
   CreateSlot();
+}
+
+// Section 2.7.9. The other places of the run keep what stood there.
+TEST_P(VirtqueueTest, InOrderOneElementStandsForARunOfAnswersThatAreWhole) {
+  constexpr uint16_t kCount = 6;
+  Start(kInOrder);
+  for (uint16_t i = 0; i < kCount; ++i) {
+    driver().SetChain(i, {Writable(kData + i)});
+    driver().Offer(i);
+  }
+  std::array<virtio::Chain, kCount> chains;
+  size_t taken = 0;
+  ASSERT_EQ(queue().Pop(*reader_, chains, taken), QueueOutcome::kDone);
+  ASSERT_EQ(taken, kCount);
+  const std::array<virtio::Answer, kCount> answers = {{{.head = 0, .written = 8, .whole = true},
+                                                       {.head = 1, .written = 8, .whole = true},
+                                                       {.head = 2, .written = 3},
+                                                       {.head = 3, .written = 5},
+                                                       {.head = 4, .written = 8, .whole = true},
+                                                       {.head = 5, .written = 8, .whole = true}}};
+  ASSERT_EQ(queue().Publish(*reader_, answers), QueueOutcome::kDone);
+  EXPECT_EQ(driver().UsedIndex(), kCount);
+  const auto element = [&](uint16_t place) {
+    const UsedElement used = driver().Used(place);
+    return std::pair(used.head, used.written);
+  };
+  EXPECT_EQ(element(0), std::pair(2u, 3u));
+  EXPECT_EQ(element(1), std::pair(0u, 0u));
+  EXPECT_EQ(element(3), std::pair(3u, 5u));
+  EXPECT_EQ(element(4), std::pair(5u, 8u));
+  for (const virtio::Answer& answer : answers) {
+    const std::optional<UsedElement> used = driver().TakeInOrder(8);
+    ASSERT_TRUE(used.has_value());
+    EXPECT_EQ(used->head, answer.head);
+    EXPECT_EQ(used->written, answer.written);
+  }
 }
 
 TEST_P(VirtqueueTest, WhatTheDevicePublishesIsInTheDirtyLog) {

@@ -1,12 +1,15 @@
 #include "tests/fuzz/virtio_target.h"
 
+#include <linux/virtio_balloon.h>
 #include <linux/virtio_config.h>
+#include <linux/virtio_mem.h>
 #include <linux/virtio_mmio.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -18,8 +21,10 @@
 #include "mmu/base/check.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/coherent/coherent_ram.h"
+#include "vmm/devices/virtio/balloon.h"
 #include "vmm/devices/virtio/block.h"
 #include "vmm/devices/virtio/console.h"
+#include "vmm/devices/virtio/mem.h"
 #include "vmm/devices/virtio/mmio_device.h"
 #include "vmm/devices/virtio/rng.h"
 
@@ -29,6 +34,7 @@ namespace {
 using virtio::Descriptor;
 
 constexpr uint64_t kRamBytes = uint64_t{32} << 20;
+constexpr uint64_t kHotplugBytes = 8 * kHotplugBlockBytes;
 constexpr uint64_t kSectors = 512;
 constexpr uint16_t kQueues = 2;
 // Of the slot in which the rings of the driver are.
@@ -82,6 +88,8 @@ class Machine {
         block_(parts_,
                std::make_unique<virtio::Block>(std::make_unique<MemoryDisk>(), kQueues, "fuzz")),
         console_(parts_, MakeConsole()),
+        balloon_(parts_, MakeBalloon()),
+        mem_(parts_, MakeMem()),
         rng_(parts_, std::make_unique<virtio::Rng>()) {}
 
   absl::Status Start() {
@@ -91,12 +99,31 @@ class Machine {
     }
     if (absl::Status started = block_.Start(); !started.ok()) return started;
     if (absl::Status started = console_.Start(); !started.ok()) return started;
+    if (absl::Status started = balloon_.Start(); !started.ok()) return started;
+    if (absl::Status started = mem_.Start(); !started.ok()) return started;
+    if (absl::Status set = mem_backend_->SetRequested(kHotplugBytes / 2); !set.ok()) return set;
     return rng_.Start();
   }
 
   // The device whose driver the input is.
-  virtio::MmioDevice& target() { return drives_console_ ? console_ : block_; }
-  void ChooseTarget(bool console) { drives_console_ = console; }
+  virtio::MmioDevice& target() { return *target_; }
+  // By the first byte of the input: those of the others begin no step of an ordinary input for the disk.
+  // Returns whether it is one of these.
+  bool ChooseTarget(uint8_t first) {
+    target_ = first == kConsole   ? &console_
+              : first == kBalloon ? &balloon_
+              : first == kMem     ? &mem_
+                                  : &block_;
+    return target_ != &block_;
+  }
+  bool drives_console() const { return target_ == &console_; }
+  bool drives_balloon() const { return target_ == &balloon_; }
+  bool drives_mem() const { return target_ == &mem_; }
+  Gpa hotplug() const { return ram_->memory().hotplug()->begin(); }
+  void Ask() {
+    balloon_backend_->AskForStatistics();
+    static_cast<void>(mem_backend_->SetRequested(kHotplugBytes / 2));
+  }
   // Only a console takes it.
   void Type(std::string_view bytes) { static_cast<void>(console_backend_->Receive(bytes)); }
   virtio::MmioDevice& rng() { return rng_; }
@@ -121,6 +148,24 @@ class Machine {
   }
 
  private:
+  static constexpr uint8_t kConsole = 0xff;
+  static constexpr uint8_t kMem = 0xfe;
+  static constexpr uint8_t kBalloon = 0xfd;
+
+  std::function<absl::Status(HvaRange)> MakeDiscard() {
+    return [this](HvaRange pages) { return ram_->hooks().Discard(pages).status(); };
+  }
+  std::unique_ptr<virtio::Backend> MakeBalloon() {
+    auto balloon = std::make_unique<virtio::Balloon>(ram_->memory(), MakeDiscard());
+    balloon_backend_ = balloon.get();
+    return balloon;
+  }
+  std::unique_ptr<virtio::Backend> MakeMem() {
+    auto mem =
+        std::make_unique<virtio::Mem>(ram_->memory(), ram_->mmu().direct_requests(), MakeDiscard());
+    mem_backend_ = mem.get();
+    return mem;
+  }
   std::unique_ptr<virtio::Backend> MakeConsole() {
     auto console = std::make_unique<virtio::Console>([](std::string_view) {});
     console_backend_ = console.get();
@@ -136,8 +181,12 @@ class Machine {
   virtio::MmioDevice block_;
   virtio::Console* console_backend_ = nullptr;
   virtio::MmioDevice console_;
+  virtio::Balloon* balloon_backend_ = nullptr;
+  virtio::MmioDevice balloon_;
+  virtio::Mem* mem_backend_ = nullptr;
+  virtio::MmioDevice mem_;
   virtio::MmioDevice rng_;
-  bool drives_console_ = false;
+  virtio::MmioDevice* target_ = &block_;
   bool away_ = false;
 };
 
@@ -225,8 +274,9 @@ class Driver {
       if ((Register(machine_.target(), VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET) != 0)
         return;
       bool waits = false;
-      for (uint64_t queue = 0; queue < kQueues; ++queue) {
-        const virtio::QueueWorker& worker = *machine_.target().workers()[queue];
+      const auto& workers = machine_.target().workers();
+      for (size_t queue = 0; queue < kQueues && queue + upper_ < workers.size(); ++queue) {
+        const virtio::QueueWorker& worker = *workers[queue + upper_];
         waits = waits || (!worker.quiet() && worker.queue().next_available() != offered_[queue]);
       }
       if (!waits) return;
@@ -291,14 +341,20 @@ class Driver {
       LetTheDeviceWork();
       Reset(device);
     }
-    Negotiate(device, virtio::kVersion1 | ((how & 2) != 0 ? virtio::kEventIndex : 0) |
-                          ((how & 4) != 0 ? virtio::kIndirectDescriptors : 0));
+    upper_ = machine_.drives_balloon() && (how & 64) != 0 ? kQueues : 0;
+    Negotiate(device, virtio::kVersion1 | device.backend().required_features() |
+                          (machine_.drives_balloon() && (how & 128) != 0
+                               ? uint64_t{1} << VIRTIO_BALLOON_F_STATS_VQ
+                               : 0) |
+                          ((how & 2) != 0 ? virtio::kEventIndex : 0) |
+                          ((how & 4) != 0 ? virtio::kIndirectDescriptors : 0) |
+                          ((how & 64) != 0 ? virtio::kInOrder : 0));
     virtio::RingLayout layout = LayoutOf(how >> 3 & 1);
     // The used ring over its own descriptors; a ring at the end of a memslot.
     if ((how & 16) != 0) layout.used = layout.descriptors;
     if ((how & 32) != 0)
       layout.available = machine_.area_slot().gpa + machine_.area_slot().bytes - 22;
-    Place(device, how >> 3 & 1, layout);
+    Place(device, (how >> 3 & 1) + upper_, layout);
     GoOn(device);
   }
 
@@ -341,8 +397,9 @@ class Driver {
                 sizeof(descriptor));
   }
 
-  // The header of a block request.
+  // The header of a request to a disk, or one to plug or unplug.
   void SetHeader() {
+    if (machine_.drives_mem()) return SetMemRequest();
     struct {
       uint32_t type;
       uint32_t unused;
@@ -353,9 +410,21 @@ class Driver {
                 sizeof(header));
   }
 
+  void SetMemRequest() {
+    virtio_mem_req request{};
+    request.type = input_.Take<uint8_t>() % 5;
+    const uint64_t block = input_.Take<uint16_t>();
+    request.u.plug.addr =
+        machine_.hotplug().value + block % 10 * kHotplugBlockBytes + block / 0x8000;
+    request.u.plug.nb_blocks = static_cast<uint16_t>(block / 256 % 4);
+    const uint8_t where = input_.Take<uint8_t>();
+    std::memcpy(machine_.At(machine_.AreaAt(6 + where % 10)) + (where >> 4) * 16, &request,
+                sizeof(request));
+  }
+
   void Offer() {
     const uint8_t what = input_.Take<uint8_t>();
-    const uint64_t queue = what & 1;
+    const uint32_t queue = what & 1;
     const virtio::RingLayout layout = LayoutOf(queue);
     std::byte* const available = machine_.At(layout.available);
     virtio::WordAt<uint16_t>(available, layout.head_offset(offered_[queue]))
@@ -363,7 +432,7 @@ class Driver {
     offered_[queue] =
         static_cast<uint16_t>(offered_[queue] + 1 + ((what & 0xe0) == 0xe0 ? what : 0));
     virtio::WordAt<uint16_t>(available, virtio::kRingIndex).store(offered_[queue], kStoreLoad);
-    SetRegister(machine_.target(), VIRTIO_MMIO_QUEUE_NOTIFY, static_cast<uint32_t>(queue));
+    SetRegister(machine_.target(), VIRTIO_MMIO_QUEUE_NOTIFY, queue + upper_);
   }
 
   void WriteRaw() {
@@ -375,6 +444,7 @@ class Driver {
   Machine& machine_;
   Input& input_;
   std::array<uint16_t, kQueues> offered_{};
+  uint32_t upper_ = 0;  // the first queue of the two that are driven
 };
 
 // The device beside it works, whatever the driver of the other one does.
@@ -407,7 +477,8 @@ void ExpectThatTheOtherDeviceWorks(Machine& machine) {
 absl::StatusOr<Machine*> TheMachine() {
   // Never destroyed: the fuzzer ends by exit().
   static const absl::StatusOr<Machine*> machine = []() -> absl::StatusOr<Machine*> {
-    absl::StatusOr<std::unique_ptr<CoherentRam>> ram = CoherentRam::Create({.bytes = kRamBytes});
+    absl::StatusOr<std::unique_ptr<CoherentRam>> ram =
+        CoherentRam::Create({.bytes = kRamBytes, .hotplug_bytes = kHotplugBytes});
     if (!ram.ok()) return ram.status();
     auto* const made = new Machine(*std::move(ram));
     if (absl::Status started = made->Start(); !started.ok()) return started;
@@ -429,13 +500,12 @@ VirtioTargetCounts RunVirtioTarget(std::span<const uint8_t> bytes) {
       now.requests += worker->counters().requests.Get();
     return now;
   };
-  // A first byte that begins no step of an ordinary input chooses the console.
-  const bool console = !bytes.empty() && bytes.front() == 0xff;
-  machine.ChooseTarget(console);
+  const bool other = machine.ChooseTarget(bytes.empty() ? uint8_t{0} : bytes.front());
   const VirtioTargetCounts before = counts();
-  Input input(console ? bytes.subspan(1) : bytes);
+  Input input(other ? bytes.subspan(1) : bytes);
   Driver driver(machine, input);
-  if (console) machine.Type("typed at the console");
+  if (machine.drives_console()) machine.Type("typed at the console");
+  machine.Ask();
   for (int i = 0; i < kMostSteps && !input.empty(); ++i) driver.Step();
   machine.BringSlotBack();
   driver.LetTheDeviceWork();

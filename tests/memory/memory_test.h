@@ -32,7 +32,8 @@ class MemoryTest : public ::testing::TestWithParam<Backing> {
   void Create(absl::Duration settle, uint64_t fault_around = 1) {
     side_.reset();
     absl::StatusOr<std::unique_ptr<MemorySide>> side =
-        MemorySide::Create({.backing = GetParam(),
+        MemorySide::Create({.hotplug_bytes = HotplugBytes(),
+                            .backing = GetParam(),
                             .fault_around = fault_around,
                             .fault_handlers = UNDERFOOT_TEST_HANDLERS,
                             .removal_bound = settle});
@@ -42,6 +43,8 @@ class MemoryTest : public ::testing::TestWithParam<Backing> {
     ASSERT_TRUE(side.ok()) << side.status();
     side_ = *std::move(side);
   }
+
+  virtual uint64_t HotplugBytes() const { return 0; }
 
   void TearDown() override {
     if (side_ == nullptr) return;

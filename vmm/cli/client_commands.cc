@@ -39,12 +39,35 @@ absl::StatusOr<Json> PutState(ControlClient& client, const char* state) {
 
 // Waits until the guest has given what is asked for, or does nothing more about it. Returns the last
 // answer.
-absl::StatusOr<Json> SetBalloon(ControlClient& client, uint64_t bytes) {
-  constexpr std::chrono::milliseconds kPeriod(50);
-  absl::StatusOr<Json> answer = client.Put("/v1/balloon", Json::object({{"target_bytes", bytes}}));
-  while (answer.ok() && BalloonMoves(*answer)) {
+uint64_t ReportsIn(const Json& balloon) {
+  if (!balloon.is_object() || !balloon.contains("guest_memory")) return 0;
+  const Json& guest = balloon.at("guest_memory");
+  const bool known = guest.is_object() && guest.value("reports", Json()).is_number_unsigned();
+  return known ? guest.at("reports").get<uint64_t>() : 0;
+}
+
+// Each answer brings what the guest has reported before, and asks for a new report. A guest that has
+// made none before may have no driver that does.
+absl::StatusOr<Json> GetBalloon(ControlClient& client) {
+  constexpr std::chrono::milliseconds kPeriod(20);
+  constexpr int kLooks = 25;
+  absl::StatusOr<Json> answer = client.Get("/v1/balloon");
+  const uint64_t before = answer.ok() ? ReportsIn(*answer) : 0;
+  for (int i = 0; i < kLooks && before != 0 && answer.ok() && ReportsIn(*answer) == before; ++i) {
     std::this_thread::sleep_for(kPeriod);
     answer = client.Get("/v1/balloon");
+  }
+  return answer;
+}
+
+// Waits while the guest is on its way to `target`.
+absl::StatusOr<Json> SetAndWait(ControlClient& client, const char* path, const GuestTarget& target,
+                                uint64_t bytes) {
+  constexpr std::chrono::milliseconds kPeriod(50);
+  absl::StatusOr<Json> answer = client.Put(path, Json::object({{target.asked, bytes}}));
+  while (answer.ok() && GuestMoves(*answer, target)) {
+    std::this_thread::sleep_for(kPeriod);
+    answer = client.Get(path);
   }
   return answer;
 }
@@ -65,8 +88,11 @@ absl::StatusOr<Json> Ask(ControlClient& client, const ClientCommand& command) {
     case ClientVerb::kDevices:
       return client.Get("/v1/devices");
     case ClientVerb::kBalloon:
-      if (!command.balloon.has_value()) return client.Get("/v1/balloon");
-      return SetBalloon(client, *command.balloon);
+      if (!command.bytes.has_value()) return GetBalloon(client);
+      return SetAndWait(client, "/v1/balloon", kBalloonTarget, *command.bytes);
+    case ClientVerb::kMemory:
+      if (!command.bytes.has_value()) return client.Get("/v1/memory");
+      return SetAndWait(client, "/v1/memory", kMemoryTarget, *command.bytes);
     case ClientVerb::kDirty:
       return command.take ? client.Post("/v1/dirty") : client.Get("/v1/dirty");
     case ClientVerb::kCoverage:
@@ -117,6 +143,8 @@ std::string View(const ClientCommand& command, const Json& answer, Watch& watch)
       return DevicesView(answer);
     case ClientVerb::kBalloon:
       return BalloonView(answer);
+    case ClientVerb::kMemory:
+      return MemoryView(answer);
     case ClientVerb::kDirty:
       return command.take ? TakenView(answer) : DirtyView(answer);
     case ClientVerb::kCoverage:

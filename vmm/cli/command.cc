@@ -62,7 +62,7 @@ struct ClientArguments {
   bool churn_start = false;
   bool churn_stop = false;
   std::string churn_seed;
-  std::string balloon;
+  std::string bytes;
   bool wait = false;
 };
 
@@ -73,7 +73,7 @@ struct ClientVerbInfo {
   bool watch;
 };
 
-constexpr std::array<ClientVerbInfo, 15> kClientVerbs = {{
+constexpr std::array<ClientVerbInfo, 16> kClientVerbs = {{
     {ClientVerb::kStats, "stats", "Show every counter of a running machine", true},
     {ClientVerb::kCaches, "caches", "List the pfn caches of a running machine", true},
     {ClientVerb::kMemslots, "memslots", "List the memslots of a running machine", true},
@@ -84,6 +84,7 @@ constexpr std::array<ClientVerbInfo, 15> kClientVerbs = {{
     {ClientVerb::kDevices, "devices", "List the virtio devices, their queues, and the event pages",
      true},
     {ClientVerb::kBalloon, "balloon", "Show or set how much memory the guest gives back", true},
+    {ClientVerb::kMemory, "memory", "Show or set how much memory the guest has plugged", true},
     {ClientVerb::kCoverage, "coverage", "Show which source reported which kind of churn", true},
     {ClientVerb::kEvents, "events", "Follow the changes of a machine's host memory", false},
     {ClientVerb::kChurn, "churn", "Show or change the churn of a running machine", true},
@@ -161,6 +162,10 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
   sub->add_option("--memory", run->memory, "Guest memory: whole pages from 32M to 222G")
       ->type_name("SIZE")
       ->capture_default_str();
+  sub->add_option("--hotplug-memory", run->hotplug_memory,
+                  "Memory that a Linux guest can plug while it runs, beside --memory: a multiple "
+                  "of 128M; see underfoot memory")
+      ->type_name("SIZE");
   sub->add_option("--vcpus", run->vcpus, "1 to 32")->type_name("N")->capture_default_str();
   sub->add_option("--backing", run->backing,
                   "Which host memory backs the guest: private memory or a memfd")
@@ -291,9 +296,15 @@ void AddClientOptions(CLI::App* sub, const ClientVerbInfo& info, ClientArguments
   if (info.verb == ClientVerb::kChurn) AddChurnOptions(sub, client);
   if (info.verb == ClientVerb::kBalloon) {
     sub->add_option(
-           "--set", client->balloon,
+           "--set", client->bytes,
            "Ask the guest to give this much memory back, and wait until it has, or has changed "
            "nothing for 2 seconds; 0: it may take all of it")
+        ->type_name("SIZE");
+  }
+  if (info.verb == ClientVerb::kMemory) {
+    sub->add_option("--set", client->bytes,
+                    "Ask the guest to have this much memory plugged beside its --memory, and wait "
+                    "until it has, or has changed nothing for 2 seconds; at most --hotplug-memory")
         ->type_name("SIZE");
   }
   if (info.verb == ClientVerb::kQuit) {
@@ -395,10 +406,11 @@ absl::StatusOr<Command> CheckClient(const ClientVerbInfo& info, const ClientArgu
     if (!seconds.ok()) return Bad("--seconds", seconds.status());
     command.seconds = absl::StrFormat("%.6g", static_cast<double>(seconds->count()) * 1e-3);
   }
-  if (info.verb == ClientVerb::kBalloon && sub.count("--set") > 0) {
-    const absl::StatusOr<uint64_t> bytes = ParseBytes(arguments.balloon);
+  if ((info.verb == ClientVerb::kBalloon || info.verb == ClientVerb::kMemory) &&
+      sub.count("--set") > 0) {
+    const absl::StatusOr<uint64_t> bytes = ParseBytes(arguments.bytes);
     if (!bytes.ok()) return Bad("--set", bytes.status());
-    command.balloon = *bytes;
+    command.bytes = *bytes;
   }
   if (info.verb == ClientVerb::kChurn) {
     absl::StatusOr<ChurnEdit> edit = CheckChurnEdit(arguments, sub);

@@ -34,6 +34,7 @@ enum class ClientVerb : uint8_t {
   kWorkingSet,
   kDevices,
   kBalloon,
+  kMemory,
   kDirty,
   kCoverage,
   kEvents,
@@ -60,13 +61,13 @@ struct ClientCommand {
   bool nonzero = false;  // for kStats: leave out zeroes
   std::string group;     // for kStats: show only this group; empty: all
   std::optional<std::chrono::milliseconds> watch;
-  Gfn gfn;                       // for kStage2
-  std::optional<uint64_t> from;  // for kEvents: the number of the first event; absent: from now on
-  std::string seconds;           // for kWorkingSet: a number above 0; empty: the last scan
-  bool take = false;             // for kDirty: take the pages, so that they are not shown again
-  ChurnEdit churn;               // for kChurn
-  std::optional<uint64_t> balloon;  // for kBalloon: the new target in bytes
-  bool wait = false;                // for kQuit: wait for the machine's end and its result
+  Gfn gfn;                        // for kStage2
+  std::optional<uint64_t> from;   // for kEvents: the number of the first event; absent: from now on
+  std::string seconds;            // for kWorkingSet: a number above 0; empty: the last scan
+  bool take = false;              // for kDirty: take the pages, so that they are not shown again
+  ChurnEdit churn;                // for kChurn
+  std::optional<uint64_t> bytes;  // for kBalloon and kMemory: the new target
+  bool wait = false;              // for kQuit: wait for the machine's end and its result
 };
 
 struct DoctorCommand {

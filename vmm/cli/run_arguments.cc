@@ -99,6 +99,17 @@ absl::Status CheckMemory(const std::string& text, RunOptions* options) {
   return absl::OkStatus();
 }
 
+// Must be called after the guest, the memory and the huge pages are known.
+absl::Status CheckHotplug(const std::string& text, RunOptions* options) {
+  if (text.empty()) return absl::OkStatus();
+  const absl::StatusOr<uint64_t> bytes = ParseBytes(text);
+  if (!bytes.ok()) return Bad("--hotplug-memory", bytes.status());
+  options->hotplug_bytes = *bytes;
+  const std::string why_not = options->WhyNoHotplug();
+  return why_not.empty() ? absl::OkStatus()
+                         : Bad("--hotplug-memory", absl::StrFormat("'%s': %s", text, why_not));
+}
+
 absl::Status CheckVcpus(const std::string& text, RunOptions* options) {
   const absl::StatusOr<uint64_t> vcpus = ParseNumber(text);
   if (!vcpus.ok() || *vcpus < 1 || *vcpus > kMaxVcpus) {
@@ -309,8 +320,9 @@ absl::StatusOr<RunOptions> CheckRunArguments(const RunArguments& arguments,
        {CheckMemory(arguments.memory, &options), CheckVcpus(arguments.vcpus, &options),
         CheckBacking(arguments.backing, &options), CheckHugePages(arguments.huge_pages, &options),
         CheckDirtyLog(arguments.dirty_log, &options), CheckKernel(arguments, &options),
-        CheckWorkingSet(arguments, &options), CheckUffdEvents(arguments.uffd_events, &options),
-        CheckChurn(arguments.churn, &options), CheckFaultAround(arguments.fault_around, &options),
+        CheckHotplug(arguments.hotplug_memory, &options), CheckWorkingSet(arguments, &options),
+        CheckUffdEvents(arguments.uffd_events, &options), CheckChurn(arguments.churn, &options),
+        CheckFaultAround(arguments.fault_around, &options),
         CheckFaultHandlers(arguments.fault_handlers, &options),
         CheckRetiredCap(arguments.retired_cap, &options),
         CheckKernelEvents(arguments.kernel_events, &options), CheckDisks(arguments.disks, &options),

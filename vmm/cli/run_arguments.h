@@ -23,6 +23,7 @@ struct RunArguments {
   std::string append;
   bool console = false;
   std::string memory = "256M";
+  std::string hotplug_memory;
   std::string vcpus = "2";
   std::string backing = "anon";
   std::string huge_pages = "off";

@@ -227,6 +227,13 @@ std::string TableText(const RunSummary& summary) {
                                   FormatCount(s.balloon.inflated), FormatCount(s.balloon.deflated),
                                   FormatCount(s.balloon.reported), FormatCount(s.balloon.kept))});
   }
+  if (s.hotplug.region_bytes != 0) {
+    table.AddRow(
+        {"memory",
+         absl::StrFormat("%s plugged; %s blocks plugged, %s unplugged, %s busy",
+                         FormatBytes(s.hotplug.plugged_bytes), FormatCount(s.hotplug.plugged),
+                         FormatCount(s.hotplug.unplugged), FormatCount(s.hotplug.busy))});
+  }
   if (const EventPagesStats& events = s.event_pages; events.sent_fast.pages != 0) {
     table.AddRow(
         {"event pages",
@@ -323,6 +330,7 @@ Json DescriptionOf(const RunOptions& options) {
           {"name", options.name},
           {"guest", options.guest},
           {"memory_bytes", options.memory_bytes},
+          {"hotplug_bytes", options.hotplug_bytes},
           {"vcpus", options.vcpus},
           {"backing", BackingName(options.backing)},
           {"fault_handlers",

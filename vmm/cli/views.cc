@@ -325,13 +325,13 @@ std::string DevicesView(const Json& answer) {
   return devices + events.Text();
 }
 
-bool BalloonMoves(const Json& answer) {
+bool GuestMoves(const Json& answer, const GuestTarget& target) {
   const auto number = [&answer](const char* name) {
     return answer.is_object() && answer.value(name, Json()).is_number_unsigned()
                ? answer.at(name).get<uint64_t>()
                : 0;
   };
-  return number("target_bytes") != number("actual_bytes") && number("idle_us") < kBalloonPatienceUs;
+  return number(target.asked) != number(target.reached) && number("idle_us") < kGuestPatienceUs;
 }
 
 std::string BalloonView(const Json& answer) {
@@ -343,12 +343,44 @@ std::string BalloonView(const Json& answer) {
       FormatBytes(actual), FormatBytes(target), Scalar("inflated", answer.at("inflated")),
       Scalar("deflated", answer.at("deflated")), Scalar("reported", answer.at("reported")),
       Scalar("kept", answer.at("kept")));
-  if (target != actual && !BalloonMoves(answer)) {
+  if (target != actual && !GuestMoves(answer, kBalloonTarget)) {
     absl::StrAppendFormat(&text,
                           "the guest has not reached the target and has changed nothing for %s; it "
                           "may have no more memory to give, or no balloon driver. The target stays "
                           "set; `underfoot balloon --set 0` withdraws it\n",
                           Scalar("idle_us", answer.at("idle_us")));
+  }
+  const Json& guest = answer.at("guest_memory");
+  if (guest.at("reports").get<uint64_t>() == 0) return text;
+  const auto bytes = [&guest](const char* name) {
+    return FormatBytes(guest.at(name).get<uint64_t>());
+  };
+  absl::StrAppendFormat(
+      &text,
+      "the guest has reported %s ago: %s of memory, %s free, %s available, %s of caches; %s "
+      "swapped in, %s out; %s major faults\n",
+      Scalar("age_us", guest.at("age_us")), bytes("total_bytes"), bytes("free_bytes"),
+      bytes("available_bytes"), bytes("cache_bytes"), bytes("swap_in_bytes"),
+      bytes("swap_out_bytes"), Scalar("major_faults", guest.at("major_faults")));
+  return text;
+}
+
+std::string MemoryView(const Json& answer) {
+  const auto asked = answer.at("requested_bytes").get<uint64_t>();
+  const auto plugged = answer.at("plugged_bytes").get<uint64_t>();
+  std::string text = absl::StrFormat(
+      "the guest has plugged %s of %s asked for, of %s at most; %s blocks plugged, %s unplugged, "
+      "%s busy, %s kept\n",
+      FormatBytes(plugged), FormatBytes(asked),
+      FormatBytes(answer.at("region_bytes").get<uint64_t>()),
+      Scalar("plugged", answer.at("plugged")), Scalar("unplugged", answer.at("unplugged")),
+      Scalar("busy", answer.at("busy")), Scalar("kept", answer.at("kept")));
+  if (asked != plugged && !GuestMoves(answer, kMemoryTarget)) {
+    absl::StrAppendFormat(
+        &text,
+        "the guest has not reached that and has changed nothing for %s; it may use "
+        "what it shall unplug, or have no driver (virtio_mem). It goes on trying\n",
+        Scalar("idle_us", answer.at("idle_us")));
   }
   return text;
 }

@@ -37,8 +37,16 @@ std::string WorkingSetView(const Json& set);
 std::string DevicesView(const Json& answer);
 std::string BalloonView(const Json& answer);
 // Whether a guest that has not what the host asks for may still be on its way there.
-inline constexpr uint64_t kBalloonPatienceUs = 2'000'000;
-bool BalloonMoves(const Json& answer);
+inline constexpr uint64_t kGuestPatienceUs = 2'000'000;
+// What the host asks the guest for, and what the guest has reached: names of fields.
+struct GuestTarget {
+  const char* asked;
+  const char* reached;
+};
+inline constexpr GuestTarget kBalloonTarget{"target_bytes", "actual_bytes"};
+inline constexpr GuestTarget kMemoryTarget{"requested_bytes", "plugged_bytes"};
+bool GuestMoves(const Json& answer, const GuestTarget& target);
+std::string MemoryView(const Json& answer);
 std::string DirtyView(const Json& dirty);
 // The pages of a take: a line for each range of guest frames, its end not included.
 std::string TakenView(const Json& taken);

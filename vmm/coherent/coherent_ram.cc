@@ -35,7 +35,7 @@ absl::StatusOr<std::unique_ptr<CoherentRam>> CoherentRam::Create(
   absl::StatusOr<Pagemap> pagemap = Pagemap::Open();
   if (!pagemap.ok()) return std::move(pagemap).status();
   memory = GuestMemory::Create(options.bytes, options.backing, options.huge_pages, *uffd,
-                               options.log_writes, options.use);
+                               options.log_writes, options.use, options.hotplug_bytes);
   if (!memory.ok()) return std::move(memory).status();
   absl::StatusOr<HugePageSources> huge_pages = MakeHugePageSources(**memory, *uffd);
   if (!huge_pages.ok()) return std::move(huge_pages).status();

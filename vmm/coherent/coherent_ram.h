@@ -46,7 +46,8 @@
 namespace underfoot {
 
 struct CoherentRamOptions {
-  uint64_t bytes = 0;  // see PlanRamSlots
+  uint64_t bytes = 0;          // see PlanRamSlots
+  uint64_t hotplug_bytes = 0;  // behind `bytes`; see GuestMemory::Create
   RamUse use = RamUse::kTestGuest;
   Backing backing = Backing::kAnon;
   HugePages huge_pages = HugePages::kOff;

@@ -36,6 +36,8 @@ inline constexpr uint64_t kMaxRecordedBytes = abi::kSystemAreaBytes + abi::kMaxV
 // A Linux guest has one range of RAM from gpa 0 on, below the interrupt controllers of a PC.
 inline constexpr uint64_t kMinLinuxBytes = uint64_t{64} << 20;
 inline constexpr uint64_t kMaxLinuxBytes = uint64_t{3} << 30;
+// Linux adds memory to itself in blocks of this size, at multiples of it.
+inline constexpr uint64_t kLinuxMemoryBlock = uint64_t{128} << 20;
 
 // The workloads of the built-in guest.
 inline constexpr std::array<std::string_view, 5> kWorkloadNames = {"hello", "stamp", "smp",
@@ -69,7 +71,9 @@ struct RunOptions {
   std::string guest = "mixed";
   std::optional<LinuxOptions> linux_guest = {};
   uint64_t memory_bytes = uint64_t{256} << 20;  // whole pages, kMinMemoryBytes..kMaxMemoryBytes
-  uint32_t vcpus = 2;                           // 1..kMaxVcpus
+  // Memory that can be plugged while the guest runs, behind the rest; 0: none. See WhyNoHotplug.
+  uint64_t hotplug_bytes = 0;
+  uint32_t vcpus = 2;  // 1..kMaxVcpus
   Backing backing = Backing::kAnon;
   HugePages huge_pages = HugePages::kOff;  // memory_bytes is a multiple of SlotGranule
   // The most pages that a fault brings in, 1..512; 1: only the faulting page.
@@ -151,6 +155,27 @@ struct RunOptions {
              "records nothing; leave one of the two out";
     }
     if (keep_visits) return "Linux records no visits of its pages";
+    return "";
+  }
+  // Why no memory can be plugged with these options; empty: it can, or none is asked for.
+  std::string WhyNoHotplug() const {
+    if (hotplug_bytes == 0) return "";
+    if (!RunsLinux()) return "only a Linux guest (--kernel) plugs memory; leave one of the two out";
+    if (((memory_bytes | hotplug_bytes) & (kLinuxMemoryBlock - 1)) != 0) {
+      return "Linux plugs memory in blocks of " + std::to_string(kLinuxMemoryBlock >> 20) +
+             " MiB; give it and --memory as multiples of that";
+    }
+    if (hotplug_bytes > kMaxLinuxBytes - memory_bytes) {
+      return "together with --memory it is more than the " + std::to_string(kMaxLinuxBytes >> 20) +
+             " MiB that a Linux guest can have; take less of one of them";
+    }
+    if (IsHugetlb(huge_pages)) {
+      return "hugetlb pages are reserved for all of it from the start; take --huge-pages thp or "
+             "off";
+    }
+    if (!record_path.empty() || !replay_path.empty()) {
+      return "a record of the churn does not name it; leave out --record and --replay";
+    }
     return "";
   }
   // Why the dirty log cannot be on with these options; empty: it can.

@@ -302,14 +302,41 @@ Json ToJson(const AllDevices& devices) {
   return {{"devices", list}, {"event_pages", pages}};
 }
 
-Json ToJson(const BalloonStats& balloon) {
+Json ToJson(const BalloonInfo& info) {
+  const BalloonStats& balloon = info.balloon;
+  const GuestMemoryStats& guest = info.guest;
   return {{"target_bytes", balloon.target_bytes},
           {"actual_bytes", balloon.actual_bytes},
           {"inflated", balloon.inflated},
           {"deflated", balloon.deflated},
           {"reported", balloon.reported},
           {"kept", balloon.kept},
-          {"idle_us", balloon.idle_us}};
+          {"idle_us", balloon.idle_us},
+          {"guest_memory",
+           {{"reports", guest.reports},
+            {"age_us", guest.age_us},
+            {"swap_in_bytes", guest.swap_in_bytes},
+            {"swap_out_bytes", guest.swap_out_bytes},
+            {"major_faults", guest.major_faults},
+            {"minor_faults", guest.minor_faults},
+            {"free_bytes", guest.free_bytes},
+            {"total_bytes", guest.total_bytes},
+            {"available_bytes", guest.available_bytes},
+            {"cache_bytes", guest.cache_bytes},
+            {"hugetlb_allocations", guest.hugetlb_allocations},
+            {"hugetlb_failures", guest.hugetlb_failures}}}};
+}
+
+Json ToJson(const HotplugStats& hotplug) {
+  return {{"region_bytes", hotplug.region_bytes},
+          {"requested_bytes", hotplug.requested_bytes},
+          {"plugged_bytes", hotplug.plugged_bytes},
+          {"plugged", hotplug.plugged},
+          {"unplugged", hotplug.unplugged},
+          {"busy", hotplug.busy},
+          {"refused", hotplug.refused},
+          {"kept", hotplug.kept},
+          {"idle_us", hotplug.idle_us}};
 }
 
 Json ToJson(const EventInfo& info) {

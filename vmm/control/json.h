@@ -33,7 +33,8 @@ Json ToJson(const DirtyPages& taken);
 // {"sources": {...}, "kinds": [a row a kind], "others": {...}}
 Json ToJson(const CoverageMatrix& matrix);
 Json ToJson(const AllDevices& devices);
-Json ToJson(const BalloonStats& balloon);
+Json ToJson(const BalloonInfo& info);
+Json ToJson(const HotplugStats& hotplug);
 Json ToJson(const EventInfo& event);
 Json ToJson(const ChurnState& churn);
 Json ToJson(const ChurnRequest& request);  // the body that ParseChurnRequest reads

@@ -101,6 +101,18 @@ absl::StatusOr<ChurnRates> ParseSchedule(const Json& json, const ChurnLimits& li
   return ResolveChurn(spec, limits);
 }
 
+// The only field of the object.
+absl::StatusOr<uint64_t> ParseBytesIn(std::string_view body, const char* name) {
+  const absl::StatusOr<Json> json = ParseObject(body, {name});
+  if (!json.ok()) return json.status();
+  const Json& bytes = (*json)[name];
+  if (!bytes.is_number_unsigned()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s must be a whole number of bytes, 0 or more", name));
+  }
+  return bytes.get<uint64_t>();
+}
+
 }  // namespace
 
 absl::StatusOr<VmRequest> ParseVmRequest(std::string_view body) {
@@ -117,13 +129,11 @@ absl::StatusOr<VmRequest> ParseVmRequest(std::string_view body) {
 }
 
 absl::StatusOr<uint64_t> ParseBalloonRequest(std::string_view body) {
-  const absl::StatusOr<Json> json = ParseObject(body, {"target_bytes"});
-  if (!json.ok()) return json.status();
-  const Json& bytes = (*json)["target_bytes"];
-  if (!bytes.is_number_unsigned()) {
-    return absl::InvalidArgumentError("target_bytes must be a whole number of bytes, 0 or more");
-  }
-  return bytes.get<uint64_t>();
+  return ParseBytesIn(body, "target_bytes");
+}
+
+absl::StatusOr<uint64_t> ParseHotplugRequest(std::string_view body) {
+  return ParseBytesIn(body, "requested_bytes");
 }
 
 absl::StatusOr<ChurnRequest> ParseChurnRequest(std::string_view body, const ChurnLimits& limits) {

@@ -24,6 +24,8 @@ absl::StatusOr<VmRequest> ParseVmRequest(std::string_view body);
 
 // {"target_bytes": n}
 absl::StatusOr<uint64_t> ParseBalloonRequest(std::string_view body);
+// {"requested_bytes": n}
+absl::StatusOr<uint64_t> ParseHotplugRequest(std::string_view body);
 
 // {"running": bool, "seed": n, "rates": {kind: per second}}, each optional; "spec": "mixed" in
 // place of "rates". Kinds that `limits` exclude are refused by name.

@@ -181,6 +181,16 @@ HttpReply PutBalloon(ControlTarget& target, const HttpRequest& request) {
   return ReplyOf(target.SetBalloon(*bytes));
 }
 
+HttpReply GetMemory(ControlTarget& target, const HttpRequest&) {
+  return ReplyOf(target.GetHotplug());
+}
+
+HttpReply PutMemory(ControlTarget& target, const HttpRequest& request) {
+  const absl::StatusOr<uint64_t> bytes = ParseHotplugRequest(request.body);
+  if (!bytes.ok()) return StatusReply(bytes.status());
+  return ReplyOf(target.SetHotplug(*bytes));
+}
+
 // The number of an event; nullopt if `text` is not a number.
 std::optional<uint64_t> ParseEventNumber(std::string_view text) {
   uint64_t number = 0;
@@ -232,7 +242,7 @@ HttpReply GetMetrics(ControlTarget& target, const HttpRequest&) {
   return {.content_type = std::string(kMetricsContentType), .body = PrometheusText(*stats)};
 }
 
-constexpr std::array<Route, 14> kRoutes = {{
+constexpr std::array<Route, 15> kRoutes = {{
     {"/v1", "", false, GetIndex, nullptr, "this list"},
     {"/v1/vm", "", false, GetVm, PutVm,
      R"(the machine; PUT {"state": "paused", "running" or "quit"})"},
@@ -251,6 +261,8 @@ constexpr std::array<Route, 14> kRoutes = {{
      "the virtio devices and their queues, and the event pages"},
     {"/v1/balloon", "", false, GetBalloon, PutBalloon,
      R"(the memory that the guest has given back; PUT {"target_bytes": n})"},
+    {"/v1/memory", "", false, GetMemory, PutMemory,
+     R"(the memory that is plugged; PUT {"requested_bytes": n})"},
     {"/v1/events", "from", false, GetEvents, nullptr,
      "what happens to host memory, as server-sent events; ?from=0: from the oldest kept"},
     {"/v1/churn", "", false, GetChurn, PutChurn,

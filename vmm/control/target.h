@@ -116,6 +116,11 @@ struct EventInfo {
   std::vector<GfnRange> gfns;
 };
 
+struct BalloonInfo {
+  BalloonStats balloon;
+  GuestMemoryStats guest;
+};
+
 class ControlTarget {
  public:
   virtual ~ControlTarget() = default;
@@ -148,9 +153,14 @@ class ControlTarget {
   virtual absl::StatusOr<CoverageMatrix> GetCoverage() = 0;
   virtual absl::StatusOr<AllDevices> GetDevices() = 0;
   // FailedPrecondition if the machine has no balloon. SetBalloon returns at once; the guest gives the
-  // memory when it likes. InvalidArgument: more than the guest has.
-  virtual absl::StatusOr<BalloonStats> GetBalloon() = 0;
-  virtual absl::StatusOr<BalloonStats> SetBalloon(uint64_t bytes) = 0;
+  // memory when it likes. InvalidArgument: more than the guest has. GetBalloon asks the guest for a new
+  // report about its memory, and returns the one before.
+  virtual absl::StatusOr<BalloonInfo> GetBalloon() = 0;
+  virtual absl::StatusOr<BalloonInfo> SetBalloon(uint64_t bytes) = 0;
+  // FailedPrecondition if no memory can be plugged. SetHotplug returns at once; the guest plugs and
+  // unplugs when it likes. InvalidArgument: more than there is room for, or no whole blocks.
+  virtual absl::StatusOr<HotplugStats> GetHotplug() = 0;
+  virtual absl::StatusOr<HotplugStats> SetHotplug(uint64_t bytes) = 0;
   // EventsEnd: the number that the next event will get. Events: at most `most` events, from number
   // `first` on.
   virtual uint64_t EventsEnd() = 0;

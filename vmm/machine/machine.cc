@@ -27,8 +27,8 @@
 namespace underfoot {
 namespace {
 
-// The entropy device, the balloon and the console come too.
-static_assert(kMaxDisks + 3 <= pc::kVirtioSlots);
+// The entropy device, the balloon, the memory and the console come too.
+static_assert(kMaxDisks + 4 <= pc::kVirtioSlots);
 
 // nullopt: not the name of a built-in workload, so the path of an image.
 std::optional<abi::Workload> FindWorkload(std::string_view name) {
@@ -52,6 +52,9 @@ Gpa SharedPageOf(const GuestMemory& memory) {
 absl::Status CheckOptions(const RunOptions& options) {
   if (const std::string why_not = options.WhyNoLinux(); !why_not.empty()) {
     return absl::InvalidArgumentError("--kernel: " + why_not);
+  }
+  if (const std::string why_not = options.WhyNoHotplug(); !why_not.empty()) {
+    return absl::InvalidArgumentError("--hotplug-memory: " + why_not);
   }
   if (const std::string why_not = options.WhyNoDisk(); !why_not.empty()) {
     return absl::InvalidArgumentError("--disk: " + why_not);
@@ -146,6 +149,7 @@ std::unique_ptr<PcPlatform> Machine::MakePcPlatform(SerialPort::Sink serial_sink
 absl::Status Machine::Build(SerialPort::Sink serial_sink, ByteSink byte_sink) {
   CoherentRamOptions ram{
       .bytes = options_.memory_bytes,
+      .hotplug_bytes = options_.hotplug_bytes,
       .use = options_.RunsLinux() ? RamUse::kLinux : RamUse::kTestGuest,
       .backing = options_.backing,
       .huge_pages = options_.huge_pages,
@@ -199,7 +203,7 @@ absl::Status Machine::Build(SerialPort::Sink serial_sink, ByteSink byte_sink) {
                                                  .backing = options_.backing,
                                                  .lazy = &ram_->lazy_frees()},
                                 GfnRange{GfnOf({options_.RunsLinux() ? 0 : abi::kSystemAreaBytes}),
-                                         GfnOf({options_.memory_bytes})},
+                                         GfnOf({ram_->memory().bytes()})},
                                 options_.seed);
   return absl::OkStatus();
 }
@@ -244,6 +248,13 @@ absl::Status Machine::AddDevices() {
         [&hooks = ram_->hooks()](HvaRange pages) { return hooks.Discard(pages).status(); });
     guest_->balloon = balloon.get();
     guest_->devices.Add(std::move(balloon));
+  }
+  if (ram_->memory().hotplug() != nullptr) {
+    auto mem = std::make_unique<virtio::Mem>(
+        ram_->memory(), ram_->mmu().direct_requests(),
+        [&hooks = ram_->hooks()](HvaRange pages) { return hooks.Discard(pages).status(); });
+    guest_->mem = mem.get();
+    guest_->devices.Add(std::move(mem));
   }
   AddConsole();
   return absl::OkStatus();
@@ -511,7 +522,11 @@ Stats Machine::GetStats() const {
   if (working_set_ != nullptr) stats.working_set = working_set_->Stats();
   stats.devices = guest_->devices.Stats();
   stats.devices.checked = total.device_requests;
-  if (guest_->balloon != nullptr) stats.balloon = guest_->balloon->Stats();
+  if (guest_->balloon != nullptr) {
+    stats.balloon = guest_->balloon->Stats();
+    stats.guest_memory = guest_->balloon->GuestStats();
+  }
+  if (guest_->mem != nullptr) stats.hotplug = guest_->mem->Stats();
   if (guest_->event_pages != nullptr) stats.event_pages = guest_->event_pages->Stats();
   stats.event_pages.taken = total.events_taken;
   if (dirty_log_ != nullptr) stats.dirty_log = dirty_log_->Stats();

@@ -41,6 +41,7 @@
 #include "vmm/devices/virtio/block.h"
 #include "vmm/devices/virtio/console.h"
 #include "vmm/devices/virtio/disk.h"
+#include "vmm/devices/virtio/mem.h"
 #include "vmm/devices/virtio/mmio_bus.h"
 #include "vmm/dirty/dirty_collector.h"
 #include "vmm/evidence/event_log.h"
@@ -127,6 +128,13 @@ class Machine {
   [[nodiscard]] absl::Status SetBalloon(uint64_t bytes) {
     return guest_->balloon->SetTarget(bytes);
   }
+  // Has the guest report about its memory, if its balloon driver does so.
+  void AskForGuestMemory() {
+    if (has_balloon()) guest_->balloon->AskForStatistics();
+  }
+  bool has_hotplug() const { return guest_->mem != nullptr; }
+  // Asks the guest to have this much memory plugged. The machine has room for some.
+  [[nodiscard]] absl::Status SetHotplug(uint64_t bytes) { return guest_->mem->SetRequested(bytes); }
   // Null: nothing is sampled.
   WorkingSet* working_set() { return working_set_.get(); }
   // Null: writes are not logged.
@@ -147,6 +155,7 @@ class Machine {
     virtio::MmioBus devices;
     virtio::Block* disk = nullptr;       // the first of `devices`; null: there is none
     virtio::Balloon* balloon = nullptr;  // of `devices`; null: there is none
+    virtio::Mem* mem = nullptr;          // of `devices`; null: no memory can be plugged
     virtio::Console* console = nullptr;  // of `devices`; null: there is none
     GuestExits exits;
     std::unique_ptr<GuestReports> reports;    // null: a Linux guest reports nothing

@@ -52,6 +52,15 @@ Stage2EntryKind KindOf(Pte pte) {
 
 }  // namespace
 
+// A client that reads the statistics again and again sees what the guest has reported about its memory
+// not much more than a second ago.
+absl::StatusOr<Stats> MachineControl::GetStats() {
+  constexpr uint64_t kOldUs = 1'000'000;
+  Stats stats = machine_.GetStats();
+  if (stats.guest_memory.age_us >= kOldUs) machine_.AskForGuestMemory();
+  return stats;
+}
+
 absl::StatusOr<std::vector<CacheInfo>> MachineControl::GetCaches() {
   std::vector<CacheInfo> infos;
   machine_.mmu().caches().ForEach([&](const PfnCache& cache) { infos.push_back(InfoOf(cache)); });
@@ -186,18 +195,35 @@ std::vector<EventInfo> MachineControl::GetEvents(uint64_t first, size_t most) {
   return infos;
 }
 
-absl::StatusOr<BalloonStats> MachineControl::GetBalloon() {
-  if (machine_.has_balloon()) return machine_.GetStats().balloon;
+absl::StatusOr<BalloonInfo> MachineControl::GetBalloon() {
+  if (machine_.has_balloon()) {
+    const Stats stats = machine_.GetStats();
+    machine_.AskForGuestMemory();
+    return BalloonInfo{stats.balloon, stats.guest_memory};
+  }
   return absl::FailedPreconditionError(
       "this machine has no memory balloon; the guest mixed and a Linux guest have one (--guest "
       "mixed, --kernel)");
 }
 
-absl::StatusOr<BalloonStats> MachineControl::SetBalloon(uint64_t bytes) {
-  const absl::StatusOr<BalloonStats> there = GetBalloon();
+absl::StatusOr<BalloonInfo> MachineControl::SetBalloon(uint64_t bytes) {
+  const absl::StatusOr<BalloonInfo> there = GetBalloon();
   if (!there.ok()) return there;
   if (absl::Status set = machine_.SetBalloon(bytes); !set.ok()) return set;
   return GetBalloon();
+}
+
+absl::StatusOr<HotplugStats> MachineControl::GetHotplug() {
+  if (machine_.has_hotplug()) return machine_.GetStats().hotplug;
+  return absl::FailedPreconditionError(
+      "no memory can be plugged into this machine; start a Linux guest with --hotplug-memory 1G");
+}
+
+absl::StatusOr<HotplugStats> MachineControl::SetHotplug(uint64_t bytes) {
+  const absl::StatusOr<HotplugStats> there = GetHotplug();
+  if (!there.ok()) return there;
+  if (absl::Status set = machine_.SetHotplug(bytes); !set.ok()) return set;
+  return GetHotplug();
 }
 
 absl::StatusOr<ChurnState> MachineControl::GetChurn() {

@@ -20,7 +20,7 @@ class MachineControl final : public ControlTarget {
   // `machine` outlives this.
   explicit MachineControl(Machine& machine) : machine_(machine) {}
 
-  absl::StatusOr<Stats> GetStats() override { return machine_.GetStats(); }
+  absl::StatusOr<Stats> GetStats() override;
   absl::StatusOr<std::vector<CacheInfo>> GetCaches() override;
   absl::StatusOr<std::vector<MemslotInfo>> GetMemslots() override;
   absl::StatusOr<Stage2Walk> GetStage2(Gfn gfn) override;
@@ -34,8 +34,10 @@ class MachineControl final : public ControlTarget {
   void GiveBackDirty(const DirtyPages& pages) override;
   absl::StatusOr<CoverageMatrix> GetCoverage() override { return machine_.coverage(); }
   absl::StatusOr<AllDevices> GetDevices() override { return machine_.devices(); }
-  absl::StatusOr<BalloonStats> GetBalloon() override;
-  absl::StatusOr<BalloonStats> SetBalloon(uint64_t bytes) override;
+  absl::StatusOr<BalloonInfo> GetBalloon() override;
+  absl::StatusOr<BalloonInfo> SetBalloon(uint64_t bytes) override;
+  absl::StatusOr<HotplugStats> GetHotplug() override;
+  absl::StatusOr<HotplugStats> SetHotplug(uint64_t bytes) override;
   uint64_t EventsEnd() override { return machine_.events().end(); }
   std::vector<EventInfo> GetEvents(uint64_t first, size_t most) override;
   absl::StatusOr<ChurnState> GetChurn() override;

@@ -46,6 +46,17 @@ absl::Status ComesLater(Hva hva) {
                       PageOf(hva).value));
 }
 
+absl::Status IsNoRam(const GuestMemory& memory, Gpa gpa, size_t bytes) {
+  if (gpa.value < memory.bytes()) {
+    return absl::OutOfRangeError(
+        absl::StrFormat("access of %d bytes at gpa 0x%x: its block of hot-pluggable memory is not "
+                        "plugged",
+                        bytes, gpa.value));
+  }
+  return absl::OutOfRangeError(absl::StrFormat("access of %d bytes at gpa 0x%x: RAM ends at 0x%x",
+                                               bytes, gpa.value, memory.bytes()));
+}
+
 absl::Status ComesNoMore(Hva hva) {
   return absl::OutOfRangeError(
       absl::StrFormat("hva 0x%x: guest memory has gone, the machine has ended", hva.value));
@@ -88,7 +99,10 @@ GuestAccess::Progress GuestAccess::TryInSections(Reader& reader, std::span<const
     // The range is a guess: the memory of a slot that is elsewhere now is not announced, and is not
     // used.
     const RangeSection section(reader, PageRangeOf(*hva, pages.size()));
-    const size_t found = mmu_.Translate(section, std::span(pieces).first(count));
+    const size_t translated = mmu_.Translate(section, std::span(pieces).first(count));
+    // In the section: see hotplug_blocks.h.
+    size_t found = 0;
+    while (found < translated && memory_.IsRam(pieces[found].gpa, cut[found].bytes)) ++found;
     for (size_t i = 0; i < found; ++i) {
       use(pieces[i].data, cut[i].own, cut[i].bytes, pieces[i].access);
     }
@@ -164,12 +178,12 @@ template <class Copy>
 absl::Status GuestAccess::OnPage(Reader& reader, Gpa gpa, size_t bytes, Access access,
                                  const Copy& copy) {
   const std::optional<Hva> hva = memory_.HvaOf(gpa);
-  if (!hva.has_value()) {
-    return absl::OutOfRangeError(absl::StrFormat("access of %d bytes at gpa 0x%x: RAM ends at 0x%x",
-                                                 bytes, gpa.value, memory_.bytes()));
-  }
+  if (!hva.has_value()) return IsNoRam(memory_, gpa, bytes);
   for (;;) {
+    // Before the page is brought in, and again in the section.
+    if (!memory_.IsRam(gpa, bytes)) return IsNoRam(memory_, gpa, bytes);
     if (const TranslatedPage page = mmu_.Translate(reader, gpa, access)) {
+      if (!memory_.IsRam(gpa, bytes)) continue;
       copy(page.data());
       return absl::OkStatus();
     }
@@ -181,7 +195,7 @@ absl::Status GuestAccess::OnPage(Reader& reader, Gpa gpa, size_t bytes, Access a
             "write of %d bytes at gpa 0x%x: its memslot is read-only", bytes, gpa.value));
       case FaultInOutcome::kNoMemslot:
       case FaultInOutcome::kRemovalPending:
-        return ByHva(reader, *hva, access, copy);
+        return ByHva(reader, gpa, *hva, access, copy);
       case FaultInOutcome::kAgain:
         return ComesLater(*hva);
       case FaultInOutcome::kFailed:
@@ -204,7 +218,7 @@ absl::Status GuestAccess::OnPage(Reader& reader, Gpa gpa, size_t bytes, Access a
 // Either the bracket finds the section, or this thread finds the bracket in flight, or, if the
 // bracket is over already, counted.
 template <class Copy>
-absl::Status GuestAccess::ByHva(Reader& reader, Hva hva, Access access, const Copy& copy) {
+absl::Status GuestAccess::ByHva(Reader& reader, Gpa gpa, Hva hva, Access access, const Copy& copy) {
   const HvaRange page = PageRangeOf(hva);
   for (PageInRetries retries(mmu_.page_in_tries());;) {
     const uint64_t begins = mmu_.notifier().begun();
@@ -233,6 +247,7 @@ absl::Status GuestAccess::ByHva(Reader& reader, Hva hva, Access access, const Co
       DirectSection section(reader, ReaderKey::Pack(page));
       bracket = mmu_.in_flight().FindOverlap(page);
       const bool undisturbed = !bracket.has_value() && mmu_.notifier().begun() == begins;
+      if (!memory_.IsRam(gpa, 1)) return IsNoRam(memory_, gpa, 1);
       if (undisturbed) {
         // In the section: a collection that takes the mark waits for the copy.
         if (access == Access::kWrite && memory_.log() != nullptr) memory_.log()->Mark(page);

@@ -49,7 +49,7 @@ class GuestAccess {
   GuestAccess(Mmu& mmu, const GuestMemory& memory, const Pagemap& pagemap)
       : mmu_(mmu), memory_(memory), pagemap_(pagemap) {}
 
-  // OutOfRange for a gpa that is no RAM. Unavailable: the page cannot be brought in, or not now and
+  // OutOfRange for a gpa that is no RAM, or not any more: its block was unplugged. Unavailable: the page cannot be brought in, or not now and
   // not within about two seconds. An aligned access of 8 bytes is one access.
   [[nodiscard]] absl::Status Read(Reader& reader, Gpa gpa, std::span<std::byte> bytes);
   [[nodiscard]] absl::Status Write(Reader& reader, Gpa gpa, std::span<const std::byte> bytes);
@@ -59,6 +59,10 @@ class GuestAccess {
   [[nodiscard]] size_t TryCopy(Reader& reader, std::span<const GuestCopy> copies);
   // Whether each page has a translation now that grants a write. The pages are marked as written.
   [[nodiscard]] bool AreMapped(Reader& reader, GfnRange gfns);
+  // GuestMemory::IsRam. For a system call on guest memory: after its announcement.
+  bool IsRam(GfnRange gfns) const {
+    return memory_.IsRam(GpaOf(gfns.begin), gfns.size() << kPageShift);
+  }
   // Marks bytes as written that a system call has put there: dirty and young.
   [[nodiscard]] absl::Status NoteWritten(Reader& reader, Gpa gpa, uint64_t bytes);
 
@@ -81,7 +85,7 @@ class GuestAccess {
   template <class Use>
   absl::Status OnPages(Reader& reader, GuestCopy copy, const Use& use);
   template <class Copy>
-  absl::Status ByHva(Reader& reader, Hva hva, Access access, const Copy& copy);
+  absl::Status ByHva(Reader& reader, Gpa gpa, Hva hva, Access access, const Copy& copy);
   bool IsUsable(Hva page, Access access) const;
 
   Mmu& mmu_;

@@ -98,9 +98,27 @@ absl::StatusOr<std::vector<RamSlot>> PlanRamSlots(uint64_t bytes, HugePages huge
 absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t bytes, Backing backing,
                                                                  HugePages huge_pages,
                                                                  Userfaultfd& uffd, bool log_writes,
-                                                                 RamUse use) {
+                                                                 RamUse use,
+                                                                 uint64_t hotplug_bytes) {
   absl::StatusOr<std::vector<RamSlot>> slots = PlanRamSlots(bytes, huge_pages, use);
   if (!slots.ok()) return std::move(slots).status();
+  const Gpa hotplug{bytes};
+  if (hotplug_bytes != 0) {
+    if ((bytes | hotplug_bytes) % kHotplugBlockBytes != 0 || IsHugetlb(huge_pages)) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("%d bytes of guest RAM and %d bytes of hot-pluggable memory behind it: "
+                          "both must be whole "
+                          "blocks of %d bytes, and not of hugetlb pages",
+                          bytes, hotplug_bytes, kHotplugBlockBytes));
+    }
+    slots->push_back({.id = static_cast<uint32_t>(slots->size()),
+                      .gpa = hotplug,
+                      .bytes = hotplug_bytes,
+                      .hva = {},
+                      .kind = abi::RangeKind::kPrecious,
+                      .hotplug = true});
+    bytes += hotplug_bytes;
+  }
   UniqueFd fd;
   if (backing == Backing::kMemfd) {
     absl::StatusOr<UniqueFd> memfd = MakeMemfd(bytes, huge_pages);
@@ -118,6 +136,9 @@ absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t bytes,
   for (RamSlot& slot : *slots) slot.hva = underfoot::HvaOf(base) + slot.gpa.value;
   std::unique_ptr<GuestMemory> memory(new GuestMemory(std::move(fd), underfoot::HvaOf(base), bytes,
                                                       backing, huge_pages, *std::move(slots)));
+  if (hotplug_bytes != 0) {
+    memory->hotplug_ = std::make_unique<HotplugBlocks>(hotplug, hotplug_bytes);
+  }
   if (log_writes) {
     std::vector<GfnRange> gfns;
     for (const RamSlot& slot : memory->slots_) {
@@ -218,9 +239,17 @@ absl::Status GuestMemory::MoveSlotBack(const RamSlot& slot, Mmu& mmu, Vm& vm, co
 std::vector<abi::DataRange> GuestMemory::DataRanges() const {
   std::vector<abi::DataRange> ranges;
   for (const RamSlot& slot : slots_) {
-    if (slot.kind.has_value()) ranges.push_back({slot.gpa.value, slot.bytes, *slot.kind, 0});
+    if (slot.kind.has_value() && !slot.hotplug)
+      ranges.push_back({slot.gpa.value, slot.bytes, *slot.kind, 0});
   }
   return ranges;
+}
+
+bool GuestMemory::IsRam(Gpa gpa, uint64_t bytes) const {
+  if (gpa.value >= bytes_ || bytes > bytes_ - gpa.value) return false;
+  if (hotplug_ == nullptr || gpa + bytes <= hotplug_->begin()) return true;
+  const Gpa first = std::max(gpa, hotplug_->begin());
+  return hotplug_->ArePlugged(first, gpa + bytes - first);
 }
 
 std::optional<Hva> GuestMemory::HvaOf(Gpa gpa) const {

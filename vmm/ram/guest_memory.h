@@ -5,7 +5,9 @@
 //   | system      | data slots: shared page, precious, discardable ... |
 //   slot 0, stays   each may be deleted and added again while the guest runs
 //
-// The RAM of a Linux guest is cut into precious slots only, from gpa 0 on.
+// The RAM of a Linux guest is cut into precious slots only, from gpa 0 on. Behind it may be a hot-plug
+// region, with a slot of its own: the same mapping, of which the guest may use the blocks that are plugged
+// (hotplug_blocks.h).
 //
 // Thread safety: the layout is immutable. What changes a slot: one caller at a time for each slot.
 // LeaveReserved: once, by the owner.
@@ -29,6 +31,7 @@
 #include "vmm/base/backing.h"
 #include "vmm/base/unique_fd.h"
 #include "vmm/kvm/kvm.h"
+#include "vmm/ram/hotplug_blocks.h"
 #include "vmm/ram/ram_log.h"
 #include "vmm/ram/userfaultfd.h"
 
@@ -42,6 +45,7 @@ struct RamSlot {
   Hva hva;
   // nullopt: the system area.
   std::optional<abi::RangeKind> kind;
+  bool hotplug = false;  // the hot-plug region
 
   HvaRange hvas() const { return {hva, hva + bytes}; }
   bool discardable() const { return kind == abi::RangeKind::kDiscardable; }
@@ -66,12 +70,11 @@ using KvmGate = std::function<absl::Status(const std::function<absl::Status()>& 
 class GuestMemory {
  public:
   // Maps and registers RAM; no slot is added yet. Fails with what the host refused. `log_writes`:
-  // each slot gets a dirty log, in KVM and in our set.
-  static absl::StatusOr<std::unique_ptr<GuestMemory>> Create(uint64_t bytes, Backing backing,
-                                                             HugePages huge_pages,
-                                                             Userfaultfd& uffd,
-                                                             bool log_writes = false,
-                                                             RamUse use = RamUse::kTestGuest);
+  // each slot gets a dirty log, in KVM and in our set. Of `bytes` and `hotplug_bytes`, which follow them,
+  // both are whole blocks of the hot-plug region if the latter is not 0.
+  static absl::StatusOr<std::unique_ptr<GuestMemory>> Create(
+      uint64_t bytes, Backing backing, HugePages huge_pages, Userfaultfd& uffd,
+      bool log_writes = false, RamUse use = RamUse::kTestGuest, uint64_t hotplug_bytes = 0);
   // Registers memory that has been mapped in the place of RAM, and gives it the same advice as RAM.
   // It uses raw system calls and no hooked ones, because it is called inside hooked calls and by
   // the thread that reads userfaultfd. The error is that of the registration: not every kind of
@@ -107,15 +110,25 @@ class GuestMemory {
 
   const std::vector<RamSlot>& slots() const { return slots_; }
   std::vector<abi::DataRange> DataRanges() const;
-  // nullopt: not RAM, or RAM has gone.
+  // nullopt: not RAM, or RAM has gone. The hot-plug region has addresses, whether it is plugged or not.
   std::optional<Hva> HvaOf(Gpa gpa) const;
+  // Whether all of it is RAM that the guest may use now. A block that is plugged may be unplugged at any
+  // time: hotplug_blocks.h has the order in which an access looks.
+  bool IsRam(Gpa gpa, uint64_t bytes) const;
+  // The hot-plug region; nullptr: there is none.
+  HotplugBlocks* hotplug() const { return hotplug_.get(); }
 
   // Replaces RAM by a reservation of its addresses, in one step. The caller has put all of it in
   // flight, and keeps it so during this call: an access that follows finds no RAM.
   void LeaveReserved();
   bool gone() const { return gone_.load(kAcquire); }
 
+  // With the hot-plug region.
   uint64_t bytes() const { return bytes_; }
+  // What the guest may use now.
+  uint64_t usable_bytes() const {
+    return hotplug_ == nullptr ? bytes_ : bytes_ - hotplug_->bytes() + hotplug_->plugged_bytes();
+  }
   HvaRange hvas() const { return {base_, base_ + bytes_}; }
   Backing backing() const { return backing_; }
   HugePages huge_pages() const { return huge_pages_; }
@@ -137,6 +150,7 @@ class GuestMemory {
   Backing backing_;
   HugePages huge_pages_;
   std::vector<RamSlot> slots_;
+  std::unique_ptr<HotplugBlocks> hotplug_;
   std::unique_ptr<RamLog> log_;
   // Set inside the bracket that takes RAM away. Pairs with: gone, read by an access that has found no
   // bracket. Without it: the access touches the reservation.

@@ -152,6 +152,22 @@ struct DevicesStats {
   uint64_t needed_resets = 0;
 };
 
+// What the guest says about its own memory (virtio 1.2, section 5.5.6.4). What it does not report is 0.
+struct GuestMemoryStats {
+  uint64_t reports = 0;  // from the guest; 0: it has made none
+  uint64_t age_us = 0;   // of the last one
+  uint64_t swap_in_bytes = 0;
+  uint64_t swap_out_bytes = 0;
+  uint64_t major_faults = 0;
+  uint64_t minor_faults = 0;
+  uint64_t free_bytes = 0;
+  uint64_t total_bytes = 0;
+  uint64_t available_bytes = 0;  // without swapping
+  uint64_t cache_bytes = 0;      // that can be taken back without I/O
+  uint64_t hugetlb_allocations = 0;
+  uint64_t hugetlb_failures = 0;
+};
+
 // The memory balloon; all zeroes if there is none.
 struct BalloonStats {
   uint64_t target_bytes = 0;  // that the host asks for, now
@@ -161,6 +177,20 @@ struct BalloonStats {
   uint64_t reported = 0;      // pages
   uint64_t kept = 0;          // pages of both kinds that the host could not discard
   // Since the target or the balloon has changed; 0: the guest has given what the host asks for.
+  uint64_t idle_us = 0;
+};
+
+// The memory that is plugged while the guest runs; all zeroes if there is no room for any.
+struct HotplugStats {
+  uint64_t region_bytes = 0;     // the most
+  uint64_t requested_bytes = 0;  // that the host asks the guest to have plugged, now
+  uint64_t plugged_bytes = 0;    // now
+  uint64_t plugged = 0;          // blocks
+  uint64_t unplugged = 0;        // blocks
+  uint64_t busy = 0;             // requests to unplug blocks that a device was writing to
+  uint64_t refused = 0;          // requests that were too much, or broke the rules
+  uint64_t kept = 0;             // blocks that the host could not discard
+  // Since a request or its target has changed; 0: the guest has plugged what the host asks for.
   uint64_t idle_us = 0;
 };
 
@@ -222,6 +252,8 @@ struct Stats {
   WorkingSetStats working_set;
   DevicesStats devices;
   BalloonStats balloon;
+  GuestMemoryStats guest_memory;
+  HotplugStats hotplug;
   EventPagesStats event_pages;
   DirtyLogStats dirty_log;
 };

@@ -81,6 +81,11 @@ bool Request::TryWriteDirectly(uint64_t offset, uint64_t bytes, SystemCall call)
   if (!fits) return false;
   const std::optional<Hva> hva = worker_.direct.TryAnnounce(pages);
   if (!hva.has_value()) return false;
+  // A block that is unplugged from here on is busy until the request is withdrawn.
+  if (!worker_.access.IsRam(pages)) {
+    static_cast<void>(worker_.direct.Withdraw());
+    return false;
+  }
   std::array<iovec, kMostPieces> guest;
   for (size_t i = 0; i < count; ++i) {
     guest[i] = {PointerOf(*hva + (pieces[i].gpa - GpaOf(pages.begin))), pieces[i].bytes};

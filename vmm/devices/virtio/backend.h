@@ -70,6 +70,7 @@ class Request {
     std::vector<std::byte>& scratch;
     const std::atomic<bool>& let_go;  // the worker shall let go of the ring, or end
     uint16_t queue = 0;
+    bool waited = false;
   };
   Request(const Worker& worker, const Chain& chain) : worker_(worker), chain_(chain) {}
   // `finish` publishes the requests before this one.
@@ -81,6 +82,8 @@ class Request {
   }
 
   uint16_t queue() const { return worker_.queue; }
+  // Serve has said Served::later of this request, and is called again.
+  bool waited() const { return worker_.waited; }
   // True: the driver has reset the device or taken the queue back, or the machine ends. The request
   // gets no answer, whatever Serve returns. A request can be long (a chain may describe 4 GiB, and the
   // same memory many times), so a device looks here before each step of it.
@@ -172,6 +175,8 @@ class Backend {
   virtual std::string name() const = 0;
   virtual uint32_t device_id() const = 0;  // VIRTIO_ID_*
   virtual uint64_t features() const = 0;   // the bits of this kind of device
+  // Of them, those without which the device does not work.
+  virtual uint64_t required_features() const { return 0; }
   virtual uint16_t queues() const = 0;
   // The fields of the configuration, if they do not change.
   virtual std::span<const std::byte> config() const = 0;
@@ -182,6 +187,8 @@ class Backend {
   }
   virtual void WriteConfig(uint64_t, std::span<const std::byte>) {}
   virtual uint32_t config_generation() const { return 0; }
+  // A driver begins, with the features that it has accepted. Before the workers serve its queues.
+  virtual void DriverBegins(uint64_t) {}
   // Whether a driver shall be interrupted for the configuration when it begins, as after a change.
   virtual bool announces_config() const { return false; }
   // Receives each change of a field, to interrupt the driver. Set before the device starts.

@@ -21,19 +21,74 @@ constexpr uint64_t kFramesAtOnce = 512;
 // Memory that is discarded by one call.
 constexpr uint64_t kMostAtOnce = uint64_t{16} << 20;
 
+// Section 5.5.6.4; <linux/virtio_balloon.h> has the same struct.
+static_assert(sizeof(virtio_balloon_stat) == 10);
+// The standard has ten tags. What follows these entries is not read.
+constexpr uint64_t kMostStatistics = 64;
+
+// nullptr: a tag of a later standard.
+uint64_t* FieldOf(GuestMemoryStats& stats, uint16_t tag) {
+  switch (tag) {
+    case VIRTIO_BALLOON_S_SWAP_IN:
+      return &stats.swap_in_bytes;
+    case VIRTIO_BALLOON_S_SWAP_OUT:
+      return &stats.swap_out_bytes;
+    case VIRTIO_BALLOON_S_MAJFLT:
+      return &stats.major_faults;
+    case VIRTIO_BALLOON_S_MINFLT:
+      return &stats.minor_faults;
+    case VIRTIO_BALLOON_S_MEMFREE:
+      return &stats.free_bytes;
+    case VIRTIO_BALLOON_S_MEMTOT:
+      return &stats.total_bytes;
+    case VIRTIO_BALLOON_S_AVAIL:
+      return &stats.available_bytes;
+    case VIRTIO_BALLOON_S_CACHES:
+      return &stats.cache_bytes;
+    case VIRTIO_BALLOON_S_HTLB_PGALLOC:
+      return &stats.hugetlb_allocations;
+    case VIRTIO_BALLOON_S_HTLB_PGFAIL:
+      return &stats.hugetlb_failures;
+    default:
+      return nullptr;
+  }
+}
+
 }  // namespace
 
 uint32_t Balloon::device_id() const { return VIRTIO_ID_BALLOON; }
 
 uint64_t Balloon::features() const {
-  return Bit(VIRTIO_BALLOON_F_DEFLATE_ON_OOM) | Bit(VIRTIO_BALLOON_F_REPORTING);
+  return Bit(VIRTIO_BALLOON_F_DEFLATE_ON_OOM) | Bit(VIRTIO_BALLOON_F_REPORTING) |
+         Bit(VIRTIO_BALLOON_F_STATS_VQ);
+}
+
+void Balloon::DriverBegins(uint64_t features) {
+  reports_statistics_.store((features & Bit(VIRTIO_BALLOON_F_STATS_VQ)) != 0, kRelease);
+  asked_.store(false, kRelaxed);
+}
+
+void Balloon::AskForStatistics() {
+  if (!reports_statistics_.load(kAcquire)) return;
+  asked_.store(true, kRelease);
+  WakeQueue(kStatistics);
+}
+
+GuestMemoryStats Balloon::GuestStats() const {
+  const int64_t now_us = absl::ToInt64Microseconds(MonotonicNow());
+  absl::MutexLock lock(&mutex_);
+  GuestMemoryStats stats = guest_;
+  if (stats.reports != 0) {
+    stats.age_us = static_cast<uint64_t>(std::max(now_us - guest_reported_us_, int64_t{0}));
+  }
+  return stats;
 }
 
 absl::Status Balloon::SetTarget(uint64_t bytes) {
-  if (bytes > memory_.bytes()) {
+  if (bytes > memory_.usable_bytes()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("a balloon of %d bytes: the guest has %d bytes of memory; ask for less",
-                        bytes, memory_.bytes()));
+                        bytes, memory_.usable_bytes()));
   }
   if (bytes % kPageSize != 0) {
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -79,15 +134,20 @@ void Balloon::WriteConfig(uint64_t offset, std::span<const std::byte> data) {
 }
 
 Served Balloon::Serve(Request& request) {
-  if (request.queue() != kReporting) NoteChange();
   switch (request.queue()) {
     case kInflate:
+      NoteChange();
       return {.answered = TakeFrames(request)};
     case kDeflate:
+      NoteChange();
       return {.answered = CountFrames(request)};
+    case kStatistics:
+      if (reports_statistics_.load(kAcquire)) return TakeStatistics(request);
+      break;
     default:
-      return {.answered = TakeBuffers(request)};
+      break;
   }
+  return {.answered = TakeBuffers(request)};
 }
 
 // The count grows after the discard. A thread that reads the count therefore finds the pages
@@ -118,13 +178,15 @@ bool Balloon::TakeFrames(Request& request) {
     const auto some = std::span(frames).first(here / sizeof(uint32_t));
     if (!request.Read(done, std::as_writable_bytes(some))) return false;
     std::sort(some.begin(), some.end());
-    if (!memory_.HvaOf(GpaOf({some.back()})).has_value()) return false;
+    if (!memory_.IsRam(GpaOf({some.back()}), kPageSize)) return false;
     for (size_t i = 0; i < some.size();) {
       const size_t first = i++;
       while (i < some.size() && some[i] - some[i - 1] <= 1) ++i;
       // RAM goes when its machine ends, and a worker that is left behind is still here.
-      const std::optional<Hva> hva = memory_.HvaOf(GpaOf({some[first]}));
-      if (!hva.has_value()) return false;
+      const Gpa gpa = GpaOf({some[first]});
+      const std::optional<Hva> hva = memory_.HvaOf(gpa);
+      const uint64_t run = (uint64_t{some[i - 1]} - some[first] + 1) << kPageShift;
+      if (!hva.has_value() || !memory_.IsRam(gpa, run)) return false;
       Give(PageRangeOf(*hva, some[i - 1] - some[first] + 1), inflated_, request);
     }
     request.counters().from_guest_bytes.Add(here);
@@ -140,6 +202,34 @@ bool Balloon::CountFrames(Request& request) {
   deflated_.Add(bytes / sizeof(uint32_t));
   request.counters().from_guest_bytes.Add(bytes);
   return true;
+}
+
+// What is in the buffer is read once, when the driver gives it. It goes back when new values are asked
+// for: the driver takes that as the request to fill it.
+Served Balloon::TakeStatistics(Request& request) {
+  if (request.waited()) {
+    return asked_.exchange(false, kAcquire) ? Served{} : Served{.later = true};
+  }
+  const uint64_t bytes = request.readable_bytes();
+  if (bytes == 0 || bytes % sizeof(virtio_balloon_stat) != 0 || request.writable_bytes() != 0) {
+    return {.answered = false};
+  }
+  // What was asked for until now is answered by what follows.
+  asked_.store(false, kRelaxed);
+  std::array<virtio_balloon_stat, kMostStatistics> entries;
+  const auto some =
+      std::span(entries).first(std::min<uint64_t>(bytes / sizeof(entries[0]), kMostStatistics));
+  if (!request.Read(0, std::as_writable_bytes(some))) return {.answered = false};
+  request.counters().from_guest_bytes.Add(some.size_bytes());
+  GuestMemoryStats stats;
+  for (const virtio_balloon_stat& entry : some) {
+    if (uint64_t* const field = FieldOf(stats, entry.tag)) *field = entry.val;
+  }
+  absl::MutexLock lock(&mutex_);
+  stats.reports = guest_.reports + 1;
+  guest_ = stats;
+  guest_reported_us_ = absl::ToInt64Microseconds(MonotonicNow());
+  return {.later = true};
 }
 
 // The buffers are the free memory itself. Only whole pages go.

@@ -1,10 +1,16 @@
 // The virtio memory balloon (virtio 1.2, section 5.5): the guest gives pages to the host and takes them
-// back. Inflate, deflate (also when the guest is out of memory) and free-page reporting.
+// back. Inflate, deflate (also when the guest is out of memory), free-page reporting and statistics.
 //
 //   SetTarget ──► num_pages, an interrupt ──► the driver inflates:  frame numbers on queue 0
 //                                                       deflates:   frame numbers on queue 1
-//                                                       reports free pages: buffers on queue 2
+//                                                       reports free pages: buffers on the last queue
 //   the driver writes `actual` when it has changed
+//   the driver gives a buffer with statistics ──► the device reads it, and keeps it
+//   AskForStatistics ──► the device returns the buffer ──► the driver fills it, and gives it again
+//
+// Queue 2 is that of the statistics if the driver has accepted them, and queue 3 that of the reports;
+// otherwise queue 2 is that of the reports. Existing drivers number the queues that they use without
+// gaps; the standard would leave a place for the queue of hints, a feature that is not offered.
 //
 // A page that is inflated or reported is discarded before the device answers. The discard is a change
 // of host memory like any other: a bracket over the page, made by the worker outside of sections. The
@@ -24,7 +30,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "mmu/base/stats.h"
 #include "mmu/base/types.h"
 #include "vmm/devices/virtio/backend.h"
@@ -37,7 +45,7 @@ class Balloon final : public Backend {
  public:
   static constexpr uint16_t kInflate = 0;
   static constexpr uint16_t kDeflate = 1;
-  static constexpr uint16_t kReporting = 2;
+  static constexpr uint16_t kStatistics = 2;  // of a driver that has accepted them
 
   // Gives the content of a range of guest memory back to the host.
   using Discard = std::function<absl::Status(HvaRange)>;
@@ -50,22 +58,29 @@ class Balloon final : public Backend {
   // How much memory the driver shall give to the host; rounded down to pages. InvalidArgument: more
   // than there is.
   [[nodiscard]] absl::Status SetTarget(uint64_t bytes);
+  // Has the driver report the statistics of the guest once more. Returns at once; nothing follows if
+  // the driver has not accepted them.
+  void AskForStatistics();
   BalloonStats Stats() const;
+  // What the guest has reported last.
+  GuestMemoryStats GuestStats() const ABSL_LOCKS_EXCLUDED(mutex_);
 
   std::string name() const override { return "balloon"; }
   uint32_t device_id() const override;
   uint64_t features() const override;
-  uint16_t queues() const override { return 3; }
+  uint16_t queues() const override { return 4; }
   std::span<const std::byte> config() const override { return {}; }
   void ReadConfig(uint64_t offset, std::span<std::byte> data) const override;
   void WriteConfig(uint64_t offset, std::span<const std::byte> data) override;
   uint32_t config_generation() const override { return generation_.load(kAcquire); }
+  void DriverBegins(uint64_t features) override;
   Served Serve(Request& request) override;
 
  private:
   bool TakeFrames(Request& request);
   bool CountFrames(Request& request);
   bool TakeBuffers(Request& request);
+  Served TakeStatistics(Request& request) ABSL_LOCKS_EXCLUDED(mutex_);
   void NoteChange();
   void Give(HvaRange pages, Counter& pages_given, Request& request);
 
@@ -76,6 +91,16 @@ class Balloon final : public Backend {
   std::atomic<uint32_t> generation_{0};
   std::atomic<uint32_t> actual_pages_{0};  // relaxed: what the driver says, for the statistics
   std::atomic<int64_t> changed_us_{0};     // relaxed: for the statistics
+  // Release and acquire are those of the order that the workers are given.
+  std::atomic<bool> reports_statistics_{false};
+  // The buffer shall be returned. A worker that misses it is woken after it was set.
+  std::atomic<bool> asked_{false};
+
+  // Guards: what the guest has reported last. Order: innermost. Held across: nothing that waits.
+  mutable absl::Mutex mutex_;
+  GuestMemoryStats guest_ ABSL_GUARDED_BY(mutex_);
+  int64_t guest_reported_us_ ABSL_GUARDED_BY(mutex_) = 0;
+
   Counter inflated_;
   Counter deflated_;
   Counter reported_;

@@ -225,7 +225,8 @@ void MmioDevice::SetReadyLocked(uint32_t value) {
 }
 
 bool MmioDevice::FeaturesAreAcceptableLocked() const {
-  return (driver_features_ & ~offered()) == 0 && (driver_features_ & kVersion1) != 0;
+  const uint64_t required = kVersion1 | backend_->required_features();
+  return (driver_features_ & ~offered()) == 0 && (driver_features_ & required) == required;
 }
 
 void MmioDevice::SetStatusLocked(uint32_t value) {
@@ -246,6 +247,7 @@ void MmioDevice::SetStatusLocked(uint32_t value) {
   if ((added & VIRTIO_CONFIG_S_DRIVER_OK) == 0 || (status_ & VIRTIO_CONFIG_S_NEEDS_RESET) != 0) {
     return;
   }
+  backend_->DriverBegins(driver_features_);
   for (size_t i = 0; i < queues_.size(); ++i) {
     if (queues_[i].ready) workers_[i]->Run(queues_[i].layout, driver_features_);
   }

@@ -91,7 +91,8 @@ class MmioDevice {
   Queue* SelectedLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint64_t offered() const { return backend_->features() | kQueueFeatures; }
 
-  static constexpr uint64_t kQueueFeatures = kVersion1 | kIndirectDescriptors | kEventIndex;
+  static constexpr uint64_t kQueueFeatures =
+      kVersion1 | kIndirectDescriptors | kEventIndex | kInOrder;
 
   const Virtqueue::Parts parts_;
   const std::unique_ptr<Backend> backend_;

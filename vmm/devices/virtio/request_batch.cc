@@ -80,7 +80,8 @@ size_t RequestBatch::Answered() const {
   return served_ != 0 && !jobs_[served_ - 1].served.answered ? served_ - 1 : served_;
 }
 
-Request RequestBatch::RequestOf(Reader& reader, size_t number, std::vector<std::byte>& scratch) {
+Request RequestBatch::RequestOf(Reader& reader, size_t number, std::vector<std::byte>& scratch,
+                                bool waited) {
   return Request({.mmu = parts_.machine.mmu,
                   .access = parts_.machine.access,
                   .reader = reader,
@@ -88,7 +89,8 @@ Request RequestBatch::RequestOf(Reader& reader, size_t number, std::vector<std::
                   .counters = parts_.counters,
                   .scratch = scratch,
                   .let_go = parts_.let_go,
-                  .queue = parts_.number},
+                  .queue = parts_.number,
+                  .waited = waited},
                  chains_[number]);
 }
 
@@ -96,7 +98,7 @@ bool RequestBatch::Serve(Reader& reader) {
   Job& job = jobs_[served_];
   // The copies of an earlier Serve of this request, which has thrown std::bad_alloc.
   staged_.ForgetCopiesFrom(CopiesBefore(served_));
-  Request request = RequestOf(reader, served_, scratch_);
+  Request request = RequestOf(reader, served_, scratch_, waits_);
   const auto finish = [&] {
     const QueueOutcome finished = FinishServed(reader);
     if (finished != QueueOutcome::kDone) throw NotPublished{finished};
@@ -105,7 +107,8 @@ bool RequestBatch::Serve(Reader& reader) {
   job.served = parts_.backend.Serve(request);
   // The backend may have given the request up in the middle. The worker lets go of the ring next.
   if (parts_.let_go.load(kAcquire)) return true;
-  if (job.served.later) return false;
+  waits_ = job.served.later;
+  if (waits_) return false;
   job.copies_end = staged_.copies().size();
   ++served_;
   if (staged_.bytes() < kCopyAt || !job.served.answered) return true;
@@ -167,7 +170,9 @@ QueueOutcome RequestBatch::Publish(Reader& reader) {
   std::array<Answer, Virtqueue::kMaxBatch> answers;
   const size_t count = copied_ - published_;
   for (size_t i = 0; i < count; ++i) {
-    answers[i] = {chains_[published_ + i].head, jobs_[published_ + i].served.written};
+    const Chain& chain = chains_[published_ + i];
+    const uint32_t written = jobs_[published_ + i].served.written;
+    answers[i] = {chain.head, written, written == chain.writable_bytes};
   }
   const QueueOutcome outcome = parts_.queue.Publish(reader, std::span(answers).first(count));
   if (outcome != QueueOutcome::kDone) return outcome;

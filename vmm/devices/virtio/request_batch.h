@@ -57,7 +57,10 @@ class RequestBatch {
 
   bool empty() const { return count_ == 0; }
   // Forgets requests that will get no answer.
-  void Drop() { count_ = 0; }
+  void Drop() {
+    count_ = 0;
+    waits_ = false;
+  }
 
   // Only if it is empty. The outcomes are those of Virtqueue::Pop.
   QueueOutcome Take(Reader& reader);
@@ -80,7 +83,8 @@ class RequestBatch {
   };
 
   void Fetch(Reader& reader);
-  Request RequestOf(Reader& reader, size_t number, std::vector<std::byte>& scratch);
+  Request RequestOf(Reader& reader, size_t number, std::vector<std::byte>& scratch,
+                    bool waited = false);
   // False: the request is to be served again later.
   bool Serve(Reader& reader);
   void ServeUnstaged(Reader& reader, size_t number);
@@ -100,6 +104,7 @@ class RequestBatch {
   size_t served_ = 0;     // of count_
   size_t copied_ = 0;     // of served_
   size_t published_ = 0;  // of copied_
+  bool waits_ = false;    // the backend has put the next request off (Served::later)
   StagedCopies fetched_;
   StagedCopies staged_;
   std::vector<std::byte> scratch_;

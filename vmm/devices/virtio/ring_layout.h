@@ -23,6 +23,7 @@ namespace underfoot::virtio {
 inline constexpr uint64_t kIndirectDescriptors = uint64_t{1} << 28;
 inline constexpr uint64_t kEventIndex = uint64_t{1} << 29;
 inline constexpr uint64_t kVersion1 = uint64_t{1} << 32;
+inline constexpr uint64_t kInOrder = uint64_t{1} << 35;
 
 struct Descriptor {
   static constexpr uint16_t kNext = 1;

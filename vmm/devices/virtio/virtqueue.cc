@@ -17,6 +17,7 @@ constexpr unsigned kMostFailures = 3;
 constexpr uint64_t kMaxChainBytes = uint64_t{1} << 32;
 
 bool InOneSlot(const GuestMemory& memory, Gpa gpa, uint64_t bytes) {
+  if (!memory.IsRam(gpa, bytes)) return false;
   return std::any_of(memory.slots().begin(), memory.slots().end(), [&](const RamSlot& slot) {
     return gpa >= slot.gpa && gpa - slot.gpa < slot.bytes && bytes <= slot.bytes - (gpa - slot.gpa);
   });
@@ -47,6 +48,7 @@ void Virtqueue::Start(const RingLayout& layout, uint64_t features) {
   layout_ = layout;
   event_index_ = (features & kEventIndex) != 0;
   indirect_ = (features & kIndirectDescriptors) != 0;
+  in_order_ = (features & kInOrder) != 0;
   next_available_.store(0, kRelaxed);
   next_used_.store(0, kRelaxed);
   held_ = 0;
@@ -101,10 +103,14 @@ template <class Use>
 QueueOutcome Virtqueue::In(Reader& reader, Area& area, const Use& use) {
   for (;;) {
     if (const CacheSection section = area.cache.Check(reader)) {
+      // The driver has unplugged the memory of its ring.
+      if (!memory_.IsRam(area.gpa, area.bytes)) return QueueOutcome::kBroken;
       use(section.data());
       if (area.access == Access::kWrite) section.MarkDirty();
       return QueueOutcome::kDone;
     }
+    // A refresh would bring a page of it in.
+    if (!memory_.IsRam(area.gpa, area.bytes)) return QueueOutcome::kBroken;
     if (const QueueOutcome valid = MakeValid(reader, area); valid != QueueOutcome::kDone) {
       return valid;
     }
@@ -212,9 +218,7 @@ QueueOutcome Virtqueue::CopyIndirect(Reader& reader, const Descriptor& table) {
   return QueueOutcome::kBroken;
 }
 
-bool Virtqueue::IsRam(Gpa gpa, uint64_t bytes) const {
-  return gpa.value < memory_.bytes() && bytes <= memory_.bytes() - gpa.value;
-}
+bool Virtqueue::IsRam(Gpa gpa, uint64_t bytes) const { return memory_.IsRam(gpa, bytes); }
 
 QueueOutcome Virtqueue::Check(std::span<const Descriptor> descriptors, Chain& chain) const {
   chain.readable.clear();
@@ -244,6 +248,9 @@ QueueOutcome Virtqueue::Publish(Reader& reader, std::span<const Answer> answers)
   const QueueOutcome published = In(reader, used_, [&](std::byte* area) {
     for (uint16_t i = 0; i < answers.size(); ++i) {
       const uint64_t element = layout_.element_offset(static_cast<uint16_t>(next + i));
+      // Section 2.7.9: in order, one element stands for a run of answers. It lies in the place of the
+      // first one and names the last one. The driver takes the others for written whole.
+      while (in_order_ && answers[i].whole && i + 1u < answers.size()) ++i;
       WordAt<uint32_t>(area, element + offsetof(UsedElement, head))
           .store(answers[i].head, kRelaxed);
       WordAt<uint32_t>(area, element + offsetof(UsedElement, written))

@@ -62,10 +62,11 @@ struct Chain {
 };
 
 // A request that is answered. `written`: the bytes at the beginning of the chain's writable part that
-// the device has written.
+// the device has written. `whole`: these are all bytes of that part.
 struct Answer {
   uint16_t head = 0;
   uint32_t written = 0;
+  bool whole = false;
 };
 
 class Virtqueue {
@@ -106,7 +107,8 @@ class Virtqueue {
     size_t taken = 0;
     return Pop(reader, std::span(&chain, 1), taken);
   }
-  // 1..kMaxBatch answers. The driver sees all of them at once.
+  // 1..kMaxBatch answers, in the order in which their chains were taken. The driver sees all of them at
+  // once.
   QueueOutcome Publish(Reader& reader, std::span<const Answer> answers);
   QueueOutcome Publish(Reader& reader, uint16_t head, uint32_t written) {
     const Answer answer{head, written};
@@ -157,6 +159,7 @@ class Virtqueue {
   RingLayout layout_;
   bool event_index_ = false;
   bool indirect_ = false;
+  bool in_order_ = false;
 
   // Relaxed: only the queue's thread writes these two; other threads only show them.
   std::atomic<uint16_t> next_available_{0};

@@ -1,0 +1,213 @@
+#include "vmm/devices/virtio/mem.h"
+
+#include <linux/virtio_ids.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "mmu/base/ordering.h"
+#include "vmm/base/monotonic.h"
+
+namespace underfoot::virtio {
+namespace {
+
+// Memory that is discarded by one call: a bracket is no longer than that, and a request that is given
+// up ends soon.
+constexpr size_t kBlocksAtOnce = 8;
+
+}  // namespace
+
+Mem::Mem(const GuestMemory& memory, const DirectRequests& requests, Discard discard)
+    : memory_(memory),
+      blocks_(*memory.hotplug()),
+      requests_(requests),
+      discard_(std::move(discard)) {
+  NoteChange();
+}
+
+uint32_t Mem::device_id() const { return VIRTIO_ID_MEM; }
+
+uint64_t Mem::features() const { return uint64_t{1} << VIRTIO_MEM_F_UNPLUGGED_INACCESSIBLE; }
+
+absl::Status Mem::SetRequested(uint64_t bytes) {
+  if (bytes > blocks_.bytes()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d bytes of plugged memory: this machine has room for %d bytes; ask for "
+                        "less, or start it with more --hotplug-memory",
+                        bytes, blocks_.bytes()));
+  }
+  if (bytes % kHotplugBlockBytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d bytes of plugged memory are not a whole number of blocks of %d bytes",
+                        bytes, kHotplugBlockBytes));
+  }
+  requested_.store(bytes, kRelease);
+  generation_.fetch_add(1, kRelease);
+  NoteChange();
+  ConfigChanged();
+  return absl::OkStatus();
+}
+
+void Mem::NoteChange() { changed_us_.store(absl::ToInt64Microseconds(MonotonicNow()), kRelaxed); }
+
+HotplugStats Mem::Stats() const {
+  const int64_t idle_us = absl::ToInt64Microseconds(MonotonicNow()) - changed_us_.load(kRelaxed);
+  const uint64_t requested = requested_.load(kRelaxed);
+  const uint64_t plugged = blocks_.plugged_bytes();
+  return {
+      .region_bytes = blocks_.bytes(),
+      .requested_bytes = requested,
+      .plugged_bytes = plugged,
+      .plugged = plugged_.Get(),
+      .unplugged = unplugged_.Get(),
+      .busy = busy_.Get(),
+      .refused = refused_.Get(),
+      .kept = kept_.Get(),
+      .idle_us = plugged == requested ? 0 : static_cast<uint64_t>(std::max(idle_us, int64_t{0}))};
+}
+
+void Mem::ReadConfig(uint64_t offset, std::span<std::byte> data) const {
+  virtio_mem_config config{};
+  config.block_size = kHotplugBlockBytes;
+  config.addr = blocks_.begin().value;
+  config.region_size = blocks_.bytes();
+  config.usable_region_size = blocks_.bytes();
+  config.plugged_size = blocks_.plugged_bytes();
+  config.requested_size = requested_.load(kAcquire);
+  CopyConfig(std::as_bytes(std::span(&config, 1)), offset, data);
+}
+
+Served Mem::Serve(Request& request) {
+  virtio_mem_req asked{};
+  if (request.readable_bytes() < sizeof(asked) ||
+      request.writable_bytes() < sizeof(virtio_mem_resp) ||
+      !request.Read(0, std::as_writable_bytes(std::span(&asked, 1)))) {
+    return {.answered = false};
+  }
+  // The answer of an earlier call for this request, which has thrown std::bad_alloc.
+  if (!done_.has_value() || std::memcmp(&done_->request, &asked, sizeof(asked)) != 0) {
+    done_ = {asked, CarryOut(asked, request)};
+    if (request.abandoned()) {
+      done_.reset();
+      return {};
+    }
+  }
+  const bool written = request.Write(0, std::as_bytes(std::span(&done_->response, 1)));
+  done_.reset();
+  return {.answered = written, .written = sizeof(virtio_mem_resp)};
+}
+
+virtio_mem_resp Mem::CarryOut(const virtio_mem_req& asked, Request& request) {
+  virtio_mem_resp response{};
+  response.type = VIRTIO_MEM_RESP_ERROR;
+  const auto blocks = BlocksAt(asked.u.plug.addr, asked.u.plug.nb_blocks);
+  switch (asked.type) {
+    case VIRTIO_MEM_REQ_PLUG:
+      if (blocks.has_value()) response.type = Plug(*blocks, request);
+      break;
+    case VIRTIO_MEM_REQ_UNPLUG:
+      if (blocks.has_value() && PluggedIn(*blocks) == blocks->count) {
+        response.type = Unplug({&*blocks, 1}, request);
+      }
+      break;
+    case VIRTIO_MEM_REQ_UNPLUG_ALL:
+      response.type = UnplugAll(request);
+      break;
+    case VIRTIO_MEM_REQ_STATE:
+      if (blocks.has_value()) {
+        const size_t plugged = PluggedIn(*blocks);
+        response.type = VIRTIO_MEM_RESP_ACK;
+        response.u.state.state = plugged == blocks->count ? VIRTIO_MEM_STATE_PLUGGED
+                                 : plugged == 0           ? VIRTIO_MEM_STATE_UNPLUGGED
+                                                          : VIRTIO_MEM_STATE_MIXED;
+      }
+      break;
+    default:
+      break;
+  }
+  if (request.abandoned()) return response;
+  if (response.type == VIRTIO_MEM_RESP_BUSY) busy_.Add();
+  if (response.type == VIRTIO_MEM_RESP_ERROR || response.type == VIRTIO_MEM_RESP_NACK) {
+    refused_.Add();
+    request.counters().errors.Add();
+  }
+  return response;
+}
+
+std::optional<Mem::Blocks> Mem::BlocksAt(uint64_t gpa, uint16_t count) const {
+  const uint64_t begin = blocks_.begin().value;
+  if (count == 0 || gpa < begin || gpa - begin >= blocks_.bytes() ||
+      (gpa - begin) % kHotplugBlockBytes != 0) {
+    return std::nullopt;
+  }
+  const Blocks blocks{(gpa - begin) / kHotplugBlockBytes, count};
+  if (blocks.count > blocks_.count() - blocks.first) return std::nullopt;
+  return blocks;
+}
+
+size_t Mem::PluggedIn(const Blocks& blocks) const {
+  size_t plugged = 0;
+  for (size_t i = 0; i < blocks.count; ++i) plugged += blocks_.is_plugged(blocks.first + i) ? 1 : 0;
+  return plugged;
+}
+
+HvaRange Mem::HvasOf(const Blocks& blocks) const {
+  const Hva begin =
+      memory_.hvas().begin + (blocks_.begin().value + blocks.first * kHotplugBlockBytes);
+  return {begin, begin + blocks.count * kHotplugBlockBytes};
+}
+
+// A guest that has touched the blocks, or an access that was under way when they were unplugged, may have
+// left pages there.
+uint16_t Mem::Plug(const Blocks& blocks, Request& request) {
+  if (blocks_.plugged_bytes() + blocks.count * kHotplugBlockBytes > requested_.load(kAcquire)) {
+    return VIRTIO_MEM_RESP_NACK;
+  }
+  if (PluggedIn(blocks) != 0) return VIRTIO_MEM_RESP_ERROR;
+  Give(blocks, request);
+  if (request.abandoned()) return VIRTIO_MEM_RESP_BUSY;  // nobody reads it
+  blocks_.Set(blocks.first, blocks.count, true);
+  plugged_.Add(blocks.count);
+  NoteChange();
+  return VIRTIO_MEM_RESP_ACK;
+}
+
+// All or nothing: `runs` are plugged. If the driver gives the request up, the blocks are unplugged; what is
+// left of their content goes when they are plugged again.
+uint16_t Mem::Unplug(std::span<const Blocks> runs, Request& request) {
+  for (const Blocks& run : runs) blocks_.Set(run.first, run.count, false);
+  const bool busy = std::any_of(runs.begin(), runs.end(), [this](const Blocks& run) {
+    return requests_.AnnouncedOver(HvasOf(run));
+  });
+  if (busy) {
+    for (const Blocks& run : runs) blocks_.Set(run.first, run.count, true);
+    return VIRTIO_MEM_RESP_BUSY;
+  }
+  for (const Blocks& run : runs) {
+    Give(run, request);
+    unplugged_.Add(run.count);
+  }
+  NoteChange();
+  return VIRTIO_MEM_RESP_ACK;
+}
+
+uint16_t Mem::UnplugAll(Request& request) {
+  std::vector<Blocks> runs;
+  for (size_t block = 0; block < blocks_.count(); ++block) {
+    if (!blocks_.is_plugged(block)) continue;
+    if (runs.empty() || runs.back().first + runs.back().count != block) runs.push_back({block, 0});
+    ++runs.back().count;
+  }
+  return Unplug(runs, request);
+}
+
+void Mem::Give(const Blocks& blocks, Request& request) {
+  for (size_t done = 0; done < blocks.count && !request.abandoned(); done += kBlocksAtOnce) {
+    const Blocks some{blocks.first + done, std::min(blocks.count - done, kBlocksAtOnce)};
+    if (!discard_(HvasOf(some)).ok()) kept_.Add(some.count);
+  }
+}
+
+}  // namespace underfoot::virtio
