@@ -161,7 +161,7 @@ busybox stty -F /dev/ttyS1 raw -echo
 # run_machine waits for these words: a CPU whose timer is lost says no more.
 for cpu in $(busybox seq 0 $(($(busybox nproc) - 1))); do
   { while busybox sleep 5; do echo "cpu $cpu lives"; done; } >/dev/console &
-  busybox taskset -p $((1 << cpu)) $! >/dev/null
+  busybox taskset -pc $cpu $! >/dev/null
 done
 cd /tmp
 # Through a pipe: on a terminal, programs would draw and colour.
@@ -224,13 +224,14 @@ watch_machine() {
       if [ "$words" != "${said[cpu]:-0}" ]; then
         said[cpu]=$words
         heard[cpu]=$SECONDS
-      elif ((SECONDS - ${heard[cpu]:-begun} > patience)); then
+      elif [ -n "${heard[cpu]:-}" ] && ((SECONDS - heard[cpu] > patience)); then
         show_console
         fail "the machine broke down: its CPU $cpu has said nothing for $patience s"
       fi
     done
     if ((SECONDS - begun > timeout)); then
       show_console
+      ((${#heard[@]} == smp)) || fail "the machine broke down: it was not up after $timeout s"
       echo "stock_kvm.sh: not done after $timeout s" >&2
       exit 124
     fi

@@ -59,7 +59,7 @@ class Verdict:
 
 
 # Tests of these binaries change the host as a whole, which one process at a time may do.
-CHANGES_HOST = {"host_changes_test", "huge_pages_test", "swapped_pages_test"}
+CHANGES_HOST = {"host_changes_test", "huge_pages_test", "swapped_ring_test"}
 HOST = threading.Lock()
 
 

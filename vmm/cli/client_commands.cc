@@ -37,8 +37,7 @@ absl::StatusOr<Json> PutState(ControlClient& client, const char* state) {
   return client.Put("/v1/vm", Json::object({{"state", state}}));
 }
 
-// Waits until the guest has given what is asked for, or does nothing more about it. Returns the last
-// answer.
+// How often the guest has reported about its memory.
 uint64_t ReportsIn(const Json& balloon) {
   if (!balloon.is_object() || !balloon.contains("guest_memory")) return 0;
   const Json& guest = balloon.at("guest_memory");

@@ -89,7 +89,7 @@ absl::StatusOr<Stage2Walk> MachineControl::GetStage2(Gfn gfn) {
     return absl::NotFoundError(
         absl::StrFormat("no memslot holds gfn 0x%x; RAM ends at gfn 0x%x, and a slot under churn "
                         "may be away for a moment",
-                        gfn.value, machine_.options().memory_bytes >> kPageShift));
+                        gfn.value, machine_.memory().bytes() >> kPageShift));
   }
   const Stage2::Path path = machine_.mmu().stage2().WalkPath(gfn);
   Stage2Walk walk;

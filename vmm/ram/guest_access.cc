@@ -1,5 +1,7 @@
 #include "vmm/ram/guest_access.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -8,6 +10,7 @@
 
 #include "absl/strings/str_format.h"
 #include "mmu/page_in_retries.h"
+#include "vmm/hooks/calls.h"
 
 namespace underfoot {
 namespace {
@@ -259,10 +262,13 @@ absl::Status GuestAccess::ByHva(Reader& reader, Gpa gpa, Hva hva, Access access,
   }
 }
 
-// Whether an access to the page takes no fault that userfaultfd has to serve.
+// Whether an access to the page takes no fault that userfaultfd has to serve. A page in swap space
+// is read back first; before Linux 5.14, which has no such advice, the access itself does that.
 bool GuestAccess::IsUsable(Hva page, Access access) const {
   const PagemapEntry entry = pagemap_.Read(page);
-  return entry.present && (access == Access::kRead || !entry.uffd_wp);
+  if (!entry.swapped) return entry.present && (access == Access::kRead || !entry.uffd_wp);
+  static_cast<void>(hooks::Madvise(PointerOf(page), kPageSize, MADV_POPULATE_READ));
+  return true;
 }
 
 }  // namespace underfoot

@@ -1,10 +1,7 @@
 #include "vmm/ram/guest_page_source.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <optional>
 
 #include "mmu/base/check.h"
@@ -187,24 +184,7 @@ void GuestPageSource::PageInSome(HvaRange pages, std::span<PageInResult> results
   }
 }
 
-// The content of a page in swap space comes back when the page is accessed, without a userfault. A
-// thread that uses the page through a translation only, as the worker of a device does, would wait
-// for it for ever. A handler of userfaults does not read it back: if the page has gone meanwhile, the
-// call waits for a handler. That is also why it is made outside the gate: a Shut waits for the
-// page-ins inside, and while it waits the handler brings nothing in.
 PageInResult GuestPageSource::PageIn(Hva page, Access access, FaultContext* context) {
-  bool in_swap = false;
-  const PageInResult in = TryPageIn(page, access, context, in_swap);
-  if (!in_swap || context != nullptr) return in;
-  if (madvise(PointerOf(page), kPageSize, MADV_POPULATE_READ) != 0) {
-    return Without(errno == EAGAIN || errno == EINTR ? PageInOutcome::kAgain
-                                                     : PageInOutcome::kFailed);
-  }
-  return TryPageIn(page, access, context, in_swap);
-}
-
-PageInResult GuestPageSource::TryPageIn(Hva page, Access access, FaultContext* context,
-                                        bool& in_swap) {
   const PageInGate::PageIn page_in(gate_);
   if (!page_in.MayBringIn(PageRangeOf(page))) return Without(PageInOutcome::kAgain);
   // While a removal is pending, an absent page is evidence. The page is then looked up first, even
@@ -258,10 +238,10 @@ PageInResult GuestPageSource::TryPageIn(Hva page, Access access, FaultContext* c
         UNDERFOOT_SYNC_POINT("page-came-in");
         continue;
       case UffdOutcome::kExists:
-        // It has no frame to keep now. (The write-protect marker of an absent page looks like a
-        // swap entry too: hence after the attempt.)
-        in_swap = entry.swapped;
-        if (in_swap) return Without(PageInOutcome::kRemovalPending);
+        // A swapped page comes in when it is touched, without a userfault; it has no frame to keep
+        // now. (The write-protect marker of an absent page looks like a swap entry too: hence after
+        // the attempt.)
+        if (entry.swapped) return Without(PageInOutcome::kRemovalPending);
         continue;
       case UffdOutcome::kAgain:
         eagain_.Add();

@@ -69,7 +69,6 @@ class GuestPageSource final : public PageSource {
 
   // `context`: a Fault of this class, or nullptr. If the page has come in for the fault and is gone
   // again, the answer is kAgain, and the Fault is woken(): the page is not brought in twice.
-  // A page in swap space is read back, but not for a fault: its answer is then kRemovalPending.
   PageInResult PageIn(Hva page, Access access, FaultContext* context) override;
   // Brings in no page on which a removal may be under way, that has been moved away, or that is in
   // swap; lifts no write protection.
@@ -118,8 +117,6 @@ class GuestPageSource final : public PageSource {
   uint64_t eagain() const { return eagain_.Get(); }
 
  private:
-  // in_swap: whether the page is in swap space, and was left there.
-  PageInResult TryPageIn(Hva page, Access access, FaultContext* context, bool& in_swap);
   UffdOutcome MakePresent(Hva page, bool from_file, Fault* fault);
   UffdOutcome MakeHostPagePresent(HvaRange host_page, bool from_file, Fault* fault);
   bool BringInHugePage(HvaRange block, bool& from_file, Fault* fault);

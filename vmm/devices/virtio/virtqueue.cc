@@ -88,8 +88,10 @@ QueueOutcome Virtqueue::MakeValid(Reader& reader, Area& area) {
       refreshes_.Add();
       if (held_ != 0) refreshes_in_request_.Add();
       return QueueOutcome::kDone;
-    case RefreshOutcome::kNoMemslot:
     case RefreshOutcome::kRemovalPending:
+      ReadBack(reader, area);
+      return QueueOutcome::kAway;
+    case RefreshOutcome::kNoMemslot:
     case RefreshOutcome::kAgain:
       return QueueOutcome::kAway;
     case RefreshOutcome::kInactive:
@@ -97,6 +99,15 @@ QueueOutcome Virtqueue::MakeValid(Reader& reader, Area& area) {
       return QueueOutcome::kBroken;
   }
   return QueueOutcome::kBroken;
+}
+
+// A page in swap space comes back when it is accessed. A refresh makes no access, because it holds a
+// claim meanwhile, and the driver may be waiting for an answer without a look at this page.
+void Virtqueue::ReadBack(Reader& reader, const Area& area) {
+  std::byte byte;
+  for (Gfn page = GfnOf(area.gpa); GpaOf(page) < area.gpa + area.bytes; page += 1) {
+    static_cast<void>(access_.Read(reader, GpaOf(page), {&byte, 1}));
+  }
 }
 
 template <class Use>

@@ -144,6 +144,7 @@ class Virtqueue {
   template <class Use>
   QueueOutcome In(Reader& reader, Area& area, const Use& use);
   QueueOutcome MakeValid(Reader& reader, Area& area);
+  void ReadBack(Reader& reader, const Area& area);
   bool CopyChain(std::byte* area, uint16_t head);
   QueueOutcome Expand(Reader& reader, std::span<const Descriptor>& chain);
   QueueOutcome CopyIndirect(Reader& reader, const Descriptor& table);
