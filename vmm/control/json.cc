@@ -34,6 +34,18 @@ Json ToJson(const StatByName& by) {
   return json;
 }
 
+Json ValueOf(const StatRow& row, const Stats& stats) {
+  return std::visit([](const auto& value) { return ToJson(value); }, row.read(stats));
+}
+
+Json GroupOf(const Stats& stats, std::string_view group) {
+  Json json = Json::object();
+  for (const StatRow& row : StatTable()) {
+    if (row.group == group) json[std::string(row.field)] = ValueOf(row, stats);
+  }
+  return json;
+}
+
 std::string_view Name(CacheState state) {
   switch (state) {
     case CacheState::kInactive:
@@ -110,8 +122,7 @@ Json ToJson(const LatencySnapshot& latency) {
 Json ToJson(const Stats& stats) {
   Json json = Json::object();
   for (const StatRow& row : StatTable()) {
-    json[std::string(row.group)][std::string(row.field)] =
-        std::visit([](const auto& value) { return ToJson(value); }, row.read(stats));
+    json[std::string(row.group)][std::string(row.field)] = ValueOf(row, stats);
   }
   return json;
 }
@@ -303,40 +314,18 @@ Json ToJson(const AllDevices& devices) {
 }
 
 Json ToJson(const BalloonInfo& info) {
-  const BalloonStats& balloon = info.balloon;
-  const GuestMemoryStats& guest = info.guest;
-  return {{"target_bytes", balloon.target_bytes},
-          {"actual_bytes", balloon.actual_bytes},
-          {"inflated", balloon.inflated},
-          {"deflated", balloon.deflated},
-          {"reported", balloon.reported},
-          {"kept", balloon.kept},
-          {"idle_us", balloon.idle_us},
-          {"guest_memory",
-           {{"reports", guest.reports},
-            {"age_us", guest.age_us},
-            {"swap_in_bytes", guest.swap_in_bytes},
-            {"swap_out_bytes", guest.swap_out_bytes},
-            {"major_faults", guest.major_faults},
-            {"minor_faults", guest.minor_faults},
-            {"free_bytes", guest.free_bytes},
-            {"total_bytes", guest.total_bytes},
-            {"available_bytes", guest.available_bytes},
-            {"cache_bytes", guest.cache_bytes},
-            {"hugetlb_allocations", guest.hugetlb_allocations},
-            {"hugetlb_failures", guest.hugetlb_failures}}}};
+  Stats stats;
+  stats.balloon = info.balloon;
+  stats.guest_memory = info.guest;
+  Json json = GroupOf(stats, "balloon");
+  json["guest_memory"] = GroupOf(stats, "guest_memory");
+  return json;
 }
 
 Json ToJson(const HotplugStats& hotplug) {
-  return {{"region_bytes", hotplug.region_bytes},
-          {"requested_bytes", hotplug.requested_bytes},
-          {"plugged_bytes", hotplug.plugged_bytes},
-          {"plugged", hotplug.plugged},
-          {"unplugged", hotplug.unplugged},
-          {"busy", hotplug.busy},
-          {"refused", hotplug.refused},
-          {"kept", hotplug.kept},
-          {"idle_us", hotplug.idle_us}};
+  Stats stats;
+  stats.hotplug = hotplug;
+  return GroupOf(stats, "hotplug");
 }
 
 Json ToJson(const EventInfo& info) {
