@@ -209,7 +209,7 @@ QueueOutcome Virtqueue::Expand(Reader& reader, std::span<const Descriptor>& chai
 QueueOutcome Virtqueue::CopyIndirect(Reader& reader, const Descriptor& table) {
   const uint64_t entries = table.bytes / sizeof(Descriptor);
   if (table.bytes % sizeof(Descriptor) != 0 || entries == 0 || entries > kMaxIndirect ||
-      !IsRam({table.gpa}, table.bytes)) {
+      !memory_.IsRam({table.gpa}, table.bytes)) {
     return QueueOutcome::kBroken;
   }
   indirect_table_.resize(entries);
@@ -229,8 +229,6 @@ QueueOutcome Virtqueue::CopyIndirect(Reader& reader, const Descriptor& table) {
   return QueueOutcome::kBroken;
 }
 
-bool Virtqueue::IsRam(Gpa gpa, uint64_t bytes) const { return memory_.IsRam(gpa, bytes); }
-
 QueueOutcome Virtqueue::Check(std::span<const Descriptor> descriptors, Chain& chain) const {
   chain.readable.clear();
   chain.writable.clear();
@@ -238,7 +236,7 @@ QueueOutcome Virtqueue::Check(std::span<const Descriptor> descriptors, Chain& ch
   chain.writable_bytes = 0;
   for (const Descriptor& descriptor : descriptors) {
     const Buffer buffer{{descriptor.gpa}, descriptor.bytes};
-    if (!IsRam(buffer.gpa, buffer.bytes)) return QueueOutcome::kBroken;
+    if (!memory_.IsRam(buffer.gpa, buffer.bytes)) return QueueOutcome::kBroken;
     if ((descriptor.flags & Descriptor::kDeviceWrites) != 0) {
       chain.writable.push_back(buffer);
       chain.writable_bytes += buffer.bytes;

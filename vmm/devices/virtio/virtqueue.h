@@ -149,7 +149,6 @@ class Virtqueue {
   QueueOutcome Expand(Reader& reader, std::span<const Descriptor>& chain);
   QueueOutcome CopyIndirect(Reader& reader, const Descriptor& table);
   QueueOutcome Check(std::span<const Descriptor> descriptors, Chain& chain) const;
-  bool IsRam(Gpa gpa, uint64_t bytes) const;
 
   Mmu& mmu_;
   const GuestMemory& memory_;
