@@ -158,7 +158,7 @@ for module in $(busybox cat /modules/order); do
   busybox insmod /modules/$module.ko || echo "no $module"
 done
 busybox stty -F /dev/ttyS1 raw -echo
-# run_machine waits for these words: a CPU whose timer is lost says no more.
+# watch_machine waits for these words: a CPU whose timer is lost says no more.
 for cpu in $(busybox seq 0 $(($(busybox nproc) - 1))); do
   { while busybox sleep 5; do echo "cpu $cpu lives"; done; } >/dev/console &
   busybox taskset -pc $cpu $! >/dev/null

@@ -240,19 +240,19 @@ absl::Status Machine::AddDevices() {
     absl::Status added = AddDisk(virtio::RawDisk::Open(file.path, file.read_only));
     if (!added.ok()) return added;
   }
+  // Not by `this`: a worker that is left behind outlives the machine.
+  const auto discard = [&hooks = ram_->hooks()](HvaRange pages) {
+    return hooks.Discard(pages).status();
+  };
   if (guest_->disk != nullptr || options_.RunsLinux()) {
     guest_->devices.Add(std::make_unique<virtio::Rng>());
-    // Not by `this`: a worker that is left behind outlives the machine.
-    auto balloon = std::make_unique<virtio::Balloon>(
-        ram_->memory(),
-        [&hooks = ram_->hooks()](HvaRange pages) { return hooks.Discard(pages).status(); });
+    auto balloon = std::make_unique<virtio::Balloon>(ram_->memory(), discard);
     guest_->balloon = balloon.get();
     guest_->devices.Add(std::move(balloon));
   }
   if (ram_->memory().hotplug() != nullptr) {
-    auto mem = std::make_unique<virtio::Mem>(
-        ram_->memory(), ram_->mmu().direct_requests(),
-        [&hooks = ram_->hooks()](HvaRange pages) { return hooks.Discard(pages).status(); });
+    auto mem =
+        std::make_unique<virtio::Mem>(ram_->memory(), ram_->mmu().direct_requests(), discard);
     guest_->mem = mem.get();
     guest_->devices.Add(std::move(mem));
   }

@@ -49,8 +49,9 @@ class GuestAccess {
   GuestAccess(Mmu& mmu, const GuestMemory& memory, const Pagemap& pagemap)
       : mmu_(mmu), memory_(memory), pagemap_(pagemap) {}
 
-  // OutOfRange for a gpa that is no RAM, or not any more: its block was unplugged. Unavailable: the page cannot be brought in, or not now and
-  // not within about two seconds. An aligned access of 8 bytes is one access.
+  // OutOfRange for a gpa that is no RAM, or not any more: its block was unplugged. Unavailable: the page
+  // cannot be brought in, or not now and not within about two seconds. An aligned access of 8 bytes is
+  // one access.
   [[nodiscard]] absl::Status Read(Reader& reader, Gpa gpa, std::span<std::byte> bytes);
   [[nodiscard]] absl::Status Write(Reader& reader, Gpa gpa, std::span<const std::byte> bytes);
   // Makes the copies in turn, as long as each page that they need has a translation. Never waits, and

@@ -96,17 +96,12 @@ absl::Status Balloon::SetTarget(uint64_t bytes) {
   }
   target_pages_.store(static_cast<uint32_t>(bytes >> kPageShift), kRelease);
   generation_.fetch_add(1, kRelease);
-  NoteChange();
+  changed_.Note();
   ConfigChanged();
   return absl::OkStatus();
 }
 
-void Balloon::NoteChange() {
-  changed_us_.store(absl::ToInt64Microseconds(MonotonicNow()), kRelaxed);
-}
-
 BalloonStats Balloon::Stats() const {
-  const int64_t idle_us = absl::ToInt64Microseconds(MonotonicNow()) - changed_us_.load(kRelaxed);
   const bool reached = target_pages_.load(kRelaxed) == actual_pages_.load(kRelaxed);
   return {.target_bytes = uint64_t{target_pages_.load(kRelaxed)} << kPageShift,
           .actual_bytes = uint64_t{actual_pages_.load(kRelaxed)} << kPageShift,
@@ -114,7 +109,7 @@ BalloonStats Balloon::Stats() const {
           .deflated = deflated_.Get(),
           .reported = reported_.Get(),
           .kept = kept_.Get(),
-          .idle_us = reached ? 0 : static_cast<uint64_t>(std::max(idle_us, int64_t{0}))};
+          .idle_us = changed_.IdleUs(reached)};
 }
 
 void Balloon::ReadConfig(uint64_t offset, std::span<std::byte> data) const {
@@ -130,16 +125,16 @@ void Balloon::WriteConfig(uint64_t offset, std::span<const std::byte> data) {
   if (offset != offsetof(virtio_balloon_config, actual) || data.size() != sizeof(value)) return;
   std::memcpy(&value, data.data(), sizeof(value));
   actual_pages_.store(value, kRelaxed);
-  NoteChange();
+  changed_.Note();
 }
 
 Served Balloon::Serve(Request& request) {
   switch (request.queue()) {
     case kInflate:
-      NoteChange();
+      changed_.Note();
       return {.answered = TakeFrames(request)};
     case kDeflate:
-      NoteChange();
+      changed_.Note();
       return {.answered = CountFrames(request)};
     case kStatistics:
       if (reports_statistics_.load(kAcquire)) return TakeStatistics(request);

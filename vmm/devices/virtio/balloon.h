@@ -36,6 +36,7 @@
 #include "mmu/base/stats.h"
 #include "mmu/base/types.h"
 #include "vmm/devices/virtio/backend.h"
+#include "vmm/devices/virtio/change_time.h"
 #include "vmm/ram/guest_memory.h"
 #include "vmm/stats/stats.h"
 
@@ -52,7 +53,7 @@ class Balloon final : public Backend {
 
   Balloon(const GuestMemory& memory, Discard discard)
       : memory_(memory), discard_(std::move(discard)) {
-    NoteChange();
+    changed_.Note();
   }
 
   // How much memory the driver shall give to the host; rounded down to pages. InvalidArgument: more
@@ -81,7 +82,6 @@ class Balloon final : public Backend {
   bool CountFrames(Request& request);
   bool TakeBuffers(Request& request);
   Served TakeStatistics(Request& request) ABSL_LOCKS_EXCLUDED(mutex_);
-  void NoteChange();
   void Give(HvaRange pages, Counter& pages_given, Request& request);
 
   const GuestMemory& memory_;
@@ -90,7 +90,7 @@ class Balloon final : public Backend {
   std::atomic<uint32_t> target_pages_{0};
   std::atomic<uint32_t> generation_{0};
   std::atomic<uint32_t> actual_pages_{0};  // relaxed: what the driver says, for the statistics
-  std::atomic<int64_t> changed_us_{0};     // relaxed: for the statistics
+  ChangeTime changed_;
   // Release and acquire are those of the order that the workers are given.
   std::atomic<bool> reports_statistics_{false};
   // The buffer shall be returned. A worker that misses it is woken after it was set.

@@ -6,9 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/str_format.h"
-#include "absl/time/time.h"
 #include "mmu/base/ordering.h"
-#include "vmm/base/monotonic.h"
 
 namespace underfoot::virtio {
 namespace {
@@ -24,7 +22,7 @@ Mem::Mem(const GuestMemory& memory, const DirectRequests& requests, Discard disc
       blocks_(*memory.hotplug()),
       requests_(requests),
       discard_(std::move(discard)) {
-  NoteChange();
+  changed_.Note();
 }
 
 uint32_t Mem::device_id() const { return VIRTIO_ID_MEM; }
@@ -45,27 +43,23 @@ absl::Status Mem::SetRequested(uint64_t bytes) {
   }
   requested_.store(bytes, kRelease);
   generation_.fetch_add(1, kRelease);
-  NoteChange();
+  changed_.Note();
   ConfigChanged();
   return absl::OkStatus();
 }
 
-void Mem::NoteChange() { changed_us_.store(absl::ToInt64Microseconds(MonotonicNow()), kRelaxed); }
-
 HotplugStats Mem::Stats() const {
-  const int64_t idle_us = absl::ToInt64Microseconds(MonotonicNow()) - changed_us_.load(kRelaxed);
   const uint64_t requested = requested_.load(kRelaxed);
   const uint64_t plugged = blocks_.plugged_bytes();
-  return {
-      .region_bytes = blocks_.bytes(),
-      .requested_bytes = requested,
-      .plugged_bytes = plugged,
-      .plugged = plugged_.Get(),
-      .unplugged = unplugged_.Get(),
-      .busy = busy_.Get(),
-      .refused = refused_.Get(),
-      .kept = kept_.Get(),
-      .idle_us = plugged == requested ? 0 : static_cast<uint64_t>(std::max(idle_us, int64_t{0}))};
+  return {.region_bytes = blocks_.bytes(),
+          .requested_bytes = requested,
+          .plugged_bytes = plugged,
+          .plugged = plugged_.Get(),
+          .unplugged = unplugged_.Get(),
+          .busy = busy_.Get(),
+          .refused = refused_.Get(),
+          .kept = kept_.Get(),
+          .idle_us = changed_.IdleUs(plugged == requested)};
 }
 
 void Mem::ReadConfig(uint64_t offset, std::span<std::byte> data) const {
@@ -170,7 +164,7 @@ uint16_t Mem::Plug(const Blocks& blocks, Request& request) {
   if (request.abandoned()) return VIRTIO_MEM_RESP_BUSY;  // nobody reads it
   blocks_.Set(blocks.first, blocks.count, true);
   plugged_.Add(blocks.count);
-  NoteChange();
+  changed_.Note();
   return VIRTIO_MEM_RESP_ACK;
 }
 
@@ -189,7 +183,7 @@ uint16_t Mem::Unplug(std::span<const Blocks> runs, Request& request) {
     Give(run, request);
     unplugged_.Add(run.count);
   }
-  NoteChange();
+  changed_.Note();
   return VIRTIO_MEM_RESP_ACK;
 }
 

@@ -35,6 +35,7 @@
 #include "mmu/base/types.h"
 #include "mmu/direct_requests.h"
 #include "vmm/devices/virtio/backend.h"
+#include "vmm/devices/virtio/change_time.h"
 #include "vmm/ram/guest_memory.h"
 #include "vmm/stats/stats.h"
 
@@ -85,7 +86,6 @@ class Mem final : public Backend {
   uint16_t Unplug(std::span<const Blocks> runs, Request& request);
   uint16_t UnplugAll(Request& request);
   void Give(const Blocks& blocks, Request& request);
-  void NoteChange();
 
   const GuestMemory& memory_;
   HotplugBlocks& blocks_;
@@ -95,7 +95,7 @@ class Mem final : public Backend {
   // Release and acquire: a driver that reads the new generation reads the new size.
   std::atomic<uint64_t> requested_{0};
   std::atomic<uint32_t> generation_{0};
-  std::atomic<int64_t> changed_us_{0};  // relaxed: for the statistics
+  ChangeTime changed_;
   Counter plugged_;
   Counter unplugged_;
   Counter busy_;
