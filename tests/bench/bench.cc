@@ -49,6 +49,7 @@ constexpr Group kGroups[] = {
     {"kernel", BenchKernelSource, 5},
     {"kernel", BenchVainInvalidations, 3},
     {"start", BenchFirstByte, 10},
+    {"peers", BenchPeers, 60},
 };
 // clang-format on
 

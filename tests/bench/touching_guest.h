@@ -51,6 +51,7 @@ class TouchingGuest {
   void TouchAll();
   // How long each write of the last TouchAll took, in nanoseconds, by the guest's time stamp counter.
   std::vector<double> WriteNs() const;
+  Vm& vm() { return vm_; }
 
  private:
   static constexpr uint64_t kSystemPages = 4096;
