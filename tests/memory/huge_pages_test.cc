@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <memory>
@@ -372,6 +373,31 @@ TEST_P(CollapseTest, ACollapseGivesTheLeafOfABlockBackAndASplitTakesItApart) {
   ExpectNothingStale(block);
 }
 
+// The host swaps the huge page out as one, and the pages come back one by one, by the kernel's own faults.
+class HugePageSwapTest : public HugePagesTest {};
+
+TEST_P(HugePageSwapTest, AHugePageThatGoesToSwapSpaceAsAWholeComesBackWithItsContent) {
+  UNDERFOOT_CHANGES_THE_HOST();
+  if (pages_->changes() == nullptr) UNDERFOOT_SKIP("this user may not change the host");
+  const absl::Status swap = pages_->changes()->AddSwap(uint64_t{64} << 20);
+  if (!swap.ok()) UNDERFOOT_SKIP(std::string(swap.message()));
+  const HvaRange block = Block();
+  ASSERT_NO_FATAL_FAILURE(TouchBlock(block, 0));
+  if (IsSkipped()) return;
+  for (uint64_t i = 0; i < kBlockPages; i += 5) Store(PageOfBlock(block, i), i + 1);
+  ASSERT_TRUE(hooked::Madvise(block, MADV_PAGEOUT).ok());
+  EXPECT_FALSE(LeafOf(block.begin).has_value());
+  EXPECT_FALSE(LeafOf(PageOfBlock(block, 511)).has_value());
+  const std::vector<PagemapEntry> entries = EntriesOf(block);
+  EXPECT_TRUE(std::none_of(entries.begin(), entries.end(), [](const PagemapEntry& entry) {
+    return entry.present;
+  })) << "the host has swapped nothing out";
+  for (uint64_t i = 0; i < kBlockPages; ++i) {
+    ASSERT_EQ(Load(PageOfBlock(block, i)), i % 5 == 0 ? i + 1 : 0) << i;
+  }
+  ExpectNothingStale(block);
+}
+
 std::string NameOf(const ::testing::TestParamInfo<std::tuple<Backing, HugePages>>& info) {
   return std::string(BackingName(std::get<0>(info.param))) + "_" +
          std::string(HugePagesName(std::get<1>(info.param)));
@@ -394,6 +420,10 @@ INSTANTIATE_TEST_SUITE_P(Backings, HugetlbTest,
                                             ::testing::Values(HugePages::k2M)),
                          NameOf);
 INSTANTIATE_TEST_SUITE_P(Backings, ThpTest,
+                         ::testing::Combine(::testing::Values(Backing::kAnon, Backing::kMemfd),
+                                            ::testing::Values(HugePages::kThp)),
+                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Backings, HugePageSwapTest,
                          ::testing::Combine(::testing::Values(Backing::kAnon, Backing::kMemfd),
                                             ::testing::Values(HugePages::kThp)),
                          NameOf);
