@@ -437,6 +437,13 @@ class HugePageKernelTest : public ::testing::Test {
  protected:
   static constexpr uint64_t kIsHuge = uint64_t{1} << 6;  // PAGE_IS_HUGE of PAGEMAP_SCAN
 
+  // Private memory at a multiple of 1 GiB, of that size.
+  HvaRange MapGiant(int flags) {
+    void* const base =
+        MapAligned(kGiantBytes, kGiantBytes, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1);
+    EXPECT_NE(base, MAP_FAILED);
+    return {HvaOf(base), HvaOf(base) + kGiantBytes};
+  }
   // Private memory of 2 blocks at a multiple of 2 MiB.
   HvaRange Map(int flags) {
     void* const base =
@@ -497,6 +504,26 @@ TEST_F(HugePageKernelTest, HugetlbMemoryRefusesThePageOfZeroes) {
   EXPECT_EQ(copied.outcome, UffdOutcome::kDone);
   EXPECT_EQ(copied.pages, kBlockPages);
   munmap(PointerOf(range.begin), range.size());
+}
+
+// The kernel has no second page of 1 GiB to copy to meanwhile.
+TEST_F(HugePageKernelTest, AHugePageOf1GiBIsCopiedOnlyFromPagesThatAreThere) {
+  const HostHugePages pages(HugePages::k1G, Backing::kAnon, kGiantBytes);
+  if (!pages.why_not().empty()) UNDERFOOT_SKIP(pages.why_not());
+  absl::StatusOr<Userfaultfd> uffd =
+      Userfaultfd::Open({.events = UffdEvents::kNone, .page_bytes = kGiantBytes});
+  ASSERT_TRUE(uffd.ok()) << uffd.status();
+  const HvaRange giant = MapGiant(MAP_HUGETLB | (30 << MAP_HUGE_SHIFT));
+  const HvaRange absent = MapGiant(MAP_NORESERVE);
+  ASSERT_TRUE(uffd->Register(giant, Backing::kAnon).ok());
+  uffdio_copy copy{giant.begin.value, absent.begin.value, kGiantBytes, 0, 0};
+  EXPECT_EQ(ioctl(uffd->fd(), UFFDIO_COPY, &copy), -1);
+  EXPECT_EQ(errno, ENOMEM);
+  const UffdProgress zeroes = uffd->CopyZeroes(giant);
+  EXPECT_EQ(zeroes.outcome, UffdOutcome::kDone);
+  EXPECT_EQ(zeroes.pages, kGiantBytes >> kPageShift);
+  munmap(PointerOf(giant.begin), giant.size());
+  munmap(PointerOf(absent.begin), absent.size());
 }
 
 // With shmem_enabled=always one page that is written by the file makes 511 others appear in it.
