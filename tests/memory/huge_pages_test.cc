@@ -509,7 +509,7 @@ TEST_F(HugePageKernelTest, HugetlbMemoryRefusesThePageOfZeroes) {
 // The kernel has no second page of 1 GiB to copy to meanwhile.
 TEST_F(HugePageKernelTest, AHugePageOf1GiBIsCopiedOnlyFromPagesThatAreThere) {
   const HostHugePages pages(HugePages::k1G, Backing::kAnon, kGiantBytes);
-  if (!pages.why_not().empty()) UNDERFOOT_SKIP(pages.why_not());
+  if (!pages.why_not().empty()) GTEST_SKIP() << pages.why_not();
   absl::StatusOr<Userfaultfd> uffd =
       Userfaultfd::Open({.events = UffdEvents::kNone, .page_bytes = kGiantBytes});
   ASSERT_TRUE(uffd.ok()) << uffd.status();
