@@ -81,7 +81,8 @@ void RetiredTables::Free(const RetiredHead& batch) {
   for (Table* next = batch.first; next != nullptr; ++freed) {
     const std::unique_ptr<Table> table(next);
     next = table->next_retired;
-    if (!table->dead()) leaves += table->CountLeavesOfRetired();
+    if (table->dead()) continue;
+    leaves += table->CountLeavesOfRetired(next == nullptr || next->dead() ? nullptr : next);
   }
   leaves_freed_.Add(leaves);
   freed_.Add(freed);

@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <memory>
@@ -372,6 +373,31 @@ TEST_P(CollapseTest, ACollapseGivesTheLeafOfABlockBackAndASplitTakesItApart) {
   ExpectNothingStale(block);
 }
 
+// The host swaps the huge page out as one, and the pages come back one by one, by the kernel's own faults.
+class HugePageSwapTest : public HugePagesTest {};
+
+TEST_P(HugePageSwapTest, AHugePageThatGoesToSwapSpaceAsAWholeComesBackWithItsContent) {
+  UNDERFOOT_CHANGES_THE_HOST();
+  if (pages_->changes() == nullptr) UNDERFOOT_SKIP("this user may not change the host");
+  const absl::Status swap = pages_->changes()->AddSwap(uint64_t{64} << 20);
+  if (!swap.ok()) UNDERFOOT_SKIP(std::string(swap.message()));
+  const HvaRange block = Block();
+  ASSERT_NO_FATAL_FAILURE(TouchBlock(block, 0));
+  if (IsSkipped()) return;
+  for (uint64_t i = 0; i < kBlockPages; i += 5) Store(PageOfBlock(block, i), i + 1);
+  ASSERT_TRUE(hooked::Madvise(block, MADV_PAGEOUT).ok());
+  EXPECT_FALSE(LeafOf(block.begin).has_value());
+  EXPECT_FALSE(LeafOf(PageOfBlock(block, 511)).has_value());
+  const std::vector<PagemapEntry> entries = EntriesOf(block);
+  EXPECT_TRUE(std::none_of(entries.begin(), entries.end(), [](const PagemapEntry& entry) {
+    return entry.present;
+  })) << "the host has swapped nothing out";
+  for (uint64_t i = 0; i < kBlockPages; ++i) {
+    ASSERT_EQ(Load(PageOfBlock(block, i)), i % 5 == 0 ? i + 1 : 0) << i;
+  }
+  ExpectNothingStale(block);
+}
+
 std::string NameOf(const ::testing::TestParamInfo<std::tuple<Backing, HugePages>>& info) {
   return std::string(BackingName(std::get<0>(info.param))) + "_" +
          std::string(HugePagesName(std::get<1>(info.param)));
@@ -397,6 +423,10 @@ INSTANTIATE_TEST_SUITE_P(Backings, ThpTest,
                          ::testing::Combine(::testing::Values(Backing::kAnon, Backing::kMemfd),
                                             ::testing::Values(HugePages::kThp)),
                          NameOf);
+INSTANTIATE_TEST_SUITE_P(Backings, HugePageSwapTest,
+                         ::testing::Combine(::testing::Values(Backing::kAnon, Backing::kMemfd),
+                                            ::testing::Values(HugePages::kThp)),
+                         NameOf);
 INSTANTIATE_TEST_SUITE_P(Backings, CollapseTest,
                          ::testing::Combine(::testing::Values(Backing::kAnon, Backing::kMemfd),
                                             ::testing::Values(HugePages::kOff, HugePages::kThp)),
@@ -407,6 +437,13 @@ class HugePageKernelTest : public ::testing::Test {
  protected:
   static constexpr uint64_t kIsHuge = uint64_t{1} << 6;  // PAGE_IS_HUGE of PAGEMAP_SCAN
 
+  // Private memory at a multiple of 1 GiB, of that size.
+  HvaRange MapGiant(int flags) {
+    void* const base =
+        MapAligned(kGiantBytes, kGiantBytes, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1);
+    EXPECT_NE(base, MAP_FAILED);
+    return {HvaOf(base), HvaOf(base) + kGiantBytes};
+  }
   // Private memory of 2 blocks at a multiple of 2 MiB.
   HvaRange Map(int flags) {
     void* const base =
@@ -467,6 +504,26 @@ TEST_F(HugePageKernelTest, HugetlbMemoryRefusesThePageOfZeroes) {
   EXPECT_EQ(copied.outcome, UffdOutcome::kDone);
   EXPECT_EQ(copied.pages, kBlockPages);
   munmap(PointerOf(range.begin), range.size());
+}
+
+// The kernel has no second page of 1 GiB to copy to meanwhile.
+TEST_F(HugePageKernelTest, AHugePageOf1GiBIsCopiedOnlyFromPagesThatAreThere) {
+  const HostHugePages pages(HugePages::k1G, Backing::kAnon, kGiantBytes);
+  if (!pages.why_not().empty()) GTEST_SKIP() << pages.why_not();
+  absl::StatusOr<Userfaultfd> uffd =
+      Userfaultfd::Open({.events = UffdEvents::kNone, .page_bytes = kGiantBytes});
+  ASSERT_TRUE(uffd.ok()) << uffd.status();
+  const HvaRange giant = MapGiant(MAP_HUGETLB | (30 << MAP_HUGE_SHIFT));
+  const HvaRange absent = MapGiant(MAP_NORESERVE);
+  ASSERT_TRUE(uffd->Register(giant, Backing::kAnon).ok());
+  uffdio_copy copy{giant.begin.value, absent.begin.value, kGiantBytes, 0, 0};
+  EXPECT_EQ(ioctl(uffd->fd(), UFFDIO_COPY, &copy), -1);
+  EXPECT_EQ(errno, ENOMEM);
+  const UffdProgress zeroes = uffd->CopyZeroes(giant);
+  EXPECT_EQ(zeroes.outcome, UffdOutcome::kDone);
+  EXPECT_EQ(zeroes.pages, kGiantBytes >> kPageShift);
+  munmap(PointerOf(giant.begin), giant.size());
+  munmap(PointerOf(absent.begin), absent.size());
 }
 
 // With shmem_enabled=always one page that is written by the file makes 511 others appear in it.

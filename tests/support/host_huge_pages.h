@@ -21,15 +21,20 @@ class HostHugePages {
  public:
   HostHugePages(HugePages huge, Backing backing, uint64_t bytes) {
     absl::Status provided = HugePageHost().Provide(huge, backing, bytes, nullptr);
-    if (!provided.ok() && HostChangesAreAllowed()) {
-      absl::StatusOr<std::unique_ptr<HostChanges>> changes =
-          HostChanges::Take([](std::string_view) {});
-      if (changes.ok()) {
-        changes_ = *std::move(changes);
-        provided = HugePageHost().Provide(huge, backing, bytes, changes_.get());
-      }
+    if (!provided.ok() && changes() != nullptr) {
+      provided = HugePageHost().Provide(huge, backing, bytes, changes());
     }
     why_not_ = std::string(provided.message());
+  }
+
+  // For what else the test changes of the host, put back at the same time. nullptr: it may not.
+  HostChanges* changes() {
+    if (changes_ == nullptr && HostChangesAreAllowed()) {
+      absl::StatusOr<std::unique_ptr<HostChanges>> taken =
+          HostChanges::Take([](std::string_view) {});
+      if (taken.ok()) changes_ = *std::move(taken);
+    }
+    return changes_.get();
   }
 
   // Empty: the pages can be had.

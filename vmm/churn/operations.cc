@@ -25,6 +25,8 @@ namespace {
 constexpr uint64_t kMaxPages = 64;
 constexpr uint64_t kMaxProtectedPages = 8;
 constexpr uint64_t kForkedPages = 32;
+// With transparent huge pages, one of so many ranges is a whole block.
+constexpr uint64_t kBlockOfRanges = 4;
 // Long enough that vCPUs fault on the protected range.
 constexpr absl::Duration kProtectionLasts = absl::Microseconds(100);
 constexpr absl::Duration kSlotIsAway = absl::Milliseconds(1);
@@ -70,6 +72,15 @@ ChurnOperations::Target ChurnOperations::Pick(Content content, uint64_t max_page
   return {&slot, PageRangeOf(first, pages)};
 }
 
+// A huge page that is split comes back only when its whole block has gone, or by a collapse. Without
+// whole blocks a storm would soon act on small pages only.
+ChurnOperations::Target ChurnOperations::PickPartOrBlock(Content content, uint64_t random) const {
+  if (memory_.huge_pages() == HugePages::kThp && random % kBlockOfRanges == 0) {
+    return PickBlock(content, kBlockBytes, random);
+  }
+  return Pick(content, kMaxPages, random);
+}
+
 // An aligned block of `bytes`. Returns an empty range if no slot holds one.
 ChurnOperations::Target ChurnOperations::PickBlock(Content content, uint64_t bytes,
                                                    uint64_t random) const {
@@ -88,6 +99,7 @@ ChurnOperations::Target ChurnOperations::TargetOf(ChurnKind kind, uint64_t rando
     case ChurnKind::kPunch:
     case ChurnKind::kFree:
     case ChurnKind::kForeign:
+      return PickPartOrBlock(Content::kMayGo, random);
     case ChurnKind::kMerge:
       return Pick(Content::kMayGo, kMaxPages, random);
     case ChurnKind::kMove:
@@ -99,7 +111,7 @@ ChurnOperations::Target ChurnOperations::TargetOf(ChurnKind kind, uint64_t rando
     case ChurnKind::kMigrate:
     case ChurnKind::kWp:
     case ChurnKind::kAdversary:
-      return Pick(Content::kKept, kMaxPages, random);
+      return PickPartOrBlock(Content::kKept, random);
     case ChurnKind::kFork:
       return Pick(Content::kKept, kForkedPages, random);
     case ChurnKind::kProtect:

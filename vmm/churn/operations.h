@@ -15,6 +15,9 @@
 //   protect                   kept; writes wait during the protection
 //   memslot                   kept; the VMM performs the accesses meanwhile
 //
+// With transparent huge pages a quarter of the operations of most kinds acts on a whole block: only then
+// does the host take, swap out, protect or migrate the huge page as one. The others split it.
+//
 // A Linux guest cannot run on while memory is away: its code, its stacks and its page tables may be
 // there, and KVM itself writes to some of its pages. For such a guest (MemoryAway::kVcpusOut) memslot,
 // remap, protect and split, which protects its block for a while, keep the vCPUs outside for the whole
@@ -90,6 +93,7 @@ class ChurnOperations {
 
   std::vector<const RamSlot*> SlotsWith(Content content) const;
   Target Pick(Content content, uint64_t max_pages, uint64_t random) const;
+  Target PickPartOrBlock(Content content, uint64_t random) const;
   Target PickBlock(Content content, uint64_t bytes, uint64_t random) const;
   Target TargetOf(ChurnKind kind, uint64_t random) const;
   absl::StatusOr<ChurnOutcome> RunOn(ChurnKind kind, const Target& target);

@@ -163,9 +163,15 @@ absl::StatusOr<Userfaultfd::ZeroMapping> Userfaultfd::MapZeroes(uint64_t bytes) 
   void* const base =
       mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) return absl::ErrnoToStatus(errno, "mmap of zeroes for a huge page");
+  ZeroMapping zeroes(base, UnmapBytes{bytes});
   // One page of zeroes stays in the CPU's cache. A huge one does not.
   static_cast<void>(madvise(base, bytes, MADV_NOHUGEPAGE));
-  return ZeroMapping(base, UnmapBytes{bytes});
+  // If a page of the source is absent, the kernel copies to a second huge page first, and there is never
+  // a second one of 1 GiB: UFFDIO_COPY answers ENOMEM.
+  if (madvise(base, bytes, MADV_POPULATE_READ) != 0) {
+    return absl::ErrnoToStatus(errno, "MADV_POPULATE_READ of zeroes for a huge page");
+  }
+  return zeroes;
 }
 
 absl::Status Userfaultfd::Register(HvaRange range, Backing backing) {
