@@ -116,12 +116,15 @@ uint64_t TypeOf(Wanted wanted) {
   return VIRTIO_MEM_REQ_STATE;
 }
 
-// What is to be unplugged is verified first: it is read for the last time.
+// What was written to the blocks that go is verified first: it is read for the last time. The rest, which
+// is zeroes, is left to the visits, since each page of it would have to be brought in.
 void Submit(Context& context, Wanted wanted, uint64_t first, uint64_t count) {
   const bool all = wanted == Wanted::kUnplugAll;
   if (wanted == Wanted::kUnplug || all) {
     for (uint64_t block = first; block < first + count; ++block) {
-      if (hotplug.is_plugged[block]) VerifyBlock(context, block);
+      for (uint64_t slice = 0; hotplug.is_plugged[block] && slice < kSlices; ++slice) {
+        if (IsWritten(SliceOf(block, slice))) VerifyOther(context, SliceOf(block, slice));
+      }
     }
   }
   const uint64_t request = hotplug.page + kRequestOffset;
@@ -178,6 +181,8 @@ void Begin(Context& context) {
     const uint64_t first = FindBlock(context, true);
     return Submit(context, Wanted::kUnplug, first, RunFrom(first, hotplug.plugged - target));
   }
+  if (hotplug.rounds_to_visit-- != 0) return;
+  hotplug.rounds_to_visit = kRoundsBetweenVisits;
   if (hotplug.visits_to_cycle-- == 0) {
     hotplug.visits_to_cycle = kVisitsBetweenCycles;
     return BeginCycle(context);
@@ -294,8 +299,6 @@ void SetUpHotplug(Context& context, uint64_t pages) {
 void HotplugRound(Context& context) {
   if (!hotplug.present || hotplug.lost) return;
   if (hotplug.busy && !TakeAnswer(context)) return;
-  if (hotplug.rounds_to_visit-- != 0) return;
-  hotplug.rounds_to_visit = kRoundsBetweenVisits;
   Begin(context);
 }
 

@@ -184,6 +184,10 @@ void WriteOther(Context& context, const OtherPages& other) {
   }
 }
 
+bool IsWritten(const OtherPages& other) {
+  return (*other.note & kGeneration) != 0 && (*other.note & kZeroSeen) == 0;
+}
+
 void NoteGone(const OtherPages& other) { *other.note = (*other.note & kGeneration) | kZeroSeen; }
 
 void VerifyStamps(Context& context) {

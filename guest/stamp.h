@@ -44,6 +44,8 @@ struct OtherPages {
 };
 void VerifyOther(Context& context, const OtherPages& pages);
 void WriteOther(Context& context, const OtherPages& pages);
+// Whether they have content that must not be lost.
+bool IsWritten(const OtherPages& pages);
 // The pages have lost their content: they must be zeroes until they are written again.
 void NoteGone(const OtherPages& pages);
 

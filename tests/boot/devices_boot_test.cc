@@ -242,6 +242,7 @@ TEST_P(DevicesBootTest, AWrongByteInAPluggedBlockIsInTheVerdict) {
 // Queues whose driver has accepted IN_ORDER: that of the memory device at even seeds, those of the disk
 // at odd ones.
 TEST_P(DevicesBootTest, ADriverTakesAnswersInOrder) {
+  options_.guest = "devices";
   ASSERT_NO_FATAL_FAILURE(SetChurn("mixed", &options_));
   ASSERT_NO_FATAL_FAILURE(Start());
   if (machine_ == nullptr) return;
@@ -252,6 +253,7 @@ TEST_P(DevicesBootTest, ADriverTakesAnswersInOrder) {
 }
 
 TEST_P(DevicesBootTest, AnotherDriverTakesThemByTheirElements) {
+  options_.guest = "devices";
   options_.seed = 12;
   ASSERT_NO_FATAL_FAILURE(SetChurn("mixed", &options_));
   ASSERT_NO_FATAL_FAILURE(Start());
