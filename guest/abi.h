@@ -184,12 +184,13 @@ struct BootInfo {
   uint64_t max_rounds;    // end by itself after this many rounds; 0: run until `stop`
   uint64_t max_pages;     // use at most this many pages, spread over the ranges; 0: all
   uint64_t final_pages;   // for each vCPU: verify at most this many pages after `stop`; 0: all
-  uint64_t memory_bytes;  // end of RAM as the page tables map it
+  uint64_t memory_bytes;  // end of RAM; the page tables map it, and memory that can be plugged
   uint64_t range_count;
   uint64_t keep_visits;     // 1: record each touch of a page of a precious or discardable range
   uint64_t visit_epoch;     // written by the VMM at any time: the epoch to record, from 1 on
   uint64_t virtio_devices;  // in the MMIO window
-  uint64_t reserved[3];
+  uint64_t device_turns;    // of the disk's driver in kMixed for each one of the stamps; 0: 1
+  uint64_t reserved[2];
   DataRange ranges[kMaxRanges];
   uint64_t stop;   // the VMM writes 1: finish the round, verify once more, report, end
   uint64_t abort;  // a vCPU writes 1 after an exception: no vCPU waits for it any more
@@ -237,7 +238,9 @@ struct Report {
   uint64_t disk_digest;      // of this vCPU's part of the disk, read after `stop`; see DiskPart
   Mismatch first[kMaxMismatches];
   uint64_t events_taken;  // of the event pages
-  uint64_t reserved[4];
+  uint64_t
+      answers_in_runs;  // of virtio devices: those without a used element of their own (IN_ORDER)
+  uint64_t reserved[3];
 };
 
 // One for each page from gpa kSystemAreaBytes on, at kVisitsGpa, if visits are kept: the epoch in
@@ -347,6 +350,9 @@ constexpr DiskPart PartOf(uint64_t queue, uint64_t queues, uint64_t disk_sectors
   const uint64_t sectors = share < kMaxPartSectors ? share : kMaxPartSectors;
   return {queue * sectors, sectors};
 }
+
+// The most memory that the built-in guest plugs (virtio-mem). It has a note for each part of it.
+inline constexpr uint64_t kMaxHotplugBytes = uint64_t{1} << 30;
 
 // get-id answers with this name.
 inline constexpr char kDiskId[] = "underfoot-disk";

@@ -13,15 +13,28 @@ namespace underfoot::guest {
 namespace {
 
 constexpr uint64_t kReportingFeature = uint64_t{1} << VIRTIO_BALLOON_F_REPORTING;
+constexpr uint64_t kStatisticsFeature = uint64_t{1} << VIRTIO_BALLOON_F_STATS_VQ;
 constexpr uint64_t kAreaBytes = 1024;               // of the three areas of a queue in its page
 constexpr uint64_t kFramesOffset = 3 * kAreaBytes;  // of the frame numbers, behind them
 constexpr uint32_t kRoundsBetweenReports = 64;
 
-enum Queue : uint64_t { kInflate = 0, kDeflate = 1, kReporting = 2 };
+// Of this driver. The queues that it uses have numbers without gaps, so that of the reports depends on
+// whether the device has a queue of statistics.
+enum Queue : uint64_t { kInflate = 0, kDeflate = 1, kStatistics = 2, kReporting = 3 };
+constexpr uint64_t kQueues = 4;
+
+// What the guest reports about its memory; as many bytes as whole words.
+constexpr uint64_t kStatistic = 4;
+union Statistics {
+  virtio_balloon_stat entries[kStatistic];
+  uint64_t words[kStatistic * sizeof(virtio_balloon_stat) / 8];
+};
+static_assert(sizeof(Statistics) == kStatistic * sizeof(virtio_balloon_stat));
 
 struct Balloon {
   bool present;
   bool reports;
+  bool statistics;
   bool busy;
   bool lost;
   Queue queue;  // of the request that is under way
@@ -29,7 +42,7 @@ struct Balloon {
   uint64_t inflated;  // chunks
   uint64_t inflated_pages;
   uint32_t rounds_to_report;
-  Virtqueue rings[3];
+  Virtqueue rings[kQueues];
 };
 constinit Balloon balloon{};
 
@@ -59,6 +72,35 @@ void SubmitFrames(Queue queue, const LentChunk& chunk) {
     Store(frames + 4 * i, (last - i) | (last - i - 1) << 32);
   }
   Submit(queue, frames, 4 * chunk.pages, 0);
+}
+
+// The device keeps the buffer until the host wants new values.
+void OfferStatistics(Context& context) {
+  Statistics statistics{};
+  const auto set = [&](uint64_t i, uint16_t tag, uint64_t value) {
+    statistics.entries[i].tag = tag;
+    statistics.entries[i].val = value;
+  };
+  set(0, VIRTIO_BALLOON_S_MEMTOT, context.boot.memory_bytes);
+  set(1, VIRTIO_BALLOON_S_MEMFREE, balloon.inflated_pages * kPageBytes);
+  set(2, VIRTIO_BALLOON_S_AVAIL, context.boot.memory_bytes - balloon.inflated_pages * kPageBytes);
+  set(3, VIRTIO_BALLOON_S_MINFLT, context.report.pages_written);
+  const uint64_t buffer = balloon.pages + kStatistics * kPageBytes + kFramesOffset;
+  for (uint64_t i = 0; i < sizeof(statistics) / 8; ++i) Store(buffer + 8 * i, statistics.words[i]);
+  balloon.rings[kStatistics].SetDescriptor(0, buffer, sizeof(statistics), 0, 0);
+  balloon.rings[kStatistics].Offer(0);
+}
+
+void TakeStatistics(Context& context) {
+  if (!balloon.statistics) return;
+  Virtqueue& ring = balloon.rings[kStatistics];
+  const Virtqueue::Answer answer = ring.Take();
+  if (!answer.any) return;
+  if (answer.head != 0 || answer.written != 0) {
+    DeviceMismatch(context, ring.registers(), DeviceStep::kHead, 0, answer.head);
+  }
+  Add(context.report.device_requests, 1);
+  OfferStatistics(context);
 }
 
 void Begin(Context& context) {
@@ -103,6 +145,8 @@ bool TakeAnswer(Context& context) {
     case kReporting:
       TakeChunkBack(context);
       break;
+    case kStatistics:
+      break;  // TakeStatistics has it
   }
   Add(context.report.device_requests, 1);
   return true;
@@ -131,24 +175,30 @@ void WaitForAnswer(Context& context) {
 void SetUpBalloon(Context& context, uint64_t pages) {
   const uint64_t registers = FindDevice(context.boot, VIRTIO_ID_BALLOON);
   if (registers == 0) return;
-  const uint64_t accepted = Negotiate(registers, kReportingFeature);
+  const uint64_t accepted = Negotiate(registers, kReportingFeature | kStatisticsFeature);
   if (accepted == 0) return DeviceMismatch(context, registers, DeviceStep::kFeatures, 1, 0);
   balloon.pages = pages;
   // Visits are compared with the working set of the host. In rare cases a page that was reported comes
   // back without a visit (mmu/LOCKING.md, "An installer need not start again").
   balloon.reports = (accepted & kReportingFeature) != 0 && context.boot.keep_visits == 0;
-  for (uint64_t queue = 0; queue < (balloon.reports ? 3 : 2); ++queue) {
-    if (!balloon.rings[queue].Place(registers, queue, pages + queue * kPageBytes, kAreaBytes)) {
+  balloon.statistics = (accepted & kStatisticsFeature) != 0;
+  uint64_t number = 0;
+  for (uint64_t queue = 0; queue < kQueues; ++queue) {
+    if (queue == kStatistics && !balloon.statistics) continue;
+    if (queue == kReporting && !balloon.reports) continue;
+    if (!balloon.rings[queue].Place(registers, number++, pages + queue * kPageBytes, kAreaBytes)) {
       return DeviceMismatch(context, registers, DeviceStep::kQueue, queue, 0);
     }
   }
   Store32(registers + VIRTIO_MMIO_STATUS,
           Load32(registers + VIRTIO_MMIO_STATUS) | VIRTIO_CONFIG_S_DRIVER_OK);
   balloon.present = Works(context);
+  if (balloon.present && balloon.statistics) OfferStatistics(context);
 }
 
 void BalloonRound(Context& context) {
   if (!balloon.present || balloon.lost) return;
+  TakeStatistics(context);
   if (balloon.busy && !TakeAnswer(context)) return;
   Begin(context);
 }

@@ -53,9 +53,11 @@ struct Queue {
   abi::DiskPart part;
   bool lost;  // the device has asked for a reset
   uint32_t generation;
-  bool long_read;  // slot 0 has the data pages of all slots
+  uint64_t next_descriptor;  // in order, descriptors are used round the ring
+  bool long_read;            // slot 0 has the data pages of all slots
   uint32_t rounds_to_long_read;
   Slot slots[kSlots];
+  uint8_t slot_of_head[Virtqueue::kSize];
   uint32_t notes[abi::kMaxPartSectors];
 };
 
@@ -69,6 +71,7 @@ struct Disk {
 };
 constinit Disk disk{};
 
+bool InOrder() { return (disk.features & kInOrderFeature) != 0; }
 bool ReadOnly() { return (disk.features & Bit(VIRTIO_BLK_F_RO)) != 0; }
 
 // Of slot `s` of a queue.
@@ -97,8 +100,15 @@ class Chain {
     if (first != 0) Add(data, static_cast<uint32_t>(first), flags);
     if (bytes > first) Add(data + first, static_cast<uint32_t>(bytes - first), flags);
   }
-  uint16_t head() const { return static_cast<uint16_t>(s_ * kDescriptorsOfSlot); }
   void Offer() {
+    // Section 2.7.4.1: in order, from the first descriptor of the ring to the last one, and again. The
+    // chains of all slots are shorter than the ring.
+    const uint64_t first = InOrder() ? queue_.next_descriptor : s_ * kDescriptorsOfSlot;
+    const auto at = [first](uint64_t i) {
+      return static_cast<uint16_t>((first + i) % Virtqueue::kSize);
+    };
+    queue_.next_descriptor = at(indirect_ ? 1 : count_);
+    queue_.slot_of_head[at(0)] = static_cast<uint8_t>(s_);
     for (uint64_t i = 0; i < count_; ++i) {
       const Part& part = parts_[i];
       const bool last = i + 1 == count_;
@@ -109,15 +119,14 @@ class Chain {
         Store(TableOf(queue_, s_) + 16 * i + 8,
               part.bytes | uint64_t{flags} << 32 | uint64_t{next} << 48);
       } else {
-        queue_.ring.SetDescriptor(head() + i, part.gpa, part.bytes, flags,
-                                  static_cast<uint16_t>(head() + next));
+        queue_.ring.SetDescriptor(at(i), part.gpa, part.bytes, flags, last ? 0 : at(next));
       }
     }
     if (indirect_) {
-      queue_.ring.SetDescriptor(head(), TableOf(queue_, s_), static_cast<uint32_t>(16 * count_),
+      queue_.ring.SetDescriptor(at(0), TableOf(queue_, s_), static_cast<uint32_t>(16 * count_),
                                 Virtqueue::kIndirect, 0);
     }
-    queue_.ring.Offer(head());
+    queue_.ring.Offer(at(0));
   }
 
  private:
@@ -293,9 +302,17 @@ uint64_t WrittenBy(const Slot& slot) {
   }
 }
 
-void Complete(Context& context, Queue& queue, uint64_t s, uint32_t written) {
+// What the device may write for the slot: more than it writes if the request fails.
+uint64_t WritableOf(const Slot& slot) {
+  const bool fails = slot.operation == Operation::kBeyond;
+  return fails ? slot.sectors * abi::kSectorBytes + 1 : WrittenBy(slot);
+}
+
+void Complete(Context& context, Queue& queue, uint64_t s, const Virtqueue::Answer& answer) {
   Slot& slot = queue.slots[s];
   const uint64_t status = Load(StatusOf(queue, s)) & 0xff;
+  const uint64_t written = answer.whole ? WritableOf(slot) : answer.written;
+  if (answer.whole) Add(context.report.answers_in_runs, 1);
   if (written != WrittenBy(slot)) {
     DeviceMismatch(context, disk.registers, DeviceStep::kWritten, WrittenBy(slot), written);
   }
@@ -334,13 +351,12 @@ bool TakeAnswers(Context& context, Queue& queue) {
     const Virtqueue::Answer answer = queue.ring.Take();
     if (!answer.any) return any;
     any = true;
-    const uint64_t s = answer.head / kDescriptorsOfSlot;
-    if (answer.head % kDescriptorsOfSlot != 0 || s >= kSlots ||
-        queue.slots[s].operation == Operation::kNone) {
+    const uint64_t s = answer.head < Virtqueue::kSize ? queue.slot_of_head[answer.head] : 0;
+    if (answer.head >= Virtqueue::kSize || queue.slots[s].operation == Operation::kNone) {
       DeviceMismatch(context, disk.registers, DeviceStep::kHead, 0, answer.head);
       continue;
     }
-    Complete(context, queue, s, answer.written);
+    Complete(context, queue, s, answer);
   }
 }
 
@@ -385,7 +401,8 @@ void SetUpDisk(Context& context, uint64_t pages) {
   disk.features =
       Negotiate(registers, kIndirectFeature | Bit(VIRTIO_BLK_F_RO) | Bit(VIRTIO_BLK_F_FLUSH) |
                                Bit(VIRTIO_BLK_F_MQ) | Bit(VIRTIO_BLK_F_DISCARD) |
-                               Bit(VIRTIO_BLK_F_WRITE_ZEROES));
+                               Bit(VIRTIO_BLK_F_WRITE_ZEROES) |
+                               (context.boot.seed % 2 == 1 ? kInOrderFeature : 0));
   if (disk.features == 0) {
     return DeviceMismatch(context, registers, DeviceStep::kFeatures, 1, 0);
   }
@@ -399,6 +416,7 @@ void SetUpDisk(Context& context, uint64_t pages) {
     if (queue.part.sectors < kSlots || !queue.ring.Place(registers, q, queue.pages)) {
       return DeviceMismatch(context, registers, DeviceStep::kQueue, kSlots, queue.part.sectors);
     }
+    if (InOrder()) queue.ring.TakeInOrder();
   }
   Store32(registers + VIRTIO_MMIO_STATUS,
           Load32(registers + VIRTIO_MMIO_STATUS) | VIRTIO_CONFIG_S_DRIVER_OK);

@@ -2,7 +2,8 @@
 // part of the disk (abi::DiskPart), with up to four requests at once.
 //
 // A sector is filled from (seed, sector, generation), so that each wrong sector is seen. Reads,
-// writes, writes of zeroes, discards, flushes, get-id, and requests that must fail are mixed. At the
+// writes, writes of zeroes, discards, flushes, get-id, and requests that must fail are mixed. If the
+// seed is odd, the driver accepts IN_ORDER, and takes runs of answers from one used element. At the
 // end the whole part is read once more; the VMM compares its digest with the file.
 
 #ifndef UNDERFOOT_GUEST_DISK_H_

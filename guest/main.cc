@@ -11,6 +11,7 @@
 #include "guest/disk.h"
 #include "guest/entropy.h"
 #include "guest/events.h"
+#include "guest/hotplug.h"
 #include "guest/shared.h"
 #include "guest/smp.h"
 #include "guest/stamp.h"
@@ -20,6 +21,8 @@ namespace underfoot::guest {
 namespace {
 
 constexpr uint64_t kStampsPerMixedRound = 4;
+// Of BootInfo::device_turns: a request takes longer than that.
+constexpr uint64_t kPausesOfTurn = 100;
 
 bool TimeToStop(const Context& context) {
   const uint64_t limit = context.boot.max_rounds;
@@ -55,7 +58,8 @@ void RunShared(Context& context, SharedRings& rings) {
   }
 }
 
-constexpr uint64_t kDriverPages = kDiskPages + kEntropyPages + kBalloonPages + kTerminalPages;
+constexpr uint64_t kDriverPages =
+    kDiskPages + kEntropyPages + kBalloonPages + kTerminalPages + kHotplugPages;
 
 // The drivers and the event pages use the pages behind the shared page, which churn moves like any
 // other.
@@ -68,10 +72,18 @@ void SetUpDevices(Context& context) {
     SetUpEvents(context, events);
   }
   if (context.vcpu != 0 || context.boot.virtio_devices == 0) return;
-  SetUpEntropy(context, pages + kDiskPages * kPageBytes);
-  SetUpBalloon(context, pages + (kDiskPages + kEntropyPages) * kPageBytes);
-  SetUpTerminal(context, pages + (kDiskPages + kEntropyPages + kBalloonPages) * kPageBytes);
-  SetUpDisk(context, pages);
+  uint64_t next = pages;
+  const auto take = [&next](uint64_t count) {
+    const uint64_t first = next;
+    next += count * kPageBytes;
+    return first;
+  };
+  const uint64_t of_disk = take(kDiskPages);
+  SetUpEntropy(context, take(kEntropyPages));
+  SetUpBalloon(context, take(kBalloonPages));
+  SetUpTerminal(context, take(kTerminalPages));
+  SetUpHotplug(context, take(kHotplugPages));
+  SetUpDisk(context, of_disk);
 }
 
 void TouchDevices(Context& context) {
@@ -81,6 +93,7 @@ void TouchDevices(Context& context) {
   EntropyRound(context);
   BalloonRound(context);
   TerminalRound(context);
+  HotplugRound(context);
 }
 
 void FinishDevices(Context& context) {
@@ -91,6 +104,7 @@ void FinishDevices(Context& context) {
   FinishEntropy(context);
   FinishBalloon(context);
   FinishTerminal(context);
+  FinishHotplug(context);
 }
 
 void RunMixed(Context& context, SharedRings& rings) {
@@ -100,6 +114,11 @@ void RunMixed(Context& context, SharedRings& rings) {
       StampRound(context);
       TouchRings(context, rings);
       TouchDevices(context);
+      Spinner spinner(context);
+      for (uint64_t turn = 1; turn < context.boot.device_turns; ++turn) {
+        DiskRound(context);
+        for (uint64_t pause = 0; pause < kPausesOfTurn; ++pause) spinner.Wait();
+      }
     }
     CountRound(context);
   }

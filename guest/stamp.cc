@@ -168,6 +168,28 @@ void StampRound(Context& context) {
   Poke(context.report.visiting_gpa, uint64_t{0});
 }
 
+void VerifyOther(Context& context, const OtherPages& other) {
+  for (uint64_t i = 0; i < other.pages; ++i) {
+    VerifyPage(context,
+               {.gpa = other.gpa + i * kPageBytes, .discardable = false, .note = other.note});
+  }
+}
+
+void WriteOther(Context& context, const OtherPages& other) {
+  const uint32_t before = *other.note;
+  for (uint64_t i = 0; i < other.pages; ++i) {
+    *other.note = before;  // of which each page makes the next one
+    WritePage(context,
+              {.gpa = other.gpa + i * kPageBytes, .discardable = false, .note = other.note});
+  }
+}
+
+bool IsWritten(const OtherPages& other) {
+  return (*other.note & kGeneration) != 0 && (*other.note & kZeroSeen) == 0;
+}
+
+void NoteGone(const OtherPages& other) { *other.note = (*other.note & kGeneration) | kZeroSeen; }
+
 void VerifyStamps(Context& context) {
   const uint64_t chunks = context.pages.stamp_chunks(context.vcpu);
   const uint64_t limit = context.boot.final_pages;

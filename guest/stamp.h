@@ -35,6 +35,20 @@ LentChunk LastLent(const Context& context);
 // Takes the last one back.
 void TakeChunkBack(Context& context);
 
+// Adjacent precious pages that are no chunk of Pages, with one note for all of them. The note is 0 at
+// the start, when all pages are zeroes.
+struct OtherPages {
+  uint64_t gpa;
+  uint64_t pages;
+  uint32_t* note;
+};
+void VerifyOther(Context& context, const OtherPages& pages);
+void WriteOther(Context& context, const OtherPages& pages);
+// Whether they have content that must not be lost.
+bool IsWritten(const OtherPages& pages);
+// The pages have lost their content: they must be zeroes until they are written again.
+void NoteGone(const OtherPages& pages);
+
 }  // namespace underfoot::guest
 
 #endif  // UNDERFOOT_GUEST_STAMP_H_

@@ -107,11 +107,33 @@ void Virtqueue::Offer(uint16_t head) {
 // half of the next one.
 Virtqueue::Answer Virtqueue::Take() {
   const uint64_t used = rings_ + 2 * spacing_;
-  if (static_cast<uint16_t>(Load(used) >> 16) == taken_) return {false, 0, 0};
+  const auto published = static_cast<uint16_t>(Load(used) >> 16);
+  if (published == taken_) return {false, 0, 0, false};
+  if (in_order_ && taken_ != run_end_) return NextOfRun();
   const uint64_t element = used + 8 * (taken_ % kSize);
-  ++taken_;
-  return {true, static_cast<uint32_t>(Load(element) >> 32),
-          static_cast<uint32_t>(Load(element + 8))};
+  const auto head = static_cast<uint32_t>(Load(element) >> 32);
+  const auto written = static_cast<uint32_t>(Load(element + 8));
+  if (!in_order_) {
+    ++taken_;
+    return {true, head, written, false};
+  }
+  // Section 2.7.9: the element lies in the place of the first answer of its run.
+  uint16_t last = taken_;
+  while (last != published && halves_[kHeads + last % kSize] != head) ++last;
+  if (last == published) {  // an answer to no request
+    run_end_ = ++taken_;
+    return {true, head, written, false};
+  }
+  run_end_ = static_cast<uint16_t>(last + 1);
+  run_written_ = written;
+  return NextOfRun();
+}
+
+// The heads in the available ring are those of the answers, in the same places.
+Virtqueue::Answer Virtqueue::NextOfRun() {
+  const uint32_t head = halves_[kHeads + taken_ % kSize];
+  const bool last = ++taken_ == run_end_;
+  return {true, head, last ? run_written_ : 0, !last};
 }
 
 }  // namespace underfoot::guest

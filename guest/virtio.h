@@ -22,6 +22,7 @@ enum class DeviceStep : uint64_t {
   kNoAnswer = 7,  // the device asks for a reset, and the requests are lost
   kIdentity = 8,  // the answer to get-id
   kEcho = 9,      // other bytes came back from the console
+  kMemory = 10,   // another answer to a request of the memory device
 };
 
 void DeviceMismatch(Context& context, uint64_t registers, DeviceStep step, uint64_t expected,
@@ -33,6 +34,9 @@ uint64_t FindDevice(const abi::BootInfo& boot, uint32_t id);
 // Resets the device and accepts those of `features` that it offers. Returns what was accepted; 0:
 // the device refuses.
 uint64_t Negotiate(uint64_t registers, uint64_t features);
+
+// To be accepted by Negotiate for a queue whose answers are taken in order (Virtqueue::TakeInOrder).
+inline constexpr uint64_t kInOrderFeature = uint64_t{1} << 35;
 
 // The state of a queue that its driver keeps. All zero at the start.
 class Virtqueue {
@@ -49,6 +53,8 @@ class Virtqueue {
   // The three areas lie at `rings`, `spacing` bytes apart, and must be all zeroes. False: the device
   // has no such queue.
   bool Place(uint64_t registers, uint64_t queue, uint64_t rings, uint64_t spacing = kPageBytes);
+  // The driver has accepted IN_ORDER. Before the first Offer.
+  void TakeInOrder() { in_order_ = true; }
 
   void SetDescriptor(uint64_t index, uint64_t gpa, uint32_t bytes, uint16_t flags, uint16_t next);
   // Makes the chain at `head` available, and notifies the device if it wants that. Asks for an
@@ -59,12 +65,17 @@ class Virtqueue {
     bool any;
     uint32_t head;
     uint32_t written;
+    // The answer has no element of its own, so `written` is 0: all that the device may write is
+    // written. Only in order.
+    bool whole;
   };
   Answer Take();
 
   uint64_t registers() const { return registers_; }
 
  private:
+  Answer NextOfRun();
+
   uint64_t registers_;
   uint64_t rings_;
   uint64_t spacing_;
@@ -75,6 +86,10 @@ class Virtqueue {
     uint64_t words_[5];
   };
   uint16_t taken_;
+  bool in_order_;
+  // The answers up to this one have one element, which names the last of them.
+  uint16_t run_end_;
+  uint32_t run_written_;
 };
 
 }  // namespace underfoot::guest

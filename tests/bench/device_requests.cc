@@ -83,6 +83,15 @@ void ComparePolling(Bench& bench) {
                                       RatioAtMost(1.1), quiet)}});
 }
 
+// All of it in the page cache.
+absl::StatusOr<std::unique_ptr<virtio::RawDisk>> FilledDisk() {
+  absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk = virtio::RawDisk::Temporary(kDiskBytes);
+  if (!disk.ok()) return disk;
+  const std::vector<std::byte> content(kDiskBytes, std::byte{7});
+  UNDERFOOT_CHECK((*disk)->Write(0, content) == 0, "a temporary disk cannot be written", 0, 0);
+  return disk;
+}
+
 // What the host waits for when it takes a page that requests go to.
 void CompareInvalidation(Bench& bench) {
   constexpr char kName[] = "device.invalidation";
@@ -128,6 +137,36 @@ void CompareInvalidation(Bench& bench) {
                                .goal = Goal{.of = Goal::Of::kP99Ns, .at_most = 5000}}}});
 }
 
+// Each request is a system call for either side. Ours reads into a buffer, since a page of guest memory
+// may be taken away meanwhile.
+void CompareRandomReads(Bench& bench) {
+  constexpr char kName[] = "device.read.random_4_KiB";
+  if (!bench.Wants(kName)) return;
+  absl::StatusOr<std::unique_ptr<CoherentRam>> ram = MakeRam();
+  if (!ram.ok()) return bench.Skip(kName, std::string(ram.status().message()));
+  absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk = FilledDisk();
+  if (!disk.ok()) return bench.Skip(kName, std::string(disk.status().message()));
+  const int fd = (*disk)->fd();
+  const auto scene = std::make_shared<PolledBlock>(
+      *std::move(ram), *std::move(disk), uint32_t{VIRTIO_BLK_T_IN}, kPageSize, Order::kRandom);
+  const auto raw = [fd](PolledBlock& here) {
+    here.Offer();
+    here.ServeRaw([fd](uint64_t offset, std::byte* guest, uint64_t bytes) {
+      const iovec part{guest, bytes};
+      const ssize_t moved = preadv(fd, &part, 1, static_cast<off_t>(offset));
+      UNDERFOOT_CHECK(moved == static_cast<ssize_t>(bytes), "a read is short", moved, bytes);
+    });
+  };
+  const auto ours = [](PolledBlock& here) {
+    here.Offer();
+    here.ServeOurs();
+  };
+  bench.Compare({.name = kName,
+                 .what = "a random read of 4 KiB from a cached file, 32 in flight, polled",
+                 .variants = {Serving("raw pointers, preadv into guest memory", scene, raw, {}),
+                              Serving("ours", scene, ours, RatioAtMost(1 / 0.8))}});
+}
+
 // `call` is preadv or pwritev of one part.
 template <class Call>
 void CompareFile(Bench& bench, const char* name, const char* what, uint32_t type, double at_most,
@@ -136,11 +175,8 @@ void CompareFile(Bench& bench, const char* name, const char* what, uint32_t type
   if (!bench.Wants(name)) return;
   absl::StatusOr<std::unique_ptr<CoherentRam>> ram = MakeRam();
   if (!ram.ok()) return bench.Skip(name, std::string(ram.status().message()));
-  absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk = virtio::RawDisk::Temporary(kDiskBytes);
+  absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk = FilledDisk();
   if (!disk.ok()) return bench.Skip(name, std::string(disk.status().message()));
-  // A cached file: each page is there.
-  const std::vector<std::byte> content(kDiskBytes, std::byte{7});
-  UNDERFOOT_CHECK((*disk)->Write(0, content) == 0, "a temporary disk cannot be written", 0, 0);
   const int fd = (*disk)->fd();
   const auto scene = std::make_shared<PolledBlock>(*std::move(ram), *std::move(disk), type, kBytes);
   const auto raw = [fd, call](PolledBlock& here) {
@@ -165,6 +201,7 @@ void CompareFile(Bench& bench, const char* name, const char* what, uint32_t type
 void BenchDeviceRequests(Bench& bench) {
   ComparePolling(bench);
   CompareInvalidation(bench);
+  CompareRandomReads(bench);
   CompareFile(bench, "device.read.64_KiB", "64 KiB of a cached file into guest memory",
               VIRTIO_BLK_T_IN, 1 / 0.9,
               [](int fd, const iovec* part, off_t at) { return preadv(fd, part, 1, at); });

@@ -21,6 +21,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guest/abi.h"
 #include "mmu/base/check.h"
 #include "mmu/base/ordering.h"
 #include "tests/bench/stopwatch.h"
@@ -67,14 +68,18 @@ class MemoryDisk : public Disk {
   std::vector<std::byte> bytes_ = std::vector<std::byte>(kDiskBytes);
 };
 
+// Where on the disk the requests are.
+enum class Order : uint8_t { kOneAfterTheOther, kRandom };
+
 // Guest memory with a ring, 32 requests of one kind and size in it, and both sides of it.
 class PolledBlock {
  public:
   PolledBlock(std::unique_ptr<CoherentRam> ram, std::unique_ptr<Disk> disk, uint32_t type,
-              uint64_t bytes)
+              uint64_t bytes, Order order = Order::kOneAfterTheOther)
       : ram_(std::move(ram)),
         type_(type),
         bytes_(bytes),
+        order_(order),
         block_(std::move(disk), 1, "bench"),
         parts_{ram_->mmu(), ram_->memory(), ram_->access()},
         queue_(parts_, "bench"),
@@ -102,7 +107,10 @@ class PolledBlock {
   ~PolledBlock() { queue_.Stop(); }
 
   std::byte* Payload(uint64_t request) const { return At(payload_ + request * bytes_); }
-  uint64_t OffsetInDisk(uint64_t request) const { return request * bytes_ % kDiskBytes; }
+  uint64_t OffsetInDisk(uint64_t request) const {
+    return (order_ == Order::kRandom ? abi::Mix(request) : request) % (kDiskBytes / bytes_) *
+           bytes_;
+  }
 
   // The driver makes all requests available.
   void Offer() {
@@ -272,6 +280,7 @@ class PolledBlock {
   const std::unique_ptr<CoherentRam> ram_;
   const uint32_t type_;
   const uint64_t bytes_;
+  const Order order_;
   virtio::Block block_;
   const virtio::Virtqueue::Parts parts_;
   virtio::Virtqueue queue_;

@@ -2,10 +2,12 @@
 // the guest, by the file behind the disk, and by the statistics.
 
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <set>
 #include <string>
@@ -53,6 +55,9 @@ class DevicesBootTest : public MachineTest,
       for (const DeviceQueueInfo& queue : device.queues) bytes += queue.from_guest_bytes;
     }
     return bytes;
+  }
+  abi::Report Report() {
+    return GuestReports(machine_->memory().slots().front().hva, options_.vcpus).Total();
   }
   void OnLine(std::string_view line) override { text_ += std::string(line) + "\n"; }
   void FinishWell() {
@@ -159,11 +164,119 @@ TEST_P(DevicesBootTest, TheBalloonFollowsItsTargetUnderMixedChurn) {
         << text_;
   }
   ASSERT_TRUE(machine_->SetBalloon(2 * kChunk).ok());
-  EXPECT_FALSE(machine_->SetBalloon(options_.memory_bytes + 4096).ok());
+  EXPECT_FALSE(machine_->SetBalloon(machine_->memory().bytes() + 4096).ok());
   FinishWell();
   EXPECT_EQ(balloon().actual_bytes, 0u) << "the guest takes all pages back at its end";
   EXPECT_EQ(balloon().inflated, balloon().deflated);
   EXPECT_EQ(balloon().kept, 0u);
+}
+
+// The guest of ./dev soak --devices: with several fault handlers here, since there may be one CPU.
+TEST_P(DevicesBootTest, TheGuestDevicesMovesAMebibyteThroughItsDisk) {
+  options_.guest = "devices";
+  options_.fault_handlers = 4;
+  ASSERT_NO_FATAL_FAILURE(SetChurn("mixed", &options_));
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  EXPECT_TRUE(WaitUntil([&] { return BytesToDisk() > uint64_t{1} << 20; }, 3 * kDeadline))
+      << BytesToDisk() << " bytes\n"
+      << text_;
+  FinishWell();
+}
+
+// The guest's verdict is that each block which it has plugged was all zeroes, and kept what was written
+// there until it was unplugged. The blocks come and go by the target, and by the guest's own cycles.
+TEST_P(DevicesBootTest, MemoryIsPluggedAndUnpluggedUnderMixedChurn) {
+  options_.hotplug_bytes = 8 * kHotplugBlock;
+  ASSERT_NO_FATAL_FAILURE(SetChurn("mixed", &options_));
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  const auto hotplug = [&] { return machine_->GetStats().hotplug; };
+  EXPECT_EQ(hotplug().requested_bytes, 4 * kHotplugBlock) << "the machine asks for a half";
+  for (const uint64_t blocks : {4, 7, 0, 8, 3}) {
+    ASSERT_TRUE(machine_->SetHotplug(blocks * kHotplugBlock).ok());
+    EXPECT_TRUE(
+        WaitUntil([&] { return hotplug().plugged_bytes == blocks * kHotplugBlock; }, 3 * kDeadline))
+        << hotplug().plugged_bytes << " of " << blocks * kHotplugBlock << "\n"
+        << text_;
+  }
+  const uint64_t unplugged = hotplug().unplugged;
+  EXPECT_TRUE(WaitUntil([&] { return hotplug().unplugged >= unplugged + 10; }, 3 * kDeadline))
+      << "the guest does not unplug by itself\n"
+      << text_;
+  EXPECT_TRUE(WaitUntil([&] { return hotplug().refused > 0; }, 3 * kDeadline));
+  FinishWell();
+  EXPECT_EQ(hotplug().busy, 0u);
+  EXPECT_EQ(hotplug().kept, 0u);
+  EXPECT_EQ(hotplug().plugged - hotplug().unplugged, hotplug().plugged_bytes / kHotplugBlock);
+  EXPECT_EQ(machine_->GetStats().audit.unexplained, 0u);
+}
+
+// A negative control of the guest's check: somebody changes a byte of a block. Which page the guest
+// writes next is not known, so all of them are changed.
+TEST_P(DevicesBootTest, AWrongByteInAPluggedBlockIsInTheVerdict) {
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  const GuestMemory& memory = machine_->memory();
+  ASSERT_NE(memory.hotplug(), nullptr);
+  const Gpa region = memory.hotplug()->begin();
+  EXPECT_TRUE(WaitUntil([&] { return machine_->GetStats().hotplug.plugged_bytes != 0; }));
+  const bool seen = WaitUntil(
+      [&] {
+        for (uint64_t page = 0; page < memory.hotplug()->bytes() / kPageSize; ++page) {
+          auto* const words =
+              static_cast<uint64_t*>(PointerOf(*memory.HvaOf(region + page * kPageSize)));
+          for (uint64_t i = 0; i < kPageSize / 8; ++i) std::atomic_ref(words[i]).store(0xbad);
+        }
+        return machine_->GetStats().guest.mismatches != 0;
+      },
+      3 * kDeadline);
+  EXPECT_TRUE(seen);
+  const std::string message(machine_->Finish().message());
+  EXPECT_EQ(machine_->GetStats().guest.verdict, GuestVerdict::kBad);
+  EXPECT_THAT(message, ::testing::HasSubstr("found 0xbad"));
+  const uint64_t gfn = Report().first[0].gfn;
+  EXPECT_TRUE(gfn >= GfnOf(region).value && gfn < GfnOf({memory.bytes()}).value) << gfn;
+}
+
+// Queues whose driver has accepted IN_ORDER: that of the memory device at even seeds, those of the disk
+// at odd ones.
+TEST_P(DevicesBootTest, ADriverTakesAnswersInOrder) {
+  options_.guest = "devices";
+  ASSERT_NO_FATAL_FAILURE(SetChurn("mixed", &options_));
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  EXPECT_TRUE(WaitUntil([&] { return Report().answers_in_runs > 50; }, 3 * kDeadline))
+      << Report().answers_in_runs << " of " << machine_->GetStats().devices.checked << "\n"
+      << text_;
+  FinishWell();
+}
+
+TEST_P(DevicesBootTest, AnotherDriverTakesThemByTheirElements) {
+  options_.guest = "devices";
+  options_.seed = 12;
+  ASSERT_NO_FATAL_FAILURE(SetChurn("mixed", &options_));
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  EXPECT_TRUE(WaitUntil([&] { return machine_->GetStats().devices.checked > 200; }, 3 * kDeadline));
+  FinishWell();
+  EXPECT_EQ(Report().answers_in_runs, 0u);
+}
+
+// Asked again and again, the guest reports each time.
+TEST_P(DevicesBootTest, TheGuestReportsAboutItsMemoryWheneverItIsAsked) {
+  ASSERT_NO_FATAL_FAILURE(SetChurn("mixed", &options_));
+  ASSERT_NO_FATAL_FAILURE(Start());
+  if (machine_ == nullptr) return;
+  EXPECT_TRUE(WaitUntil(
+      [&] {
+        machine_->AskForGuestMemory();
+        return machine_->GetStats().guest_memory.reports > 5;
+      },
+      3 * kDeadline))
+      << text_;
+  EXPECT_EQ(machine_->GetStats().guest_memory.total_bytes, options_.memory_bytes);
+  FinishWell();
 }
 
 // Without churn only the balloon discards. Its pages go from the page tables of this process, and stay

@@ -365,16 +365,17 @@ TEST_F(CommandTest, WhatALinuxGuestCannotHaveIsRefusedByName) {
   EXPECT_THAT(Error({"run", "--append", "quiet"}), HasSubstr("--append: is for a Linux guest"));
 }
 
-TEST_F(CommandTest, MemoryToPlugIsWholeBlocksOfALinuxGuest) {
+TEST_F(CommandTest, MemoryToPlugIsWholeBlocksOfTheGuest) {
   const std::string kernel = Kernel();
-  EXPECT_EQ(Run({"--kernel", kernel}).hotplug_bytes, 0u);
-  EXPECT_EQ(Run({"--kernel", kernel, "--hotplug-memory", "1G"}).hotplug_bytes, uint64_t{1} << 30);
+  EXPECT_EQ(Run({"--kernel", kernel}).HotplugBytes(), 0u);
+  EXPECT_EQ(Run({"--kernel", kernel, "--hotplug-memory", "1G"}).HotplugBytes(), uint64_t{1} << 30);
+  EXPECT_EQ(Run({"--kernel", kernel, "--hotplug-memory", "1G"}).FirstPluggedBytes(), 0u);
   const auto error = [&](std::vector<std::string> more) {
     more.insert(more.begin(), {"run", "--kernel", kernel, "--hotplug-memory"});
     return Error(more);
   };
-  EXPECT_THAT(Error({"run", "--hotplug-memory", "1G"}),
-              HasSubstr("--hotplug-memory: '1G': only a Linux guest"));
+  EXPECT_THAT(Error({"run", "--guest", "stamp", "--hotplug-memory", "1G"}),
+              HasSubstr("--hotplug-memory: '1G': the guest stamp plugs no memory"));
   EXPECT_THAT(error({"100M"}), HasSubstr("'100M': Linux plugs memory in blocks of 128 MiB"));
   EXPECT_THAT(error({"128M", "--memory", "200M"}), HasSubstr("blocks of 128 MiB"));
   EXPECT_THAT(error({"3G"}), HasSubstr("more than the 3072 MiB"));
@@ -384,6 +385,29 @@ TEST_F(CommandTest, MemoryToPlugIsWholeBlocksOfALinuxGuest) {
   EXPECT_EQ(As<ClientCommand>({"memory", "--set", "256M"}).bytes, uint64_t{256} << 20);
   EXPECT_EQ(As<ClientCommand>({"memory"}).verb, ClientVerb::kMemory);
   EXPECT_THAT(Error({"memory", "--set", "much"}), HasSubstr("--set: 'much'"));
+}
+
+TEST_F(CommandTest, TheGuestMixedHasALittleMemoryToPlugUnlessSomethingIsAgainstIt) {
+  EXPECT_EQ(Run({}).HotplugBytes(), uint64_t{16} << 20);
+  EXPECT_EQ(Run({}).FirstPluggedBytes(), uint64_t{8} << 20);
+  EXPECT_EQ(Run({"--hotplug-memory", "6M"}).FirstPluggedBytes(), uint64_t{2} << 20);
+  EXPECT_EQ(Run({"--hotplug-memory", "0"}).HotplugBytes(), 0u);
+  EXPECT_EQ(Run({"--guest", "devices"}).HotplugBytes(), uint64_t{16} << 20);
+  EXPECT_EQ(Run({"--guest", "stamp"}).HotplugBytes(), 0u);
+  EXPECT_EQ(Run({"--memory", "100004K"}).HotplugBytes(), 0u);
+  EXPECT_EQ(Run({"--huge-pages", "2M"}).HotplugBytes(), 0u);
+  EXPECT_EQ(Run({"--dirty-log", "1s"}).HotplugBytes(), 0u);
+  EXPECT_EQ(Run({"--record", "r"}).HotplugBytes(), 0u);
+  const auto error = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"run", "--hotplug-memory"});
+    return Error(more);
+  };
+  EXPECT_THAT(error({"3M"}), HasSubstr("'3M': memory is plugged in blocks of 2 MiB"));
+  EXPECT_THAT(error({"16M", "--memory", "100004K"}), HasSubstr("blocks of 2 MiB"));
+  EXPECT_THAT(error({"2G"}), HasSubstr("more than the 1024 MiB that the guest can plug"));
+  EXPECT_THAT(error({"16M", "--memory", "222G"}), HasSubstr("its page tables can map"));
+  EXPECT_THAT(error({"16M", "--dirty-log", "1s"}), HasSubstr("leave out --dirty-log"));
+  EXPECT_THAT(error({"16M", "--record", "r"}), HasSubstr("leave out --record and --replay"));
 }
 
 TEST_F(CommandTest, APresetLeavesOutWhatALinuxGuestCannotBearAndKeepsItsRate) {

@@ -78,7 +78,7 @@ class FakeTarget : public ControlTarget {
   ChurnState churn_ ABSL_GUARDED_BY(mutex_) = {
       .running = true, .seed = 7, .rates = {{ChurnKind::kDiscard, 100}}, .operations = {}};
   size_t more_caches_ ABSL_GUARDED_BY(mutex_) = 0;
-  HotplugStats hotplug_ ABSL_GUARDED_BY(mutex_) = {uint64_t{1} << 30, 0, 4 << 20, 3, 1, 4, 5, 6,
+  HotplugStats hotplug_ ABSL_GUARDED_BY(mutex_) = {uint64_t{1} << 30, 0, 4 << 20, 3, 1, 7, 4, 5, 6,
                                                    3'000'000};
   BalloonInfo balloon_ ABSL_GUARDED_BY(mutex_) = {
       {4096, 8192, 3, 1, 64, 2, 3'000'000},

@@ -75,7 +75,7 @@ constexpr char kStats[] = R"({
     "available_bytes": 278, "cache_bytes": 279, "hugetlb_allocations": 280,
     "hugetlb_failures": 281},
   "hotplug": {"region_bytes": 290, "requested_bytes": 291, "plugged_bytes": 292, "plugged": 293,
-    "unplugged": 294, "busy": 295, "refused": 296, "kept": 297, "idle_us": 298},
+    "unplugged": 294, "waits": 299, "busy": 295, "refused": 296, "kept": 297, "idle_us": 298},
   "event_pages": {"open": 250, "sent_fast": {"vm": 251, "vcpu-0": 252},
     "handed_over": {"vm": 253, "vcpu-0": 254}, "sent_slow": {"vm": 255, "vcpu-0": 256},
     "refreshes": {"vm": 257, "vcpu-0": 258}, "taken": 259, "time_updates": 260},

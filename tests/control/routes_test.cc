@@ -167,7 +167,7 @@ TEST_F(RoutesTest, TheBalloonIsShownAndItsTargetIsSet) {
 
 TEST_F(RoutesTest, PluggedMemoryIsShownAndItsTargetIsSet) {
   const Json memory = Json::parse(R"({"region_bytes": 1073741824, "requested_bytes": 0,
-    "plugged_bytes": 4194304, "plugged": 3, "unplugged": 1, "busy": 4, "refused": 5, "kept": 6,
+    "plugged_bytes": 4194304, "plugged": 3, "unplugged": 1, "waits": 7, "busy": 4, "refused": 5, "kept": 6,
     "idle_us": 3000000})");
   EXPECT_EQ(Get("/v1/memory"), memory);
   const HttpReply reply = Ask("PUT", "/v1/memory", R"({"requested_bytes": 2097152})");

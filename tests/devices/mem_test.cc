@@ -12,12 +12,14 @@
 #include <atomic>
 #include <cstring>
 #include <functional>
+#include <new>
 #include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/time.h"
 #include "tests/devices/device_test.h"
 #include "vmm/ram/hotplug_blocks.h"
 
@@ -42,14 +44,18 @@ class MemTest : public DeviceTest {
   }
   uint64_t HotplugBytes() const override { return kBlocks * kHotplugBlockBytes; }
   std::unique_ptr<virtio::Backend> MakeBackend() override {
-    auto mem =
-        std::make_unique<Mem>(*side().memory, mmu().direct_requests(), [this](HvaRange pages) {
+    auto mem = std::make_unique<Mem>(
+        *side().memory, mmu().direct_requests(),
+        [this](HvaRange pages) {
+          if (no_memory_ || (shortages_at_ != 0 && --shortages_at_ == 0)) throw std::bad_alloc();
           ++discards_;
           return side().hooks.Discard(pages).status();
-        });
+        },
+        patience());
     mem_ = mem.get();
     return mem;
   }
+  virtual absl::Duration patience() const { return absl::ZeroDuration(); }
 
   HotplugBlocks& blocks() { return *side().memory->hotplug(); }
   Gpa BlockAt(uint64_t block) { return blocks().begin() + block * kHotplugBlockBytes; }
@@ -104,6 +110,9 @@ class MemTest : public DeviceTest {
 
   Mem* mem_ = nullptr;
   std::atomic<int> discards_{0};
+  std::atomic<bool> no_memory_{false};
+  std::atomic<int> shortages_at_{
+      0};  // the discard that finds no memory: 1 is the next one; 0: none
 };
 
 TEST_P(MemTest, TheConfigurationDescribesTheRegionAndFollowsTheTarget) {
@@ -220,6 +229,96 @@ TEST_P(MemTest, ABlockThatARequestIsAnnouncedOverIsBusyUntilItIsWithdrawn) {
   EXPECT_TRUE(request.Withdraw());
   EXPECT_EQ(Unplug(2, 2), VIRTIO_MEM_RESP_ACK);
   EXPECT_EQ(mem_->Stats().busy, 2u);
+}
+
+// A driver that waits as long as it takes.
+class PatientMemTest : public MemTest {
+ protected:
+  absl::Duration patience() const override { return absl::InfiniteDuration(); }
+  // An unplug of block 2, which the device does not answer yet.
+  void BeginUnplug() {
+    virtio_mem_req request{};
+    request.type = VIRTIO_MEM_REQ_UNPLUG;
+    request.u.plug.addr = BlockAt(2).value;
+    request.u.plug.nb_blocks = 1;
+    std::memcpy(PointerOf(side().PageAt(kRequest)), &request, sizeof(request));
+    driver().SetChain(
+        0, {Readable(kRequest, sizeof(request)), Writable(kResponse, sizeof(virtio_mem_resp))});
+    driver().Offer(0);
+    Notify();
+    ASSERT_TRUE(WaitUntil([&] { return mem_->Stats().waits != 0; }));
+  }
+};
+
+TEST_P(PatientMemTest, AnUnplugWaitsForTheRequestsOverItsBlocksAndLeavesThemPluggedMeanwhile) {
+  ASSERT_EQ(Plug(2), VIRTIO_MEM_RESP_ACK);
+  DirectRequest request(mmu().direct_requests(), mmu().in_flight(), mmu().memslots());
+  ASSERT_TRUE(request.TryAnnounce({GfnOfBlock(2), GfnOfBlock(2) + 4}).has_value());
+  ASSERT_NO_FATAL_FAILURE(BeginUnplug());
+  EXPECT_TRUE(blocks().is_plugged(2));
+  EXPECT_TRUE(Write(BlockAt(2) + 12345, 5).ok());
+  EXPECT_TRUE(request.Withdraw());
+  std::optional<virtio::UsedElement> used;
+  ASSERT_TRUE(WaitUntil([&] { return (used = driver().Take()).has_value(); }));
+  virtio_mem_resp response;
+  std::memcpy(&response, PointerOf(side().PageAt(kResponse)), sizeof(response));
+  EXPECT_EQ(response.type, VIRTIO_MEM_RESP_ACK);
+  EXPECT_FALSE(blocks().is_plugged(2));
+  EXPECT_EQ(mem_->Stats().busy, 0u);
+}
+
+TEST_P(PatientMemTest, AResetEndsTheWaitOfAnUnplug) {
+  ASSERT_EQ(Plug(2), VIRTIO_MEM_RESP_ACK);
+  DirectRequest request(mmu().direct_requests(), mmu().in_flight(), mmu().memslots());
+  ASSERT_TRUE(request.TryAnnounce({GfnOfBlock(2), GfnOfBlock(2) + 4}).has_value());
+  ASSERT_NO_FATAL_FAILURE(BeginUnplug());
+  Reset();
+  EXPECT_TRUE(blocks().is_plugged(2));
+  EXPECT_TRUE(request.Withdraw());
+  EXPECT_EQ(mem_->Stats().busy, 0u) << "nobody was told";
+}
+
+UNDERFOOT_FOR_BOTH_BACKINGS(PatientMemTest);
+
+// 9 blocks are two discards. The second one finds no memory, and the request is served again.
+TEST_P(MemTest, AnUnplugThatFindsNoMemoryInTheMiddleGoesOn) {
+  for (const bool all : {false, true}) {
+    ASSERT_EQ(Plug(2, 9), VIRTIO_MEM_RESP_ACK);
+    for (uint64_t block = 2; block < 11; ++block) ASSERT_TRUE(Write(BlockAt(block), 5).ok());
+    const uint64_t unplugged = mem_->Stats().unplugged;
+    const uint64_t kept = mem_->Stats().kept;
+    shortages_at_ = 2;
+    EXPECT_EQ(all ? Ask(VIRTIO_MEM_REQ_UNPLUG_ALL)->first : Unplug(2, 9), VIRTIO_MEM_RESP_ACK);
+    EXPECT_EQ(shortages_at_, 0);
+    for (uint64_t block = 2; block < 11; ++block) {
+      EXPECT_FALSE(blocks().is_plugged(block));
+      EXPECT_FALSE(side().pagemap.Read(HvaAt(block)).present) << block;
+    }
+    EXPECT_EQ(mem_->Stats().unplugged, unplugged + 9);
+    EXPECT_EQ(mem_->Stats().kept, kept);
+  }
+}
+
+TEST_P(MemTest, AnUnplugThatNeverFindsMemoryIsForgottenAtTheReset) {
+  ASSERT_EQ(Plug(2, 9), VIRTIO_MEM_RESP_ACK);
+  no_memory_ = true;
+  EXPECT_EQ(Ask(VIRTIO_MEM_REQ_UNPLUG, BlockAt(2), 9), std::nullopt);
+  no_memory_ = false;
+  Reset();
+  driver_.emplace(side(), 16, 6);  // on pages that are zeroes
+  Run(kAllFeatures | kFeature);
+  EXPECT_EQ(mem_->Stats().plugged_bytes, 0u) << "no device may use the blocks";
+  ASSERT_EQ(Plug(1, 2), VIRTIO_MEM_RESP_ACK);
+  EXPECT_EQ(Unplug(1), VIRTIO_MEM_RESP_ACK);
+  EXPECT_FALSE(blocks().is_plugged(1));
+  EXPECT_TRUE(blocks().is_plugged(2));
+}
+
+TEST_P(MemTest, APlugThatFindsNoMemoryIsMadeAgain) {
+  shortages_at_ = 1;
+  EXPECT_EQ(Plug(3), VIRTIO_MEM_RESP_ACK);
+  EXPECT_EQ(shortages_at_, 0);
+  EXPECT_EQ(mem_->Stats().plugged, 1u);
 }
 
 TEST_P(MemTest, UnplugAllUnplugsEveryBlock) {

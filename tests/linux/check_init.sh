@@ -3,26 +3,15 @@
 # The first process of the guest of `./dev check-linux`. check_host.sh has made the disks: vda, an ext4
 # file system with a tree of files and their checksums, and vdb, which is read-only. What is wrong is
 # printed, and the machine is reset, which is not how a good run ends.
-export PATH=/bin HOME=/root
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-mount -t tmpfs tmp /tmp
-
-fail() {
-  echo "guest: FAILED: $*"
-  sync
-  reboot -f
-}
+# shellcheck source=tests/linux/init_head.sh
+. /head
+[ -z "$failed" ] || fail "insmod of$failed"
 
 # The value of NAME=VALUE on the kernel's command line.
 argument() {
   tr ' ' '\n' </proc/cmdline | sed -n "s/^$1=//p"
 }
 
-while read -r module; do
-  insmod "/modules/$module.ko" || fail "insmod $module"
-done </modules/order
 [ "$(nproc)" = "$(argument check_cpus)" ] || fail "$(nproc) CPUs"
 grep -q kvm-clock /sys/devices/system/clocksource/clocksource0/available_clocksource ||
   fail "no kvm-clock: $(cat /sys/devices/system/clocksource/clocksource0/available_clocksource)"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # initrd.sh KERNEL_FOLDER INIT OUT: makes an initial RAM disk for a Linux guest: busybox, the kernel's
-# modules for virtio-mmio devices, and INIT as /init. KERNEL_FOLDER is what get_kernel of
+# modules for virtio-mmio devices, the beginning that all INITs share, and INIT as /init. KERNEL_FOLDER is what get_kernel of
 # tests/boot/debian.sh leaves.
 set -euo pipefail
 
@@ -32,5 +32,6 @@ for module in "${guest_modules[@]}"; do
   cp "$1/$module.ko" "$root/modules/"
   echo "$module" >>"$root/modules/order"
 done
+cp "$(dirname "$0")/init_head.sh" "$root/head"
 install -m 755 "$2" "$root/init"
 (cd "$root" && find . -print0 | cpio --null --quiet -H newc -o) >"$3"

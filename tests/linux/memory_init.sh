@@ -2,24 +2,14 @@
 # shellcheck shell=dash
 # The first process of the guest of check_memory.sh. It keeps a file in memory while the host plugs and
 # unplugs memory: new memory is movable, so the file lies there first, and must leave before an unplug.
-export PATH=/bin HOME=/root
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-mount -t tmpfs tmp /tmp
-
-fail() {
-  echo "guest: FAILED: $*"
-  reboot -f
-}
+# shellcheck source=tests/linux/init_head.sh
+. /head
+[ -z "$failed" ] || fail "insmod of$failed"
 
 total() {
   sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo
 }
 
-while read -r module; do
-  insmod "/modules/$module.ko" || fail "insmod $module"
-done </modules/order
 boot=$(total)
 echo "guest: up"
 round=0

@@ -122,6 +122,12 @@ absl::Status CheckBootConfig(const BootConfig& config) {
                         "area) to %u GiB (what the guest's page tables have room for)",
                         config.memory_bytes, abi::kSystemAreaBytes >> 20, kMaxMemoryBytes >> 30));
   }
+  if (config.hotplug_bytes > kMaxMemoryBytes - config.memory_bytes) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%u bytes of memory that can be plugged, behind %u bytes: more than the %u GiB that the "
+        "guest's page tables have room for",
+        config.hotplug_bytes, config.memory_bytes, kMaxMemoryBytes >> 30));
+  }
   if (config.vcpus < 1 || config.vcpus > abi::kMaxVcpus) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%u vCPUs: must be 1 to %u", config.vcpus, abi::kMaxVcpus));
@@ -149,9 +155,8 @@ absl::Status CheckBootConfig(const BootConfig& config) {
 
 absl::Status WriteBootData(const BootConfig& config, GuestWriter write) {
   if (absl::Status status = CheckBootConfig(config); !status.ok()) return status;
-  if (absl::Status status = WritePageTables(config.memory_bytes, write); !status.ok()) {
-    return status;
-  }
+  const uint64_t mapped_bytes = config.memory_bytes + config.hotplug_bytes;
+  if (absl::Status status = WritePageTables(mapped_bytes, write); !status.ok()) return status;
   const std::array<abi::Report, abi::kMaxVcpus> reports{};
   absl::Status status = write({abi::kReportsGpa}, std::as_bytes(std::span(reports)));
   if (!status.ok()) return status;
@@ -179,6 +184,7 @@ absl::Status WriteBootData(const BootConfig& config, GuestWriter write) {
   info.keep_visits = config.keep_visits ? 1 : 0;
   info.visit_epoch = 1;
   info.virtio_devices = config.virtio_devices;
+  info.device_turns = config.device_turns;
   info.range_count = config.ranges.size();
   std::copy(config.ranges.begin(), config.ranges.end(), info.ranges);
   return write({abi::kBootInfoGpa}, std::as_bytes(std::span(&info, 1)));

@@ -19,6 +19,8 @@ namespace underfoot {
 
 struct BootConfig {
   uint64_t memory_bytes = 0;  // RAM is gpa [0, memory_bytes)
+  uint64_t hotplug_bytes =
+      0;  // behind it, memory that can be plugged; the guest's page tables map it
   uint64_t vcpus = 1;
   abi::Workload workload = abi::Workload::kMixed;
   uint64_t seed = 0;
@@ -27,6 +29,7 @@ struct BootConfig {
   uint64_t final_pages = 0;  // 0: all
   bool keep_visits = false;  // the guest notes which pages it touches (abi::Visit)
   uint64_t virtio_devices = 0;
+  uint64_t device_turns = 1;  // of the disk's driver for each one of the stamps
   std::vector<abi::DataRange> ranges;
 };
 

@@ -56,6 +56,7 @@ abi::Report GuestReports::Total() const {
     sum.final_skipped = total.final_skipped + report.final_skipped;
     sum.device_requests = total.device_requests + report.device_requests;
     sum.events_taken = total.events_taken + report.events_taken;
+    sum.answers_in_runs = total.answers_in_runs + report.answers_in_runs;
     total = sum;
   }
   return total;

@@ -140,8 +140,10 @@ std::string NamesSomething(const std::string& text) {
 void AddRunOptions(CLI::App* sub, RunArguments* run) {
   // So that an option may be given again to override a script's default.
   sub->option_defaults()->take_last();
-  sub->add_option("--guest", run->guest,
-                  "hello, stamp, smp, shared, mixed (all of them), or the path of an ELF file")
+  sub->add_option(
+         "--guest", run->guest,
+         "hello, stamp, smp, shared, mixed (all of them), devices (mixed, mostly on its disk), "
+         "or the path of an ELF file")
       ->type_name("NAME|ELF")
       ->capture_default_str();
   sub->add_option(
@@ -163,8 +165,9 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
       ->type_name("SIZE")
       ->capture_default_str();
   sub->add_option("--hotplug-memory", run->hotplug_memory,
-                  "Memory that a Linux guest can plug while it runs, beside --memory: a multiple "
-                  "of 128M; see underfoot memory")
+                  "Memory that the guest can plug while it runs, beside --memory; see underfoot "
+                  "memory. A multiple of 128M for a Linux guest, else of 2M; 0: none. Guest mixed "
+                  "has 16M unless something is against it")
       ->type_name("SIZE");
   sub->add_option("--vcpus", run->vcpus, "1 to 32")->type_name("N")->capture_default_str();
   sub->add_option("--backing", run->backing,

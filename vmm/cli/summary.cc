@@ -330,7 +330,7 @@ Json DescriptionOf(const RunOptions& options) {
           {"name", options.name},
           {"guest", options.guest},
           {"memory_bytes", options.memory_bytes},
-          {"hotplug_bytes", options.hotplug_bytes},
+          {"hotplug_bytes", options.HotplugBytes()},
           {"vcpus", options.vcpus},
           {"backing", BackingName(options.backing)},
           {"fault_handlers",

@@ -39,9 +39,14 @@ inline constexpr uint64_t kMaxLinuxBytes = uint64_t{3} << 30;
 // Linux adds memory to itself in blocks of this size, at multiples of it.
 inline constexpr uint64_t kLinuxMemoryBlock = uint64_t{128} << 20;
 
+// Memory is plugged in blocks of this size, at multiples of it.
+inline constexpr uint64_t kHotplugBlock = uint64_t{2} << 20;
+// What the guest `mixed` has without --hotplug-memory.
+inline constexpr uint64_t kUsualHotplugBytes = uint64_t{16} << 20;
+
 // The workloads of the built-in guest.
-inline constexpr std::array<std::string_view, 5> kWorkloadNames = {"hello", "stamp", "smp",
-                                                                   "shared", "mixed"};
+inline constexpr std::array<std::string_view, 6> kWorkloadNames = {"hello",  "stamp", "smp",
+                                                                   "shared", "mixed", "devices"};
 
 // Whether the kernel notifier is used.
 enum class KernelEvents : uint8_t {
@@ -71,8 +76,9 @@ struct RunOptions {
   std::string guest = "mixed";
   std::optional<LinuxOptions> linux_guest = {};
   uint64_t memory_bytes = uint64_t{256} << 20;  // whole pages, kMinMemoryBytes..kMaxMemoryBytes
-  // Memory that can be plugged while the guest runs, behind the rest; 0: none. See WhyNoHotplug.
-  uint64_t hotplug_bytes = 0;
+  // Memory that can be plugged while the guest runs, behind the rest; 0: none; absent: HotplugBytes
+  // decides. See WhyNoHotplug.
+  std::optional<uint64_t> hotplug_bytes = {};
   uint32_t vcpus = 2;  // 1..kMaxVcpus
   Backing backing = Backing::kAnon;
   HugePages huge_pages = HugePages::kOff;  // memory_bytes is a multiple of SlotGranule
@@ -125,7 +131,9 @@ struct RunOptions {
            std::find(kWorkloadNames.begin(), kWorkloadNames.end(), guest) != kWorkloadNames.end();
   }
   // Whether the guest is the built-in one that drives the virtio devices itself.
-  bool DrivesDevices() const { return !RunsLinux() && guest == "mixed"; }
+  bool DrivesDevices() const { return !RunsLinux() && (guest == "mixed" || guest == "devices"); }
+  // How often the guest works on its disk for each time that it works on its pages.
+  uint64_t DeviceTurns() const { return guest == "devices" ? 64 : 1; }
 
   // Why the guest has no use for its disks; empty: it has.
   std::string WhyNoDisk() const {
@@ -159,15 +167,40 @@ struct RunOptions {
   }
   // Why no memory can be plugged with these options; empty: it can, or none is asked for.
   std::string WhyNoHotplug() const {
-    if (hotplug_bytes == 0) return "";
-    if (!RunsLinux()) return "only a Linux guest (--kernel) plugs memory; leave one of the two out";
-    if (((memory_bytes | hotplug_bytes) & (kLinuxMemoryBlock - 1)) != 0) {
-      return "Linux plugs memory in blocks of " + std::to_string(kLinuxMemoryBlock >> 20) +
-             " MiB; give it and --memory as multiples of that";
+    return hotplug_bytes.value_or(0) == 0 ? "" : WhyNoHotplug(*hotplug_bytes);
+  }
+  // Without the option, the guest that drives the devices has some if nothing is against it.
+  uint64_t HotplugBytes() const {
+    const bool has_some = DrivesDevices() && WhyNoHotplug(kUsualHotplugBytes).empty();
+    return hotplug_bytes.value_or(has_some ? kUsualHotplugBytes : 0);
+  }
+  // How much of it the guest is asked to have plugged at the start: a half, in whole blocks. Linux is
+  // asked for it by a person.
+  uint64_t FirstPluggedBytes() const {
+    return DrivesDevices() ? HotplugBytes() / 2 & ~(kHotplugBlock - 1) : 0;
+  }
+  std::string WhyNoHotplug(uint64_t bytes) const {
+    if (HasBuiltInGuest() && !DrivesDevices()) {
+      return "the guest " + guest +
+             " plugs no memory; take --guest mixed, or a guest of your own, or a Linux guest";
     }
-    if (hotplug_bytes > kMaxLinuxBytes - memory_bytes) {
+    const uint64_t block = RunsLinux() ? kLinuxMemoryBlock : kHotplugBlock;
+    if (((memory_bytes | bytes) & (block - 1)) != 0) {
+      return (RunsLinux() ? "Linux plugs memory in blocks of "
+                          : "memory is plugged in blocks of ") +
+             std::to_string(block >> 20) + " MiB; give it and --memory as multiples of that";
+    }
+    if (RunsLinux() && bytes > kMaxLinuxBytes - memory_bytes) {
       return "together with --memory it is more than the " + std::to_string(kMaxLinuxBytes >> 20) +
              " MiB that a Linux guest can have; take less of one of them";
+    }
+    if (!RunsLinux() && (bytes > abi::kMaxHotplugBytes || bytes > kMaxMemoryBytes - memory_bytes)) {
+      return "it is more than the " + std::to_string(abi::kMaxHotplugBytes >> 20) +
+             " MiB that the guest can plug, or with --memory more than its page tables can map";
+    }
+    if (RecordsVisits()) {
+      return "the guest records what it touches and writes of its --memory only; leave out "
+             "--dirty-log";
     }
     if (IsHugetlb(huge_pages)) {
       return "hugetlb pages are reserved for all of it from the start; take --huge-pages thp or "

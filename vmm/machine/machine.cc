@@ -32,6 +32,7 @@ static_assert(kMaxDisks + 4 <= pc::kVirtioSlots);
 
 // nullopt: not the name of a built-in workload, so the path of an image.
 std::optional<abi::Workload> FindWorkload(std::string_view name) {
+  if (name == "devices") return abi::Workload::kMixed;  // see RunOptions::DeviceTurns
   for (const abi::Workload workload :
        {abi::Workload::kHello, abi::Workload::kStamp, abi::Workload::kSmp, abi::Workload::kShared,
         abi::Workload::kMixed}) {
@@ -149,7 +150,7 @@ std::unique_ptr<PcPlatform> Machine::MakePcPlatform(SerialPort::Sink serial_sink
 absl::Status Machine::Build(SerialPort::Sink serial_sink, ByteSink byte_sink) {
   CoherentRamOptions ram{
       .bytes = options_.memory_bytes,
-      .hotplug_bytes = options_.hotplug_bytes,
+      .hotplug_bytes = options_.HotplugBytes(),
       .use = options_.RunsLinux() ? RamUse::kLinux : RamUse::kTestGuest,
       .backing = options_.backing,
       .huge_pages = options_.huge_pages,
@@ -253,6 +254,7 @@ absl::Status Machine::AddDevices() {
   if (ram_->memory().hotplug() != nullptr) {
     auto mem =
         std::make_unique<virtio::Mem>(ram_->memory(), ram_->mmu().direct_requests(), discard);
+    if (absl::Status set = mem->SetRequested(options_.FirstPluggedBytes()); !set.ok()) return set;
     guest_->mem = mem.get();
     guest_->devices.Add(std::move(mem));
   }
@@ -370,11 +372,13 @@ absl::StatusOr<Machine::StartVcpu> Machine::LoadTestGuest() {
   if (!entry.ok()) return entry.status();
   BootConfig boot;
   boot.memory_bytes = options_.memory_bytes;
+  boot.hotplug_bytes = options_.HotplugBytes();
   boot.vcpus = options_.vcpus;
   boot.workload = workload.value_or(abi::Workload::kMixed);
   boot.seed = options_.seed;
   boot.keep_visits = options_.RecordsVisits();
   boot.virtio_devices = guest_->devices.size();
+  boot.device_turns = options_.DeviceTurns();
   boot.ranges = ram_->memory().DataRanges();
   if (absl::Status written = WriteBootData(boot, write); !written.ok()) return written;
   return [entry = *entry](Vcpu& vcpu) {

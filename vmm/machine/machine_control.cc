@@ -216,7 +216,9 @@ absl::StatusOr<BalloonInfo> MachineControl::SetBalloon(uint64_t bytes) {
 absl::StatusOr<HotplugStats> MachineControl::GetHotplug() {
   if (machine_.has_hotplug()) return machine_.GetStats().hotplug;
   return absl::FailedPreconditionError(
-      "no memory can be plugged into this machine; start a Linux guest with --hotplug-memory 1G");
+      "no memory can be plugged into this machine; start it with --hotplug-memory (a Linux guest, "
+      "or "
+      "the guest mixed, which usually has some)");
 }
 
 absl::StatusOr<HotplugStats> MachineControl::SetHotplug(uint64_t bytes) {

@@ -34,6 +34,11 @@ void Machine::StopVcpus() {
   }
 }
 
+// The first two stops need no limit of their own. Their threads make no system call on a file, and
+// between two looks at their stop words they wait for a refresh or an activation of a pfn cache, which
+// ends (`FaultIn` in mmu/LOCKING.md): it waits for the End of a bracket, and the churn and the vCPUs,
+// which could begin more, have stopped; and for the page source, for about two seconds. A system call on
+// a disk's file may never return, so the virtio devices have a limit.
 void Machine::StopDevices() {
   constexpr absl::Duration kPatience = absl::Seconds(1);
   if (guest_->ring != nullptr) guest_->ring->Stop();

@@ -187,9 +187,10 @@ struct HotplugStats {
   uint64_t plugged_bytes = 0;    // now
   uint64_t plugged = 0;          // blocks
   uint64_t unplugged = 0;        // blocks
-  uint64_t busy = 0;             // requests to unplug blocks that a device was writing to
-  uint64_t refused = 0;          // requests that were too much, or broke the rules
-  uint64_t kept = 0;             // blocks that the host could not discard
+  uint64_t waits = 0;    // for a device that was writing to a block which shall be unplugged
+  uint64_t busy = 0;     // requests to unplug blocks that a device was writing to for too long
+  uint64_t refused = 0;  // requests that were too much, or broke the rules
+  uint64_t kept = 0;     // blocks that the host could not discard
   // Since a request or its target has changed; 0: the guest has plugged what the host asks for.
   uint64_t idle_us = 0;
 };

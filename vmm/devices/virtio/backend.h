@@ -189,6 +189,9 @@ class Backend {
   virtual uint32_t config_generation() const { return 0; }
   // A driver begins, with the features that it has accepted. Before the workers serve its queues.
   virtual void DriverBegins(uint64_t) {}
+  // The worker of the queue begins with a ring. What was begun for a request of another ring of it is
+  // given up. By this worker.
+  virtual void RingBegins(uint16_t) {}
   // Whether a driver shall be interrupted for the configuration when it begins, as after a change.
   virtual bool announces_config() const { return false; }
   // Receives each change of a field, to interrupt the driver. Set before the device starts.

@@ -3,10 +3,12 @@
 #include <linux/virtio_ids.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "mmu/base/ordering.h"
+#include "vmm/base/monotonic.h"
 
 namespace underfoot::virtio {
 namespace {
@@ -15,13 +17,17 @@ namespace {
 // up ends soon.
 constexpr size_t kBlocksAtOnce = 8;
 
+constexpr absl::Duration kPause = absl::Milliseconds(1);
+
 }  // namespace
 
-Mem::Mem(const GuestMemory& memory, const DirectRequests& requests, Discard discard)
+Mem::Mem(const GuestMemory& memory, const DirectRequests& requests, Discard discard,
+         absl::Duration patience)
     : memory_(memory),
       blocks_(*memory.hotplug()),
       requests_(requests),
-      discard_(std::move(discard)) {
+      discard_(std::move(discard)),
+      patience_(patience) {
   changed_.Note();
 }
 
@@ -56,6 +62,7 @@ HotplugStats Mem::Stats() const {
           .plugged_bytes = plugged,
           .plugged = plugged_.Get(),
           .unplugged = unplugged_.Get(),
+          .waits = waits_.Get(),
           .busy = busy_.Get(),
           .refused = refused_.Get(),
           .kept = kept_.Get(),
@@ -80,15 +87,12 @@ Served Mem::Serve(Request& request) {
       !request.Read(0, std::as_writable_bytes(std::span(&asked, 1)))) {
     return {.answered = false};
   }
-  // The answer of an earlier call for this request, which has thrown std::bad_alloc.
-  if (!done_.has_value() || std::memcmp(&done_->request, &asked, sizeof(asked)) != 0) {
-    done_ = {asked, CarryOut(asked, request)};
-    if (request.abandoned()) {
-      done_.reset();
-      return {};
-    }
+  if (!done_.has_value()) {
+    const virtio_mem_resp response = CarryOut(asked, request);
+    if (request.abandoned()) return {};
+    done_ = response;
   }
-  const bool written = request.Write(0, std::as_bytes(std::span(&done_->response, 1)));
+  const bool written = request.Write(0, std::as_bytes(std::span(&*done_, 1)));
   done_.reset();
   return {.answered = written, .written = sizeof(virtio_mem_resp)};
 }
@@ -102,12 +106,14 @@ virtio_mem_resp Mem::CarryOut(const virtio_mem_req& asked, Request& request) {
       if (blocks.has_value()) response.type = Plug(*blocks, request);
       break;
     case VIRTIO_MEM_REQ_UNPLUG:
-      if (blocks.has_value() && PluggedIn(*blocks) == blocks->count) {
-        response.type = Unplug({&*blocks, 1}, request);
+      if (!unplugging_.empty()) {
+        response.type = FinishUnplug(request);
+      } else if (blocks.has_value() && PluggedIn(*blocks) == blocks->count) {
+        response.type = Unplug({*blocks}, request);
       }
       break;
     case VIRTIO_MEM_REQ_UNPLUG_ALL:
-      response.type = UnplugAll(request);
+      response.type = unplugging_.empty() ? UnplugAll(request) : FinishUnplug(request);
       break;
     case VIRTIO_MEM_REQ_STATE:
       if (blocks.has_value()) {
@@ -168,21 +174,52 @@ uint16_t Mem::Plug(const Blocks& blocks, Request& request) {
   return VIRTIO_MEM_RESP_ACK;
 }
 
-// All or nothing: `runs` are plugged. If the driver gives the request up, the blocks are unplugged; what is
-// left of their content goes when they are plugged again.
-uint16_t Mem::Unplug(std::span<const Blocks> runs, Request& request) {
+// All or nothing: `runs` are plugged. While it waits they stay plugged, so that other devices go on. If the
+// driver gives the request up after that, the blocks are unplugged; what is left of their content goes
+// when they are plugged again.
+uint16_t Mem::Unplug(std::vector<Blocks> runs, Request& request) {
+  const absl::Duration end = MonotonicNow() + patience_;
+  while (!TryMarkUnplugged(runs)) {
+    if (!WaitUntilWithdrawn(runs, end, request)) return VIRTIO_MEM_RESP_BUSY;
+  }
+  unplugging_ = std::move(runs);
+  return FinishUnplug(request);
+}
+
+// hotplug_blocks.h has the reason for the order.
+bool Mem::TryMarkUnplugged(std::span<const Blocks> runs) {
   for (const Blocks& run : runs) blocks_.Set(run.first, run.count, false);
-  const bool busy = std::any_of(runs.begin(), runs.end(), [this](const Blocks& run) {
-    return requests_.AnnouncedOver(HvasOf(run));
-  });
+  const bool busy = AnnouncedOver(runs);
   if (busy) {
     for (const Blocks& run : runs) blocks_.Set(run.first, run.count, true);
-    return VIRTIO_MEM_RESP_BUSY;
   }
-  for (const Blocks& run : runs) {
+  return !busy;
+}
+
+// True: worth another try. False: the time is over, or the driver has given the request up.
+bool Mem::WaitUntilWithdrawn(std::span<const Blocks> runs, absl::Duration end, Request& request) {
+  waits_.Add();
+  do {
+    if (request.abandoned() || MonotonicNow() >= end) return false;
+    absl::SleepFor(kPause);
+  } while (AnnouncedOver(runs));
+  return true;
+}
+
+bool Mem::AnnouncedOver(std::span<const Blocks> runs) const {
+  return std::any_of(runs.begin(), runs.end(),
+                     [this](const Blocks& run) { return requests_.AnnouncedOver(HvasOf(run)); });
+}
+
+// If it throws, the next call discards all of them: to discard a block twice changes nothing.
+uint16_t Mem::FinishUnplug(Request& request) {
+  size_t count = 0;
+  for (const Blocks& run : unplugging_) {
     Give(run, request);
-    unplugged_.Add(run.count);
+    count += run.count;
   }
+  unplugging_.clear();
+  unplugged_.Add(count);
   changed_.Note();
   return VIRTIO_MEM_RESP_ACK;
 }
@@ -194,7 +231,7 @@ uint16_t Mem::UnplugAll(Request& request) {
     if (runs.empty() || runs.back().first + runs.back().count != block) runs.push_back({block, 0});
     ++runs.back().count;
   }
-  return Unplug(runs, request);
+  return Unplug(std::move(runs), request);
 }
 
 void Mem::Give(const Blocks& blocks, Request& request) {

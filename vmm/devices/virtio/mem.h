@@ -3,7 +3,8 @@
 //
 //   SetRequested ──► requested_size, an interrupt ──► the driver plugs or unplugs blocks: requests
 //   plug      discarded, so that it reads as zeroes; then the guest and the devices may use it
-//   unplug    no device may use it; busy if a request is announced over it; discarded; then the answer
+//   unplug    waits a moment for requests that are announced over it; no device may use it; busy if a
+//             request is announced over it now; discarded; then the answer
 //
 // The memslot of the region is there from the start, so an access of a vCPU to a block that is not
 // plugged is no error: it finds zeroes, and what it writes is lost when the block is plugged. The driver
@@ -31,6 +32,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "mmu/base/stats.h"
 #include "mmu/base/types.h"
 #include "mmu/direct_requests.h"
@@ -46,8 +48,13 @@ class Mem final : public Backend {
   // Gives the content of a range of guest memory back to the host.
   using Discard = std::function<absl::Status(HvaRange)>;
 
+  // How long an unplug waits for system calls of other devices. A driver that finds its blocks busy tries
+  // again, Linux only after 50 seconds. A call that takes longer than this may take for ever.
+  static constexpr absl::Duration kPatience = absl::Milliseconds(100);
+
   // `memory` has a hot-plug region.
-  Mem(const GuestMemory& memory, const DirectRequests& requests, Discard discard);
+  Mem(const GuestMemory& memory, const DirectRequests& requests, Discard discard,
+      absl::Duration patience = kPatience);
 
   // How much memory the driver shall have plugged. InvalidArgument: more than there is room for, or no
   // whole number of blocks.
@@ -62,7 +69,10 @@ class Mem final : public Backend {
   std::span<const std::byte> config() const override { return {}; }
   void ReadConfig(uint64_t offset, std::span<std::byte> data) const override;
   uint32_t config_generation() const override { return generation_.load(kAcquire); }
-  void DriverBegins(uint64_t) override { done_.reset(); }
+  void RingBegins(uint16_t) override {
+    unplugging_.clear();
+    done_.reset();
+  }
   Served Serve(Request& request) override;
   // A block that was plugged must not be plugged again.
   bool may_serve_again() const override { return false; }
@@ -72,32 +82,36 @@ class Mem final : public Backend {
     size_t first = 0;
     size_t count = 0;
   };
-  // What was done for a request whose answer could not be written yet.
-  struct Done {
-    virtio_mem_req request;
-    virtio_mem_resp response;
-  };
-
   virtio_mem_resp CarryOut(const virtio_mem_req& asked, Request& request);
   std::optional<Blocks> BlocksAt(uint64_t gpa, uint16_t count) const;
   size_t PluggedIn(const Blocks& blocks) const;
   HvaRange HvasOf(const Blocks& blocks) const;
   uint16_t Plug(const Blocks& blocks, Request& request);
-  uint16_t Unplug(std::span<const Blocks> runs, Request& request);
+  uint16_t Unplug(std::vector<Blocks> runs, Request& request);
   uint16_t UnplugAll(Request& request);
+  bool TryMarkUnplugged(std::span<const Blocks> runs);
+  bool WaitUntilWithdrawn(std::span<const Blocks> runs, absl::Duration end, Request& request);
+  bool AnnouncedOver(std::span<const Blocks> runs) const;
+  uint16_t FinishUnplug(Request& request);
   void Give(const Blocks& blocks, Request& request);
 
   const GuestMemory& memory_;
   HotplugBlocks& blocks_;
   const DirectRequests& requests_;
   const Discard discard_;
-  std::optional<Done> done_;  // of the worker; while it is quiet, of the thread that starts it
+  const absl::Duration patience_;
+  // What a Serve that has thrown std::bad_alloc leaves to the next one, which has the same request: blocks
+  // that are marked as unplugged and not discarded yet, and an answer that is not written yet. Of the
+  // worker.
+  std::vector<Blocks> unplugging_;
+  std::optional<virtio_mem_resp> done_;
   // Release and acquire: a driver that reads the new generation reads the new size.
   std::atomic<uint64_t> requested_{0};
   std::atomic<uint32_t> generation_{0};
   ChangeTime changed_;
   Counter plugged_;
   Counter unplugged_;
+  Counter waits_;
   Counter busy_;
   Counter refused_;
   Counter kept_;

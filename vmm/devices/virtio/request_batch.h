@@ -56,10 +56,11 @@ class RequestBatch {
   explicit RequestBatch(Parts parts) : parts_(std::move(parts)) {}
 
   bool empty() const { return count_ == 0; }
-  // Forgets requests that will get no answer.
+  // Forgets requests that will get no answer: the worker begins with a ring.
   void Drop() {
     count_ = 0;
     waits_ = false;
+    parts_.backend.RingBegins(parts_.number);
   }
 
   // Only if it is empty. The outcomes are those of Virtqueue::Pop.
