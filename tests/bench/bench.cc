@@ -32,6 +32,7 @@ constexpr Group kGroups[] = {
     {"retry", BenchRetryRules, 60},
     {"memslot", BenchMemslot, 30},
     {"memslot", BenchHungPageIn, 2},
+    {"memslot", BenchHungGuest, 10},
     {"stage2", BenchStage2Map, 20},
     {"stage2", BenchStage2Populate, 10},
     {"stage2", BenchStage2Teardown, 15},

@@ -59,6 +59,7 @@ void BenchPrecheck(Bench& bench);
 void BenchRetryRules(Bench& bench);
 void BenchMemslot(Bench& bench);
 void BenchHungPageIn(Bench& bench);
+void BenchHungGuest(Bench& bench);
 void BenchStage2Map(Bench& bench);
 void BenchStage2Populate(Bench& bench);
 void BenchStage2Teardown(Bench& bench);
