@@ -40,6 +40,7 @@ constexpr Group kGroups[] = {
     {"retire", BenchRetire, 30},
     {"stage2", BenchStage2Lookup, 10},
     {"discard", BenchDiscard, 15},
+    {"discard", BenchRemovals, 30},
     {"device", BenchDeviceRequests, 3},
     {"device", BenchProtectedRequests, 15},
     {"event", BenchEventSend, 2},

@@ -67,6 +67,7 @@ void BenchStage2Chunks(Bench& bench);
 void BenchRetire(Bench& bench);
 void BenchStage2Lookup(Bench& bench);
 void BenchDiscard(Bench& bench);
+void BenchRemovals(Bench& bench);
 void BenchDeviceRequests(Bench& bench);
 void BenchProtectedRequests(Bench& bench);
 void BenchEventSend(Bench& bench);
