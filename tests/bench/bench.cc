@@ -50,6 +50,7 @@ constexpr Group kGroups[] = {
     {"fault", BenchHugeFault, 90},
     {"kernel", BenchKernelSource, 5},
     {"kernel", BenchVainInvalidations, 3},
+    {"working_set", BenchWorkingSet, 15},
     {"start", BenchFirstByte, 10},
 };
 // clang-format on

@@ -77,6 +77,7 @@ void BenchGuestFault(Bench& bench);
 void BenchHugeFault(Bench& bench);
 void BenchKernelSource(Bench& bench);
 void BenchVainInvalidations(Bench& bench);
+void BenchWorkingSet(Bench& bench);
 void BenchFirstByte(Bench& bench);
 
 }  // namespace underfoot::bench
