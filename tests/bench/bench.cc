@@ -34,6 +34,8 @@ constexpr Group kGroups[] = {
     {"memslot", BenchHungPageIn, 2},
     {"memslot", BenchHungGuest, 10},
     {"stage2", BenchStage2Map, 20},
+    {"stage2", BenchStage2Splits, 5},
+    {"stage2", BenchTableSize, 1},
     {"stage2", BenchStage2Populate, 10},
     {"stage2", BenchStage2Teardown, 15},
     {"stage2", BenchStage2Chunks, 60},

@@ -61,6 +61,8 @@ void BenchMemslot(Bench& bench);
 void BenchHungPageIn(Bench& bench);
 void BenchHungGuest(Bench& bench);
 void BenchStage2Map(Bench& bench);
+void BenchStage2Splits(Bench& bench);
+void BenchTableSize(Bench& bench);
 void BenchStage2Populate(Bench& bench);
 void BenchStage2Teardown(Bench& bench);
 void BenchStage2Chunks(Bench& bench);
