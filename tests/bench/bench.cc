@@ -51,7 +51,7 @@ constexpr Group kGroups[] = {
     {"fault", BenchGuestFault, 30},
     {"fault", BenchHugeFault, 90},
     {"kernel", BenchKernelSource, 5},
-    {"kernel", BenchVainInvalidations, 3},
+    {"kernel", BenchVainInvalidations, 10},
     {"working_set", BenchWorkingSet, 15},
     {"start", BenchFirstByte, 10},
 };

@@ -51,7 +51,6 @@ constexpr KnownFunction kFunctions[] = {
     {"shrink_folio_list", "reclaim"},
     {"madvise_free", "MADV_FREE"},
     {"madvise_dontneed", "discard"},
-    {"zap_page_range", "discard"},
     {"unmap_mapping", "hole or truncation"},
     {"copy_page_range", "fork"},
     {"dup_mmap", "fork"},
@@ -59,6 +58,8 @@ constexpr KnownFunction kFunctions[] = {
     {"unmap_region", "munmap"},
     {"unmap_vmas", "munmap"},
 };
+// Called for several of the causes above, so it decides only if none of them is in the chain.
+constexpr KnownFunction kZap{"zap_page_range", "discard"};
 
 template <class T>
 std::optional<T> TakeValue(std::span<const std::byte>& bytes) {
@@ -99,6 +100,9 @@ std::string CauseOf(std::span<const std::string> chain) {
     for (const KnownFunction& known : kFunctions) {
       if (function.starts_with(known.name)) return std::string(known.cause);
     }
+  }
+  for (const std::string& function : chain) {
+    if (function.starts_with(kZap.name)) return std::string(kZap.cause);
   }
   return "other";
 }

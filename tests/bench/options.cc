@@ -22,9 +22,9 @@ const char kUsage[] =
     "  --smoke        a few milliseconds each: shows that they run, the numbers mean nothing\n"
     "  --json=FILE    the results as JSON too; with --json=- nothing else is printed\n"
     "  --seed=N       another seed for what is drawn at random; 1 without this option\n"
-    "  --allow-host-changes  as root: huge pages are reserved where a comparison needs them, and "
-    "put\n"
-    "                 back; without it such a comparison is skipped\n"
+    "  --allow-host-changes  as root: huge pages are reserved, and KSM and khugepaged are woken,\n"
+    "                 where a comparison needs them; all is put back. Without it such a\n"
+    "                 comparison is skipped\n"
     "  --commit=TEXT  the version that the JSON names\n"
     "\n"
     "Both CPUs should be idle. tests/bench/README.md says what the rows mean.\n";

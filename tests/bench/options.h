@@ -31,7 +31,7 @@ struct BenchOptions {
   std::string commit;
   // Where the JSON goes besides the table; "-" is standard output, in the place of the table.
   std::string json_path;
-  // Huge pages may be reserved, and are put back. Needs root.
+  // Huge pages may be reserved, and settings of the kernel changed; all is put back. Needs root.
   bool may_change_host = false;
   bool help = false;
 };
