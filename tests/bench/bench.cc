@@ -49,7 +49,7 @@ constexpr Group kGroups[] = {
     {"hooked_call", BenchHookedCall, 5},
     {"fault", BenchFault, 10},
     {"fault", BenchGuestFault, 30},
-    {"fault", BenchHugeFault, 90},
+    {"fault", BenchHugeFault, 120},
     {"kernel", BenchKernelSource, 5},
     {"kernel", BenchVainInvalidations, 10},
     {"working_set", BenchWorkingSet, 15},
