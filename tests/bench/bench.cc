@@ -27,6 +27,7 @@ struct Group {
 constexpr Group kGroups[] = {
     {"cache", BenchCacheAccess, 8},
     {"cache", BenchReaderWait, 8},
+    {"cache", BenchStatisticsCost, 3},
     {"invalidation", BenchInvalidation, 12},
     {"precheck", BenchPrecheck, 40},
     {"retry", BenchRetryRules, 60},

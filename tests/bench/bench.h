@@ -54,6 +54,7 @@ class Bench {
 // file describes its comparisons and what bounds them.
 void BenchCacheAccess(Bench& bench);
 void BenchReaderWait(Bench& bench);
+void BenchStatisticsCost(Bench& bench);
 void BenchInvalidation(Bench& bench);
 void BenchPrecheck(Bench& bench);
 void BenchRetryRules(Bench& bench);
