@@ -108,8 +108,9 @@ std::string CauseOf(std::span<const std::string> chain) {
 }
 
 absl::StatusOr<std::unique_ptr<CausedRecords>> CausedRecords::Open(HvaRange range) {
-  absl::StatusOr<KernelSymbols> symbols = KernelSymbols::Read();
-  if (!symbols.ok()) return std::move(symbols).status();
+  // Read once: there are many. Modules that are loaded later have no names.
+  static const absl::StatusOr<KernelSymbols> symbols = KernelSymbols::Read();
+  if (!symbols.ok()) return symbols.status();
   const absl::StatusOr<Tracefs> tracefs = Tracefs::Open();
   if (!tracefs.ok()) return tracefs.status();
   const absl::StatusOr<TraceEvent> event = tracefs->ReadEvent("kvm/kvm_unmap_hva_range");
@@ -118,7 +119,7 @@ absl::StatusOr<std::unique_ptr<CausedRecords>> CausedRecords::Open(HvaRange rang
   const absl::StatusOr<TraceField> end = event->Field("end");
   if (!start.ok()) return start.status();
   if (!end.ok()) return end.status();
-  std::unique_ptr<CausedRecords> records(new CausedRecords(*std::move(symbols)));
+  std::unique_ptr<CausedRecords> records(new CausedRecords(*symbols));
   records->start_ = *start;
   records->end_ = *end;
   const absl::Status watched = records->Watch(event->id, range);

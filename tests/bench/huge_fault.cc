@@ -208,8 +208,9 @@ void BenchHugeFault(Bench& bench) {
     CompareScattered(bench, "fault.huge.scattered.memfd", Backing::kMemfd, cpus[0], host);
   }
   if (cpus.size() < 2) return bench.Skip("fault.huge.touch_1_GiB.*", "it takes two CPUs");
+  const unsigned only = bench.smoke() ? 4 : bench.quick() ? 2 : 0;  // 0: each
   for (const unsigned vcpus : {1u, 2u, 4u}) {
-    if (bench.quick() && vcpus != 2) continue;
+    if (only != 0 && vcpus != only) continue;
     const std::string of = absl::StrCat(".", vcpus, vcpus == 1 ? "_vcpu" : "_vcpus");
     CompareGrid(bench, "fault.grid.sequential" + of, {.vcpus = vcpus}, host);
     CompareGrid(bench, "fault.grid.random" + of, {.vcpus = vcpus, .stride = kScattered}, host);

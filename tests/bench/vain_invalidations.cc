@@ -282,11 +282,14 @@ std::vector<Kind> KsmKinds() {
   };
 }
 
+void Collapse(const Scene& scene) {
+  Advise(scene, MADV_HUGEPAGE);
+  Advise(scene, newer::kMadvCollapse);
+}
+
 std::vector<Kind> BlockKinds() {
-  return {{"collapse by madvise", AsSmallPages, [](const Scene& scene) {
-             Advise(scene, MADV_HUGEPAGE);
-             Advise(scene, newer::kMadvCollapse);
-           }}};
+  return {{"collapse by madvise", AsSmallPages, Collapse},
+          {"collapse of a huge page", Collapse, Collapse}};
 }
 
 std::vector<Kind> KhugepagedKinds() {
