@@ -55,18 +55,23 @@ class Bench {
 // file describes its comparisons and what bounds them.
 void BenchCacheAccess(Bench& bench);
 void BenchReaderWait(Bench& bench);
+void BenchStatisticsCost(Bench& bench);
 void BenchInvalidation(Bench& bench);
 void BenchPrecheck(Bench& bench);
 void BenchRetryRules(Bench& bench);
 void BenchMemslot(Bench& bench);
 void BenchHungPageIn(Bench& bench);
+void BenchHungGuest(Bench& bench);
 void BenchStage2Map(Bench& bench);
+void BenchStage2Splits(Bench& bench);
+void BenchTableSize(Bench& bench);
 void BenchStage2Populate(Bench& bench);
 void BenchStage2Teardown(Bench& bench);
 void BenchStage2Chunks(Bench& bench);
 void BenchRetire(Bench& bench);
 void BenchStage2Lookup(Bench& bench);
 void BenchDiscard(Bench& bench);
+void BenchRemovals(Bench& bench);
 void BenchDeviceRequests(Bench& bench);
 void BenchProtectedRequests(Bench& bench);
 void BenchEventSend(Bench& bench);
@@ -76,6 +81,7 @@ void BenchGuestFault(Bench& bench);
 void BenchHugeFault(Bench& bench);
 void BenchKernelSource(Bench& bench);
 void BenchVainInvalidations(Bench& bench);
+void BenchWorkingSet(Bench& bench);
 void BenchFirstByte(Bench& bench);
 void BenchPeers(Bench& bench);
 

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -182,6 +183,13 @@ TEST(CausedRecords, TheInnermostKnownFunctionIsTheCause) {
                                           "uffd_wp_range.constprop.0", "mprotect_fixup"};
   EXPECT_EQ(CauseOf(chain), "userfaultfd write-protect");
   EXPECT_EQ(CauseOf({}), "other");
+}
+
+TEST(CausedRecords, AZapIsADiscardOnlyIfNothingElseIsInTheChain) {
+  const std::vector<std::string> hole = {"zap_page_range_single", "unmap_mapping_range",
+                                         "shmem_fallocate"};
+  EXPECT_EQ(CauseOf(hole), "hole or truncation");
+  EXPECT_EQ(CauseOf(std::span(hole).first(1)), "discard");
 }
 
 TEST(Benchmarks, WhatIsMeasuredIsSavedBeforeTheRunEnds) {

@@ -51,7 +51,6 @@ constexpr KnownFunction kFunctions[] = {
     {"shrink_folio_list", "reclaim"},
     {"madvise_free", "MADV_FREE"},
     {"madvise_dontneed", "discard"},
-    {"zap_page_range", "discard"},
     {"unmap_mapping", "hole or truncation"},
     {"copy_page_range", "fork"},
     {"dup_mmap", "fork"},
@@ -59,6 +58,8 @@ constexpr KnownFunction kFunctions[] = {
     {"unmap_region", "munmap"},
     {"unmap_vmas", "munmap"},
 };
+// Called for several of the causes above, so it decides only if none of them is in the chain.
+constexpr KnownFunction kZap{"zap_page_range", "discard"};
 
 template <class T>
 std::optional<T> TakeValue(std::span<const std::byte>& bytes) {
@@ -100,12 +101,16 @@ std::string CauseOf(std::span<const std::string> chain) {
       if (function.starts_with(known.name)) return std::string(known.cause);
     }
   }
+  for (const std::string& function : chain) {
+    if (function.starts_with(kZap.name)) return std::string(kZap.cause);
+  }
   return "other";
 }
 
 absl::StatusOr<std::unique_ptr<CausedRecords>> CausedRecords::Open(HvaRange range) {
-  absl::StatusOr<KernelSymbols> symbols = KernelSymbols::Read();
-  if (!symbols.ok()) return std::move(symbols).status();
+  // Read once: there are many. Modules that are loaded later have no names.
+  static const absl::StatusOr<KernelSymbols> symbols = KernelSymbols::Read();
+  if (!symbols.ok()) return symbols.status();
   const absl::StatusOr<Tracefs> tracefs = Tracefs::Open();
   if (!tracefs.ok()) return tracefs.status();
   const absl::StatusOr<TraceEvent> event = tracefs->ReadEvent("kvm/kvm_unmap_hva_range");
@@ -114,7 +119,7 @@ absl::StatusOr<std::unique_ptr<CausedRecords>> CausedRecords::Open(HvaRange rang
   const absl::StatusOr<TraceField> end = event->Field("end");
   if (!start.ok()) return start.status();
   if (!end.ok()) return end.status();
-  std::unique_ptr<CausedRecords> records(new CausedRecords(*std::move(symbols)));
+  std::unique_ptr<CausedRecords> records(new CausedRecords(*symbols));
   records->start_ = *start;
   records->end_ = *end;
   const absl::Status watched = records->Watch(event->id, range);

@@ -59,11 +59,11 @@ class CausedRecords {
     PerfRing ring;  // unmapped before the event is closed
   };
 
-  explicit CausedRecords(KernelSymbols symbols) : symbols_(std::move(symbols)) {}
+  explicit CausedRecords(const KernelSymbols& symbols) : symbols_(symbols) {}
   absl::Status Watch(uint64_t tracepoint, HvaRange range);
   void Add(std::span<const std::byte> body, std::vector<CausedRecord>& records) const;
 
-  const KernelSymbols symbols_;
+  const KernelSymbols& symbols_;
   TraceField start_;
   TraceField end_;
   std::vector<Watched> cpus_;

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <initializer_list>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -12,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/comparators/raw_huge_pages.h"
 #include "tests/bench/cpus.h"
@@ -119,21 +121,15 @@ void CompareFile(Bench& bench, const std::string& name, unsigned handlers, HostC
   constexpr uint64_t kGibibyte = (uint64_t{1} << 30) >> kPageShift;
   const uint64_t pages = bench.smoke() ? kPages : bench.quick() ? kGibibyte / 16 : kGibibyte;
   const auto ours = [&](const char* what, uint64_t around, HugePages huge) {
-    return WithGuest(what,
-                     MonitoredRam::Create({.backing = Backing::kMemfd,
-                                           .left = Left::kContent,
-                                           .around = around,
-                                           .handlers = handlers,
-                                           .huge = huge,
-                                           .pages = pages,
-                                           .host = host}),
-                     {.vcpus = 2, .keep_times = false}, {},
-                     [pages](MonitoredRam& ram, TouchingGuest& guest, Turn& turn) {
-                       ram.Empty();
-                       const Stopwatch watch;
-                       guest.TouchAll();
-                       turn.Record(static_cast<double>(pages) * 1e9 / watch.ElapsedNs());
-                     });
+    return Touching(what,
+                    MonitoredRam::Create({.backing = Backing::kMemfd,
+                                          .left = Left::kContent,
+                                          .around = around,
+                                          .handlers = handlers,
+                                          .huge = huge,
+                                          .pages = pages,
+                                          .host = host}),
+                    pages, {.vcpus = 2});
   };
   CompareHuge(bench,
               {.name = name,
@@ -145,6 +141,43 @@ void CompareFile(Bench& bench, const std::string& name, unsigned handlers, HostC
                ours("4 KiB, --fault-around 64", 64, HugePages::kOff),
                ours("4 KiB, --fault-around 512", 512, HugePages::kOff),
                ours("--huge-pages 2M", 64, HugePages::k2M)});
+}
+
+// vCPUs x handlers x what one fault brings in. A fault of one page of hugetlb memory brings in 2 MiB.
+void CompareGrid(Bench& bench, const std::string& name, const TouchingGuest::Options& guest,
+                 HostChanges* host) {
+  if (!bench.Wants(name)) return;
+  struct Bringing {
+    const char* name;
+    uint64_t around;
+    HugePages huge;
+  };
+  std::vector<absl::StatusOr<Variant>> variants;
+  for (const unsigned handlers : {1u, 2u, 4u}) {
+    if (handlers > FaultHandlersForThisHost()) break;
+    for (const Bringing& each :
+         std::initializer_list<Bringing>{{"4 KiB", 1, HugePages::kOff},
+                                         {"--fault-around 64", 64, HugePages::kOff},
+                                         {"--huge-pages 2M", 64, HugePages::k2M}}) {
+      variants.push_back(Touching(
+          absl::StrCat(each.name, ", ", handlers, handlers == 1 ? " handler" : " handlers"),
+          MonitoredRam::Create({.backing = Backing::kMemfd,
+                                .around = each.around,
+                                .handlers = handlers,
+                                .huge = each.huge,
+                                .host = host}),
+          kPages, guest));
+    }
+  }
+  CompareHuge(bench,
+              {.name = name,
+               .what = absl::StrCat("pages a second that ", guest.vcpus,
+                                    guest.vcpus == 1 ? " vCPU touches" : " vCPUs touch",
+                                    guest.stride == 1 ? ", in turn" : ", scattered"),
+               .variants = {},
+               .rounds = 6,
+               .unit = "pages/s"},
+              std::move(variants));
 }
 
 // Huge pages are reserved by it, and put back when it goes. nullptr: the host stays as it is.
@@ -175,6 +208,13 @@ void BenchHugeFault(Bench& bench) {
     CompareScattered(bench, "fault.huge.scattered.memfd", Backing::kMemfd, cpus[0], host);
   }
   if (cpus.size() < 2) return bench.Skip("fault.huge.touch_1_GiB.*", "it takes two CPUs");
+  const unsigned only = bench.smoke() ? 4 : bench.quick() ? 2 : 0;  // 0: each
+  for (const unsigned vcpus : {1u, 2u, 4u}) {
+    if (only != 0 && vcpus != only) continue;
+    const std::string of = absl::StrCat(".", vcpus, vcpus == 1 ? "_vcpu" : "_vcpus");
+    CompareGrid(bench, "fault.grid.sequential" + of, {.vcpus = vcpus}, host);
+    CompareGrid(bench, "fault.grid.random" + of, {.vcpus = vcpus, .stride = kScattered}, host);
+  }
   CompareFile(bench, "fault.huge.touch_1_GiB.1_handler", 1, host);
   CompareFile(bench, "fault.huge.touch_1_GiB.2_handlers", 2, host);
 }

@@ -17,6 +17,7 @@
 #include "mmu/base/ordering.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/cpus.h"
+#include "tests/bench/gate.h"
 #include "tests/bench/resident_vm.h"
 
 namespace underfoot::bench {
@@ -26,19 +27,6 @@ constexpr uint64_t kPages = 64;
 constexpr Gfn kHungPage{5};
 constexpr uint64_t kUpdates = 500;  // in a turn
 constexpr uint64_t kPatience = 1'000'000;
-
-// Opens once.
-class Gate {
- public:
-  void Open() {
-    open_.store(true, kRelease);
-    open_.notify_all();
-  }
-  void Await() const { open_.wait(false, kAcquire); }
-
- private:
-  std::atomic<bool> open_{false};
-};
 
 // Brings in every page at once but one, which waits for the end of the turn.
 class HangingPages final : public PageSource {

@@ -33,7 +33,7 @@ struct BenchOptions {
   std::string json_path;
   // The folder of peers/prepare.sh; empty: nothing is compared with a peer.
   std::string peers;
-  // Huge pages may be reserved, and are put back. Needs root.
+  // Huge pages may be reserved, and settings of the kernel changed; all is put back. Needs root.
   bool may_change_host = false;
   bool help = false;
 };

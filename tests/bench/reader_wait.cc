@@ -3,11 +3,15 @@
 // The floor is a cache line that travels to the reader's CPU and back, and the rest of its section.
 // A scheme that waits for all readers, or for a grace period, pays that instead.
 
+#include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <shared_mutex>
+#include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "mmu/base/check.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/cached_word.h"
@@ -45,6 +49,20 @@ class CacheUnderInvalidation {
   }
   void ReadOrRefreshStep() {
     for (uint64_t i = 0; i < kReadsOfAStep; ++i) KeepAlive(word_.ReadOrRefresh());
+  }
+  // Other readers that are inside a section of the neighbour's page, for as long as the result lives.
+  std::shared_ptr<void> ReadersElsewhere(unsigned count) {
+    struct Inside {
+      Inside(ReaderRegistry& readers, PfnCache& cache)
+          : reader(readers), section(cache.Check(reader)) {
+        UNDERFOOT_CHECK(section, "a benchmark's cache is not valid", 0, 0);
+      }
+      Reader reader;
+      CacheSection section;
+    };
+    auto inside = std::make_shared<std::deque<Inside>>();
+    for (unsigned i = 0; i < count; ++i) inside->emplace_back(vm_.mmu().readers(), neighbour_);
+    return inside;
   }
   void Refresh() { static_cast<void>(cache_.Refresh(mine_)); }
   // Begin alone: when it returns no reader is left.
@@ -124,6 +142,24 @@ Variant BusyRefresher(const Bench& bench, Partner& partner, SharedCache cache) {
           .goal = {}};
 }
 
+Variant WithOthersElsewhere(const Bench& bench, Partner& partner, SharedCache cache,
+                            unsigned readers) {
+  return {
+      .name = absl::StrCat(readers, readers == 1 ? " reader" : " readers, all but it elsewhere"),
+      .run =
+          [=, &partner, n = bench.Operations(kInvalidations)](Turn& turn) {
+            const std::shared_ptr<void> elsewhere = cache->ReadersElsewhere(readers - 1);
+            const Partner::Work work(partner, [&] { cache->ReadStep(); });
+            for (uint64_t i = 0; i < n; ++i) {
+              cache->Refresh();
+              work.WaitForSteps(2);
+              cache->InvalidateTimed(turn);
+            }
+          },
+      .goal = readers == 1 ? std::nullopt
+                           : std::optional(Goal{.of = Goal::Of::kRatio, .at_most = 1.5})};
+}
+
 template <class Protected>
 Variant Theirs(const Bench& bench, Partner& partner, std::string name) {
   return {.name = std::move(name),
@@ -172,6 +208,11 @@ void BenchReaderWait(Bench& bench) {
     bench.Skip("cache.invalidate_and_wait, SRCU-like with rseq", reason);
   }
   bench.Compare(std::move(comparison));
+  bench.Compare({.name = "cache.begin_beside_readers",
+                 .what = "Begin on a page that one busy reader reads, and no other",
+                 .variants = {WithOthersElsewhere(bench, partner, cache, 1),
+                              WithOthersElsewhere(bench, partner, cache, 32)},
+                 .rounds = 20});
 }
 
 }  // namespace underfoot::bench

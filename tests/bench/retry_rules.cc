@@ -224,6 +224,26 @@ void CompareRules(Bench& bench, Partner& partner, const std::string& curve, std:
   }
 }
 
+// What is promised: unrelated invalidations do not slow a refresh down.
+void CompareWithQuiet(Bench& bench, Partner& partner) {
+  const auto variant = [&](Rule rule, std::string name, uint64_t rate) {
+    rule.name = std::move(name);
+    return Refreshing(bench, partner, std::move(rule), rate, Figure::kTime);
+  };
+  const auto kernels = [] { return Theirs("", RetryRule::kCountOrSequence, kLookUp); };
+  Comparison comparison{
+      .name = "retry.beside_storm",
+      .what = absl::StrCat("a refresh with a look-up of ", kLookUp.count(),
+                           " us, quiet and beside ", kHighestRate, " unrelated brackets a second"),
+      .variants = {variant(Ours(kLookUp), "ours, quiet", 0),
+                   variant(Ours(kLookUp), "ours, beside the brackets", kHighestRate),
+                   variant(kernels(), "count != 0, or the sequence moved; quiet", 0),
+                   variant(kernels(), "the same, beside the brackets", kHighestRate)},
+      .rounds = 20};
+  comparison.variants[1].goal = {.of = Goal::Of::kRatio, .at_most = 1.1};
+  bench.Compare(std::move(comparison));
+}
+
 }  // namespace
 
 void BenchRetryRules(Bench& bench) {
@@ -244,6 +264,7 @@ void BenchRetryRules(Bench& bench) {
                               " unrelated brackets of ", kBracket.count(), " us a second"),
                  {"", "us", static_cast<double>(us)}, microseconds(us), kHighestRate);
   }
+  CompareWithQuiet(bench, partner);
 }
 
 }  // namespace underfoot::bench

@@ -22,6 +22,7 @@
 #include "mmu/base/check.h"
 #include "tests/bench/comparison.h"
 #include "tests/bench/cpus.h"
+#include "tests/bench/stopwatch.h"
 #include "tests/bench/touching_guest.h"
 #include "vmm/base/unique_fd.h"
 #include "vmm/coherent/coherent_ram.h"
@@ -167,6 +168,20 @@ absl::StatusOr<Variant> WithGuest(std::string name, absl::StatusOr<std::shared_p
   return Variant{.name = std::move(name),
                  .run = [both, one_turn](Turn& turn) { one_turn(*both->ram, *both->guest, turn); },
                  .goal = goal};
+}
+
+// The pages a second that all vCPUs together touch.
+template <class Ram>
+absl::StatusOr<Variant> Touching(std::string name, absl::StatusOr<std::shared_ptr<Ram>> made,
+                                 uint64_t pages, TouchingGuest::Options options) {
+  options.keep_times = false;
+  return WithGuest(std::move(name), std::move(made), options, {},
+                   [pages](Ram& ram, TouchingGuest& guest, Turn& turn) {
+                     ram.Empty();
+                     const Stopwatch watch;
+                     guest.TouchAll();
+                     turn.Record(static_cast<double>(pages) * 1e9 / watch.ElapsedNs());
+                   });
 }
 
 template <class Ram>

@@ -1,10 +1,13 @@
 #include "tests/bench/touching_guest.h"
 
 #include <linux/kvm.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstddef>
 #include <cstring>
+#include <ctime>
 #include <span>
 #include <thread>
 
@@ -13,6 +16,7 @@
 #include "tests/bench/stopwatch.h"
 #include "vmm/boot/boot.h"
 #include "vmm/kvm/cpuid.h"
+#include "vmm/kvm/vcpu_signals.h"
 
 namespace underfoot::bench {
 namespace {
@@ -47,6 +51,10 @@ constexpr uint8_t kCode[] = {
     0xeb, 0xd3,                    //        jmp start
 };
 
+// Instead of the write, for a guest that reads: mov al, [r8 + r10]; nop
+constexpr size_t kAccessAt = 14;
+constexpr uint8_t kRead[] = {0x43, 0x8a, 0x04, 0x10, 0x90};
+
 constexpr uint64_t kGdt[] = {0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00affb000000ffff,
                              0x00cff3000000ffff};
 
@@ -74,6 +82,30 @@ absl::Status StartInRing3(Vcpu& vcpu) {
 }
 
 uint64_t Ticks() { return __builtin_ia32_rdtsc(); }
+
+// Takes the calling thread out of its guest each second. In a process that had made many VMs a guest
+// was seen to run for ever on kvm_pvm; it went on when a signal had taken it out.
+class Nudges {
+ public:
+  Nudges() {
+    const absl::StatusOr<int> signal = VcpuKickSignal();
+    UNDERFOOT_CHECK(signal.ok(), "there is no signal for a benchmark's vCPU", 0, 0);
+    sigevent event{};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = *signal;
+    event._sigev_un._tid = gettid();
+    const int failed = timer_create(CLOCK_MONOTONIC, &event, &timer_);
+    UNDERFOOT_CHECK(failed == 0, "timer_create failed", errno, 0);
+    const itimerspec each_second{.it_interval = {1, 0}, .it_value = {1, 0}};
+    static_cast<void>(timer_settime(timer_, 0, &each_second, nullptr));
+  }
+  ~Nudges() { timer_delete(timer_); }
+  Nudges(const Nudges&) = delete;
+  Nudges& operator=(const Nudges&) = delete;
+
+ private:
+  timer_t timer_{};
+};
 
 }  // namespace
 
@@ -151,7 +183,45 @@ absl::Status TouchingGuest::Load(HvaRange memory) {
       !slot.ok()) {
     return slot;
   }
+  memory_ = memory;
   return vm_.SetMemslot({.id = 1, .gpa = kMemoryGpa, .bytes = memory.size(), .hva = memory.begin});
+}
+
+absl::Status TouchingGuest::LogWrites() {
+  return vm_.SetMemslot({.id = 1,
+                         .gpa = kMemoryGpa,
+                         .bytes = memory_.size(),
+                         .hva = memory_.begin,
+                         .log_dirty = true});
+}
+
+absl::StatusOr<std::vector<uint64_t>> TouchingGuest::TakeWritten() {
+  return vm_.TakeDirtyLog(1, pages_);
+}
+
+// The vCPU stands behind the write to its device, and goes to the start of the code.
+void TouchingGuest::Touch(const Some& some) {
+  absl::StatusOr<kvm_regs> registers = vcpus_.front().GetRegisters();
+  UNDERFOOT_CHECK(registers.ok(), "a benchmark's vCPU has no registers", 0, 0);
+  registers->r8 = kMemoryGpa.value + some.first * kPageSize;
+  registers->r9 = some.touched;
+  registers->r12 = some.pages * kPageSize - 1;
+  const absl::Status set = vcpus_.front().SetRegisters(*registers);
+  UNDERFOOT_CHECK(set.ok(), "a benchmark's vCPU takes no registers", set.raw_code(), 0);
+  std::memcpy(PointerOf(system_.range().begin + kCodeGpa.value + kAccessAt),
+              some.access == Access::kRead ? kRead : kCode + kAccessAt, sizeof(kRead));
+  std::memset(PointerOf(system_.range().begin + TimesOf(0).value), 0, kTimesBytes);
+  Run(0);
+}
+
+std::vector<uint64_t> TouchingGuest::Touched(const Some& some) const {
+  const auto* const ticks =
+      static_cast<const uint32_t*>(PointerOf(system_.range().begin + TimesOf(0).value));
+  std::vector<uint64_t> pages;
+  for (uint64_t i = 0; i < some.pages; ++i) {
+    if (ticks[i] != 0) pages.push_back(some.first + i * options_.stride % some.pages);
+  }
+  return pages;
 }
 
 void TouchingGuest::TouchAll() {
@@ -175,6 +245,7 @@ std::vector<double> TouchingGuest::WriteNs() const {
 
 void TouchingGuest::Run(unsigned index) {
   Vcpu& vcpu = vcpus_[index];
+  const Nudges nudges;
   for (;;) {
     const RunOutcome outcome = vcpu.Run();
     if (outcome == RunOutcome::kInterrupted) continue;

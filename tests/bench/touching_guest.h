@@ -27,7 +27,7 @@ namespace underfoot::bench {
 
 class TouchingGuest {
  public:
-  static constexpr unsigned kMostVcpus = 2;
+  static constexpr unsigned kMostVcpus = 4;
 
   struct Options {
     unsigned vcpus = 1;
@@ -53,6 +53,27 @@ class TouchingGuest {
   std::vector<double> WriteNs() const;
   Vm& vm() { return vm_; }
 
+  // Some pages of an interval [first, first + pages), in the order of the stride. There is one vCPU;
+  // `pages` is a power of two.
+  struct Some {
+    uint64_t first = 0;
+    uint64_t pages = 0;
+    uint64_t touched = 0;
+    Access access = Access::kWrite;
+  };
+  void Touch(const Some& some);
+  // The guest's own record of the last Touch: the pages for which it has noted a time.
+  std::vector<uint64_t> Touched(const Some& some) const;
+
+  Vm& vm() { return vm_; }
+  // From now on KVM logs which pages were written; the other function takes what was written since:
+  // one bit a page.
+  absl::Status LogWrites();
+  absl::StatusOr<std::vector<uint64_t>> TakeWritten();
+  // The only vCPU, for another thread that runs it: it touches all pages again and again, with an
+  // exit after each time. TouchAll must not be called any more.
+  Vcpu TakeVcpu() { return std::move(vcpus_.front()); }
+
  private:
   static constexpr uint64_t kSystemPages = 4096;
 
@@ -77,6 +98,7 @@ class TouchingGuest {
   Vm vm_;
   const uint64_t pages_;
   const Options options_;
+  HvaRange memory_ = {};  // what it touches
   std::vector<Vcpu> vcpus_;
   std::array<VcpuThread, kMostVcpus> threads_;  // of the vCPUs but the first
   std::atomic<bool> stop_{false};

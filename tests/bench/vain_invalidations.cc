@@ -1,58 +1,131 @@
 // How many invalidations are vain? For each kind of churn that one process can make on its own
-// memory: the share of the kernel's invalidations whose range has the same frames afterwards as
+// memory, private or a memfd, and for what the kernel does to it by itself if it may (KSM, khugepaged,
+// compaction): the share of the kernel's invalidations whose range has the same frames afterwards as
 // before, by /proc/self/pagemap. The cause in the name of a row is that of most of its records, from
 // the kernel's call chain.
 //
 // Figures are counts and do not depend on the load of the machine. The floor is 0 %: no kind has to
 // invalidate what it does not change, but mprotect and write-protection must take permissions.
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
 #include <functional>
+#include <initializer_list>
+#include <iostream>
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "mmu/base/check.h"
 #include "tests/bench/anonymous_memory.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/caused_records.h"
-#include "tests/bench/cpus.h"
+#include "vmm/base/backing.h"
+#include "vmm/base/newer_kernels.h"
+#include "vmm/base/unique_fd.h"
+#include "vmm/churn/host_knobs.h"
+#include "vmm/churn/whole_host.h"
+#include "vmm/host/host_changes.h"
+#include "vmm/host/knob.h"
 #include "vmm/kvm/kvm.h"
+#include "vmm/ram/aligned_mapping.h"
 #include "vmm/ram/pagemap.h"
 
 namespace underfoot::bench {
 namespace {
 
 constexpr uint64_t kPages = 64;
+constexpr uint64_t kBlockPages = kBlockBytes >> kPageShift;
+constexpr uint64_t kCompactedPages = 16384;
 constexpr unsigned kOperations = 8;  // in a turn
+constexpr std::chrono::seconds kPatience{3};
+constexpr absl::Duration kLook = absl::Milliseconds(5);
 
-struct Scene {
-  Scene(Vm machine, Pagemap map) : vm(std::move(machine)), pagemap(std::move(map)) {}
+// Memory of this process that KVM listens to.
+class Scene {
+ public:
+  static absl::StatusOr<std::shared_ptr<Scene>> Set(Backing backing, uint64_t pages) {
+    absl::StatusOr<Kvm> kvm = Kvm::Open();
+    if (!kvm.ok()) return std::move(kvm).status();
+    absl::StatusOr<Vm> vm = kvm->CreateVm();
+    if (!vm.ok()) return std::move(vm).status();
+    absl::StatusOr<Pagemap> pagemap = Pagemap::Open();
+    if (!pagemap.ok()) return std::move(pagemap).status();
+    if (!pagemap->real_pfns()) {
+      return absl::PermissionDeniedError("frame numbers are hidden; run as root");
+    }
+    std::shared_ptr<Scene> scene(new Scene(*std::move(vm), *std::move(pagemap)));
+    if (absl::Status mapped = scene->Map(backing, pages); !mapped.ok()) return mapped;
+    auto records = CausedRecords::Open(scene->range());
+    if (!records.ok()) return std::move(records).status();
+    scene->records_ = *std::move(records);
+    return scene;
+  }
+  ~Scene() { munmap(PointerOf(range_.begin), range_.size()); }
+  Scene(const Scene&) = delete;
+  Scene& operator=(const Scene&) = delete;
 
-  Vm vm;  // makes KVM listen to the changes of this process
-  AnonymousMemory memory{kPages};
-  Pagemap pagemap;
-  std::unique_ptr<CausedRecords> records;
+  HvaRange range() const { return range_; }
+  int fd() const { return fd_.get(); }
+  uint64_t pages() const { return range_.size() >> kPageShift; }
+  HvaRange Page(uint64_t page) const { return PageRangeOf(range_.begin + page * kPageSize); }
+  CausedRecords& records() const { return *records_; }
 
+  void Touch(uint64_t page, uint64_t word = 1) const {
+    std::atomic_ref(*static_cast<uint64_t*>(PointerOf(Page(page).begin)))
+        .store(word, std::memory_order::relaxed);
+  }
   void TouchAll() const {
-    for (uint64_t page = 0; page < kPages; ++page) memory.Touch(page);
+    for (uint64_t page = 0; page < pages(); ++page) Touch(page);
   }
   std::vector<PagemapEntry> Frames() const {
-    std::vector<PagemapEntry> entries(kPages);
-    pagemap.Read(memory.range(), entries);
+    std::vector<PagemapEntry> entries(pages());
+    pagemap_.Read(range_, entries);
     return entries;
   }
+
+ private:
+  Scene(Vm vm, Pagemap pagemap) : vm_(std::move(vm)), pagemap_(std::move(pagemap)) {}
+  absl::Status Map(Backing backing, uint64_t pages) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    if (backing == Backing::kMemfd) {
+      fd_ = UniqueFd(memfd_create("bench", MFD_CLOEXEC));
+      if (!fd_.valid() || ftruncate(fd_.get(), static_cast<off_t>(pages * kPageSize)) != 0) {
+        return absl::ErrnoToStatus(errno, "memfd_create");
+      }
+      flags = MAP_SHARED;
+    }
+    void* const base = MapAligned(pages * kPageSize, kBlockBytes, flags, fd_.get());
+    if (base == MAP_FAILED) return absl::ErrnoToStatus(errno, "mmap");
+    range_ = PageRangeOf(HvaOf(base), pages);
+    static_cast<void>(madvise(base, range_.size(), MADV_NOHUGEPAGE));  // a hint
+    return absl::OkStatus();
+  }
+
+  const Vm vm_;  // makes KVM listen to the changes of this process
+  const Pagemap pagemap_;
+  UniqueFd fd_;
+  HvaRange range_ = {};
+  std::unique_ptr<CausedRecords> records_;
 };
 
 struct Kind {
@@ -62,13 +135,13 @@ struct Kind {
 };
 
 void Advise(const Scene& scene, int advice) {
-  const HvaRange range = scene.memory.range();
+  const HvaRange range = scene.range();
   // May be refused, as MADV_PAGEOUT without swap space is not and MADV_COLLAPSE may be.
   static_cast<void>(madvise(PointerOf(range.begin), range.size(), advice));
 }
 
 void Protect(const Scene& scene, int protection) {
-  const HvaRange range = scene.memory.range();
+  const HvaRange range = scene.range();
   const int failed = mprotect(PointerOf(range.begin), range.size(), protection);
   UNDERFOOT_CHECK(failed == 0, "a benchmark's mprotect failed", errno, 0);
 }
@@ -92,7 +165,7 @@ void WriteBesideAChild(const Scene& scene) {
     static_cast<void>(!read(ends[0], &byte, 1));  // until the parent closes its end
     _exit(0);
   }
-  static_cast<void>(scene.records->Take());  // those of the fork itself
+  static_cast<void>(scene.records().Take());  // those of the fork itself
   scene.TouchAll();
   close(ends[1]);
   close(ends[0]);
@@ -104,12 +177,138 @@ void ClearRefs() {
   file << "4";  // the soft-dirty bits
 }
 
-std::vector<Kind> Kinds() {
-  const auto touched = [](const Scene& scene) { scene.TouchAll(); };
-  const auto absent = [](const Scene& scene) { Discard(scene.memory.range()); };
-  const auto advise = [](int advice) {
-    return [advice](const Scene& scene) { Advise(scene, advice); };
+// Of the mapping and, if it has one, of its file.
+void Erase(const Scene& scene) {
+  if (scene.fd() < 0) return Discard(scene.range());
+  const int failed = fallocate(scene.fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                               static_cast<off_t>(scene.range().size()));
+  UNDERFOOT_CHECK(failed == 0, "a benchmark's hole was refused", errno, 0);
+}
+
+void Touched(const Scene& scene) { scene.TouchAll(); }
+
+std::function<void(const Scene&)> Advising(int advice) {
+  return [advice](const Scene& scene) { Advise(scene, advice); };
+}
+
+// Looks until `done()`, or until the patience is over: then the kernel has not done it.
+template <class Done>
+void Await(const Done& done) {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (!done() && std::chrono::steady_clock::now() < end) absl::SleepFor(kLook);
+}
+
+uint64_t KsmScans() {
+  const absl::StatusOr<std::string> text = ReadKnob(kKsmFullScans);
+  return text.ok() ? std::strtoull(text->c_str(), nullptr, 10) : 0;
+}
+
+// The scan in progress may have passed the pages already, and KSM merges a page that has not changed
+// between two scans.
+void LetKsmScan(const Scene& scene) {
+  Advise(scene, MADV_MERGEABLE);
+  const uint64_t enough = KsmScans() + 3;
+  Await([enough] { return KsmScans() >= enough; });
+}
+
+void TouchDifferently(const Scene& scene) {
+  for (uint64_t page = 0; page < scene.pages(); ++page) {
+    scene.Touch(page, scene.Page(page).begin.value);
+  }
+}
+
+bool IsOneBlock(const Scene& scene) {
+  const std::vector<PagemapEntry> frames = scene.Frames();
+  for (uint64_t page = 0; page < frames.size(); ++page) {
+    if (!frames[page].present || frames[page].pfn.value != frames[0].pfn.value + page) return false;
+  }
+  return frames[0].pfn.value % kBlockPages == 0;
+}
+
+void AsSmallPages(const Scene& scene) {
+  Advise(scene, MADV_NOHUGEPAGE);
+  Erase(scene);
+  scene.TouchAll();
+}
+
+// Every fourth page stays, so that compaction finds pages to move and room for them.
+void Scattered(const Scene& scene) {
+  scene.TouchAll();
+  for (uint64_t page = 0; page < scene.pages(); ++page) {
+    if (page % 4 != 0) Discard(scene.Page(page));
+  }
+}
+
+std::vector<Kind> MemfdKinds() {
+  return {
+      {"zap of present pages", Touched, Advising(MADV_DONTNEED)},
+      {"zap of absent pages", Advising(MADV_DONTNEED), Advising(MADV_DONTNEED)},
+      {"hole over present pages", Touched, Erase},
+      {"hole over zapped pages",
+       [](const Scene& scene) {
+         scene.TouchAll();
+         Advise(scene, MADV_DONTNEED);
+       },
+       Erase},
+      {"hole over a hole", Erase, Erase},
+      {"page-out", Touched, Advising(MADV_PAGEOUT)},
+      {"mprotect to read-only", Touched, [](const Scene& scene) { Protect(scene, PROT_READ); }},
+      {"clear_refs", Touched, [](const Scene&) { ClearRefs(); }},
+      {"fork", Touched, [](const Scene&) { Fork(); }},
   };
+}
+
+void AsEqualPages(const Scene& scene) {
+  Advise(scene, MADV_UNMERGEABLE);
+  scene.TouchAll();
+}
+
+// What the kernel does by itself to memory that it may merge.
+std::vector<Kind> KsmKinds() {
+  return {
+      {"KSM merges equal pages", AsEqualPages, LetKsmScan},
+      {"a write to merged pages",
+       [](const Scene& scene) {
+         AsEqualPages(scene);
+         LetKsmScan(scene);
+       },
+       TouchDifferently},
+      {"KSM scans pages that differ",
+       [](const Scene& scene) {
+         Advise(scene, MADV_UNMERGEABLE);
+         TouchDifferently(scene);
+       },
+       LetKsmScan},
+  };
+}
+
+void Collapse(const Scene& scene) {
+  Advise(scene, MADV_HUGEPAGE);
+  Advise(scene, newer::kMadvCollapse);
+}
+
+std::vector<Kind> BlockKinds() {
+  return {{"collapse by madvise", AsSmallPages, Collapse},
+          {"collapse of a huge page", Collapse, Collapse}};
+}
+
+std::vector<Kind> KhugepagedKinds() {
+  return {{"collapse by khugepaged", AsSmallPages, [](const Scene& scene) {
+             Advise(scene, MADV_HUGEPAGE);
+             Await([&scene] { return IsOneBlock(scene); });
+           }}};
+}
+
+std::vector<Kind> CompactionKinds() {
+  return {{"compaction of the host", Scattered, [](const Scene&) {
+             static_cast<void>(CompactHostMemory());  // it may find nothing to move
+           }}};
+}
+
+std::vector<Kind> Kinds() {
+  const auto touched = Touched;
+  const auto absent = [](const Scene& scene) { Discard(scene.range()); };
+  const auto advise = Advising;
   return {
       {"discard of present pages", touched, advise(MADV_DONTNEED)},
       {"discard of absent pages", absent, advise(MADV_DONTNEED)},
@@ -123,15 +322,25 @@ std::vector<Kind> Kinds() {
 }
 
 struct Counted {
+  double operations = 0;
   double records = 0;
   double vain = 0;
   std::map<std::string, unsigned> causes;
+
+  void Add(const Counted& more) {
+    operations += more.operations;
+    records += more.records;
+    vain += more.vain;
+    for (const auto& [cause, count] : more.causes) causes[cause] += count;
+  }
 };
 
 bool FramesChanged(const Scene& scene, HvaRange told, const std::vector<PagemapEntry>& before,
                    const std::vector<PagemapEntry>& after) {
-  for (uint64_t page = 0; page < kPages; ++page) {
-    if (!told.Overlaps(scene.memory.Pages(page, 1))) continue;
+  const Hva begin = std::max(told.begin, scene.range().begin);
+  const Hva end = std::min(told.end, scene.range().end);
+  for (uint64_t page = (begin - scene.range().begin) / kPageSize; scene.Page(page).begin < end;
+       ++page) {
     if (before[page].present != after[page].present || before[page].pfn != after[page].pfn ||
         before[page].swapped != after[page].swapped) {
       return true;
@@ -143,12 +352,13 @@ bool FramesChanged(const Scene& scene, HvaRange told, const std::vector<PagemapE
 Counted Count(const Scene& scene, const Kind& kind, unsigned operations) {
   Counted counted;
   for (unsigned i = 0; i < operations; ++i) {
+    counted.operations += 1;
     kind.prepare(scene);
-    static_cast<void>(scene.records->Take());
+    static_cast<void>(scene.records().Take());
     const std::vector<PagemapEntry> before = scene.Frames();
     kind.churn(scene);
     const std::vector<PagemapEntry> after = scene.Frames();
-    for (const CausedRecord& record : scene.records->Take()) {
+    for (const CausedRecord& record : scene.records().Take()) {
       counted.records += 1;
       ++counted.causes[record.cause];
       if (!FramesChanged(scene, record.range, before, after)) counted.vain += 1;
@@ -168,51 +378,112 @@ std::string MostOf(const std::map<std::string, unsigned>& causes) {
   return most;
 }
 
-absl::StatusOr<std::shared_ptr<Scene>> Set() {
-  absl::StatusOr<Kvm> kvm = Kvm::Open();
-  if (!kvm.ok()) return std::move(kvm).status();
-  absl::StatusOr<Vm> vm = kvm->CreateVm();
-  if (!vm.ok()) return std::move(vm).status();
-  absl::StatusOr<Pagemap> pagemap = Pagemap::Open();
-  if (!pagemap.ok()) return std::move(pagemap).status();
-  if (!pagemap->real_pfns()) {
-    return absl::PermissionDeniedError("frame numbers are hidden; run as root");
+// Kinds of churn of one memory.
+struct Act {
+  std::string suffix;  // of the names of the comparisons
+  Backing backing = Backing::kAnon;
+  uint64_t pages = kPages;
+  unsigned operations = kOperations;
+  std::vector<Kind> (*kinds)() = Kinds;
+  // The kernel need not do it each time: a figure is of all operations so far.
+  bool adds_up = false;
+};
+
+// Its first operations, until they make a record: the kernel may not be awake yet.
+Counted Rehearse(const Scene& scene, const Kind& kind) {
+  Counted counted;
+  for (unsigned tries = 0; tries < 3 && counted.records == 0; ++tries) {
+    counted.Add(Count(scene, kind, 1));
   }
-  auto scene = std::make_shared<Scene>(*std::move(vm), *std::move(pagemap));
-  auto records = CausedRecords::Open(scene->memory.range());
-  if (!records.ok()) return std::move(records).status();
-  scene->records = *std::move(records);
-  return scene;
+  return counted;
+}
+
+void Compare(Bench& bench, const Act& act) {
+  const std::string vain = absl::StrCat("kernel.vain", act.suffix);
+  const std::string records = absl::StrCat("kernel.records", act.suffix);
+  if (!bench.Wants(vain) && !bench.Wants(records)) return;
+  const absl::StatusOr<std::shared_ptr<Scene>> made = Scene::Set(act.backing, act.pages);
+  if (!made.ok()) return bench.Skip(vain, std::string(made.status().message()));
+  const std::shared_ptr<Scene> scene = *made;
+  struct Named {
+    std::string name;
+    Kind kind;
+    std::shared_ptr<Counted> so_far;
+  };
+  std::vector<Named> named;
+  for (Kind& kind : act.kinds()) {
+    auto rehearsed = std::make_shared<Counted>(Rehearse(*scene, kind));
+    const std::string cause = MostOf(rehearsed->causes);
+    named.push_back({absl::StrCat(kind.name, " (", cause, ")"), std::move(kind), rehearsed});
+  }
+  const auto compare = [&](const std::string& name, std::string what, const char* unit,
+                           double (*figure)(const Counted&)) {
+    Comparison comparison{
+        .name = name, .what = std::move(what), .variants = {}, .rounds = 5, .unit = unit};
+    for (const Named& each : named) {
+      comparison.variants.push_back(
+          {.name = each.name,
+           .run =
+               [=, operations = act.operations, adds_up = act.adds_up](Turn& turn) {
+                 const Counted counted = Count(*scene, each.kind, operations);
+                 each.so_far->Add(counted);
+                 turn.Record(figure(adds_up ? *each.so_far : counted));
+               },
+           .goal = {}});
+    }
+    bench.Compare(std::move(comparison));
+  };
+  compare(vain, "invalidations after which every frame of their range was the same", "% vain",
+          [](const Counted& counted) {
+            return counted.records == 0 ? 0 : 100 * counted.vain / counted.records;
+          });
+  compare(records, absl::StrCat("invalidations for one operation on ", act.pages, " pages"),
+          "records", [](const Counted& counted) { return counted.records / counted.operations; });
+}
+
+// KSM and khugepaged run, and run often, as long as the returned changes live.
+absl::StatusOr<std::unique_ptr<HostChanges>> WakeTheKernel() {
+  absl::StatusOr<std::unique_ptr<HostChanges>> host =
+      HostChanges::Take([](std::string_view line) { std::cerr << line << "\n"; });
+  if (!host.ok()) return host;
+  constexpr char kKhugepaged[] = "/sys/kernel/mm/transparent_hugepage/khugepaged/";
+  for (const auto& [path, value] : std::initializer_list<std::pair<std::string, std::string>>{
+           {kKsmPagesToScan, "10000"},
+           {kKsmSleepMs, "5"},
+           {kKsmRun, "1"},
+           {absl::StrCat(kKhugepaged, "scan_sleep_millisecs"), "5"},
+           {absl::StrCat(kKhugepaged, "pages_to_scan"), "100000"}}) {
+    if (absl::Status set = (*host)->SetKnob(path, value); !set.ok()) return set;
+  }
+  // With smart scan, KSM leaves out pages that did not merge before. Linux 6.7.
+  constexpr char kSmartScan[] = "/sys/kernel/mm/ksm/smart_scan";
+  if (!ReadKnob(kSmartScan).ok()) return host;
+  if (absl::Status set = (*host)->SetKnob(kSmartScan, "0"); !set.ok()) return set;
+  return host;
 }
 
 }  // namespace
 
 void BenchVainInvalidations(Bench& bench) {
-  constexpr char kVain[] = "kernel.vain";
-  constexpr char kRecords[] = "kernel.records";
-  if (!bench.Wants(kVain) && !bench.Wants(kRecords)) return;
-  const absl::StatusOr<std::shared_ptr<Scene>> made = Set();
-  if (!made.ok()) return bench.Skip(kVain, std::string(made.status().message()));
-  const std::shared_ptr<Scene> scene = *made;
-  const auto compare = [&](const char* name, const char* what, const char* unit,
-                           double (*figure)(const Counted&)) {
-    Comparison comparison{.name = name, .what = what, .variants = {}, .rounds = 5, .unit = unit};
-    for (const Kind& kind : Kinds()) {
-      const std::string cause = MostOf(Count(*scene, kind, 1).causes);
-      comparison.variants.push_back(
-          {.name = absl::StrCat(kind.name, " (", cause, ")"),
-           .run = [scene, kind,
-                   figure](Turn& turn) { turn.Record(figure(Count(*scene, kind, kOperations))); },
-           .goal = {}});
-    }
-    bench.Compare(std::move(comparison));
-  };
-  compare(kVain, "invalidations after which every frame of their range was the same", "% vain",
-          [](const Counted& counted) {
-            return counted.records == 0 ? 0 : 100 * counted.vain / counted.records;
-          });
-  compare(kRecords, "invalidations for one operation on 64 pages", "records",
-          [](const Counted& counted) { return counted.records / kOperations; });
+  Compare(bench, {});
+  Compare(bench, {.suffix = ".memfd", .backing = Backing::kMemfd, .kinds = MemfdKinds});
+  Compare(bench,
+          {.suffix = ".collapse", .pages = kBlockPages, .operations = 2, .kinds = BlockKinds});
+  constexpr char kByTheKernel[] = "kernel.vain.ksm";
+  if (!bench.may_change_host()) {
+    return bench.Skip(kByTheKernel, "KSM, khugepaged and compaction take --allow-host-changes");
+  }
+  const absl::StatusOr<std::unique_ptr<HostChanges>> host = WakeTheKernel();
+  if (!host.ok()) return bench.Skip(kByTheKernel, std::string(host.status().message()));
+  Compare(bench, {.suffix = ".ksm", .operations = 1, .kinds = KsmKinds});
+  Compare(
+      bench,
+      {.suffix = ".khugepaged", .pages = kBlockPages, .operations = 1, .kinds = KhugepagedKinds});
+  Compare(bench, {.suffix = ".compaction",
+                  .pages = kCompactedPages,
+                  .operations = 1,
+                  .kinds = CompactionKinds,
+                  .adds_up = true});
 }
 
 }  // namespace underfoot::bench

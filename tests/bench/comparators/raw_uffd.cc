@@ -42,17 +42,21 @@ RawUffdMemory::~RawUffdMemory() {
   thread_.join();
 }
 
-bool RawUffdMemory::CopyZeroesTo(HvaRange pages) {
+int RawUffdMemory::CopyZeroesTo(HvaRange pages) {
   UNDERFOOT_CHECK(pages.size() <= zeroes_.range().size(), "more pages than a copy has zeroes for",
                   pages.size(), kMostPages);
   uffdio_copy copy{};
   copy.dst = pages.begin.value;
   copy.src = zeroes_.range().begin.value;
   copy.len = pages.size();
-  const int result = ioctl(fd_.get(), UFFDIO_COPY, &copy);
-  UNDERFOOT_CHECK(result == 0 || errno == EEXIST || errno == EAGAIN, "UFFDIO_COPY failed",
-                  pages.begin.value, errno);
-  return result == 0;
+  if (ioctl(fd_.get(), UFFDIO_COPY, &copy) == 0) return 0;
+  UNDERFOOT_CHECK(errno == EEXIST || errno == EAGAIN, "UFFDIO_COPY failed", pages.begin.value,
+                  errno);
+  return errno;
+}
+
+bool RawUffdMemory::RefusesCopies(uint64_t present) {
+  return CopyZeroesTo(memory_.Pages(present, 1)) == EAGAIN;
 }
 
 void RawUffdMemory::Serve(int cpu) {
@@ -68,7 +72,7 @@ void RawUffdMemory::Main(int cpu) {
     uffd_msg message{};
     if (read(fd_.get(), &message, sizeof(message)) != sizeof(message)) continue;
     if (message.event != UFFD_EVENT_PAGEFAULT) continue;
-    CopyZeroesTo(PageRangeOf(PageOf(Hva{message.arg.pagefault.address})));
+    static_cast<void>(CopyZeroesTo(PageRangeOf(PageOf(Hva{message.arg.pagefault.address}))));
   }
 }
 

@@ -32,8 +32,12 @@ class RawUffdMemory {
   const AnonymousMemory& memory() const { return memory_; }
   // At most kMostPages. False: something is there already, or the mm is changing.
   bool CopyZeroes(uint64_t first, uint64_t count = 1) {
-    return CopyZeroesTo(memory_.Pages(first, count));
+    return CopyZeroesTo(memory_.Pages(first, count)) == 0;
   }
+
+  // Whether a copy says EAGAIN now, because a removal's event is not read yet, or its thread has not
+  // gone on since. `present`: a page that is there, so nothing is copied.
+  bool RefusesCopies(uint64_t present);
 
   // A thread on `cpu` that polls, reads a message, copies zeroes to the page of a fault, and only
   // reads everything else.
@@ -42,7 +46,7 @@ class RawUffdMemory {
  private:
   RawUffdMemory(uint64_t pages, UniqueFd fd, UniqueFd stop)
       : memory_(pages), fd_(std::move(fd)), stop_(std::move(stop)) {}
-  bool CopyZeroesTo(HvaRange pages);
+  int CopyZeroesTo(HvaRange pages);  // 0, EEXIST or EAGAIN
   void Main(int cpu);
 
   AnonymousMemory memory_;
