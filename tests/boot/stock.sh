@@ -1,0 +1,186 @@
+# For `dev`: what runs on another kernel than the host's. That is Debian's stock KVM under QEMU's software CPU
+# (stock_kvm.sh), and Debian as a guest of ours.
+# shellcheck shell=bash
+# shellcheck disable=SC2154  # dev has the lists of packages
+
+# with_kvm MINUTES COMMAND...: runs it on this machine's KVM. On a machine that has none, on a stock one
+# under QEMU's software CPU, for MINUTES at most.
+with_kvm() {
+  local minutes=$1
+  shift
+  if [[ -e /dev/kvm ]]; then
+    "$@"
+    return
+  fi
+  need_packages "${PACKAGES_STOCK[@]}"
+  say "this machine has no /dev/kvm: in a Debian kernel with a stock KVM, under QEMU's software CPU." \
+    "No other terminal reaches it"
+  local word path files=() words=()
+  for word in "$@"; do
+    path=${word%,ro}
+    if [[ -f $path ]]; then
+      files+=(--file "$(realpath -s "$path")")
+      word=$(realpath -s "$path")${word#"$path"}
+    fi
+    words+=("$word")
+  done
+  stock_kvm --kernel 6.12 --memory 2048 --timeout $((60 * minutes)) "${files[@]}" -- "${words[@]}"
+}
+
+# stock_kvm ARGUMENT...: stock_kvm.sh, and once more if the machine itself broke down (125): a software
+# CPU that makes its kernel panic says nothing of the command.
+stock_kvm() {
+  local status=0
+  tests/boot/stock_kvm.sh "$@" || status=$?
+  if ((status == 125)); then
+    say "the machine broke down; once more"
+    status=0
+    tests/boot/stock_kvm.sh "$@" || status=$?
+  fi
+  return "$status"
+}
+
+# stock_run ARGUMENT...: a run of the program there, and once more after a triple fault. That software CPU
+# makes one by itself now and then: in 1 of 13 boots of Linux whose memory nobody moves.
+stock_run() {
+  local log status=0
+  log=$(mktemp)
+  stock_kvm "$@" | tee "$log" || status=$?
+  if ((status != 0)) && grep -q 'KVM_EXIT_SHUTDOWN' "$log"; then
+    say "a triple fault; once more"
+    status=0
+    stock_kvm "$@" || status=$?
+  fi
+  rm -f "$log"
+  return "$status"
+}
+
+# stock MINUTES COMMAND...: runs it on Debian's 6.12 kernel with what the tests of the program call.
+stock() {
+  local minutes=$1
+  shift
+  stock_kvm --kernel 6.12 --memory 2048 --timeout $((60 * minutes)) \
+    --file build/underfoot --file /bin/sh --file /usr/bin/curl --file /usr/bin/unshare \
+    --file /usr/bin/setpriv -- "$@"
+}
+
+command_check_stock() {
+  local all=false
+  case ${1:-} in
+    '') [[ -e /dev/kvm ]] || all=true ;;
+    --all) all=true ;;
+    *) fail "check-stock: unknown argument '$1'; there is only --all" ;;
+  esac
+  need_packages "${PACKAGES_BUILD[@]}" "${PACKAGES_STOCK[@]}"
+  configure_and_build dev
+  step guest-boot-test stock_kvm --timeout 400 -- build/guest_boot_test
+  # Among them what only shmem_enabled=always shows, which is not for a host that others use.
+  step huge-pages stock_kvm --timeout 200 --env UNDERFOOT_ALLOW_HOST_CHANGES=1 -- build/huge_pages_test
+  if [[ $all == true ]]; then
+    # The ends by a signal, and the larger machines, take a minute and more on a software CPU.
+    step system-boot-test stock 10 build/system_boot_test --gtest_filter='PrivilegesTest.*:RefusalTest.*:MissingDeviceTest.*:RunningTest.AClient*:RunningTest.AKilled*:RunningTest.ARe*:RunningTest.Who*'
+    step machine-boot-test stock 10 build/machine_boot_test \
+      --gtest_filter='*EachKindOfChurn*:*EveryMachine*smp*'
+    step kernel-source stock 5 build/memory_test \
+      --gtest_filter='KvmTracepointsTest.*:*KernelSourceTest.*:*RemovalEvidenceTest.*'
+  fi
+  local backing
+  for backing in anon memfd; do
+    step "run-$backing" stock_run --timeout 240 -- \
+      build/underfoot run --backing "$backing" --vcpus 2 --memory 64M --churn mixed:500/s --duration 5s
+  done
+  summarize check-stock
+}
+
+# linux_lane NAME KERNEL VCPUS ROUNDS END EXPECTED OPTION...: one guest, see tests/linux/check_host.sh.
+# $stock_options has more options of that machine.
+linux_lane() {
+  local name=$1 image=$2 file files=()
+  shift 2
+  for file in build/underfoot "$image" "$folder/initrd" tests/linux/check_host.sh \
+    /sbin/mke2fs /sbin/e2fsck /sbin/debugfs; do
+    files+=(--file "$file")
+  done
+  step "$name" stock_kvm --kernel 6.1 --memory 1536 --timeout 300 "${stock_options[@]}" "${files[@]}" -- \
+    /bin/busybox sh "$PWD/tests/linux/check_host.sh" "$PWD/build/underfoot" "$image" "$folder/initrd" "$@"
+}
+
+command_check_linux() {
+  need_packages "${PACKAGES_BUILD[@]}" "${PACKAGES_STOCK[@]}"
+  configure_and_build dev underfoot
+  # shellcheck source=tests/boot/debian.sh
+  . tests/boot/debian.sh
+  get_kernel 6.1
+  local folder
+  folder=$(mktemp -d)
+  # shellcheck disable=SC2064  # expanded now: at the exit the variable has gone
+  trap "rm -rf '$folder'" EXIT
+  tests/linux/initrd.sh "$kernel" tests/linux/check_init.sh "$folder/initrd"
+  tests/linux/vmlinux.py "$kernel/vmlinuz" "$folder/vmlinux"
+  local memory=(--memory 192M --allow-host-changes) stock_options=()
+  linux_lane linux-anon "$kernel/vmlinuz" 2 1 poweroff 0 "${memory[@]}" --backing anon \
+    --churn pageout:10/s,fork:2/s,collapse:1/s,wp:10/s,memslot:2/s,remap:2/s,protect:2/s
+  linux_lane linux-memfd "$kernel/vmlinuz" 1 1 reboot 4 "${memory[@]}" --backing memfd \
+    --churn pageout:10/s,zap:10/s,wp:10/s,cold:2/s,memslot:2/s,remap:2/s,protect:2/s,adversary:1/s
+  # Pages migrate between two nodes.
+  stock_options=(--nodes 2 --smp 4 --timeout 500)
+  linux_lane linux-4-vcpus "$kernel/vmlinuz" 4 1 poweroff 0 "${memory[@]}" --backing anon \
+    --churn migrate:2/s,compact:1/s,split:1/s
+  stock_options=()
+  tests/linux/initrd.sh "$kernel" tests/linux/shell_init.sh "$folder/shell"
+  local tty
+  for tty in ttyS0 hvc0; do
+    step "linux-console-$tty" stock_kvm --kernel 6.1 --memory 1024 --timeout 300 --file build/underfoot \
+      --file "$kernel/vmlinuz" --file "$folder/shell" --file tests/linux/check_console.sh \
+      --file "$(command -v script)" -- \
+      /bin/busybox sh "$PWD/tests/linux/check_console.sh" "$PWD/build/underfoot" "$kernel/vmlinuz" \
+      "$folder/shell" "$tty"
+  done
+  tests/linux/initrd.sh "$kernel" tests/linux/memory_init.sh "$folder/memory"
+  step linux-memory stock_kvm --kernel 6.1 --memory 1536 --timeout 400 --file build/underfoot \
+    --file "$kernel/vmlinuz" --file "$folder/memory" --file tests/linux/check_memory.sh -- \
+    /bin/busybox sh "$PWD/tests/linux/check_memory.sh" "$PWD/build/underfoot" "$kernel/vmlinuz" \
+    "$folder/memory" --allow-host-changes --churn pageout:5/s,wp:5/s,memslot:1/s,remap:1/s
+  linux_lane linux-pvh-panic "$folder/vmlinux" 1 1 panic 1 "${memory[@]}"
+  summarize check-linux
+}
+
+command_linux() {
+  local version=6.1
+  if [[ ${1:-} == --kernel-version ]]; then
+    [[ ${2:-} == 6.1 || ${2:-} == 6.12 ]] || fail "linux: --kernel-version must be 6.1 or 6.12, not '${2:-}'"
+    version=$2
+    shift 2
+  fi
+  need_packages "${PACKAGES_BUILD[@]}" "${PACKAGES_LINUX[@]}"
+  configure_and_build dev underfoot
+  # Before the download, because no download helps a host that cannot run Linux.
+  local why_not
+  why_not=$({ build/underfoot doctor || true; } | sed -n 's/^\(missing *kvm\|less *linux-guests\)  *//p' | head -1)
+  [[ -z $why_not ]] || fail "linux: $why_not; build/underfoot doctor has the remedies"
+  # shellcheck source=tests/boot/debian.sh
+  . tests/boot/debian.sh
+  get_kernel "$version"
+  local initrd status=0
+  initrd=$(mktemp)
+  # shellcheck disable=SC2064  # expanded now: at the exit the variable has gone
+  trap "rm -f '$initrd'" EXIT
+  tests/linux/initrd.sh "$kernel" tests/linux/shell_init.sh "$initrd"
+  say "build/underfoot run --kernel $kernel/vmlinuz --initrd $initrd --console $*"
+  build/underfoot run --kernel "$kernel/vmlinuz" --initrd "$initrd" --append quiet --console "$@" || status=$?
+  return "$status"
+}
+
+command_matrix_stock() {
+  need_packages "${PACKAGES_BUILD[@]}" "${PACKAGES_STOCK[@]}"
+  configure_and_build dev underfoot
+  local version backing
+  for version in 6.1 6.12; do
+    for backing in anon memfd; do
+      step "$version-$backing" tests/boot/stock_kvm.sh --kernel "$version" --nodes 2 --memory 1536 \
+        --timeout 400 -- build/underfoot run --backing "$backing" --vcpus 2 --memory 64M \
+        --churn mixed:500/s --allow-host-changes --duration 30s
+    done
+  done
+  summarize matrix-stock
+}
