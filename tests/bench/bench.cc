@@ -55,6 +55,7 @@ constexpr Group kGroups[] = {
     {"kernel", BenchVainInvalidations, 10},
     {"working_set", BenchWorkingSet, 15},
     {"start", BenchFirstByte, 10},
+    {"peers", BenchPeers, 60},
 };
 // clang-format on
 

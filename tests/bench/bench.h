@@ -29,6 +29,7 @@ class Bench {
   bool smoke() const { return options_.effort == Effort::kSmoke; }
   bool may_change_host() const { return options_.may_change_host; }
   uint64_t seed() const { return options_.seed; }
+  const std::string& peers() const { return options_.peers; }
 
   void Compare(Comparison comparison);
   void Skip(std::string_view name, std::string_view reason);
@@ -82,6 +83,7 @@ void BenchKernelSource(Bench& bench);
 void BenchVainInvalidations(Bench& bench);
 void BenchWorkingSet(Bench& bench);
 void BenchFirstByte(Bench& bench);
+void BenchPeers(Bench& bench);
 
 }  // namespace underfoot::bench
 

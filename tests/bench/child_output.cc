@@ -7,8 +7,9 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <filesystem>
-#include <optional>
+#include <fstream>
 
 #include "absl/strings/str_format.h"
 #include "tests/bench/stopwatch.h"
@@ -34,27 +35,40 @@ absl::StatusOr<pid_t> Spawn(const std::vector<std::string>& command, int output)
   return pid;
 }
 
-// Reads to the end.
-std::optional<double> TimeOfMarker(int input, std::string_view marker, const Stopwatch& watch) {
-  std::optional<double> found;
-  std::string seen;
+// The peak of a process's resident memory. wait4's would be that of the process that started it, if that
+// was larger.
+double PeakBytes(pid_t pid) {
+  std::ifstream status(absl::StrFormat("/proc/%d/status", pid));
+  constexpr std::string_view kKey = "VmHWM:";
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(kKey)) return 1024 * std::strtod(line.c_str() + kKey.size(), nullptr);
+  }
+  return 0;
+}
+
+// Reads to the end. False: without the marker. An empty marker comes at the end.
+bool ReadUntilEnd(int input, pid_t pid, std::string_view marker, const Stopwatch& watch,
+                  ChildRun& run) {
+  bool found = false;
   std::array<char, 4096> buffer;
   for (;;) {
     const ssize_t bytes = read(input, buffer.data(), buffer.size());
     if (bytes < 0 && errno == EINTR) continue;
     if (bytes <= 0) break;
-    if (found.has_value()) continue;
-    seen.append(buffer.data(), static_cast<size_t>(bytes));
-    if (!marker.empty() && seen.find(marker) != std::string::npos) found = watch.ElapsedNs();
+    run.output.append(buffer.data(), static_cast<size_t>(bytes));
+    if (found || marker.empty() || run.output.find(marker) == std::string::npos) continue;
+    run.ns = watch.ElapsedNs();
+    run.peak_bytes = PeakBytes(pid);
+    found = true;
   }
-  if (marker.empty()) return watch.ElapsedNs();
-  return found;
+  if (marker.empty()) run.ns = watch.ElapsedNs();
+  return found || marker.empty();
 }
 
 }  // namespace
 
-absl::StatusOr<double> NsUntilOutput(const std::vector<std::string>& command,
-                                     std::string_view marker) {
+absl::StatusOr<ChildRun> RunChild(const std::vector<std::string>& command,
+                                  std::string_view marker) {
   std::array<int, 2> ends{};
   if (pipe2(ends.data(), O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "pipe");
   const UniqueFd input(ends[0]);
@@ -63,13 +77,23 @@ absl::StatusOr<double> NsUntilOutput(const std::vector<std::string>& command,
   const absl::StatusOr<pid_t> pid = Spawn(command, output.get());
   if (!pid.ok()) return pid.status();
   output.Reset();
-  const std::optional<double> found = TimeOfMarker(input.get(), marker, watch);
+  ChildRun run;
+  const bool found = ReadUntilEnd(input.get(), *pid, marker, watch, run);
   int status = 0;
   while (waitpid(*pid, &status, 0) < 0 && errno == EINTR) {
   }
-  if (found.has_value()) return *found;
-  return absl::UnavailableError(absl::StrFormat("%s ended with status 0x%x and without '%s'",
-                                                command[0], status, std::string(marker)));
+  if (!found) {
+    return absl::UnavailableError(absl::StrFormat("%s ended with status 0x%x and without '%s'",
+                                                  command[0], status, std::string(marker)));
+  }
+  return run;
+}
+
+absl::StatusOr<double> NsUntilOutput(const std::vector<std::string>& command,
+                                     std::string_view marker) {
+  const absl::StatusOr<ChildRun> run = RunChild(command, marker);
+  if (!run.ok()) return run.status();
+  return run->ns;
 }
 
 std::string Sibling(std::string_view name) {

@@ -13,8 +13,17 @@
 
 namespace underfoot::bench {
 
+struct ChildRun {
+  double ns = 0;          // from before the fork until the marker has come
+  std::string output;     // all of its standard output
+  double peak_bytes = 0;  // of its resident memory when the marker came; 0: it had ended
+};
+
+// Returns when the program has ended. An error says what was missing and how it ended.
+absl::StatusOr<ChildRun> RunChild(const std::vector<std::string>& command, std::string_view marker);
+
 // From before the fork until `marker` has come from its standard output; an empty marker: until its
-// end. Returns when the program has ended. An error says what was missing and how it ended.
+// end. As RunChild.
 absl::StatusOr<double> NsUntilOutput(const std::vector<std::string>& command,
                                      std::string_view marker);
 

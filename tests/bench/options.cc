@@ -25,6 +25,7 @@ const char kUsage[] =
     "  --allow-host-changes  as root: huge pages are reserved, and KSM and khugepaged are woken,\n"
     "                 where a comparison needs them; all is put back. Without it such a\n"
     "                 comparison is skipped\n"
+    "  --peers=FOLDER what peers/prepare.sh has built there is measured too (./dev bench peers)\n"
     "  --commit=TEXT  the version that the JSON names\n"
     "\n"
     "Both CPUs should be idle. tests/bench/README.md says what the rows mean.\n";
@@ -67,6 +68,8 @@ absl::StatusOr<BenchOptions> ParseOptions(const std::vector<std::string>& argume
       }
     } else if (const auto path = value_of("--json=")) {
       options.json_path = *path;
+    } else if (const auto peers = value_of("--peers=")) {
+      options.peers = *peers;
     } else if (const auto rounds = value_of("--rounds=")) {
       if (!absl::SimpleAtoi(*rounds, &options.rounds) || options.rounds == 0) {
         return absl::InvalidArgumentError(

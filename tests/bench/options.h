@@ -31,6 +31,8 @@ struct BenchOptions {
   std::string commit;
   // Where the JSON goes besides the table; "-" is standard output, in the place of the table.
   std::string json_path;
+  // The folder of peers/prepare.sh; empty: nothing is compared with a peer.
+  std::string peers;
   // Huge pages may be reserved, and settings of the kernel changed; all is put back. Needs root.
   bool may_change_host = false;
   bool help = false;

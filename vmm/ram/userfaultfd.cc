@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -37,9 +38,16 @@ uint64_t FeaturesOf(const UffdOptions& options) {
   return features;
 }
 
-const char* KernelThatHas(const UffdOptions& options) {
-  if (options.move) return "6.8";
-  return options.async_write_protect ? "6.7" : "5.19";
+// The remedy where the kernel offers `offered` only.
+std::string WhatIsMissing(uint64_t needed, uint64_t offered) {
+  const uint64_t missing = needed & ~offered;
+  if ((missing & newer::kUffdFeatureWpAsync) != 0) {
+    return "asynchronous write protection (Linux 6.7), which --working-set needs for private "
+           "memory and "
+           "--write-protect async for any; leave them out, or use --backing memfd";
+  }
+  if ((missing & newer::kUffdFeatureMove) != 0) return "UFFDIO_MOVE (Linux 6.8)";
+  return absl::StrFormat("the features 0x%x; Linux 5.19 has them all", missing);
 }
 
 constexpr char kDevice[] = "/dev/userfaultfd";
@@ -97,6 +105,13 @@ int EnableApi(int fd, uint64_t features) {
   return Ioctl(fd, UFFDIO_API, &api);
 }
 
+// Of a descriptor whose API was not enabled, which this uses up. 0: unknown.
+uint64_t OfferedFeatures(int fd) {
+  uffdio_api api{};
+  api.api = UFFD_API;
+  return Ioctl(fd, UFFDIO_API, &api) == 0 ? api.features : 0;
+}
+
 // Never written. Not const: zeroes need no room in the executable.
 constexpr uint64_t kZeroPages = 64;
 alignas(kPageSize) std::byte g_zeroes[kZeroPages * kPageSize];
@@ -128,11 +143,13 @@ absl::StatusOr<Userfaultfd> Userfaultfd::Open(const UffdOptions& options) {
   // kernel still handles a child's faults; forks are only not counted.
   int error = EnableApi(fd->get(), needed | forks);
   if (error == EPERM) error = EnableApi(fd->get(), needed);
+  if (error == EINVAL) {
+    return absl::UnimplementedError("userfaultfd: this kernel does not offer " +
+                                    WhatIsMissing(needed, OfferedFeatures(fd->get())));
+  }
   if (error != 0) {
-    const std::string what =
-        absl::StrFormat("userfaultfd: UFFDIO_API with features 0x%x; Linux %s has them all", needed,
-                        KernelThatHas(options));
-    return error == EINVAL ? absl::UnimplementedError(what) : absl::ErrnoToStatus(error, what);
+    return absl::ErrnoToStatus(
+        error, absl::StrFormat("userfaultfd: UFFDIO_API with features 0x%x", needed));
   }
   absl::StatusOr<ZeroMapping> zeroes = MapZeroes(options.page_bytes);
   if (!zeroes.ok()) return std::move(zeroes).status();
