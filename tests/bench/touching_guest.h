@@ -51,7 +51,6 @@ class TouchingGuest {
   void TouchAll();
   // How long each write of the last TouchAll took, in nanoseconds, by the guest's time stamp counter.
   std::vector<double> WriteNs() const;
-  Vm& vm() { return vm_; }
 
   // Some pages of an interval [first, first + pages), in the order of the stride. There is one vCPU;
   // `pages` is a power of two.
