@@ -194,7 +194,16 @@ void Stage2::Prune(Table& parent, Gfn gfn, RetiredBatch& batch) {
   UnlinkIfEmpty(parent, entry, child, counters_, batch);
 }
 
+// As a walk that finds only holes. False: it takes a walk to tell.
+bool Stage2::IsInHole(GfnRange range) const {
+  if (!kGuestFrames.Contains(range.begin)) return false;
+  const rcu::ReadScope rcu;
+  const Place place = FindEntry(range.begin);
+  return place.pte.empty() && range.end <= EntryRange(range.begin, place.level).end;
+}
+
 void Stage2::Unmap(GfnRange range, MmuGather& gather, DirtySink log) {
+  if (IsInHole(range)) return;
   while (!range.empty() && !gather.unsplit) range.begin = UnmapSome(range, gather, log);
 }
 

@@ -217,6 +217,7 @@ class Stage2 {
     Entry& entry = table->entries[IndexOf(gfn, 0)];
     return {*table, entry, entry.Load(), 0};
   }
+  bool IsInHole(GfnRange range) const;
   void Prune(Table& parent, Gfn gfn, RetiredBatch& batch);
   void RetireAndThrottle(RetiredBatch& batch);
   template <class Visitor>

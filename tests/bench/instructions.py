@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Counts the instructions of an operation under callgrind, and compares them with instructions.tsv.
 
-  instructions.py PROGRAM [OPERATION ...]
+  instructions.py PROGRAM [--profile] [OPERATION ...]
 
-PROGRAM is underfoot_instructions. The exit code is 1 if an operation takes more than its bound.
+PROGRAM is underfoot_instructions. The exit code is 1 if an operation takes more than its bound. --profile
+says too in which files the instructions are, inlined ones included.
 """
 
+import collections
 import pathlib
 import re
 import subprocess
@@ -16,6 +18,7 @@ import figures
 
 TABLE = pathlib.Path(__file__).resolve().parent / "instructions.tsv"
 OPERATIONS = 1000  # kOperations of instructions.cc
+PLACES = 8  # of a profile
 FUNCTION = "underfoot::bench::Measured*"
 TOTAL = re.compile(r"^(?:summary|totals): (\d+)", re.MULTILINE)
 
@@ -38,7 +41,34 @@ def total_of(text):
     return int(match[1])
 
 
+FILE = re.compile(r"^(c?)f[lie]=\((\d+)\)(?: (.*))?$")  # c: that of a function that is called
+COST = re.compile(r"^(?:\+|-|\*)?\d* ?(\d+)$")
+
+
+def profile_of(text):
+    """File -> instructions of its own lines, in a file of callgrind; the largest first."""
+    names = {}
+    found = collections.Counter()
+    place = None
+    of_callee = False
+    for line in text.splitlines():
+        if match := FILE.match(line):
+            callee, number, name = match.groups()
+            if name is not None:
+                names[number] = "/".join(pathlib.PurePath(name).parts[-2:])
+            if not callee:
+                place = names[number]
+        elif line.startswith("calls="):
+            of_callee = True  # the next line has what the call cost
+        elif match := COST.match(line):
+            if not of_callee:
+                found[place] += int(match[1])
+            of_callee = False
+    return found.most_common()
+
+
 def count(program, operation):
+    """The text that callgrind wrote about it."""
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "callgrind.out"
         command = ["valgrind", "--tool=callgrind", "--quiet", "--collect-atstart=no",
@@ -50,7 +80,7 @@ def count(program, operation):
         if done.returncode != 0:
             raise figures.Wrong(f"{operation}: valgrind ended with {done.returncode}: "
                                 f"{done.stderr.strip()[-500:]}")
-        return total_of(out.read_text(encoding="utf-8")) / OPERATIONS
+        return out.read_text(encoding="utf-8")
 
 
 def verdict(operation, counted, bound, what):
@@ -64,15 +94,20 @@ def main(arguments):
     if not arguments:
         print(__doc__, file=sys.stderr)
         return 2
+    program, *operations = (word for word in arguments if word != "--profile")
     table = bounds()
     kept = True
     try:
-        for operation in arguments[1:] or table:
+        for operation in operations or table:
             if operation not in table:
                 raise figures.Wrong(f"no operation '{operation}'; there are {', '.join(table)}")
-            line, ok = verdict(operation, count(arguments[0], operation), *table[operation])
+            text = count(program, operation)
+            line, ok = verdict(operation, total_of(text) / OPERATIONS, *table[operation])
             print(line, flush=True)
             kept = kept and ok
+            if "--profile" in arguments:
+                for place, instructions in profile_of(text)[:PLACES]:
+                    print(f"    {instructions / OPERATIONS:8.1f}  {place}")
     except figures.Wrong as wrong:
         print(f"instructions.py: {wrong}", file=sys.stderr)
         return 2

@@ -281,6 +281,11 @@ class InstructionsTest(unittest.TestCase):
             with self.assertRaises(figures.Wrong):
                 instructions.total_of(text)
 
+    def test_a_profile_has_the_files_own_instructions(self):
+        text = ("fl=(1) /a/mmu/x.cc\nfn=(1) f\n10 7\n+2 1\ncfi=(2) /a/mmu/y.h\ncfn=(2) g\n"
+                "calls=1 20\n* 500\nfi=(2)\n21 3\nfe=(1)\n12 2\n")
+        self.assertEqual(instructions.profile_of(text), [("mmu/x.cc", 10), ("mmu/y.h", 3)])
+
     def test_the_table_and_the_program_have_the_same_operations(self):
         source = (questions.HERE / "instructions.cc").read_text(encoding="utf-8")
         self.assertEqual(set(re.findall(r'\{"(\w+)", \w+\}', source)),

@@ -92,6 +92,16 @@ TEST_F(Stage2Test, AnUnmapStealsAClaimWithoutAFlush) {
   EXPECT_EQ(stage2_.Stats().tables, 1u);
 }
 
+TEST_F(Stage2Test, AnUnmapThatBeginsInAHoleTakesWhatFollows) {
+  constexpr uint64_t kPagesOfATable = 512;
+  for (const uint64_t distance : {uint64_t{1}, kPagesOfATable, kPagesOfATable * kPagesOfATable}) {
+    Map(kGfn + distance, {0x1000});
+    EXPECT_TRUE(Unmap({kGfn, kGfn + distance + 1})) << distance;
+    EXPECT_THAT(LeafLines(stage2_), IsEmpty()) << distance;
+  }
+  EXPECT_FALSE(Unmap({kGfn, kGfn + 1}));
+}
+
 TEST_F(Stage2Test, AnUnmapFlushesOnceAndLeavesNoTable) {
   for (uint64_t i = 0; i < 600; ++i) Map(kGfn + i, {0x1000 + i});
   EXPECT_EQ(stage2_.Stats().leaves_4k, 600u);
