@@ -81,10 +81,12 @@ void OfferStatistics(Context& context) {
     statistics.entries[i].tag = tag;
     statistics.entries[i].val = value;
   };
+  // It swaps nothing, and has no pages to spare: what is not in the balloon is in use. Memory that it has
+  // plugged is not counted.
   set(0, VIRTIO_BALLOON_S_MEMTOT, context.boot.memory_bytes);
-  set(1, VIRTIO_BALLOON_S_MEMFREE, balloon.inflated_pages * kPageBytes);
+  set(1, VIRTIO_BALLOON_S_MEMFREE, 0);
   set(2, VIRTIO_BALLOON_S_AVAIL, context.boot.memory_bytes - balloon.inflated_pages * kPageBytes);
-  set(3, VIRTIO_BALLOON_S_MINFLT, context.report.pages_written);
+  set(3, VIRTIO_BALLOON_S_SWAP_OUT, 0);
   const uint64_t buffer = balloon.pages + kStatistics * kPageBytes + kFramesOffset;
   for (uint64_t i = 0; i < sizeof(statistics) / 8; ++i) Store(buffer + 8 * i, statistics.words[i]);
   balloon.rings[kStatistics].SetDescriptor(0, buffer, sizeof(statistics), 0, 0);
@@ -96,8 +98,11 @@ void TakeStatistics(Context& context) {
   Virtqueue& ring = balloon.rings[kStatistics];
   const Virtqueue::Answer answer = ring.Take();
   if (!answer.any) return;
-  if (answer.head != 0 || answer.written != 0) {
+  if (answer.head != 0) {
     DeviceMismatch(context, ring.registers(), DeviceStep::kHead, 0, answer.head);
+  }
+  if (answer.written != 0) {
+    DeviceMismatch(context, ring.registers(), DeviceStep::kWritten, 0, answer.written);
   }
   Add(context.report.device_requests, 1);
   OfferStatistics(context);

@@ -101,14 +101,14 @@ class Chain {
     if (bytes > first) Add(data + first, static_cast<uint32_t>(bytes - first), flags);
   }
   void Offer() {
-    // Section 2.7.4.1: in order, from the first descriptor of the ring to the last one, and again. The
-    // chains of all slots are shorter than the ring.
+    // In order: from the first descriptor of the ring to the last one, and again ("In-order use of
+    // descriptors" in virtio 1.2). The chains of all slots are shorter than the ring.
     const uint64_t first = InOrder() ? queue_.next_descriptor : s_ * kDescriptorsOfSlot;
     const auto at = [first](uint64_t i) {
       return static_cast<uint16_t>((first + i) % Virtqueue::kSize);
     };
     queue_.next_descriptor = at(indirect_ ? 1 : count_);
-    queue_.slot_of_head[at(0)] = static_cast<uint8_t>(s_);
+    queue_.slot_of_head[at(0)] = static_cast<uint8_t>(s_ + 1);
     for (uint64_t i = 0; i < count_; ++i) {
       const Part& part = parts_[i];
       const bool last = i + 1 == count_;
@@ -352,11 +352,12 @@ bool TakeAnswers(Context& context, Queue& queue) {
     if (!answer.any) return any;
     any = true;
     const uint64_t s = answer.head < Virtqueue::kSize ? queue.slot_of_head[answer.head] : 0;
-    if (answer.head >= Virtqueue::kSize || queue.slots[s].operation == Operation::kNone) {
+    if (s == 0) {
       DeviceMismatch(context, disk.registers, DeviceStep::kHead, 0, answer.head);
       continue;
     }
-    Complete(context, queue, s, answer);
+    queue.slot_of_head[answer.head] = 0;
+    Complete(context, queue, s - 1, answer);
   }
 }
 

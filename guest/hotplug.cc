@@ -54,6 +54,8 @@ struct Hotplug {
   uint64_t blocks;
   uint64_t plugged;
   uint32_t generation;  // of the configuration, before the request was chosen
+  bool was_wanted;      // the host has asked for a block
+  bool has_plugged;
   uint64_t rounds_to_visit;
   uint64_t visits_to_cycle;
   Request request;
@@ -71,13 +73,29 @@ uint32_t ConfigGeneration() {
   return Load32(hotplug.ring.registers() + VIRTIO_MMIO_CONFIG_GENERATION);
 }
 
+// The size that the host asks for, in blocks of the region. The two halves of the size are of the same
+// time if the generation is.
+uint64_t Target() {
+  for (;;) {
+    const uint32_t generation = ConfigGeneration();
+    const uint64_t wanted =
+        ConfigWord(__builtin_offsetof(virtio_mem_config, requested_size)) / kBlockBytes;
+    if (ConfigGeneration() == generation) return wanted < hotplug.blocks ? wanted : hotplug.blocks;
+  }
+}
+
 OtherPages SliceOf(uint64_t block, uint64_t slice) {
   return {hotplug.begin + block * kBlockBytes + slice * kSliceBytes, kChunkPages,
           &hotplug.notes[block * kSlices + slice]};
 }
 
-void VerifyBlock(Context& context, uint64_t block) {
-  for (uint64_t slice = 0; slice < kSlices; ++slice) VerifyOther(context, SliceOf(block, slice));
+// Each of its pages, for the last time. The host sees the guest get on.
+void FinishBlock(Context& context, uint64_t block) {
+  Add(context.report.pages_owned, kBlockBytes / kPageBytes);
+  for (uint64_t slice = 0; slice < kSlices; ++slice) {
+    VerifyOther(context, SliceOf(block, slice));
+    Add(context.report.final_checked, kChunkPages);
+  }
 }
 
 // The first block from a random one on that is plugged, or is not; `blocks`: there is none.
@@ -168,11 +186,9 @@ void Visit(Context& context) {
 }
 
 void Begin(Context& context) {
-  // Before the size: if the size is then another one, so is the generation.
   hotplug.generation = ConfigGeneration();
-  const uint64_t wanted =
-      ConfigWord(__builtin_offsetof(virtio_mem_config, requested_size)) / kBlockBytes;
-  const uint64_t target = wanted < hotplug.blocks ? wanted : hotplug.blocks;
+  const uint64_t target = Target();
+  hotplug.was_wanted = hotplug.was_wanted || target != 0;
   if (hotplug.plugged < target) {
     const uint64_t first = FindBlock(context, false);
     return Submit(context, Wanted::kPlug, first, RunFrom(first, target - hotplug.plugged));
@@ -195,6 +211,7 @@ void SetPlugged(uint64_t first, uint64_t count, bool plugged) {
     if (hotplug.is_plugged[block] == plugged) continue;
     hotplug.is_plugged[block] = plugged;
     hotplug.plugged += plugged ? 1 : ~uint64_t{0};
+    hotplug.has_plugged = hotplug.has_plugged || plugged;
     for (uint64_t slice = 0; !plugged && slice < kSlices; ++slice) NoteGone(SliceOf(block, slice));
   }
 }
@@ -218,8 +235,12 @@ void Judge(Context& context, uint64_t answer, uint64_t state) {
   switch (request.wanted) {
     case Wanted::kPlug:
       if (answer == VIRTIO_MEM_RESP_ACK) return SetPlugged(request.first, request.count, true);
-      // The host may have asked for less meanwhile.
-      if (answer == VIRTIO_MEM_RESP_NACK && ConfigGeneration() != hotplug.generation) return;
+      // The host may have asked for less meanwhile, and for more again: the generation tells. Between the
+      // size and the generation of a change the size tells.
+      if (answer == VIRTIO_MEM_RESP_NACK && (ConfigGeneration() != hotplug.generation ||
+                                             Target() < hotplug.plugged + request.count)) {
+        return;
+      }
       return Complain(context, VIRTIO_MEM_RESP_ACK, answer);
     case Wanted::kUnplug:
     case Wanted::kUnplugAll:
@@ -311,10 +332,12 @@ void FinishHotplug(Context& context) {
     if (looks % Virtqueue::kLooks == 0) Works(context);
   }
   for (uint64_t block = 0; block < hotplug.blocks; ++block) {
-    if (hotplug.is_plugged[block]) VerifyBlock(context, block);
+    if (hotplug.is_plugged[block]) FinishBlock(context, block);
   }
 }
 
-bool PlugsMemory(const Context& context) { return context.vcpu == 0 && hotplug.present; }
+bool LacksMemory(const Context& context) {
+  return context.vcpu == 0 && hotplug.was_wanted && !hotplug.has_plugged;
+}
 
 }  // namespace underfoot::guest

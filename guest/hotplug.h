@@ -25,8 +25,8 @@ void HotplugRound(Context& context);
 // Waits for the answer, and verifies all blocks.
 void FinishHotplug(Context& context);
 
-// Whether this vCPU plugs memory.
-bool PlugsMemory(const Context& context);
+// Whether the host has asked this vCPU for memory that it has never got.
+bool LacksMemory(const Context& context);
 
 }  // namespace underfoot::guest
 

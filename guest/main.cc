@@ -155,6 +155,7 @@ abi::Verdict VerdictOf(const Context& context, const SharedRings& rings) {
   const bool rings_only = context.boot.workload == abi::Workload::kShared;
   if (DrivesDisk(context) && report.device_requests == 0) return abi::Verdict::kNothingChecked;
   if (HasEventPage(context) && report.events_taken == 0) return abi::Verdict::kNothingChecked;
+  if (LacksMemory(context)) return abi::Verdict::kNothingChecked;
   const bool checked =
       rings_only ? rings.present() && report.rounds != 0 : report.pages_checked != 0;
   return checked ? abi::Verdict::kGood : abi::Verdict::kNothingChecked;

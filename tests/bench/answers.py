@@ -122,7 +122,7 @@ def explored(model):
 
 def shown_by(question):
     rows = question.rows
-    lines = []
+    lines = [f"- PUBLISHED, not ours: {text}" for text in rows["published"]]
     if rows["test"]:
         lines.append("- Tests: " + ", ".join(f"`{test}` ({binary})" for binary, test in rows["test"])
                      + ".")

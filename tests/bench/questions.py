@@ -10,7 +10,7 @@ import sys
 import figures
 
 HERE = pathlib.Path(__file__).resolve().parent
-KINDS = ("title", "bench", "contention", "plot", "test", "model", "mutant", "command", "open")
+KINDS = ("title", "bench", "contention", "plot", "published", "test", "model", "mutant", "command", "open")
 
 
 class Question:

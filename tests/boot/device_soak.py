@@ -24,9 +24,12 @@ SECONDS_TO_END = 120
 
 def ask(program, verb, socket):
     """The answer of the machine; None: it does not answer, yet or any more."""
-    done = subprocess.run([program, verb, "--control", socket, "--json"], capture_output=True,
-                          timeout=SECONDS_TO_END, check=False)
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    try:
+        done = subprocess.run([program, verb, "--control", socket, "--json"], capture_output=True,
+                              timeout=SECONDS_TO_END, check=False)
+    except subprocess.TimeoutExpired:
+        return None
+    return json.loads(done.stdout) if done.returncode == 0 and done.stdout else None
 
 
 def bytes_of_disk(devices):
@@ -36,7 +39,8 @@ def bytes_of_disk(devices):
 
 
 def run_once(program, folder, backing, handlers, wanted, seconds, seed):
-    """Runs one machine. Returns the bytes that it has moved, and whether the run was good."""
+    """Runs one machine. Returns the bytes that it has moved, at most the wanted ones, and whether the run
+    was good."""
     socket = os.path.join(folder, "socket")
     command = [program, "run", "--guest", "devices", "--vcpus", "4", "--memory", "256M", "--churn", "mixed",
                "--backing", backing, "--fault-handlers", str(handlers), "--seed", str(seed),
@@ -52,9 +56,10 @@ def run_once(program, folder, backing, handlers, wanted, seconds, seed):
                     if moved >= wanted:
                         break
                     time.sleep(0.5)
-                subprocess.run([program, "quit", "--control", socket], capture_output=True,
-                               timeout=SECONDS_TO_END, check=False)
+                ask(program, "quit", socket)
                 status = run.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                status = "none: it did not end"
             finally:
                 run.kill()
         took = time.monotonic() - began
@@ -64,7 +69,7 @@ def run_once(program, folder, backing, handlers, wanted, seconds, seed):
         if not good:
             log.seek(0)
             print(f"exit code {status}\n{log.read()}")
-    return moved, good
+    return min(moved, wanted), good
 
 
 def main():

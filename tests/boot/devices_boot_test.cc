@@ -187,7 +187,7 @@ TEST_P(DevicesBootTest, TheGuestDevicesMovesAMebibyteThroughItsDisk) {
 // The guest's verdict is that each block which it has plugged was all zeroes, and kept what was written
 // there until it was unplugged. The blocks come and go by the target, and by the guest's own cycles.
 TEST_P(DevicesBootTest, MemoryIsPluggedAndUnpluggedUnderMixedChurn) {
-  options_.hotplug_bytes = 8 * kHotplugBlock;
+  options_.hotplug_bytes = 8 * kHotplugBlockBytes;
   ASSERT_NO_FATAL_FAILURE(SetChurn("mixed", &options_));
   ASSERT_NO_FATAL_FAILURE(Start());
   if (machine_ == nullptr) return;
@@ -196,7 +196,7 @@ TEST_P(DevicesBootTest, MemoryIsPluggedAndUnpluggedUnderMixedChurn) {
   for (const uint64_t blocks : {4, 7, 0, 8, 3}) {
     ASSERT_TRUE(machine_->SetHotplug(blocks * kHotplugBlock).ok());
     EXPECT_TRUE(
-        WaitUntil([&] { return hotplug().plugged_bytes == blocks * kHotplugBlock; }, 3 * kDeadline))
+        WaitUntil([&] { return hotplug().plugged_bytes == blocks * kHotplugBlockBytes; }, 3 * kDeadline))
         << hotplug().plugged_bytes << " of " << blocks * kHotplugBlock << "\n"
         << text_;
   }

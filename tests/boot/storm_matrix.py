@@ -22,6 +22,7 @@ HANDLERS = (1, 2, 4)
 CHURN = ("storm", "mixed")
 # The end of a run, and what waits for the audit of a busy host.
 MORE_SECONDS = 300
+SECONDS_TO_END = 30  # after a signal
 
 COLUMNS = "{:<6} {:<5} {:>8} {:>5} {:<6} {:>10} {:>10} {:>7} {:>6} {:>6} {:>5}  {}"
 
@@ -76,6 +77,18 @@ def line_of(run, summary, problems):
     return COLUMNS.format(*run, *numbers, "FAILED" if problems else "good")
 
 
+def end(running):
+    """Ends a run by signals; what it wrote to its standard error."""
+    # The second signal ends it at once, with the changes of the host undone.
+    for signal in (running.terminate, running.terminate, running.kill):
+        signal()
+        try:
+            return running.communicate(timeout=SECONDS_TO_END)[1]
+        except subprocess.TimeoutExpired:
+            continue
+    return running.communicate()[1]
+
+
 def run_one(program, duration, run):
     backing, huge, handlers, vcpus, churn = run
     command = [
@@ -83,12 +96,11 @@ def run_one(program, duration, run):
         "--vcpus", str(vcpus), "--churn", churn, "--memory", "256M", "--dirty-log", "100ms",
         "--duration", duration, "--allow-host-changes", "--json",
     ]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, check=False,
-                               timeout=seconds_of(duration) + MORE_SECONDS)
-        output, errors = ended.stdout, ended.stderr
-    except subprocess.TimeoutExpired as error:
-        output, errors = "", f"it did not end\n{(error.stderr or b'').decode(errors='replace')}"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            output, errors = running.communicate(timeout=seconds_of(duration) + MORE_SECONDS)
+        except subprocess.TimeoutExpired:
+            output, errors = "", "it did not end\n" + end(running)
     try:
         summary = json.loads(output)
     except json.JSONDecodeError:

@@ -48,6 +48,9 @@ constexpr std::optional<HugePages> FindHugePages(std::string_view name) {
 inline constexpr uint64_t kBlockBytes = uint64_t{2} << 20;
 inline constexpr uint64_t kGiantBytes = uint64_t{1} << 30;
 
+// Memory is plugged and unplugged in blocks of this size, at multiples of it (virtio-mem).
+inline constexpr uint64_t kHotplugBlockBytes = kBlockBytes;
+
 constexpr bool IsHugetlb(HugePages huge) {
   return huge == HugePages::k2M || huge == HugePages::k1G;
 }

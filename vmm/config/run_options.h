@@ -39,8 +39,6 @@ inline constexpr uint64_t kMaxLinuxBytes = uint64_t{3} << 30;
 // Linux adds memory to itself in blocks of this size, at multiples of it.
 inline constexpr uint64_t kLinuxMemoryBlock = uint64_t{128} << 20;
 
-// Memory is plugged in blocks of this size, at multiples of it.
-inline constexpr uint64_t kHotplugBlock = uint64_t{2} << 20;
 // What the guest `mixed` has without --hotplug-memory.
 inline constexpr uint64_t kUsualHotplugBytes = uint64_t{16} << 20;
 
@@ -121,7 +119,7 @@ struct RunOptions {
 
   // The guest completes its current round first, which takes longer the more memory it has.
   std::chrono::milliseconds EndTimeout() const {
-    const std::chrono::seconds by_memory(60 + 30 * (memory_bytes >> 30));
+    const std::chrono::seconds by_memory(60 + 30 * ((memory_bytes + HotplugBytes()) >> 30));
     return end_timeout.value_or(std::chrono::milliseconds(by_memory));
   }
 
@@ -177,14 +175,14 @@ struct RunOptions {
   // How much of it the guest is asked to have plugged at the start: a half, in whole blocks. Linux is
   // asked for it by a person.
   uint64_t FirstPluggedBytes() const {
-    return DrivesDevices() ? HotplugBytes() / 2 & ~(kHotplugBlock - 1) : 0;
+    return DrivesDevices() ? HotplugBytes() / 2 & ~(kHotplugBlockBytes - 1) : 0;
   }
   std::string WhyNoHotplug(uint64_t bytes) const {
     if (HasBuiltInGuest() && !DrivesDevices()) {
       return "the guest " + guest +
              " plugs no memory; take --guest mixed, or a guest of your own, or a Linux guest";
     }
-    const uint64_t block = RunsLinux() ? kLinuxMemoryBlock : kHotplugBlock;
+    const uint64_t block = RunsLinux() ? kLinuxMemoryBlock : kHotplugBlockBytes;
     if (((memory_bytes | bytes) & (block - 1)) != 0) {
       return (RunsLinux() ? "Linux plugs memory in blocks of "
                           : "memory is plugged in blocks of ") +

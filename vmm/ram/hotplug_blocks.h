@@ -27,10 +27,9 @@
 
 #include "mmu/base/ordering.h"
 #include "mmu/base/types.h"
+#include "vmm/base/backing.h"
 
 namespace underfoot {
-
-inline constexpr uint64_t kHotplugBlockBytes = uint64_t{2} << 20;
 
 class HotplugBlocks {
  public:

@@ -38,13 +38,14 @@ uint64_t FeaturesOf(const UffdOptions& options) {
   return features;
 }
 
-// The remedy where the kernel offers `offered` only.
+// What a kernel that offers `offered` only does not have, and the remedy.
 std::string WhatIsMissing(uint64_t needed, uint64_t offered) {
   const uint64_t missing = needed & ~offered;
+  if (offered == 0) return absl::StrFormat("the features 0x%x together", needed);
   if ((missing & newer::kUffdFeatureWpAsync) != 0) {
-    return "asynchronous write protection (Linux 6.7), which --working-set needs for private "
-           "memory and "
-           "--write-protect async for any; leave them out, or use --backing memfd";
+    return "asynchronous write protection (Linux 6.7), which --write-protect async needs, and "
+           "--working-set on private memory; leave it out, or use --working-set with --backing "
+           "memfd";
   }
   if ((missing & newer::kUffdFeatureMove) != 0) return "UFFDIO_MOVE (Linux 6.8)";
   return absl::StrFormat("the features 0x%x; Linux 5.19 has them all", missing);
@@ -166,8 +167,8 @@ absl::StatusOr<Userfaultfd::ZeroMapping> Userfaultfd::MapZeroes(uint64_t bytes) 
   ZeroMapping zeroes(base, UnmapBytes{bytes});
   // One page of zeroes stays in the CPU's cache. A huge one does not.
   static_cast<void>(madvise(base, bytes, MADV_NOHUGEPAGE));
-  // If a page of the source is absent, the kernel copies to a second huge page first, and there is never
-  // a second one of 1 GiB: UFFDIO_COPY answers ENOMEM.
+  // If a page of the source is absent, the kernel copies to a second huge page first. Of 1 GiB there is
+  // none unless another one is free: UFFDIO_COPY answers ENOMEM.
   if (madvise(base, bytes, MADV_POPULATE_READ) != 0) {
     return absl::ErrnoToStatus(errno, "MADV_POPULATE_READ of zeroes for a huge page");
   }

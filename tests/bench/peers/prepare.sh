@@ -19,13 +19,19 @@ source_package=linux-source-6.1
 
 # have NAME COMMAND...: makes FOLDER/NAME by the command, unless it is there.
 have() {
-  local name=$1
+  local name=$1 status=0
   shift
   [[ -e $folder/$name ]] && return
   printf 'peers: %s\n' "$name"
-  if ! (set -e; "$@") >"$folder/$name.log" 2>&1 || [[ ! -e $folder/$name ]]; then
-    printf 'peers: %s cannot be built; see %s\n' "$name" "$folder/$name.log" >&2
-  fi
+  # In a subshell with -e of its own: bash ignores -e inside a command that is tested.
+  set +e
+  (
+    set -e
+    "$@"
+  ) >"$folder/$name.log" 2>&1
+  status=$?
+  set -e
+  ((status == 0)) || printf 'peers: %s cannot be built; see %s\n' "$name" "$folder/$name.log" >&2
 }
 
 # mov dx,0x3f8; mov al,'H'; out dx,al; mov dx,0xf4; xor al,al; out dx,al (ends QEMU); hlt; and at the reset
@@ -37,7 +43,8 @@ first_byte_rom() {
     head -c $((0xfff0 - 13)) /dev/zero
     printf '\xe9\x0d\x00'
     head -c 13 /dev/zero
-  } >"$folder/first_byte.rom"
+  } >"$folder/rom.new"
+  mv "$folder/rom.new" "$folder/first_byte.rom"
 }
 
 # Debian's crates stand in a folder, so cargo needs no network.
@@ -58,7 +65,8 @@ TOML
 selftest() {
   local tree=$folder/linux/$source_package
   if [[ ! -d $tree ]]; then
-    mkdir -p "$folder/linux.new"
+    rm -rf "$folder/linux.new" "$folder/linux"
+    mkdir "$folder/linux.new"
     (cd "$folder/linux.new" && apt-get download -q "$source_package")
     dpkg-deb --fsys-tarfile "$folder"/linux.new/*.deb | tar -xO "./usr/src/$source_package.tar.xz" |
       tar -xJ -C "$folder/linux.new" --wildcards "$source_package/tools/testing/selftests/kvm" \

@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mmu/base/ordering.h"
+#include "mmu/base/sync_point.h"
 #include "vmm/base/monotonic.h"
 
 namespace underfoot::virtio {
@@ -100,20 +101,24 @@ Served Mem::Serve(Request& request) {
 virtio_mem_resp Mem::CarryOut(const virtio_mem_req& asked, Request& request) {
   virtio_mem_resp response{};
   response.type = VIRTIO_MEM_RESP_ERROR;
+  // Blocks that a Serve of this request has left. What the driver has written over its request since does not
+  // count.
+  if (!unplugging_.empty()) {
+    response.type = FinishUnplug(request);
+    return response;
+  }
   const auto blocks = BlocksAt(asked.u.plug.addr, asked.u.plug.nb_blocks);
   switch (asked.type) {
     case VIRTIO_MEM_REQ_PLUG:
       if (blocks.has_value()) response.type = Plug(*blocks, request);
       break;
     case VIRTIO_MEM_REQ_UNPLUG:
-      if (!unplugging_.empty()) {
-        response.type = FinishUnplug(request);
-      } else if (blocks.has_value() && PluggedIn(*blocks) == blocks->count) {
+      if (blocks.has_value() && PluggedIn(*blocks) == blocks->count) {
         response.type = Unplug({*blocks}, request);
       }
       break;
     case VIRTIO_MEM_REQ_UNPLUG_ALL:
-      response.type = unplugging_.empty() ? UnplugAll(request) : FinishUnplug(request);
+      response.type = UnplugAll(request);
       break;
     case VIRTIO_MEM_REQ_STATE:
       if (blocks.has_value()) {
@@ -174,20 +179,22 @@ uint16_t Mem::Plug(const Blocks& blocks, Request& request) {
   return VIRTIO_MEM_RESP_ACK;
 }
 
-// All or nothing: `runs` are plugged. While it waits they stay plugged, so that other devices go on. If the
-// driver gives the request up after that, the blocks are unplugged; what is left of their content goes
-// when they are plugged again.
+// All or nothing: `runs` are plugged. They stay plugged while a request is announced over them, so that other
+// devices go on. If the driver gives the request up after that, the blocks are unplugged; what is left of
+// their content goes when they are plugged again.
 uint16_t Mem::Unplug(std::vector<Blocks> runs, Request& request) {
   const absl::Duration end = MonotonicNow() + patience_;
-  while (!TryMarkUnplugged(runs)) {
+  while (AnnouncedOver(runs) || !TryMarkUnplugged(runs)) {
     if (!WaitUntilWithdrawn(runs, end, request)) return VIRTIO_MEM_RESP_BUSY;
   }
   unplugging_ = std::move(runs);
   return FinishUnplug(request);
 }
 
-// hotplug_blocks.h has the reason for the order.
+// hotplug_blocks.h has the reason for the order. A request that is announced between the two steps finds its
+// block away for a moment.
 bool Mem::TryMarkUnplugged(std::span<const Blocks> runs) {
+  UNDERFOOT_SYNC_POINT("unplug-marks");
   for (const Blocks& run : runs) blocks_.Set(run.first, run.count, false);
   const bool busy = AnnouncedOver(runs);
   if (busy) {

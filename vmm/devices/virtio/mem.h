@@ -3,8 +3,8 @@
 //
 //   SetRequested ──► requested_size, an interrupt ──► the driver plugs or unplugs blocks: requests
 //   plug      discarded, so that it reads as zeroes; then the guest and the devices may use it
-//   unplug    waits a moment for requests that are announced over it; no device may use it; busy if a
-//             request is announced over it now; discarded; then the answer
+//   unplug    waits a moment for requests that are announced over it; then no device may use it; busy if
+//             one is announced over it after all; discarded; then the answer
 //
 // The memslot of the region is there from the start, so an access of a vCPU to a block that is not
 // plugged is no error: it finds zeroes, and what it writes is lost when the block is plugged. The driver
