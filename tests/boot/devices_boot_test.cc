@@ -192,12 +192,12 @@ TEST_P(DevicesBootTest, MemoryIsPluggedAndUnpluggedUnderMixedChurn) {
   ASSERT_NO_FATAL_FAILURE(Start());
   if (machine_ == nullptr) return;
   const auto hotplug = [&] { return machine_->GetStats().hotplug; };
-  EXPECT_EQ(hotplug().requested_bytes, 4 * kHotplugBlock) << "the machine asks for a half";
+  EXPECT_EQ(hotplug().requested_bytes, 4 * kHotplugBlockBytes) << "the machine asks for a half";
   for (const uint64_t blocks : {4, 7, 0, 8, 3}) {
-    ASSERT_TRUE(machine_->SetHotplug(blocks * kHotplugBlock).ok());
-    EXPECT_TRUE(
-        WaitUntil([&] { return hotplug().plugged_bytes == blocks * kHotplugBlockBytes; }, 3 * kDeadline))
-        << hotplug().plugged_bytes << " of " << blocks * kHotplugBlock << "\n"
+    ASSERT_TRUE(machine_->SetHotplug(blocks * kHotplugBlockBytes).ok());
+    EXPECT_TRUE(WaitUntil([&] { return hotplug().plugged_bytes == blocks * kHotplugBlockBytes; },
+                          3 * kDeadline))
+        << hotplug().plugged_bytes << " of " << blocks * kHotplugBlockBytes << "\n"
         << text_;
   }
   const uint64_t unplugged = hotplug().unplugged;
@@ -208,7 +208,7 @@ TEST_P(DevicesBootTest, MemoryIsPluggedAndUnpluggedUnderMixedChurn) {
   FinishWell();
   EXPECT_EQ(hotplug().busy, 0u);
   EXPECT_EQ(hotplug().kept, 0u);
-  EXPECT_EQ(hotplug().plugged - hotplug().unplugged, hotplug().plugged_bytes / kHotplugBlock);
+  EXPECT_EQ(hotplug().plugged - hotplug().unplugged, hotplug().plugged_bytes / kHotplugBlockBytes);
   EXPECT_EQ(machine_->GetStats().audit.unexplained, 0u);
 }
 

@@ -44,7 +44,7 @@ TEST(ViewsTest, StatsShowEveryFieldOnceUnderItsGroup) {
                           HasSubstr("fault.p99"), HasSubstr("105 us"), Not(HasSubstr("/s"))));
   EXPECT_EQ(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')),
             6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 18 + 7 + 12 +
-                9 + (3 + 4 * 2) + 16);
+                10 + (3 + 4 * 2) + 16);
 }
 
 TEST(ViewsTest, StatsShowWhatTotalsGainedPerSecondAndNothingForTheRest) {

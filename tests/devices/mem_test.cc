@@ -20,7 +20,6 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
-#include "mmu/base/sync_point.h"
 #include "tests/devices/device_test.h"
 #include "vmm/ram/hotplug_blocks.h"
 
@@ -221,12 +220,8 @@ TEST_P(MemTest, ABlockThatARequestIsAnnouncedOverIsBusyUntilItIsWithdrawn) {
   DirectRequest request(mmu().direct_requests(), mmu().in_flight(), mmu().memslots());
   ASSERT_TRUE(request.TryAnnounce({GfnOfBlock(3), GfnOfBlock(3) + 4}).has_value());
   const int discards = discards_;
-  std::atomic<int> marks{0};
-  SetSyncPoint("unplug-marks", [&marks] { ++marks; });
   EXPECT_EQ(Unplug(2, 2), VIRTIO_MEM_RESP_BUSY);
   EXPECT_EQ(Ask(VIRTIO_MEM_REQ_UNPLUG_ALL)->first, VIRTIO_MEM_RESP_BUSY);
-  ClearSyncPoints();
-  EXPECT_EQ(marks, 0) << "another device would have found no memory there";
   EXPECT_EQ(discards_, discards);
   EXPECT_EQ(State(2, 3).second, VIRTIO_MEM_STATE_PLUGGED);
   EXPECT_EQ(ByteAt(BlockAt(2)), 5);
@@ -234,18 +229,6 @@ TEST_P(MemTest, ABlockThatARequestIsAnnouncedOverIsBusyUntilItIsWithdrawn) {
   EXPECT_TRUE(request.Withdraw());
   EXPECT_EQ(Unplug(2, 2), VIRTIO_MEM_RESP_ACK);
   EXPECT_EQ(mem_->Stats().busy, 2u);
-}
-
-TEST_P(MemTest, ARequestThatIsAnnouncedAfterTheFirstLookIsFoundByTheSecond) {
-  ASSERT_EQ(Plug(2), VIRTIO_MEM_RESP_ACK);
-  DirectRequest request(mmu().direct_requests(), mmu().in_flight(), mmu().memslots());
-  SetSyncPoint("unplug-marks", [&] {
-    EXPECT_TRUE(request.TryAnnounce({GfnOfBlock(2), GfnOfBlock(2) + 4}).has_value());
-  });
-  EXPECT_EQ(Unplug(2), VIRTIO_MEM_RESP_BUSY);
-  ClearSyncPoints();
-  EXPECT_TRUE(blocks().is_plugged(2));
-  EXPECT_TRUE(request.Withdraw());
 }
 
 // A driver that waits as long as it takes.

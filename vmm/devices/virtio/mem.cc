@@ -8,7 +8,6 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mmu/base/ordering.h"
-#include "mmu/base/sync_point.h"
 #include "vmm/base/monotonic.h"
 
 namespace underfoot::virtio {
@@ -194,7 +193,6 @@ uint16_t Mem::Unplug(std::vector<Blocks> runs, Request& request) {
 // hotplug_blocks.h has the reason for the order. A request that is announced between the two steps finds its
 // block away for a moment.
 bool Mem::TryMarkUnplugged(std::span<const Blocks> runs) {
-  UNDERFOOT_SYNC_POINT("unplug-marks");
   for (const Blocks& run : runs) blocks_.Set(run.first, run.count, false);
   const bool busy = AnnouncedOver(runs);
   if (busy) {
