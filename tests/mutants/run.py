@@ -82,6 +82,17 @@ def run_tests(row, build, mutant, seed, limit):
     return done.returncode, done.stdout.decode(errors="replace")
 
 
+BASELINES = {}
+
+
+def run_without_mutant(row, build):
+    """As run_tests; rows that have the same tests have one run."""
+    tests = build, row.binary, row.filter
+    if tests not in BASELINES:
+        BASELINES[tests] = run_tests(row, build, None, SEEDS[0], BASELINE_SECONDS)
+    return BASELINES[tests]
+
+
 def how_it_failed(code, output):
     if code is None:
         return f"hang of {MUTANT_SECONDS} s"
@@ -99,7 +110,7 @@ def judge(row, build):
     def survived(why):
         return Verdict(row.mutant, row.invariant, SURVIVED, why)
 
-    code, output = run_tests(row, build, None, SEEDS[0], BASELINE_SECONDS)
+    code, output = run_without_mutant(row, build)
     ran = TESTS_RUN.search(output)
     if code != 0:
         return survived(f"fails without the mutant: {how_it_failed(code, output)}")
