@@ -212,7 +212,7 @@ TEST_P(DevicesBootTest, MemoryIsPluggedAndUnpluggedUnderMixedChurn) {
   EXPECT_EQ(machine_->GetStats().audit.unexplained, 0u);
 }
 
-// A negative control of the guest's check: somebody changes a byte of a block. Which page the guest
+// A negative control of the guest's check: the test changes a byte of a block. Which page the guest
 // writes next is not known, so all of them are changed.
 TEST_P(DevicesBootTest, AWrongByteInAPluggedBlockIsInTheVerdict) {
   ASSERT_NO_FATAL_FAILURE(Start());
