@@ -109,7 +109,9 @@ TEST_F(Stage2Test, AnUnmapFlushesOnceAndLeavesNoTable) {
   EXPECT_EQ(stage2_.Stats().flushes, 1u);
   EXPECT_EQ(stage2_.Stats().unmaps, 600u);
   EXPECT_EQ(stage2_.Stats().tables, 1u);
-  EXPECT_FALSE(Unmap({kGfn, kGfn + 600}));
+  EXPECT_FALSE(Unmap({kGfn, kGfn + 600})) << "the range lies in one hole";
+  Map(kGfn + 700, {0x2000});
+  EXPECT_FALSE(Unmap({kGfn, kGfn + 600})) << "a walk through tables meets no leaf";
   EXPECT_EQ(stage2_.Stats().flushes, 1u);
 }
 
