@@ -9,11 +9,13 @@
 #include <string>
 #include <utility>
 
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "mmu/base/check.h"
 #include "mmu/stage2/stage2.h"
 #include "mmu/translate.h"
 #include "tests/bench/many_caches.h"
+#include "tests/bench/polled_block.h"
 #include "tests/bench/resident_vm.h"
 #include "tests/bench/shared_table.h"
 #include "tests/bench/stopwatch.h"
@@ -22,7 +24,7 @@ namespace underfoot::bench {
 namespace {
 
 // instructions.py divides by it.
-constexpr uint64_t kOperations = 1000;
+constexpr uint64_t kOperations = 1024;
 constexpr uint64_t kCaches = 256;
 
 using Loop = std::function<void()>;
@@ -81,9 +83,22 @@ Loop Map() {
       [tables, next](uint64_t) { tables->table.Map(Gfn{(*next)++}, {1}, Access::kWrite); });
 }
 
+Loop DeviceRequest() {
+  absl::StatusOr<std::unique_ptr<CoherentRam>> ram = MakeRam();
+  UNDERFOOT_CHECK(ram.ok(), "guest memory cannot be had", 0, 0);
+  const auto block = std::make_shared<PolledBlock>(
+      *std::move(ram), std::make_unique<MemoryDisk>(), uint32_t{VIRTIO_BLK_T_IN}, kPageSize);
+  return [block] {
+    for (uint64_t i = 0; i < kOperations; i += kInFlight) {
+      block->Offer();
+      block->ServeOurs();
+    }
+  };
+}
+
 const std::map<std::string, Loop (*)()> kOperationsByName = {
     {"check", Check}, {"translate", Translate},       {"begin_of_nothing", BeginOfNothing},
-    {"map", Map},     {"map_and_unmap", MapAndUnmap},
+    {"map", Map},     {"map_and_unmap", MapAndUnmap}, {"device_request", DeviceRequest},
 };
 
 }  // namespace

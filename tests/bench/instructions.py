@@ -17,7 +17,7 @@ import tempfile
 import figures
 
 TABLE = pathlib.Path(__file__).resolve().parent / "instructions.tsv"
-OPERATIONS = 1000  # kOperations of instructions.cc
+OPERATIONS = 1024  # kOperations of instructions.cc
 PLACES = 8  # of a profile
 FUNCTION = "underfoot::bench::Measured*"
 TOTAL = re.compile(r"^(?:summary|totals): (\d+)", re.MULTILINE)

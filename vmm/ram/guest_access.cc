@@ -74,43 +74,54 @@ GuestAccess::Progress GuestAccess::TryInSections(Reader& reader, std::span<const
                                                  const Use& use) {
   std::array<PagePiece, kSectionPages> pieces;
   std::array<Piece, kSectionPages> cut;
-  const auto advance = [&](Progress at, size_t bytes) {
-    at.bytes += bytes;
-    return at.bytes == copies[at.copies].bytes ? Progress{at.copies + 1, 0} : at;
-  };
   Progress progress;
-  for (Progress at; at.copies < copies.size(); progress = at) {
+  while (progress.copies < copies.size()) {
+    size_t next = progress.copies;
+    size_t done = progress.bytes;  // of the next copy
     size_t count = 0;
     size_t bytes = 0;
     GfnRange pages{{UINT64_MAX}, {0}};
-    while (at.copies < copies.size() && count < kSectionPages && bytes < kSectionBytes) {
-      const GuestCopy& copy = copies[at.copies];
-      const Gpa gpa = copy.gpa + at.bytes;
+    for (; next < copies.size() && count < kSectionPages && bytes < kSectionBytes; ++count) {
+      const GuestCopy& copy = copies[next];
+      const Gpa gpa = copy.gpa + done;
       const size_t here =
-          std::min({copy.bytes - at.bytes, kPageSize - OffsetInPage(gpa), kSectionBytes - bytes});
-      const GfnRange with{std::min(pages.begin, GfnOf(gpa)), std::max(pages.end, GfnOf(gpa) + 1)};
+          std::min({copy.bytes - done, kPageSize - OffsetInPage(gpa), kSectionBytes - bytes});
+      const Gfn gfn = GfnOf(gpa);
+      const GfnRange with{std::min(pages.begin, gfn), std::max(pages.end, gfn + 1)};
       if (with.size() > kSectionRange) break;
       pages = with;
-      std::byte* const own = copy.own == nullptr ? nullptr : copy.own + at.bytes;
-      at = advance(at, here);
-      pieces[count] = {gpa, copy.access};
-      cut[count++] = {own, here};
+      pieces[count].gpa = gpa;
+      pieces[count].access = copy.access;
+      cut[count] = {copy.own == nullptr ? nullptr : copy.own + done, here};
       bytes += here;
+      done += here;
+      if (done != copy.bytes) continue;
+      ++next;
+      done = 0;
     }
     const std::optional<Hva> hva = memory_.HvaOf(GpaOf(pages.begin));
     if (!hva.has_value()) return progress;
     // The range is a guess: the memory of a slot that is elsewhere now is not announced, and is not
     // used.
     const RangeSection section(reader, PageRangeOf(*hva, pages.size()));
-    const size_t translated = mmu_.Translate(section, std::span(pieces).first(count));
-    // In the section: see hotplug_blocks.h.
-    size_t found = 0;
-    while (found < translated && memory_.IsRam(pieces[found].gpa, cut[found].bytes)) ++found;
+    size_t found = mmu_.Translate(section, std::span(pieces).first(count));
+    // In the section: see hotplug_blocks.h. As a rule there is no gap of unplugged memory between pieces.
+    if (!IsRam(pages)) {
+      size_t usable = 0;
+      while (usable < found && memory_.IsRam(pieces[usable].gpa, cut[usable].bytes)) ++usable;
+      found = usable;
+    }
     for (size_t i = 0; i < found; ++i) {
       use(pieces[i].data, cut[i].own, cut[i].bytes, pieces[i].access);
     }
-    if (found == count) continue;
-    for (size_t i = 0; i < found; ++i) progress = advance(progress, cut[i].bytes);
+    if (found == count) {
+      progress = {next, done};
+      continue;
+    }
+    for (size_t i = 0; i < found; ++i) {
+      progress.bytes += cut[i].bytes;
+      if (progress.bytes == copies[progress.copies].bytes) progress = {progress.copies + 1, 0};
+    }
     return progress;
   }
   return progress;

@@ -245,16 +245,10 @@ std::vector<abi::DataRange> GuestMemory::DataRanges() const {
   return ranges;
 }
 
-bool GuestMemory::IsRam(Gpa gpa, uint64_t bytes) const {
-  if (gpa.value >= bytes_ || bytes > bytes_ - gpa.value) return false;
-  if (hotplug_ == nullptr || gpa + bytes <= hotplug_->begin()) return true;
+bool GuestMemory::IsPlugged(Gpa gpa, uint64_t bytes) const {
+  if (gpa + bytes <= hotplug_->begin()) return true;
   const Gpa first = std::max(gpa, hotplug_->begin());
   return hotplug_->ArePlugged(first, gpa + bytes - first);
-}
-
-std::optional<Hva> GuestMemory::HvaOf(Gpa gpa) const {
-  if (gpa.value >= bytes_ || gone()) return std::nullopt;
-  return base_ + gpa.value;
 }
 
 }  // namespace underfoot

@@ -111,10 +111,16 @@ class GuestMemory {
   const std::vector<RamSlot>& slots() const { return slots_; }
   std::vector<abi::DataRange> DataRanges() const;
   // nullopt: not RAM, or RAM has gone. The hot-plug region has addresses, whether it is plugged or not.
-  std::optional<Hva> HvaOf(Gpa gpa) const;
+  std::optional<Hva> HvaOf(Gpa gpa) const {
+    if (gpa.value >= bytes_ || gone()) return std::nullopt;
+    return base_ + gpa.value;
+  }
   // Whether all of it is RAM that the guest may use now. A block that is plugged may be unplugged at any
   // time: hotplug_blocks.h has the order in which an access looks.
-  bool IsRam(Gpa gpa, uint64_t bytes) const;
+  bool IsRam(Gpa gpa, uint64_t bytes) const {
+    if (gpa.value >= bytes_ || bytes > bytes_ - gpa.value) return false;
+    return hotplug_ == nullptr || IsPlugged(gpa, bytes);
+  }
   // The hot-plug region; nullptr: there is none.
   HotplugBlocks* hotplug() const { return hotplug_.get(); }
 
@@ -138,6 +144,8 @@ class GuestMemory {
  private:
   GuestMemory(UniqueFd fd, Hva base, uint64_t bytes, Backing backing, HugePages huge_pages,
               std::vector<RamSlot> slots);
+  // Of a range in RAM: whether what lies in the hot-plug region is plugged.
+  bool IsPlugged(Gpa gpa, uint64_t bytes) const;
   // Adds the slot to KVM at `gpa`, or moves it there.
   absl::Status SetInKvm(const RamSlot& slot, Gpa gpa, Vm& vm, const KvmGate& gate);
   // Runs `change` through the gate, with the log of the slot taken first.

@@ -150,11 +150,11 @@ QueueOutcome Virtqueue::Pop(Reader& reader, std::span<Chain> chains, size_t& tak
   std::array<size_t, kMaxBatch> ends;  // of the chains in copied_
   uint32_t whole = 0;  // a bit for each chain that was copied up to its last descriptor
   const QueueOutcome copies = In(reader, descriptors_, [&](std::byte* area) {
-    copied_.clear();
+    copied_count_ = 0;
     whole = 0;
     for (size_t i = 0; i < count; ++i) {
       whole |= uint32_t{CopyChain(area, heads[i])} << i;
-      ends[i] = copied_.size();
+      ends[i] = copied_count_;
     }
   });
   if (copies != QueueOutcome::kDone) return copies;
@@ -178,16 +178,15 @@ QueueOutcome Virtqueue::Pop(Reader& reader, std::span<Chain> chains, size_t& tak
 // descriptors as its table. A section contains this, so no more than kMaxBatchDescriptors are copied
 // for the chains after the first one: such a chain does not end, and is looked at again by the next Pop.
 bool Virtqueue::CopyChain(std::byte* area, uint16_t head) {
-  const size_t begin = copied_.size();
-  const size_t most =
-      begin == 0 ? layout_.size : std::min<size_t>(begin + layout_.size, kMaxBatchDescriptors);
-  for (uint16_t at = head; at < layout_.size && copied_.size() < most;) {
+  const size_t begin = copied_count_;
+  const size_t most = std::min<size_t>(begin + layout_.size, kMaxBatchDescriptors);
+  for (uint16_t at = head; at < layout_.size && copied_count_ < most;) {
     const uint64_t offset = at * sizeof(Descriptor);
     // Relaxed: the index has ordered them. A driver that changes them now gets any mixture.
     const auto descriptor = std::bit_cast<Descriptor>(
         std::array{WordAt<uint64_t>(area, offset).load(kRelaxed),
                    WordAt<uint64_t>(area, offset + sizeof(uint64_t)).load(kRelaxed)});
-    copied_.push_back(descriptor);
+    copied_[copied_count_++] = descriptor;
     if ((descriptor.flags & Descriptor::kNext) == 0) return true;
     at = descriptor.next;
   }

@@ -22,6 +22,7 @@
 #ifndef UNDERFOOT_VMM_DEVICES_VIRTIO_VIRTQUEUE_H_
 #define UNDERFOOT_VMM_DEVICES_VIRTIO_VIRTQUEUE_H_
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -79,6 +80,7 @@ class Virtqueue {
 
   // One section copies at most this many descriptors of the chains after the first one.
   static constexpr size_t kMaxBatchDescriptors = 256;
+  static_assert(kMaxSize <= kMaxBatchDescriptors);  // the first chain is copied whole
 
   struct Parts {
     Mmu& mmu;
@@ -164,9 +166,11 @@ class Virtqueue {
   // Relaxed: only the queue's thread writes these two; other threads only show them.
   std::atomic<uint16_t> next_available_{0};
   std::atomic<uint16_t> next_used_{0};
-  uint64_t held_ = 0;               // chains taken and not yet published
-  uint16_t judged_used_ = 0;        // what WantsInterrupt has decided for
-  std::vector<Descriptor> copied_;  // the chains of a Pop as the driver wrote them, links followed
+  uint64_t held_ = 0;         // chains taken and not yet published
+  uint16_t judged_used_ = 0;  // what WantsInterrupt has decided for
+  // The chains of a Pop as the driver wrote them, links followed.
+  std::array<Descriptor, kMaxBatchDescriptors> copied_;
+  size_t copied_count_ = 0;
   std::vector<Descriptor> expanded_;
   std::vector<Descriptor> indirect_table_;
 
