@@ -104,6 +104,10 @@ class Mmu final : private Subscriber {
     return underfoot::Translate(memslots_, stage2_, section, pieces);
   }
 
+  uint64_t MarkUsed(const RangeSection& section, GfnRange gfns, Access access) {
+    return underfoot::MarkUsed(memslots_, stage2_, section, gfns, access);
+  }
+
   Notifier& notifier() { return notifier_; }
   FaultHandler& faults() { return faults_; }
   RangeFaultHandler& range_faults() { return range_faults_; }

@@ -67,4 +67,16 @@ size_t Translate(const MemslotTable& memslots, Stage2& stage2, const RangeSectio
   return pieces.size();
 }
 
+uint64_t MarkUsed(const MemslotTable& memslots, Stage2& stage2, const RangeSection& section,
+                  GfnRange gfns, Access access) {
+  rcu::ReadScope rcu;
+  UNDERFOOT_SYNC_POINT("range-section-entered");
+  const Memslot* slot = memslots.Current().Find(gfns.begin);
+  if (slot == nullptr) return 0;
+  const GfnRange here{gfns.begin, std::min(gfns.end, slot->gfns.end)};
+  const HvaRange hvas = slot->HvasOf(here);
+  if (!section.Announces(hvas.begin) || !section.Announces(hvas.end - kPageSize)) return 0;
+  return stage2.UseRange(here, access);
+}
+
 }  // namespace underfoot

@@ -79,6 +79,12 @@ struct PagePiece {
 size_t Translate(const MemslotTable& memslots, Stage2& stage2, const RangeSection& section,
                  std::span<PagePiece> pieces);
 
+// Marks pages for an access by other means than such pointers, a system call for instance. Returns the
+// number of pages before the first one that stage-2 does not grant now, or that lies outside of the
+// announced range or of the memslot of the first one.
+uint64_t MarkUsed(const MemslotTable& memslots, Stage2& stage2, const RangeSection& section,
+                  GfnRange gfns, Access access);
+
 // Returns an empty page if stage-2 does not grant the access now. The caller then faults the page
 // in (FaultHandler::FaultIn) and tries again.
 TranslatedPage Translate(const MemslotTable& memslots, Stage2& stage2, Reader& reader, Gpa gpa,

@@ -89,6 +89,10 @@ class Pte {
   constexpr Pte Young() const { return Pte(word_ | kYoung); }
   constexpr Pte Old() const { return Pte(word_ & ~kYoung); }
   constexpr Pte Dirty() const { return Pte(word_ | kDirty); }
+  // After an access, as hardware marks it.
+  constexpr Pte Used(Access access) const {
+    return access == Access::kWrite ? Young().Dirty() : Young();
+  }
   constexpr Pte Clean() const { return Pte(word_ & ~kDirty); }
   constexpr Pte WithPfn(Pfn pfn) const {
     return Pte((word_ & ~kPfnMask) | (pfn.value << kPfnShift & kPfnMask));

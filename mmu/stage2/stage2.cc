@@ -288,9 +288,31 @@ void Stage2::CollectDirty(GfnRange range, DirtySink log) {
 }
 
 bool Stage2::MarkUsed(Gfn gfn, const Leaf& leaf, Access access) {
-  const Pte used = access == Access::kWrite ? leaf.pte.Young().Dirty() : leaf.pte.Young();
+  const Pte used = leaf.pte.Used(access);
   if (used == leaf.pte) return true;
   return FindEntry(gfn).entry.Replace(leaf.pte, used);
+}
+
+// Every entry of a table may be read after the table has left its parent: the caller's section was entered
+// before the walk, and is waited for before what the leaves name is used otherwise (P3).
+uint64_t Stage2::UseRange(GfnRange gfns, Access access) {
+  for (Gfn gfn = gfns.begin; gfn < gfns.end;) {
+    if (!kGuestFrames.Contains(gfn)) return gfn - gfns.begin;
+    const Place place = FindEntry(gfn);
+    const Gfn end = std::min(gfns.end, EntryRange(gfn, place.level + 1).end);
+    for (Entry* entry = &place.entry; gfn < end; ++entry) {
+      Pte pte = entry->Load();
+      if (pte.is_table()) break;  // its leaves are found by a walk of their own
+      for (;;) {
+        if (!pte.is_leaf() || !pte.Grants(access)) return gfn - gfns.begin;
+        const Pte used = pte.Used(access);
+        if (used == pte || entry->Replace(pte, used)) break;
+        pte = entry->Load();
+      }
+      gfn = EntryRange(gfn, place.level).end;
+    }
+  }
+  return gfns.size();
 }
 
 Stage2::Path Stage2::WalkPath(Gfn gfn) const {

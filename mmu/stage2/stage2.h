@@ -172,6 +172,10 @@ class Stage2 {
   // The second half of Use. Returns false if the leaf has changed since it was looked up.
   [[nodiscard]] bool MarkUsed(Gfn gfn, const Leaf& leaf, Access access);
 
+  // Use of each frame in turn, with one walk for each table. Returns the number of frames before the first
+  // one to which no leaf grants the access.
+  uint64_t UseRange(GfnRange gfns, Access access);
+
   // The entries on the way down to `gfn`, from the root's to the last one. Of a frame outside of
   // stage-2: an empty one.
   struct Path {

@@ -121,6 +121,26 @@ TEST_F(Stage2Test, AnUnmapTakesItsRangeAndNothingElse) {
   EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x100 wy-", "0x12348+1 -> 0x103 wy-"));
 }
 
+// The last pages of a table, a block, and the first page of the next table.
+TEST_F(Stage2Test, AUseOfARangeGoesThroughTablesAndBlocks) {
+  constexpr Gfn kBlock{0x12400};
+  Map(kBlock - 2, {0x100});
+  Map(kBlock - 1, {0x101});
+  ASSERT_EQ(stage2_.TryClaim(kBlock, 1, Access::kWrite, kOther).outcome, ClaimOutcome::kClaimed);
+  ASSERT_TRUE(stage2_.Publish(kBlock, kOther, Pte::Leaf({0x40000}, Access::kWrite)));
+  Map(kBlock + kEntries, {0x200}, Access::kRead);
+  const GfnRange all{kBlock - 2, kBlock + kEntries + 1};
+  EXPECT_EQ(stage2_.UseRange(all, Access::kRead), all.size());
+  EXPECT_EQ(stage2_.UseRange(all, Access::kWrite), all.size() - 1) << "the last one is read-only";
+  for (const Gfn gfn : {all.begin, kBlock - 1, kBlock, kBlock + 7}) {
+    EXPECT_TRUE(stage2_.Lookup(gfn)->pte.dirty()) << gfn.value;
+  }
+  EXPECT_FALSE(stage2_.Lookup(kBlock + kEntries)->pte.dirty());
+  ASSERT_EQ(stage2_.TryClaim(all.end, 0, Access::kRead, kOther).outcome, ClaimOutcome::kClaimed);
+  EXPECT_EQ(stage2_.UseRange({all.end - 1, all.end + 2}, Access::kRead), 1u) << "a claim ends it";
+  EXPECT_EQ(stage2_.UseRange({kBlock + 3, kBlock + 5}, Access::kWrite), 2u);
+}
+
 constexpr Gfn kTable{0x12400};  // the first frame of a table of pages
 constexpr GfnRange kWholeTable{kTable, kTable + kEntries};
 

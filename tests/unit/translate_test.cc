@@ -122,5 +122,30 @@ TEST_F(TranslateTest, APageThatIsNotAnnouncedIsNotUsed) {
   EXPECT_EQ(mmu_.Translate(section, before), 0u);
 }
 
+TEST_F(TranslateTest, PagesAreMarkedUpToTheFirstThatIsMissing) {
+  for (const uint64_t page : {5, 6, 8}) ASSERT_EQ(Fault(page), FaultOutcome::kMapped);
+  const RangeSection section(reader_, host_.Pages(4, 6));
+  EXPECT_EQ(mmu_.MarkUsed(section, {GfnAt(5), GfnAt(9)}, Access::kWrite), 2u);
+  EXPECT_TRUE(LeafOf(5)->dirty() && LeafOf(6)->dirty());
+  EXPECT_FALSE(LeafOf(8)->dirty()) << "behind a page that is missing";
+  EXPECT_EQ(mmu_.MarkUsed(section, {GfnAt(8), GfnAt(9)}, Access::kRead), 1u);
+  EXPECT_FALSE(LeafOf(8)->dirty()) << "a read";
+  EXPECT_EQ(mmu_.MarkUsed(section, {kNowhere, kNowhere + 1}, Access::kRead), 0u);
+}
+
+TEST_F(TranslateTest, PagesThatAreNotAnnouncedAreNotMarked) {
+  for (const uint64_t page : {4, 5, 6, 7}) ASSERT_EQ(Fault(page), FaultOutcome::kMapped);
+  const RangeSection section(reader_, host_.Pages(5, 2));
+  EXPECT_EQ(mmu_.MarkUsed(section, {GfnAt(6), GfnAt(8)}, Access::kWrite), 0u);
+  EXPECT_EQ(mmu_.MarkUsed(section, {GfnAt(4), GfnAt(6)}, Access::kWrite), 0u);
+  for (const uint64_t page : {4, 5, 6, 7}) EXPECT_FALSE(LeafOf(page)->dirty());
+}
+
+TEST_F(TranslateTest, MarksEndWithTheMemslot) {
+  ASSERT_EQ(Fault(kPages - 1), FaultOutcome::kMapped);
+  const RangeSection section(reader_, host_.Pages(kPages - 1));
+  EXPECT_EQ(mmu_.MarkUsed(section, {GfnAt(kPages - 1), GfnAt(kPages + 1)}, Access::kWrite), 1u);
+}
+
 }  // namespace
 }  // namespace underfoot::testing

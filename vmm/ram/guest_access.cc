@@ -92,7 +92,7 @@ GuestAccess::Progress GuestAccess::TryInSections(Reader& reader, std::span<const
       pages = with;
       pieces[count].gpa = gpa;
       pieces[count].access = copy.access;
-      cut[count] = {copy.own == nullptr ? nullptr : copy.own + done, here};
+      cut[count] = {copy.own + done, here};
       bytes += here;
       done += here;
       if (done != copy.bytes) continue;
@@ -177,15 +177,35 @@ absl::Status GuestAccess::Write(Reader& reader, Gpa gpa, std::span<const std::by
                  });
 }
 
-absl::Status GuestAccess::NoteWritten(Reader& reader, Gpa gpa, uint64_t bytes) {
-  return OnPages(reader, {gpa, Access::kWrite, nullptr, bytes},
-                 [](std::byte*, std::byte*, size_t, Access) {});
+uint64_t GuestAccess::TryMarkWritten(Reader& reader, GfnRange gfns) {
+  Gfn next = gfns.begin;
+  while (next < gfns.end) {
+    const GfnRange some{next, std::min(gfns.end, next + kSectionRange)};
+    const std::optional<Hva> hva = memory_.HvaOf(GpaOf(some.begin));
+    if (!hva.has_value()) break;
+    const RangeSection section(reader, PageRangeOf(*hva, some.size()));
+    // In the section: see hotplug_blocks.h.
+    if (!IsRam(some)) break;
+    const uint64_t marked = mmu_.MarkUsed(section, some, Access::kWrite);
+    next += marked;
+    if (marked == 0) break;
+  }
+  return next - gfns.begin;
 }
 
-bool GuestAccess::AreMapped(Reader& reader, GfnRange gfns) {
-  const GuestCopy all{GpaOf(gfns.begin), Access::kWrite, nullptr, gfns.size() << kPageShift};
-  return TryInSections(reader, {&all, 1}, [](std::byte*, std::byte*, size_t, Access) {}).copies ==
-         1;
+absl::Status GuestAccess::NoteWritten(Reader& reader, Gpa gpa, uint64_t bytes) {
+  const GfnRange gfns{GfnOf(gpa), GfnOf(gpa + (bytes - 1)) + 1};
+  for (Gfn next = gfns.begin;;) {
+    next += TryMarkWritten(reader, {next, gfns.end});
+    if (next == gfns.end) return absl::OkStatus();
+    // A page without a translation is brought in and marked by itself.
+    if (absl::Status status =
+            OnPage(reader, GpaOf(next), kPageSize, Access::kWrite, [](std::byte*) {});
+        !status.ok()) {
+      return status;
+    }
+    next += 1;
+  }
 }
 
 template <class Copy>

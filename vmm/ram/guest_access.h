@@ -34,7 +34,7 @@ struct GuestCopy {
   void Advance(size_t done) {
     gpa += done;
     bytes -= done;
-    if (own != nullptr) own += done;
+    own += done;
   }
 };
 
@@ -59,7 +59,9 @@ class GuestAccess {
   // have been made.
   [[nodiscard]] size_t TryCopy(Reader& reader, std::span<const GuestCopy> copies);
   // Whether each page has a translation now that grants a write. The pages are marked as written.
-  [[nodiscard]] bool AreMapped(Reader& reader, GfnRange gfns);
+  [[nodiscard]] bool AreMapped(Reader& reader, GfnRange gfns) {
+    return TryMarkWritten(reader, gfns) == gfns.size();
+  }
   // GuestMemory::IsRam. For a system call on guest memory: after its announcement.
   bool IsRam(GfnRange gfns) const {
     return memory_.IsRam(GpaOf(gfns.begin), gfns.size() << kPageShift);
@@ -68,6 +70,8 @@ class GuestAccess {
   [[nodiscard]] absl::Status NoteWritten(Reader& reader, Gpa gpa, uint64_t bytes);
 
  private:
+  // Returns the number of pages before the first one that has no translation which grants a write.
+  uint64_t TryMarkWritten(Reader& reader, GfnRange gfns);
   // `bytes` lies within one page.
   template <class Copy>
   absl::Status OnPage(Reader& reader, Gpa gpa, size_t bytes, Access access, const Copy& copy);
