@@ -24,7 +24,7 @@ using ::testing::Not;
 using ::testing::StartsWith;
 
 TEST(TableTest, ColumnsAreAlignedAndLinesHaveNoTail) {
-  Table table({Align::kLeft, Align::kRight, Align::kLeft});
+  TextTable table({Align::kLeft, Align::kRight, Align::kLeft});
   table.AddRow({"a", "1", "x"});
   table.AddRow({"bbb", "22", ""});
   table.AddRow({"ü"});
@@ -32,7 +32,7 @@ TEST(TableTest, ColumnsAreAlignedAndLinesHaveNoTail) {
 }
 
 TEST(TableTest, NoControlCharacterReachesTheTerminal) {
-  Table table({Align::kLeft});
+  TextTable table({Align::kLeft});
   table.AddRow({"a\x1b[2J\nb"});
   EXPECT_EQ(table.Text(), "a?[2J?b\n");
 }
