@@ -76,7 +76,7 @@ TEST_P(EveryMachine, PassesItsGuestsVerdictUnderMixedChurn) {
   FinishWell();
 }
 
-std::string NameOf(const ::testing::TestParamInfo<EveryMachine::ParamType>& info) {
+std::string NameOfMachine(const ::testing::TestParamInfo<EveryMachine::ParamType>& info) {
   const auto [guest, backing, vcpus] = info.param;
   return absl::StrFormat("%s_%s_%d", guest, BackingName(backing), vcpus);
 }
@@ -85,7 +85,7 @@ INSTANTIATE_TEST_SUITE_P(Machines, EveryMachine,
                          ::testing::Combine(::testing::Values("stamp", "smp", "shared", "mixed"),
                                             ::testing::Values(Backing::kAnon, Backing::kMemfd),
                                             ::testing::Values(1u, 4u)),
-                         NameOf);
+                         NameOfMachine);
 
 // A kind of churn alone moves its own counters, and those of others stay.
 struct KindAlone {

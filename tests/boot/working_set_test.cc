@@ -192,7 +192,7 @@ TEST_P(WorkingSetOfAGuest, MissesNothingWhileItsMemoryIsChurned) {
   FinishWell();
 }
 
-std::string NameOf(const ::testing::TestParamInfo<WorkingSetOfAGuest::ParamType>& info) {
+std::string NameOfGuest(const ::testing::TestParamInfo<WorkingSetOfAGuest::ParamType>& info) {
   return std::string(std::get<0>(info.param)) + "_" +
          std::string(BackingName(std::get<1>(info.param))) + "_" +
          std::to_string(std::get<2>(info.param));
@@ -202,7 +202,7 @@ INSTANTIATE_TEST_SUITE_P(Machines, WorkingSetOfAGuest,
                          ::testing::Combine(::testing::Values("stamp", "mixed"),
                                             ::testing::Values(Backing::kAnon, Backing::kMemfd),
                                             ::testing::Values(1u, 2u)),
-                         NameOf);
+                         NameOfGuest);
 
 }  // namespace
 }  // namespace underfoot::testing

@@ -12,7 +12,7 @@
 namespace underfoot::testing {
 namespace {
 
-constexpr uint64_t kPatternSeed = 77;
+constexpr uint64_t kWorkloadSeed = 77;
 
 // Everything the guest said and counted, for a failure's message.
 std::string Story(MinimalVmm& vmm) {
@@ -29,7 +29,7 @@ TEST_P(Workloads, EndByThemselvesWithAGoodVerdictAndWorkDone) {
   auto vmm = MinimalVmm::Create({.populate = true,
                                  .vcpus = vcpus,
                                  .workload = workload,
-                                 .seed = kPatternSeed,
+                                 .seed = kWorkloadSeed,
                                  .max_rounds = 40});
   ASSERT_TRUE(vmm.ok()) << vmm.status();
 
@@ -50,7 +50,7 @@ TEST_P(Workloads, EndByThemselvesWithAGoodVerdictAndWorkDone) {
   }
 }
 
-std::string NameOf(const ::testing::TestParamInfo<Workloads::ParamType>& info) {
+std::string NameOfWorkload(const ::testing::TestParamInfo<Workloads::ParamType>& info) {
   return std::string(Name(std::get<0>(info.param))) + std::to_string(std::get<1>(info.param));
 }
 
@@ -59,7 +59,7 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values(abi::Workload::kStamp, abi::Workload::kSmp,
                                          abi::Workload::kShared, abi::Workload::kMixed),
                        ::testing::Values(1u, 2u, 4u)),
-    NameOf);
+    NameOfWorkload);
 
 class Rings : public ::testing::TestWithParam<abi::Workload> {};
 
@@ -67,9 +67,9 @@ TEST_P(Rings, CarryEveryRecordInOrderInBothDirections) {
   UNDERFOOT_NEEDS_KVM();
   constexpr uint64_t kRecords = 20000;
   auto vmm = MinimalVmm::Create(
-      {.populate = true, .vcpus = 2, .workload = GetParam(), .seed = kPatternSeed});
+      {.populate = true, .vcpus = 2, .workload = GetParam(), .seed = kWorkloadSeed});
   ASSERT_TRUE(vmm.ok()) << vmm.status();
-  RingPeer peer((*vmm)->shared_page(), kPatternSeed);
+  RingPeer peer((*vmm)->shared_page(), kWorkloadSeed);
 
   ASSERT_TRUE((*vmm)->Start().ok());
   EXPECT_TRUE(WaitUntil([&] {

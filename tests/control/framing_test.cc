@@ -117,7 +117,7 @@ TEST_F(FramingTest, EveryErrorIsJsonEvenIfTheInputIsNotHttp) {
     EXPECT_THAT(reply, HasSubstr("Content-Type: application/json\r\n")) << request.substr(0, 60);
     const size_t body = reply.find("\r\n\r\n");
     ASSERT_NE(body, std::string::npos) << request.substr(0, 60);
-    const Json json = Json::parse(reply.substr(body + 4), nullptr, false);
+    const Json json = ParseJson(reply.substr(body + 4));
     ASSERT_TRUE(json.is_object()) << reply;
     EXPECT_EQ(json["error"]["status"], status);
     EXPECT_FALSE(json["error"]["message"].get<std::string>().empty());

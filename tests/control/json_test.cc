@@ -86,11 +86,11 @@ constexpr char kStats[] = R"({
 })";
 
 TEST(JsonTest, StatsHaveTheStableNamesAndNothingMixedUp) {
-  EXPECT_EQ(ToJson(SomeStats()), Json::parse(kStats));
+  EXPECT_EQ(ToJson(SomeStats()), ParseJson(kStats));
 }
 
 TEST(JsonTest, StatsKeepTheOrderOfTheirStructs) {
-  EXPECT_EQ(Dump(ToJson(SomeStats())), Dump(Json::parse(kStats)));
+  EXPECT_EQ(Dump(ToJson(SomeStats())), Dump(ParseJson(kStats)));
 }
 
 // docs/statistics.md, line by line, as the table of the statistics has it.
@@ -139,7 +139,7 @@ TEST(JsonTest, AnEventNamesTheGuestFramesAtItsAddress) {
   FakeTarget target;
   target.HappenTo(0x21);
   const Json event = ToJson(target.GetEvents(0, 1).front());
-  EXPECT_EQ(event["gfns"], Json::parse(R"([{"begin": 33, "end": 34}, {"begin": 66, "end": 67}])"));
+  EXPECT_EQ(event["gfns"], ParseJson(R"([{"begin": 33, "end": 34}, {"begin": 66, "end": 67}])"));
 }
 
 TEST(JsonTest, EveryStateAndVerdictHasAName) {

@@ -137,9 +137,9 @@ TEST_F(ProgramTest, EveryQueryHasATableAndJson) {
     as_json.push_back("--json");
     const Result json = Run(as_json);
     EXPECT_EQ(json.exit, 0);
-    EXPECT_TRUE(Json::parse(json.out, nullptr, false).is_object()) << json.out;
+    EXPECT_TRUE(ParseJson(json.out).is_object()) << json.out;
   }
-  EXPECT_EQ(Json::parse(Run({"stats", "--json"}).out), ToJson(SomeStats()));
+  EXPECT_EQ(ParseJson(Run({"stats", "--json"}).out), ToJson(SomeStats()));
   EXPECT_THAT(Run({"stats", "--csv"}).out, StartsWith("vm.name,vm.vcpus,"));
 }
 
@@ -176,7 +176,7 @@ TEST_F(ProgramTest, DirtyPagesAreTakenAsRangesOfFrames) {
   EXPECT_EQ(taken.exit, 0) << taken.err;
   EXPECT_EQ(taken.out, "0x0 0x3\n0x3f 0x40\n0x141 0x142\n");
   EXPECT_EQ(Run({"dirty", "--take"}).out, "");
-  EXPECT_EQ(Json::parse(Run({"dirty", "--take", "--json"}).out)["dirty"], 0);
+  EXPECT_EQ(ParseJson(Run({"dirty", "--take", "--json"}).out)["dirty"], 0);
   EXPECT_EQ(Run({"dirty", "--take", "--watch"}).exit, 2);
 }
 
@@ -190,7 +190,7 @@ TEST_F(ProgramTest, EventsAreFollowedUntilTheMachineEnds) {
   EXPECT_THAT(lines.out, HasSubstr("kernel unmap"));
   EXPECT_EQ(json.exit, 0) << json.err;
   const std::string event = json.out.substr(json.out.find('\n') + 1);  // after the clock
-  EXPECT_EQ(Json::parse(event, nullptr, false)["number"], 1) << json.out;
+  EXPECT_EQ(ParseJson(event)["number"], 1) << json.out;
 }
 
 TEST_F(ProgramTest, PauseResumeQuitAndChurnReachTheMachine) {
@@ -241,7 +241,7 @@ TEST_F(ProgramTest, WatchRepeatsUntilTheMachineIsGone) {
   std::istringstream lines(result.out);
   size_t answers = 0;
   for (std::string line; std::getline(lines, line); ++answers) {
-    EXPECT_EQ(Json::parse(line), ToJson(SomeStats()));
+    EXPECT_EQ(ParseJson(line), ToJson(SomeStats()));
   }
   EXPECT_GE(answers, 3U);
 }
@@ -305,7 +305,7 @@ TEST_F(ProgramTest, StatsOfAGroupThatIsNotThereNamesThoseThatAre) {
   const Result result = Run({"stats", "wings"});
   EXPECT_EQ(result.exit, 2) << "a wrong command line";
   EXPECT_THAT(result.err, AllOf(HasSubstr("no group 'wings'"), HasSubstr("vm, guest")));
-  EXPECT_EQ(Json::parse(Run({"stats", "rcu", "--json"}).out),
+  EXPECT_EQ(ParseJson(Run({"stats", "rcu", "--json"}).out),
             Json::object({{"rcu", ToJson(SomeStats())["rcu"]}}));
 }
 

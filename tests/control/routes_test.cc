@@ -34,14 +34,14 @@ class RoutesTest : public ::testing::Test {
   Json Get(const std::string& path) {
     const HttpReply reply = Ask("GET", path);
     EXPECT_EQ(reply.status, 200) << path << ": " << reply.body;
-    return Json::parse(reply.body);
+    return ParseJson(reply.body);
   }
 
   // The message of an error that has the status and the form of one.
   static std::string Message(const HttpReply& reply, int status) {
     EXPECT_EQ(reply.status, status) << reply.body;
     EXPECT_EQ(reply.content_type, "application/json");
-    const Json json = Json::parse(reply.body, nullptr, false);
+    const Json json = ParseJson(reply.body);
     if (!json.is_object() || !json.contains("error")) {
       ADD_FAILURE() << "no error object: " << reply.body;
       return "";
@@ -70,7 +70,7 @@ TEST_F(RoutesTest, TheIndexListsEveryRoute) {
 }
 
 TEST_F(RoutesTest, CachesShowTheirKeyAndTheirTranslation) {
-  EXPECT_EQ(Get("/v1/caches"), Json::parse(R"({"caches": [
+  EXPECT_EQ(Get("/v1/caches"), ParseJson(R"({"caches": [
     {"name": "vring", "key": "gpa", "address": "0x1000", "bytes": 4096, "state": "valid",
      "hva": "0x7f0000001000", "pfn": 77, "refreshes": 5, "invalidations": 6},
     {"name": "shared", "key": "hva", "address": "0x7f0000002000", "bytes": 8, "state": "invalid",
@@ -78,7 +78,7 @@ TEST_F(RoutesTest, CachesShowTheirKeyAndTheirTranslation) {
 }
 
 TEST_F(RoutesTest, MemslotsAreHalfOpenIntervals) {
-  EXPECT_EQ(Get("/v1/memslots"), Json::parse(R"({"memslots": [
+  EXPECT_EQ(Get("/v1/memslots"), ParseJson(R"({"memslots": [
     {"id": 0, "gfn_begin": 0, "gfn_end": 256, "pages": 256, "hva": "0x7f0000000000",
      "flags": [], "generation": 3},
     {"id": 1, "gfn_begin": 256, "gfn_end": 384, "pages": 128, "hva": "0x7f0000100000",
@@ -86,7 +86,7 @@ TEST_F(RoutesTest, MemslotsAreHalfOpenIntervals) {
 }
 
 TEST_F(RoutesTest, Stage2ShowsTheWalkAndTheLeaf) {
-  EXPECT_EQ(Get("/v1/stage2?gfn=0x10"), Json::parse(R"({"gfn": 16, "steps": [
+  EXPECT_EQ(Get("/v1/stage2?gfn=0x10"), ParseJson(R"({"gfn": 16, "steps": [
     {"level": 3, "entry": "table", "raw": "0x1003"}, {"level": 2, "entry": "table", "raw": "0x2003"},
     {"level": 1, "entry": "leaf", "raw": "0x4d003"}],
     "leaf": {"pfn": 77, "level": 1, "access": "rw", "young": true, "dirty": false,
@@ -112,7 +112,7 @@ TEST_F(RoutesTest, Stage2RefusesAnInvalidFrameNumber) {
 }
 
 TEST_F(RoutesTest, TheWorkingSetIsBySlotAndOfTheRequestedWindow) {
-  EXPECT_EQ(Get("/v1/working-set?seconds=2.5"), Json::parse(R"({"sees": "accesses",
+  EXPECT_EQ(Get("/v1/working-set?seconds=2.5"), ParseJson(R"({"sees": "accesses",
     "period_us": 500000, "scans": 2, "covered_us": 2500000, "pages": 128, "touched": 32, "slots": [
     {"id": 0, "gfn_begin": 0, "pages": 256, "touched": null},
     {"id": 1, "gfn_begin": 256, "pages": 128, "touched": 32}]})"));
@@ -130,24 +130,24 @@ TEST_F(RoutesTest, DevicesHaveTheirQueues) {
   const Json answer = Get("/v1/devices");
   ASSERT_EQ(answer["devices"].size(), 1u);
   Json device = answer["devices"][0];
-  EXPECT_EQ(device["queues"][0], Json::parse(R"({"name": "blk-0", "active": true,
+  EXPECT_EQ(device["queues"][0], ParseJson(R"({"name": "blk-0", "active": true,
     "next_available": 3, "next_used": 4, "requests": 5, "errors": 6, "to_guest_bytes": 7,
     "from_guest_bytes": 8, "bounced": 9, "direct": 15, "direct_again": 16, "file_errors": 17,
     "kicks": 10, "interrupts": 11, "refreshes": 12,
     "refreshes_in_request": 13, "away": 14, "shortages": 18})"));
   EXPECT_EQ(device["queues"][1]["active"], false);
   device.erase("queues");
-  EXPECT_EQ(device, Json::parse(R"({"name": "blk", "id": 2, "gpa": "0x7fc0000000",
+  EXPECT_EQ(device, ParseJson(R"({"name": "blk", "id": 2, "gpa": "0x7fc0000000",
     "status": "0xf", "resets": 1, "needed_resets": 2,
     "first_error": "read at byte 512 of the disk: Input/output error"})"));
   ASSERT_EQ(answer["event_pages"].size(), 2u);
-  EXPECT_EQ(answer["event_pages"][0], Json::parse(R"({"name": "vm", "gpa": "0x103c000",
+  EXPECT_EQ(answer["event_pages"][0], ParseJson(R"({"name": "vm", "gpa": "0x103c000",
     "open": true, "sent_fast": 20, "handed_over": 21, "sent_slow": 22, "time_updates": 23,
     "refreshes": 24})"));
 }
 
 TEST_F(RoutesTest, TheBalloonIsShownAndItsTargetIsSet) {
-  const Json balloon = Json::parse(R"({"target_bytes": 4096, "actual_bytes": 8192, "inflated": 3,
+  const Json balloon = ParseJson(R"({"target_bytes": 4096, "actual_bytes": 8192, "inflated": 3,
     "deflated": 1, "reported": 64, "kept": 2, "idle_us": 3000000,
     "guest_memory": {"reports": 1, "age_us": 2000000, "swap_in_bytes": 5, "swap_out_bytes": 6,
       "major_faults": 7, "minor_faults": 8, "free_bytes": 16384, "total_bytes": 65536,
@@ -166,7 +166,7 @@ TEST_F(RoutesTest, TheBalloonIsShownAndItsTargetIsSet) {
 }
 
 TEST_F(RoutesTest, PluggedMemoryIsShownAndItsTargetIsSet) {
-  const Json memory = Json::parse(R"({"region_bytes": 1073741824, "requested_bytes": 0,
+  const Json memory = ParseJson(R"({"region_bytes": 1073741824, "requested_bytes": 0,
     "plugged_bytes": 4194304, "plugged": 3, "unplugged": 1, "waits": 7, "busy": 4, "refused": 5, "kept": 6,
     "idle_us": 3000000})");
   EXPECT_EQ(Get("/v1/memory"), memory);
@@ -181,7 +181,7 @@ TEST_F(RoutesTest, PluggedMemoryIsShownAndItsTargetIsSet) {
 
 TEST_F(RoutesTest, TheDirtyLogIsShownBySlotAndLeftAsItIs) {
   for (int i = 0; i < 2; ++i) {
-    EXPECT_EQ(Get("/v1/dirty"), Json::parse(R"({"period_us": 50000, "collections": 7,
+    EXPECT_EQ(Get("/v1/dirty"), ParseJson(R"({"period_us": 50000, "collections": 7,
       "age_us": 20000, "pages": 384, "last": 11, "waiting": 14, "slots": [
       {"id": 0, "gfn_begin": 0, "pages": 256, "last": 3, "waiting": 5},
       {"id": 1, "gfn_begin": 256, "pages": 128, "last": 8, "waiting": 9}]})"));
@@ -193,12 +193,12 @@ TEST_F(RoutesTest, APostTakesTheDirtyPagesAsABitmapInTheOrderOfTheFrames) {
   target_.SetDirtyPages(130);
   const HttpReply taken = Ask("POST", "/v1/dirty");
   EXPECT_EQ(taken.status, 200);
-  EXPECT_EQ(Json::parse(taken.body), Json::parse(R"({"collections": 7, "gfn_begin": 0,
+  EXPECT_EQ(ParseJson(taken.body), ParseJson(R"({"collections": 7, "gfn_begin": 0,
     "pages": 130, "dirty": 5, "bitmap": "0700000000000080000000000000000002"})"));
-  EXPECT_EQ(Json::parse(Ask("POST", "/v1/dirty").body)["dirty"], 0) << "taken once";
+  EXPECT_EQ(ParseJson(Ask("POST", "/v1/dirty").body)["dirty"], 0) << "taken once";
   ASSERT_TRUE(taken.undelivered);
   taken.undelivered();
-  EXPECT_EQ(Json::parse(Ask("POST", "/v1/dirty").body)["dirty"], 5) << "and again if it got lost";
+  EXPECT_EQ(ParseJson(Ask("POST", "/v1/dirty").body)["dirty"], 5) << "and again if it got lost";
 }
 
 TEST_F(RoutesTest, ATakeHasNoBodyAndNoOtherMethod) {
@@ -212,8 +212,8 @@ TEST_F(RoutesTest, ATakeHasNoBodyAndNoOtherMethod) {
 
 TEST_F(RoutesTest, CoverageIsARowAKindWithACellASource) {
   const Json coverage = Get("/v1/coverage");
-  EXPECT_EQ(coverage["sources"], Json::parse(R"({"hook": "on", "uffd": "on", "kernel": "off"})"));
-  EXPECT_EQ(coverage["others"], Json::parse(R"({"hook": 1, "uffd": 2, "kernel": 3})"));
+  EXPECT_EQ(coverage["sources"], ParseJson(R"({"hook": "on", "uffd": "on", "kernel": "off"})"));
+  EXPECT_EQ(coverage["others"], ParseJson(R"({"hook": 1, "uffd": 2, "kernel": 3})"));
   ASSERT_EQ(coverage["kinds"].size(), kChurnKinds.size());
   const Json& row = coverage["kinds"][0];
   EXPECT_EQ(row["kind"], "discard");
@@ -234,7 +234,7 @@ TEST_F(RoutesTest, EventsAreAStreamThatBeginsNowOrAtTheRequestedNumber) {
   const std::string text = now.more();
   EXPECT_THAT(text, ::testing::StartsWith("id: 1\nevent: kernel\ndata: {"));
   EXPECT_TRUE(text.ends_with("}\n\n"));
-  const Json data = Json::parse(text.substr(text.find('{')));
+  const Json data = ParseJson(text.substr(text.find('{')));
   EXPECT_EQ(data["change"], "unmap");
   EXPECT_EQ(data["begin"], "0x2000");
   EXPECT_EQ(data["lag_us"], 24);
@@ -255,7 +255,7 @@ TEST_F(RoutesTest, AStreamBeginsWithItsClockAndTheTimeOfDay) {
   const int64_t before = MonotonicNs();
   const std::string text = Ask("GET", "/v1/events").more();
   ASSERT_THAT(text, ::testing::StartsWith(kClockEvent));
-  const Json clock = Json::parse(text.substr(text.find('{')));
+  const Json clock = ParseJson(text.substr(text.find('{')));
   EXPECT_EQ(clock["clock"], "CLOCK_MONOTONIC");
   EXPECT_GE(clock["now_ns"].get<int64_t>(), before);
   EXPECT_LE(clock["now_ns"].get<int64_t>(), MonotonicNs());
@@ -358,17 +358,17 @@ TEST_F(RoutesTest, ChurnChangesWhatIsGivenAndNothingElse) {
   Json churn = Get("/v1/churn");
   EXPECT_EQ(churn["running"], false);
   EXPECT_EQ(churn["seed"], 7);
-  EXPECT_EQ(churn["rates"], Json::parse(R"({"discard": 100.0})"));
+  EXPECT_EQ(churn["rates"], ParseJson(R"({"discard": 100.0})"));
   Ask("PUT", "/v1/churn", R"({"seed": 18446744073709551615, "rates": {"zap": 10.5, "wp": 0}})");
   churn = Get("/v1/churn");
   EXPECT_EQ(churn["running"], false);
   EXPECT_EQ(churn["seed"], 18446744073709551615U);
-  EXPECT_EQ(churn["rates"], Json::parse(R"({"zap": 10.5})"));
+  EXPECT_EQ(churn["rates"], ParseJson(R"({"zap": 10.5})"));
 }
 
 TEST_F(RoutesTest, ChurnTakesASpecAsTheCommandLineDoes) {
   EXPECT_EQ(Ask("PUT", "/v1/churn", R"({"spec": "discard:2000/s,memslot:20/s"})").status, 200);
-  EXPECT_EQ(Get("/v1/churn")["rates"], Json::parse(R"({"discard": 2000.0, "memslot": 20.0})"));
+  EXPECT_EQ(Get("/v1/churn")["rates"], ParseJson(R"({"discard": 2000.0, "memslot": 20.0})"));
   EXPECT_EQ(Ask("PUT", "/v1/churn", R"({"spec": "off"})").status, 200);
   EXPECT_EQ(Get("/v1/churn")["rates"], Json::object());
 }

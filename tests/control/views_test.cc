@@ -24,7 +24,7 @@ using ::testing::Not;
 using ::testing::StartsWith;
 
 TEST(TableTest, ColumnsAreAlignedAndLinesHaveNoTail) {
-  Table table({Align::kLeft, Align::kRight, Align::kLeft});
+  TextTable table({Align::kLeft, Align::kRight, Align::kLeft});
   table.AddRow({"a", "1", "x"});
   table.AddRow({"bbb", "22", ""});
   table.AddRow({"ü"});
@@ -32,7 +32,7 @@ TEST(TableTest, ColumnsAreAlignedAndLinesHaveNoTail) {
 }
 
 TEST(TableTest, NoControlCharacterReachesTheTerminal) {
-  Table table({Align::kLeft});
+  TextTable table({Align::kLeft});
   table.AddRow({"a\x1b[2J\nb"});
   EXPECT_EQ(table.Text(), "a?[2J?b\n");
 }
@@ -143,8 +143,8 @@ TEST(ViewsTest, AnEventIsALine) {
       EventLine(of_a_hook),
       "      0.001000  hook   discard       0x7f0000001000  1 pages, lag 24 us, by UFFDIO_MOVE, "
       "invalidated");
-  EXPECT_EQ(EventLine(Json::parse(R"({"lost": 1234})")), "... 1,234 events are missing here");
-  EXPECT_EQ(EventLine(Json::parse(R"({"clock": "CLOCK_MONOTONIC", "now_ns": 2500000})")),
+  EXPECT_EQ(EventLine(ParseJson(R"({"lost": 1234})")), "... 1,234 events are missing here");
+  EXPECT_EQ(EventLine(ParseJson(R"({"clock": "CLOCK_MONOTONIC", "now_ns": 2500000})")),
             "times are seconds of CLOCK_MONOTONIC; now: 0.002500");
 }
 
@@ -347,7 +347,7 @@ TEST(SummaryTest, BeginsWithTheVerdictAndEndsWithCommandsToTry) {
   failed.file_errors = {"read at byte 512 of 'a.img': Input/output error"};
   EXPECT_THAT(SummaryText(failed),
               ContainsRegex("disk +read at byte 512 of 'a.img': Input/output error\n"));
-  EXPECT_EQ(Json::parse(SummaryJson(failed))["file_errors"], Json(failed.file_errors));
+  EXPECT_EQ(ParseJson(SummaryJson(failed))["file_errors"], Json(failed.file_errors));
   const RunSummary bad{.stats = GoodStats(), .problems = {"it leaks"}};
   EXPECT_THAT(SummaryText(bad),
               AllOf(StartsWith("FAILED:\n  it leaks\n\nmachine "), Not(HasSubstr("PASSED"))));
@@ -357,8 +357,8 @@ TEST(SummaryTest, OfSeveralEndsTheWorstCountsAndATimeoutIsNoFailureOfTheGuest) {
   RunSummary summary{.stats = GoodStats(), .problems = {}};
   EXPECT_EQ(summary.result(), RunEnd::kPassed);
   summary.Add({RunEnd::kUnfinished, "timeout"});
-  EXPECT_EQ(Json::parse(SummaryJson(summary))["exit_code"], 3);
-  EXPECT_EQ(Json::parse(SummaryJson(summary))["result"], "did not finish");
+  EXPECT_EQ(ParseJson(SummaryJson(summary))["exit_code"], 3);
+  EXPECT_EQ(ParseJson(SummaryJson(summary))["result"], "did not finish");
   EXPECT_THAT(SummaryText(summary), HasSubstr("DID NOT FINISH:\n  timeout\n"));
   summary.Add({RunEnd::kWrong, "a mismatch"});
   summary.Add({RunEnd::kUnfinished, "the record"});
@@ -372,8 +372,8 @@ TEST(SummaryTest, ALinuxGuestPowersOffOrRebootsAndHasNoPagesToReport) {
   EXPECT_THAT(SummaryText(summary), AllOf(HasSubstr("Linux has powered off"), HasSubstr("PASSED"),
                                           Not(HasSubstr("pages checked"))));
   summary.Add({RunEnd::kRebooted, "the guest has rebooted"});
-  EXPECT_EQ(Json::parse(SummaryJson(summary))["exit_code"], 4);
-  EXPECT_EQ(Json::parse(SummaryJson(summary))["result"], "rebooted");
+  EXPECT_EQ(ParseJson(SummaryJson(summary))["exit_code"], 4);
+  EXPECT_EQ(ParseJson(SummaryJson(summary))["result"], "rebooted");
   EXPECT_THAT(SummaryText(summary), HasSubstr("REBOOTED:\n  the guest has rebooted\n"));
   summary.Add({RunEnd::kWrong, "a leak"});
   EXPECT_THAT(SummaryText(summary), HasSubstr("FAILED:\n"));
@@ -385,7 +385,7 @@ TEST(SummaryTest, AReplayReportsItsProgressAndItsFirstDifference) {
   EXPECT_THAT(SummaryText(summary),
               AllOf(HasSubstr("replay: 1,200 of 5,000 operations repeated, 2 differ\n"),
                     HasSubstr("a longer --duration"), HasSubstr("  the first: x\n")));
-  const Json json = Json::parse(SummaryJson(summary));
+  const Json json = ParseJson(SummaryJson(summary));
   EXPECT_EQ(json["replay"]["recorded"], 5000);
   EXPECT_EQ(json["replay"]["repeated"], 1200);
   summary.replay->repeated = 5000;
@@ -404,7 +404,7 @@ TEST(SummaryTest, NamesTheCausesOfForeignKernelRecords) {
 
 TEST(SummaryTest, TheJsonHoldsTheStatsUnderTheirStableNames) {
   const RunSummary summary{.stats = GoodStats(), .problems = {"a"}};
-  const Json json = Json::parse(SummaryJson(summary));
+  const Json json = ParseJson(SummaryJson(summary));
   EXPECT_EQ(json["passed"], false);
   EXPECT_EQ(json["problems"], Json::array({"a"}));
   EXPECT_EQ(json["stats"], ToJson(GoodStats()));
@@ -414,8 +414,8 @@ TEST(SummaryTest, TheJsonHoldsTheStatsUnderTheirStableNames) {
 TEST(SummaryTest, TheJsonNamesEachSkippedKindOfChurnAndTheReason) {
   RunSummary summary;
   summary.skipped = {{ChurnKind::kMerge, "no KSM"}, {ChurnKind::kMigrate, "one node"}};
-  EXPECT_EQ(Json::parse(SummaryJson(summary))["skipped"],
-            Json::parse(R"({"merge": "no KSM", "migrate": "one node"})"));
+  EXPECT_EQ(ParseJson(SummaryJson(summary))["skipped"],
+            ParseJson(R"({"merge": "no KSM", "migrate": "one node"})"));
 }
 
 TEST(SummaryTest, TheRequestedRateIsShownBesideTheAchievedOne) {
@@ -425,8 +425,8 @@ TEST(SummaryTest, TheRequestedRateIsShownBesideTheAchievedOne) {
   EXPECT_THAT(SummaryText(summary), HasSubstr("307 operations (307/s of 300/s asked), discard"));
   summary.options.churn.rates = {{ChurnKind::kDiscard, 3070}};
   EXPECT_THAT(SummaryText(summary), HasSubstr("(307/s, only 10% of 3,070/s asked)"));
-  EXPECT_EQ(Json::parse(SummaryJson(summary))["churn_rate"],
-            Json::parse(R"({"asked": 3070.0, "done": 307.0})"));
+  EXPECT_EQ(ParseJson(SummaryJson(summary))["churn_rate"],
+            ParseJson(R"({"asked": 3070.0, "done": 307.0})"));
   summary.options.replay_path = "record";
   EXPECT_THAT(SummaryText(summary), HasSubstr("307 operations (307/s), discard"));
 }
@@ -464,10 +464,10 @@ TEST(SummaryTest, TheJsonDescribesItsRunAlsoIfTheStartFailed) {
   options.churn.rates = {{ChurnKind::kDiscard, 5}};
   options.backing = Backing::kMemfd;
   options.seed = 9;
-  const Json failed = Json::parse(StartFailureJson(options, "no KVM"));
+  const Json failed = ParseJson(StartFailureJson(options, "no KVM"));
   RunSummary summary{.stats = GoodStats(), .problems = {}};
   summary.options = options;
-  const Json passed = Json::parse(SummaryJson(summary));
+  const Json passed = ParseJson(SummaryJson(summary));
   for (const Json& json : {failed, passed}) {
     EXPECT_EQ(json["run"]["version"], "0.1.0");
     EXPECT_EQ(json["run"]["command_line"], "underfoot run --seed 9");

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/hooks/memfd.h"
 #include "tests/hooks/recorded_changes.h"
 #include "tests/support/skip.h"
 #include "vmm/base/unique_fd.h"
@@ -20,12 +21,6 @@
 
 namespace underfoot::testing {
 namespace {
-
-UniqueFd Memfd(uint64_t pages) {
-  UniqueFd fd(memfd_create("hooks-test", MFD_CLOEXEC));
-  EXPECT_EQ(ftruncate(fd.get(), static_cast<off_t>(pages * kPageSize)), 0);
-  return fd;
-}
 
 UniqueFd PidfdOf(pid_t pid) { return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))); }
 

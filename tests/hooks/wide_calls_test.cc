@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <vector>
 
+#include "tests/hooks/memfd.h"
 #include "tests/hooks/recorded_changes.h"
 #include "tests/support/skip.h"
 #include "vmm/base/unique_fd.h"
@@ -79,12 +80,6 @@ class UnattachedMapping {
   const uint64_t bytes_;
   char* const start_;
 };
-
-UniqueFd Memfd(uint64_t pages) {
-  UniqueFd fd(memfd_create("hooks-test", MFD_CLOEXEC));
-  EXPECT_EQ(ftruncate(fd.get(), static_cast<off_t>(pages * kPageSize)), 0);
-  return fd;
-}
 
 bool Reports(const std::vector<underfoot_change>& changes, HvaRange range) {
   for (const underfoot_change& change : changes) {

@@ -9,16 +9,16 @@
 namespace underfoot::testing {
 namespace {
 
-constexpr HvaRange kPages{{0x10000}, {0x14000}};
+constexpr HvaRange kRemoved{{0x10000}, {0x14000}};
 constexpr HvaRange kPageWithin{{0x13000}, {0x14000}};
 constexpr HvaRange kPageBefore{{0xf000}, {0x10000}};
 constexpr HvaRange kPageBehind{{0x14000}, {0x15000}};
 
 TEST(PendingRemovalsTest, EachPageOfAnAddedRangeIsPending) {
   PendingRemovals removals(absl::Hours(1));
-  EXPECT_FALSE(removals.Pending(kPages));
-  removals.Add(kPages);
-  EXPECT_TRUE(removals.Pending(kPages));
+  EXPECT_FALSE(removals.Pending(kRemoved));
+  removals.Add(kRemoved);
+  EXPECT_TRUE(removals.Pending(kRemoved));
   EXPECT_TRUE(removals.Pending(kPageWithin));
   EXPECT_FALSE(removals.Pending(kPageBefore));
   EXPECT_FALSE(removals.Pending(kPageBehind));
@@ -26,7 +26,7 @@ TEST(PendingRemovalsTest, EachPageOfAnAddedRangeIsPending) {
 
 TEST(PendingRemovalsTest, AfterItsBoundARangeIsNotPendingAndIsStillAnExplanation) {
   PendingRemovals removals(absl::ZeroDuration());
-  removals.Add(kPages);
+  removals.Add(kRemoved);
   EXPECT_FALSE(removals.Pending(kPageWithin));
   EXPECT_TRUE(removals.Explains(kPageWithin));
   EXPECT_FALSE(removals.Explains(kPageBehind));
@@ -34,37 +34,37 @@ TEST(PendingRemovalsTest, AfterItsBoundARangeIsNotPendingAndIsStillAnExplanation
 
 TEST(PendingRemovalsTest, APendingRemovalEndsByItself) {
   PendingRemovals removals(absl::Milliseconds(20));
-  removals.Add(kPages);
-  EXPECT_TRUE(WaitUntil([&] { return !removals.Pending(kPages); }));
+  removals.Add(kRemoved);
+  EXPECT_TRUE(WaitUntil([&] { return !removals.Pending(kRemoved); }));
 }
 
 // Time that passes when the test says so.
-absl::Time g_now;
+absl::Time g_clock;
 
 TEST(PendingRemovalsTest, ALaterRemovalIsPendingAgain) {
   constexpr absl::Duration kBound = absl::Milliseconds(20);
-  g_now = absl::UnixEpoch();
-  PendingRemovals removals(kBound, [] { return g_now; });
-  removals.Add(kPages);
-  g_now += kBound - absl::Nanoseconds(1);
-  EXPECT_TRUE(removals.Pending(kPages));
-  g_now += absl::Nanoseconds(1);
-  EXPECT_FALSE(removals.Pending(kPages));
+  g_clock = absl::UnixEpoch();
+  PendingRemovals removals(kBound, [] { return g_clock; });
+  removals.Add(kRemoved);
+  g_clock += kBound - absl::Nanoseconds(1);
+  EXPECT_TRUE(removals.Pending(kRemoved));
+  g_clock += absl::Nanoseconds(1);
+  EXPECT_FALSE(removals.Pending(kRemoved));
   removals.Add(kPageWithin);
-  EXPECT_TRUE(removals.Pending(kPages));
-  EXPECT_FALSE(removals.Pending({kPages.begin, kPageWithin.begin}));
+  EXPECT_TRUE(removals.Pending(kRemoved));
+  EXPECT_FALSE(removals.Pending({kRemoved.begin, kPageWithin.begin}));
 }
 
 TEST(PendingRemovalsTest, ARemovalThatIsOverIsNotPendingAndIsStillAnExplanation) {
   PendingRemovals removals(absl::Hours(1));
-  removals.Add(kPages, 1);
-  removals.Add(kPages, 2);
-  removals.Complete(kPages, 3);
+  removals.Add(kRemoved, 1);
+  removals.Add(kRemoved, 2);
+  removals.Complete(kRemoved, 3);
   removals.Complete(kPageWithin, 1);
   EXPECT_EQ(removals.passed(), 0u);
-  removals.Complete(kPages, 1);
+  removals.Complete(kRemoved, 1);
   EXPECT_TRUE(removals.Pending(kPageWithin)) << "the second has not passed";
-  removals.Complete(kPages, 2);
+  removals.Complete(kRemoved, 2);
   EXPECT_FALSE(removals.Pending(kPageWithin));
   EXPECT_TRUE(removals.Explains(kPageWithin));
   EXPECT_EQ(removals.passed(), 2u);
@@ -73,17 +73,17 @@ TEST(PendingRemovalsTest, ARemovalThatIsOverIsNotPendingAndIsStillAnExplanation)
 // Each of two handlers has read a removal, and the second is added before the first handler has
 // looked at its pages.
 TEST(PendingRemovalsTest, ARemovalThatIsAddedBeforeAnotherOneIsNotedSharesItsEvidence) {
-  for (const HvaRange second : {kPages, kPageWithin}) {
+  for (const HvaRange second : {kRemoved, kPageWithin}) {
     PendingRemovals removals(absl::Hours(1));
-    const uint64_t first = removals.Add(kPages, 1);
+    const uint64_t first = removals.Add(kRemoved, 1);
     const uint64_t other = removals.Add(second, 2);
     removals.NotePresent(other, std::vector<bool>(second.size() >> kPageShift, true));
     removals.NotePresent(first, std::vector<bool>(4, true));
     removals.Complete(second, 2);
     removals.NoteAbsent(kPageWithin.begin, removals.Now());
     EXPECT_TRUE(removals.Pending(kPageWithin)) << "the zap of the first is still to come";
-    removals.NoteAbsent(kPages.begin, removals.Now());
-    EXPECT_EQ(removals.Pending(PageRangeOf(kPages.begin)), second == kPages);
+    removals.NoteAbsent(kRemoved.begin, removals.Now());
+    EXPECT_EQ(removals.Pending(PageRangeOf(kRemoved.begin)), second == kRemoved);
   }
 }
 
@@ -103,13 +103,13 @@ TEST(PendingRemovalsTest, WhatOneOfTwoRemovalsLeftIsNoEvidenceOfTheOther) {
   for (const int64_t passed : {1, 2}) {
     PendingRemovals removals(absl::Hours(1));
     const std::vector<bool> there(4, true);
-    removals.NotePresent(removals.Add(kPages, 1), there);
-    removals.NotePresent(removals.Add(kPages, 2), there);
-    removals.Complete(kPages, passed);
+    removals.NotePresent(removals.Add(kRemoved, 1), there);
+    removals.NotePresent(removals.Add(kRemoved, 2), there);
+    removals.Complete(kRemoved, passed);
     removals.NoteAbsent(kPageWithin.begin, removals.Now());
     EXPECT_TRUE(removals.Pending(kPageWithin)) << "the zap of the other is still to come";
     EXPECT_EQ(removals.settled(), 0u);
-    removals.Complete(kPages, 3 - passed);
+    removals.Complete(kRemoved, 3 - passed);
     EXPECT_FALSE(removals.Pending(kPageWithin));
   }
 }
@@ -117,22 +117,22 @@ TEST(PendingRemovalsTest, WhatOneOfTwoRemovalsLeftIsNoEvidenceOfTheOther) {
 // The absence may have been the work of a change whose event comes after it.
 TEST(PendingRemovalsTest, AnUnmapThatIsReadLaterTakesTheEvidenceBack) {
   PendingRemovals removals(absl::Hours(1));
-  removals.NotePresent(removals.Add(kPages, 1), std::vector<bool>(4, true));
+  removals.NotePresent(removals.Add(kRemoved, 1), std::vector<bool>(4, true));
   removals.NoteAbsent(kPageWithin.begin, removals.Now());
   EXPECT_FALSE(removals.Pending(kPageWithin));
   removals.Reopen(kPageWithin);
   EXPECT_TRUE(removals.Pending(kPageWithin));
   removals.NoteAbsent(kPageWithin.begin, removals.Now());
   EXPECT_TRUE(removals.Pending(kPageWithin)) << "what is absent now is the work of the unmap";
-  removals.Complete(kPages, 1);
+  removals.Complete(kRemoved, 1);
   EXPECT_FALSE(removals.Pending(kPageWithin));
 }
 
 TEST(PendingRemovalsTest, PagesOfOneRemovalCompleteByEvidenceBesidePagesOfTwo) {
   PendingRemovals removals(absl::Hours(1));
-  removals.NotePresent(removals.Add(kPages, 1), std::vector<bool>(4, true));
+  removals.NotePresent(removals.Add(kRemoved, 1), std::vector<bool>(4, true));
   removals.NotePresent(removals.Add(kPageWithin, 2), {true});
-  const Hva alone = kPages.begin;
+  const Hva alone = kRemoved.begin;
   removals.NoteAbsent(alone, removals.Now());
   EXPECT_FALSE(removals.Pending(PageRangeOf(alone)));
   removals.NoteAbsent(kPageWithin.begin, removals.Now());
@@ -143,8 +143,8 @@ TEST(PendingRemovalsTest, PagesOfOneRemovalCompleteByEvidenceBesidePagesOfTwo) {
 // is the work of the second.
 TEST(PendingRemovalsTest, ARemovalOfAPageWhoseEarlierRemovalIsOverGivesEvidence) {
   PendingRemovals removals(absl::Hours(1));
-  removals.NotePresent(removals.Add(kPages, 1), std::vector<bool>(4, true));
-  removals.Complete(kPages, 1);
+  removals.NotePresent(removals.Add(kRemoved, 1), std::vector<bool>(4, true));
+  removals.Complete(kRemoved, 1);
   removals.NotePresent(removals.Add(kPageWithin, 2), {true});
   removals.NoteAbsent(kPageWithin.begin, removals.Now());
   EXPECT_FALSE(removals.Pending(kPageWithin));
@@ -154,7 +154,7 @@ TEST(PendingRemovalsTest, ARemovalOfAPageWhoseEarlierRemovalIsOverGivesEvidence)
 // What a read lets go on may be over before it is added.
 TEST(PendingRemovalsTest, APageSeenAbsentWhileAnEventIsReadIsNoEvidence) {
   PendingRemovals removals(absl::Hours(1));
-  removals.NotePresent(removals.Add(kPages, 1), std::vector<bool>(4, true));
+  removals.NotePresent(removals.Add(kRemoved, 1), std::vector<bool>(4, true));
   {
     const EventReads::Scope reading(removals.reads(), 0);
     removals.NoteAbsent(kPageWithin.begin, removals.Now());
@@ -163,20 +163,20 @@ TEST(PendingRemovalsTest, APageSeenAbsentWhileAnEventIsReadIsNoEvidence) {
   }
   removals.NoteAbsent(kPageWithin.begin, removals.Now());
   EXPECT_TRUE(removals.Pending(kPageWithin));
-  removals.NoteAbsent(kPages.begin, removals.Now());
-  EXPECT_FALSE(removals.Pending(PageRangeOf(kPages.begin)));
+  removals.NoteAbsent(kRemoved.begin, removals.Now());
+  EXPECT_FALSE(removals.Pending(PageRangeOf(kRemoved.begin)));
 }
 
 TEST(PendingRemovalsTest, WhereRecordsAreExpectedTheBoundCountsOnceTheyAreLost) {
   PendingRemovals removals(absl::ZeroDuration());
   removals.ExpectRecords(true);
-  removals.Add(kPages);
-  EXPECT_TRUE(removals.Pending(kPages));
+  removals.Add(kRemoved);
+  EXPECT_TRUE(removals.Pending(kRemoved));
   removals.RecordsLost();
-  EXPECT_FALSE(removals.Pending(kPages));
+  EXPECT_FALSE(removals.Pending(kRemoved));
   removals.ExpectRecords(false);
-  removals.Add(kPages);
-  EXPECT_FALSE(removals.Pending(kPages));
+  removals.Add(kRemoved);
+  EXPECT_FALSE(removals.Pending(kRemoved));
 }
 
 TEST(PendingRemovalsTest, OneOfManyIsFound) {

@@ -7,13 +7,13 @@
 namespace underfoot::testing {
 namespace {
 
-constexpr Hva kRam{0x7f0000000000};
-constexpr uint64_t kPages = 4096;
+constexpr Hva kRecordedRam{0x7f0000000000};
+constexpr uint64_t kRecordedPages = 4096;
 constexpr int64_t kReadNs = 1'000'000'000;
 constexpr int64_t kTooLateNs = kReadNs + 50'000'001;
 
-HvaRange Pages(uint64_t first, uint64_t count = 1) {
-  return PageRangeOf(kRam + first * kPageSize, count);
+HvaRange RecordedPages(uint64_t first, uint64_t count = 1) {
+  return PageRangeOf(kRecordedRam + first * kPageSize, count);
 }
 
 class RemovalRecordsTest : public ::testing::Test {
@@ -23,77 +23,78 @@ class RemovalRecordsTest : public ::testing::Test {
   }
   size_t Recorded() { return records_.TakeRecorded().size(); }
 
-  RemovalRecords records_{Pages(0, kPages)};
+  RemovalRecords records_{RecordedPages(0, kRecordedPages)};
 };
 
 TEST_F(RemovalRecordsTest, ARecordOfExactlyTheRemovalIsItsZap) {
-  records_.Reported(Pages(3, 4), kReadNs);
-  EXPECT_TRUE(Explains(Pages(3, 4)));
+  records_.Reported(RecordedPages(3, 4), kReadNs);
+  EXPECT_TRUE(Explains(RecordedPages(3, 4)));
   const auto recorded = records_.TakeRecorded();
   ASSERT_EQ(recorded.size(), 1u);
-  EXPECT_EQ(recorded[0].range, Pages(3, 4));
+  EXPECT_EQ(recorded[0].range, RecordedPages(3, 4));
   EXPECT_EQ(recorded[0].read_ns, kReadNs);
   EXPECT_EQ(Recorded(), 0u) << "it is returned once";
 }
 
 TEST_F(RemovalRecordsTest, ARecordOfAPartIsExplainedAndProvesNoZap) {
-  records_.Reported(Pages(3, 4), kReadNs);
-  EXPECT_TRUE(Explains(Pages(4)));
-  EXPECT_FALSE(Explains(Pages(6, 2))) << "beyond the removal";
+  records_.Reported(RecordedPages(3, 4), kReadNs);
+  EXPECT_TRUE(Explains(RecordedPages(4)));
+  EXPECT_FALSE(Explains(RecordedPages(6, 2))) << "beyond the removal";
   EXPECT_EQ(Recorded(), 0u);
 }
 
 TEST_F(RemovalRecordsTest, ARemovalExplainsEachByteOnce) {
-  records_.Reported(Pages(3), kReadNs);
-  EXPECT_TRUE(Explains(Pages(3)));
-  EXPECT_FALSE(Explains(Pages(3)));
+  records_.Reported(RecordedPages(3), kReadNs);
+  EXPECT_TRUE(Explains(RecordedPages(3)));
+  EXPECT_FALSE(Explains(RecordedPages(3)));
 }
 
 TEST_F(RemovalRecordsTest, ARecordOfBeforeTheReadProvesNoZap) {
-  records_.Reported(Pages(3), kReadNs);
-  EXPECT_TRUE(Explains(Pages(3), kReadNs - 1));
+  records_.Reported(RecordedPages(3), kReadNs);
+  EXPECT_TRUE(Explains(RecordedPages(3), kReadNs - 1));
   EXPECT_EQ(Recorded(), 0u);
 }
 
 TEST_F(RemovalRecordsTest, ALateRecordIsForeign) {
-  records_.Reported(Pages(3), kReadNs);
-  EXPECT_FALSE(Explains(Pages(3), kTooLateNs));
+  records_.Reported(RecordedPages(3), kReadNs);
+  EXPECT_FALSE(Explains(RecordedPages(3), kTooLateNs));
 }
 
 TEST_F(RemovalRecordsTest, ARecordMayComeBeforeTheReport) {
-  EXPECT_FALSE(Explains(Pages(3), kReadNs + 1));
-  records_.Reported(Pages(3), kReadNs);
+  EXPECT_FALSE(Explains(RecordedPages(3), kReadNs + 1));
+  records_.Reported(RecordedPages(3), kReadNs);
   EXPECT_EQ(Recorded(), 1u);
 }
 
 TEST_F(RemovalRecordsTest, AnEarlyRecordOfBeforeTheReadProvesNoZap) {
-  EXPECT_FALSE(Explains(Pages(3), kReadNs - 1));
-  records_.Reported(Pages(3), kReadNs);
+  EXPECT_FALSE(Explains(RecordedPages(3), kReadNs - 1));
+  records_.Reported(RecordedPages(3), kReadNs);
   EXPECT_EQ(Recorded(), 0u);
 }
 
 TEST_F(RemovalRecordsTest, ARecordByAKernelThreadProvesNoZapEarlyOrLate) {
-  EXPECT_FALSE(Explains(Pages(3), kReadNs + 1, false));
-  records_.Reported(Pages(3), kReadNs);
-  EXPECT_TRUE(Explains(Pages(3), kReadNs + 1, false));
+  EXPECT_FALSE(Explains(RecordedPages(3), kReadNs + 1, false));
+  records_.Reported(RecordedPages(3), kReadNs);
+  EXPECT_TRUE(Explains(RecordedPages(3), kReadNs + 1, false));
   EXPECT_EQ(Recorded(), 0u);
 }
 
 // The kernel's records are filtered to RAM, and userfaultfd's events may reach beyond it.
 TEST_F(RemovalRecordsTest, ARemovalThatReachesBeyondRamIsComparedByItsPagesInRam) {
-  const HvaRange removed{kRam - kPageSize, kRam + kPageSize};
+  const HvaRange removed{kRecordedRam - kPageSize, kRecordedRam + kPageSize};
   records_.Reported(removed, kReadNs);
-  EXPECT_TRUE(Explains(Pages(0)));
+  EXPECT_TRUE(Explains(RecordedPages(0)));
   const auto recorded = records_.TakeRecorded();
   ASSERT_EQ(recorded.size(), 1u);
   EXPECT_EQ(recorded[0].range, removed);
 }
 
 TEST_F(RemovalRecordsTest, ADiscardedRemovalMakesOnlyItsRecordForeign) {
-  records_.Reported(Pages(0), kReadNs);
-  for (uint64_t i = 1; i <= RemovalRecords::kKept; ++i) records_.Reported(Pages(i), kReadNs);
-  EXPECT_FALSE(Explains(Pages(0)));
-  EXPECT_TRUE(Explains(Pages(1)));
+  records_.Reported(RecordedPages(0), kReadNs);
+  for (uint64_t i = 1; i <= RemovalRecords::kKept; ++i)
+    records_.Reported(RecordedPages(i), kReadNs);
+  EXPECT_FALSE(Explains(RecordedPages(0)));
+  EXPECT_TRUE(Explains(RecordedPages(1)));
 }
 
 }  // namespace

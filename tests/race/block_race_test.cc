@@ -15,15 +15,14 @@
 namespace underfoot::testing {
 namespace {
 
-constexpr uint64_t k2M = PagesAt(1);
 constexpr Gfn kFirst{8 * k2M};
-constexpr GfnRange kBlock{kFirst, kFirst + k2M};
+constexpr GfnRange kWholeBlock{kFirst, kFirst + k2M};
 
 class BlockRaceTest : public ::testing::Test {
  protected:
   BlockRaceTest() {
     const absl::Status created =
-        mmu_.CreateMemslot({.id = 1, .gfns = kBlock, .hva = host_.range().begin});
+        mmu_.CreateMemslot({.id = 1, .gfns = kWholeBlock, .hva = host_.range().begin});
     EXPECT_TRUE(created.ok()) << created;
   }
   void TearDown() override {
@@ -33,7 +32,7 @@ class BlockRaceTest : public ::testing::Test {
 
   void FaultInBlock() {
     Reader reader(mmu_.readers());
-    EXPECT_EQ(mmu_.range_faults().FaultIn(reader, kBlock, Access::kRead).outcome,
+    EXPECT_EQ(mmu_.range_faults().FaultIn(reader, kWholeBlock, Access::kRead).outcome,
               FaultInOutcome::kMapped);
   }
   void MovePage(uint64_t page) {
@@ -183,12 +182,11 @@ TEST_F(BlockRaceTest, ACollapseWaitsForTheReadersOfItsBlock) {
 //   publication: the leaf that it finds does not have its tag
 TEST_F(BlockRaceTest, ASplitTakesTheBlockFromARelaxingOwner) {
   Stage2 stage2;
-  constexpr OwnerTag kMe = 7;
   ASSERT_EQ(stage2.TryClaim(kFirst, 1, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);
   ASSERT_TRUE(stage2.Publish(kFirst, kMe, Pte::Leaf({0x200}, Access::kRead)));
   ASSERT_EQ(stage2.TryClaim(kFirst, 1, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
   TablePool pool(1);
-  EXPECT_EQ(stage2.Split(kBlock, 0, pool), kBlock.end);
+  EXPECT_EQ(stage2.Split(kWholeBlock, 0, pool), kWholeBlock.end);
   EXPECT_FALSE(stage2.Publish(kFirst, kMe, Pte::Leaf({0x200}, Access::kWrite)));
   EXPECT_EQ(WhatIsWrongWith(stage2), "");
 }
@@ -199,13 +197,12 @@ TEST_F(BlockRaceTest, ASplitTakesTheBlockFromARelaxingOwner) {
 //   the compare-exchange fails; reads the entry again
 TEST_F(BlockRaceTest, ASplitLosesNoDirtyBit) {
   Stage2 stage2;
-  constexpr OwnerTag kMe = 7;
   ASSERT_EQ(stage2.TryClaim(kFirst, 1, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
   ASSERT_TRUE(stage2.Publish(kFirst, kMe, Pte::Leaf({0x200}, Access::kWrite)));
   Gate gate("split-publish");
   Task split("split", [&] {
     TablePool pool(2);
-    EXPECT_EQ(stage2.Split(kBlock, 0, pool), kBlock.end);
+    EXPECT_EQ(stage2.Split(kWholeBlock, 0, pool), kWholeBlock.end);
   });
   ASSERT_TRUE(StopsAt(gate, split));
   {
@@ -225,7 +222,6 @@ TEST_F(BlockRaceTest, ASplitLosesNoDirtyBit) {
 //   drops the reference; the table stays
 TEST_F(BlockRaceTest, ATableThatIsFilledAgainBeforeItsReferenceFallsStays) {
   Stage2 stage2;
-  constexpr OwnerTag kMe = 7;
   ASSERT_EQ(stage2.TryClaim(kFirst, 0, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);
   ASSERT_TRUE(stage2.Publish(kFirst, kMe, Pte::Leaf({0x200}, Access::kRead)));
   Gate gate("unmap-before-unref");

@@ -17,9 +17,8 @@
 namespace underfoot::testing {
 namespace {
 
-constexpr uint64_t k2M = PagesAt(1);
-constexpr Gfn kFirst{8 * k2M};
-constexpr GfnRange kTable{kFirst, kFirst + k2M};
+constexpr Gfn kTableBegin{8 * k2M};
+constexpr GfnRange kTable{kTableBegin, kTableBegin + k2M};
 constexpr OwnerTag kOwner = 7;
 
 class DetachRaceTest : public ::testing::Test {
@@ -40,12 +39,12 @@ class DetachRaceTest : public ::testing::Test {
   Stage2& stage2() { return mmu_.stage2(); }
   void FaultIn(uint64_t page) {
     Reader reader(mmu_.readers());
-    ASSERT_EQ(mmu_.faults().FaultIn(reader, kFirst + page, Access::kRead).outcome,
+    ASSERT_EQ(mmu_.faults().FaultIn(reader, kTableBegin + page, Access::kRead).outcome,
               FaultInOutcome::kMapped);
   }
   bool Mapped(uint64_t page) {
     rcu::ReadScope rcu;
-    return stage2().Lookup(kFirst + page).has_value();
+    return stage2().Lookup(kTableBegin + page).has_value();
   }
   void UnmapRange(GfnRange range) {
     MmuGather gather;
@@ -59,10 +58,12 @@ class DetachRaceTest : public ::testing::Test {
   }
   // Page 5 is claimed by kOwner.
   void Claim() {
-    ASSERT_EQ(stage2().TryClaim(kFirst + 5, 0, Access::kRead, kOwner).outcome,
+    ASSERT_EQ(stage2().TryClaim(kTableBegin + 5, 0, Access::kRead, kOwner).outcome,
               ClaimOutcome::kClaimed);
   }
-  bool Publish() { return stage2().Publish(kFirst + 5, kOwner, Pte::Leaf({0x55}, Access::kRead)); }
+  bool Publish() {
+    return stage2().Publish(kTableBegin + 5, kOwner, Pte::Leaf({0x55}, Access::kRead));
+  }
 
   FakeHost host_{k2M};
   Mmu mmu_{host_};
@@ -84,7 +85,7 @@ TEST_F(DetachRaceTest, ABeginWaitsForAReaderThatHasFoundTheTable) {
   Gate used("page-is-used");
   Task reader("reader", [&] {
     Reader own(mmu_.readers());
-    const TranslatedPage page = mmu_.Translate(own, GpaOf(kFirst), Access::kRead);
+    const TranslatedPage page = mmu_.Translate(own, GpaOf(kTableBegin), Access::kRead);
     reads = static_cast<bool>(page);
     PassSyncPoint("page-is-used");
     if (!reads) return;
@@ -115,7 +116,7 @@ TEST_F(DetachRaceTest, AClaimThatGoesWithItsTableIsNotPublished) {
     std::optional<FaultOutcome> outcome;
     Task installer("installer", [&] {
       Reader own(mmu_.readers());
-      outcome = mmu_.faults().HandleFault(own, kFirst + 5, Access::kRead).outcome;
+      outcome = mmu_.faults().HandleFault(own, kTableBegin + 5, Access::kRead).outcome;
     });
     ASSERT_TRUE(StopsAt(gate, installer));
     MoveAll();
@@ -136,7 +137,7 @@ TEST_F(DetachRaceTest, AClaimInADetachedTableIsNeverPublished) {
   Task installer("installer", [&] {
     Claim();
     EXPECT_FALSE(Publish());
-    EXPECT_FALSE(stage2().Abandon(kFirst + 5, kOwner));
+    EXPECT_FALSE(stage2().Abandon(kTableBegin + 5, kOwner));
   });
   ASSERT_TRUE(StopsAt(gate, installer));
   UnmapRange(kTable);
@@ -173,7 +174,7 @@ TEST_F(DetachRaceTest, ALeafThatIsPublishedInADetachedTableIsCounted) {
 //   removes the leaf from the detached table, which is empty now
 TEST_F(DetachRaceTest, APageThatGoesFromADetachedTableIsCountedOnce) {
   Gate gate("unmap-leaf");
-  Task part("unmap of a page", [&] { UnmapRange({kFirst, kFirst + 1}); });
+  Task part("unmap of a page", [&] { UnmapRange({kTableBegin, kTableBegin + 1}); });
   ASSERT_TRUE(StopsAt(gate, part));
   UnmapRange(kTable);
   gate.Open();
@@ -217,7 +218,7 @@ TEST_F(DetachRaceTest, ATableThatDiesWhileItIsDetachedIsRetiredOnce) {
   Task whole("unmap of the table", [&] { UnmapRange(kTable); });
   ASSERT_TRUE(StopsAt(detach, whole));
   Gate killed("table-killed");
-  Task part("unmap of a page", [&] { UnmapRange({kFirst, kFirst + 1}); });
+  Task part("unmap of a page", [&] { UnmapRange({kTableBegin, kTableBegin + 1}); });
   ASSERT_TRUE(StopsAt(killed, part));
   detach.Open();
   whole.Join();

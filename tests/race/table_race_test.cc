@@ -18,8 +18,6 @@
 namespace underfoot::testing {
 namespace {
 
-constexpr OwnerTag kMe = 7;
-constexpr OwnerTag kOther = 8;
 constexpr Gfn kGfn{0x40000};
 
 class TableRaceTest : public ::testing::Test {

@@ -17,17 +17,18 @@
 namespace underfoot::testing {
 namespace {
 
-constexpr uint64_t kPages = 3 * PagesAt(1);
+constexpr uint64_t kTablePages = 3 * PagesAt(1);
 // Crosses a boundary of 1 GiB.
-constexpr Gfn kFirst{PagesAt(2) - PagesAt(1)};
+constexpr Gfn kTableFirst{PagesAt(2) - PagesAt(1)};
 constexpr uint64_t kTightCap = 16 * sizeof(Table);
 
 class Stage2StressTest : public ::testing::Test {
  protected:
   static GfnRange RandomRange(Random& random) {
-    const uint64_t begin = random.Below(kPages);
-    const uint64_t longest = random.Chance(1, 4) ? kPages : 16;
-    return {kFirst + begin, kFirst + std::min(kPages, begin + 1 + random.Below(longest))};
+    const uint64_t begin = random.Below(kTablePages);
+    const uint64_t longest = random.Chance(1, 4) ? kTablePages : 16;
+    return {kTableFirst + begin,
+            kTableFirst + std::min(kTablePages, begin + 1 + random.Below(longest))};
   }
 
   void AddInstallers(OwnerTag count) {
@@ -35,7 +36,7 @@ class Stage2StressTest : public ::testing::Test {
       squad_.Add([this, tag](Random& random) {
         while (!squad_.Stopped()) {
           const unsigned level = random.Chance(1, 32) ? 1 : 0;
-          const Gfn gfn = EntryRange(kFirst + random.Below(kPages), level).begin;
+          const Gfn gfn = EntryRange(kTableFirst + random.Below(kTablePages), level).begin;
           const Access access = random.Chance(1, 2) ? Access::kWrite : Access::kRead;
           const ClaimOutcome outcome = stage2_.TryClaim(gfn, level, access, tag).outcome;
           if (outcome != ClaimOutcome::kClaimed) continue;
@@ -78,7 +79,7 @@ class Stage2StressTest : public ::testing::Test {
     for (int i = 0; i < count; ++i) {
       squad_.Add([this](Random& random) {
         while (!squad_.Stopped()) {
-          const Gfn gfn = kFirst + random.Below(kPages);
+          const Gfn gfn = kTableFirst + random.Below(kTablePages);
           rcu::ReadScope rcu;
           const std::optional<Stage2::Leaf> leaf = stage2_.Lookup(gfn);
           if (!leaf.has_value()) continue;

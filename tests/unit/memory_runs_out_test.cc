@@ -25,7 +25,6 @@
 namespace underfoot::testing {
 namespace {
 
-constexpr uint64_t k2M = PagesAt(1);
 constexpr Gfn kFirst{4 * k2M};
 
 class MemoryRunsOutTest : public ::testing::Test {

@@ -69,13 +69,13 @@ TEST_F(MemslotUpdateTest, ARefusedMoveGivesTheReasonAndChangesNothing) {
       mmu_.CreateMemslot({.id = 9, .gfns = {{0x8000}, {0x8004}}, .hva = host_.PageAt(4)}).ok());
   ASSERT_EQ(Fault(5), FaultOutcome::kMapped);
   const uint64_t generation = mmu_.Stats().memslots.generation;
-  struct Refusal {
+  struct RefusedMove {
     uint32_t id;
     uint64_t first;
     absl::StatusCode code;
     std::string says;
   };
-  const Refusal refusals[] = {
+  const RefusedMove refusals[] = {
       {7, 0x4000, absl::StatusCode::kNotFound, "memslot 7 does not exist"},
       {kSlot, kTop - kPages + 1, absl::StatusCode::kInvalidArgument, "below gfn 2^36"},
       {kSlot, ~uint64_t{0}, absl::StatusCode::kInvalidArgument, "below gfn 2^36"},
@@ -83,7 +83,7 @@ TEST_F(MemslotUpdateTest, ARefusedMoveGivesTheReasonAndChangesNothing) {
       {kSlot, 0x8000 - kPages + 1, absl::StatusCode::kAlreadyExists, "overlaps memslot 9"},
       {9, kFirst.value - 3, absl::StatusCode::kAlreadyExists, "overlaps memslot 3"},
   };
-  for (const Refusal& refusal : refusals) {
+  for (const RefusedMove& refusal : refusals) {
     const absl::Status status = mmu_.MoveMemslot(refusal.id, {refusal.first});
     EXPECT_EQ(status.code(), refusal.code) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(refusal.says));

@@ -15,6 +15,12 @@
 
 namespace underfoot::testing {
 
+// What the tests of tables share: the pages of a block and of a big block, and two installers.
+inline constexpr uint64_t k2M = PagesAt(1);
+inline constexpr uint64_t k1G = PagesAt(2);
+inline constexpr OwnerTag kMe = 7;
+inline constexpr OwnerTag kOther = 8;
+
 struct RawEntry {
   Gfn gfn;
   unsigned level = 0;

@@ -15,10 +15,10 @@
 namespace underfoot::testing {
 namespace {
 
-HvaRange Pages(uint64_t first, uint64_t count = 1) {
+HvaRange SomePages(uint64_t first, uint64_t count = 1) {
   return {{first * kPageSize}, {(first + count) * kPageSize}};
 }
-uint64_t KeyOf(uint64_t page) { return ReaderKey::Pack(Pages(page)); }
+uint64_t KeyOf(uint64_t page) { return ReaderKey::Pack(SomePages(page)); }
 
 // Enough sections without a Begin between them.
 void TakeBias(Reader& reader) {
@@ -27,7 +27,7 @@ void TakeBias(Reader& reader) {
 
 class ReaderTest : public ::testing::Test {
  protected:
-  bool Reading(uint64_t page) { return registry_.AnySectionOverlapsUnsafe(Pages(page)); }
+  bool Reading(uint64_t page) { return registry_.AnySectionOverlapsUnsafe(SomePages(page)); }
 
   ReaderRegistry registry_;
 };
@@ -51,7 +51,7 @@ TEST_F(ReaderTest, ASectionThatIsNeverLeftIsABug) {
       {
         Reader reader(registry_);
         Section section(reader, KeyOf(10));
-        registry_.WaitForReaders(Pages(10));
+        registry_.WaitForReaders(SomePages(10));
       },
       "a read section is never left");
 }
@@ -64,7 +64,7 @@ TEST_F(ReaderTest, AWaiterForAReaderThatStaysSleeps) {
   std::atomic<pid_t> waiter_id{0};
   std::thread waiter([&] {
     waiter_id = gettid();
-    registry_.WaitForReaders(Pages(10));
+    registry_.WaitForReaders(SomePages(10));
   });
   EXPECT_TRUE(WaitUntil([&] { return waiter_id != 0 && ThreadSleeps(waiter_id); }));
   section.Leave();
@@ -139,21 +139,21 @@ TEST_F(ReaderTest, ATagIsUsedAgainAfterItsReader) {
 TEST_F(ReaderTest, AWaitWithoutReadersReturnsAtOnce) {
   Reader reader(registry_);
   Section section(reader, KeyOf(10));
-  registry_.WaitForReaders(Pages(11));
+  registry_.WaitForReaders(SomePages(11));
   EXPECT_EQ(registry_.waits(), 0u);
 }
 
 TEST_F(ReaderTest, ABiasCostsOneMembarrier) {
   Reader reader(registry_);
   Reader other(registry_);
-  registry_.WaitForReaders(Pages(11));
+  registry_.WaitForReaders(SomePages(11));
   EXPECT_EQ(registry_.membarriers(), 0u);
   TakeBias(reader);
   TakeBias(other);
-  for (int i = 0; i < 3; ++i) registry_.WaitForReaders(Pages(11));
+  for (int i = 0; i < 3; ++i) registry_.WaitForReaders(SomePages(11));
   EXPECT_EQ(registry_.membarriers(), 1u);
   TakeBias(other);
-  registry_.WaitForReaders(Pages(11));
+  registry_.WaitForReaders(SomePages(11));
   EXPECT_EQ(registry_.membarriers(), 2u);
 }
 
@@ -161,7 +161,7 @@ TEST_F(ReaderTest, AReaderAmongInvalidationsTakesNoBias) {
   Reader reader(registry_);
   for (uint64_t i = 0; i < 5 * ReaderBias::kWindow; ++i) {
     Section(reader, KeyOf(10));
-    if (i % (ReaderBias::kWindow / 2) == 0) registry_.WaitForReaders(Pages(11));
+    if (i % (ReaderBias::kWindow / 2) == 0) registry_.WaitForReaders(SomePages(11));
   }
   EXPECT_EQ(registry_.membarriers(), 0u);
 }
@@ -170,7 +170,7 @@ TEST_F(ReaderTest, WithoutMembarriersNoReaderHasABias) {
   ReaderRegistry registry(false);
   Reader reader(registry);
   TakeBias(reader);
-  registry.WaitForReaders(Pages(11));
+  registry.WaitForReaders(SomePages(11));
   EXPECT_EQ(registry.membarriers(), 0u);
 }
 
@@ -178,7 +178,7 @@ TEST_F(ReaderTest, AReaderThatEndsGivesUpItsBias) {
   auto reader = std::make_unique<Reader>(registry_);
   TakeBias(*reader);
   reader.reset();
-  registry_.WaitForReaders(Pages(11));
+  registry_.WaitForReaders(SomePages(11));
   EXPECT_EQ(registry_.membarriers(), 0u);
 }
 
@@ -192,11 +192,11 @@ TEST_F(ReaderTest, MoreBiasedReadersThanOneBatchAreAllLookedAt) {
   registry_.NoteUnwaited();
   {
     Section last(*readers.back(), KeyOf(10));
-    registry_.WaitForReaders(Pages(11));
+    registry_.WaitForReaders(SomePages(11));
     EXPECT_TRUE(registry_.MustLook());  // one was inside
   }
   EXPECT_EQ(registry_.membarriers(), 2u);
-  registry_.WaitForReaders(Pages(11));
+  registry_.WaitForReaders(SomePages(11));
   EXPECT_FALSE(registry_.MustLook());
   EXPECT_EQ(registry_.membarriers(), 2u);
 }

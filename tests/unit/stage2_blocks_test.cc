@@ -13,14 +13,10 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-constexpr OwnerTag kMe = 7;
-constexpr OwnerTag kOther = 8;
-constexpr uint64_t k2M = PagesAt(1);
-constexpr uint64_t k1G = PagesAt(2);
-constexpr Gfn kBlock{3 * k1G + 4 * k2M};
+constexpr Gfn kBlockGfn{3 * k1G + 4 * k2M};
 constexpr Gfn kBigBlock{5 * k1G};
-constexpr GfnRange kWhole{kBlock, kBlock + k2M};
-constexpr Pfn kPfn{0x40000};
+constexpr GfnRange kWhole{kBlockGfn, kBlockGfn + k2M};
+constexpr Pfn kBlockPfn{0x40000};
 
 class Stage2BlocksTest : public ::testing::Test {
  protected:
@@ -28,7 +24,7 @@ class Stage2BlocksTest : public ::testing::Test {
 
   void Map(Gfn gfn, unsigned level, Access granted = Access::kWrite) {
     ASSERT_EQ(stage2_.TryClaim(gfn, level, granted, kMe).outcome, ClaimOutcome::kClaimed);
-    ASSERT_TRUE(stage2_.Publish(gfn, kMe, Pte::Leaf(kPfn, granted)));
+    ASSERT_TRUE(stage2_.Publish(gfn, kMe, Pte::Leaf(kBlockPfn, granted)));
   }
   bool Unmap(GfnRange range) {
     MmuGather gather;
@@ -40,14 +36,14 @@ class Stage2BlocksTest : public ::testing::Test {
     stage2_.WriteProtect(range, gather);
     return stage2_.Finish(gather);
   }
-  // Every page of `range` translates as `writable` says, to its place behind kPfn.
+  // Every page of `range` translates as `writable` says, to its place behind kBlockPfn.
   void ExpectPages(GfnRange range, Gfn block, bool writable) {
     rcu::ReadScope rcu;
     for (Gfn gfn = range.begin; gfn < range.end; gfn += 1) {
       const auto leaf = stage2_.Lookup(gfn);
       ASSERT_TRUE(leaf.has_value()) << gfn.value;
       const uint64_t page_in_leaf = gfn - EntryRange(gfn, leaf->level).begin;
-      ASSERT_EQ(leaf->pte.pfn() + page_in_leaf, kPfn + (gfn - block)) << gfn.value;
+      ASSERT_EQ(leaf->pte.pfn() + page_in_leaf, kBlockPfn + (gfn - block)) << gfn.value;
       ASSERT_EQ(leaf->pte.writable(), writable) << gfn.value;
     }
   }
@@ -62,39 +58,40 @@ class Stage2BlocksTest : public ::testing::Test {
 };
 
 TEST_F(Stage2BlocksTest, ABlockIsClaimedAtItsLevel) {
-  ASSERT_EQ(stage2_.TryClaim(kBlock + 9, 1, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
+  ASSERT_EQ(stage2_.TryClaim(kBlockGfn + 9, 1, Access::kWrite, kMe).outcome,
+            ClaimOutcome::kClaimed);
   EXPECT_EQ(stage2_.Stats().tables, 3u);
-  EXPECT_EQ(stage2_.TryClaim(kBlock, 0, Access::kRead, kOther).outcome, ClaimOutcome::kBusy);
-  ASSERT_TRUE(stage2_.Publish(kBlock + 9, kMe, Pte::Leaf(kPfn, Access::kWrite)));
+  EXPECT_EQ(stage2_.TryClaim(kBlockGfn, 0, Access::kRead, kOther).outcome, ClaimOutcome::kBusy);
+  ASSERT_TRUE(stage2_.Publish(kBlockGfn + 9, kMe, Pte::Leaf(kBlockPfn, Access::kWrite)));
   EXPECT_THAT(LeafLines(stage2_), ElementsAre("0xc0800+512 -> 0x40000 wy-"));
   EXPECT_EQ(stage2_.Stats().leaves_2m, 1u);
-  EXPECT_EQ(stage2_.TryClaim(kBlock + 100, 0, Access::kWrite, kOther).outcome,
+  EXPECT_EQ(stage2_.TryClaim(kBlockGfn + 100, 0, Access::kWrite, kOther).outcome,
             ClaimOutcome::kPresent);
-  EXPECT_EQ(stage2_.TryClaim(kBlock + 100, 1, Access::kWrite, kOther).outcome,
+  EXPECT_EQ(stage2_.TryClaim(kBlockGfn + 100, 1, Access::kWrite, kOther).outcome,
             ClaimOutcome::kPresent);
 }
 
 TEST_F(Stage2BlocksTest, ABlockIsNotClaimedWhereATableIs) {
-  Map(kBlock + 9, 0);
-  EXPECT_EQ(stage2_.TryClaim(kBlock, 1, Access::kRead, kMe).outcome, ClaimOutcome::kTable);
+  Map(kBlockGfn + 9, 0);
+  EXPECT_EQ(stage2_.TryClaim(kBlockGfn, 1, Access::kRead, kMe).outcome, ClaimOutcome::kTable);
 }
 
 TEST_F(Stage2BlocksTest, AnUnmapOfTheWholeTakesTheBlock) {
-  Map(kBlock, 1);
+  Map(kBlockGfn, 1);
   EXPECT_TRUE(Unmap(kWhole));
   EXPECT_THAT(LeafLines(stage2_), IsEmpty());
   EXPECT_EQ(stage2_.Stats().tables, 1u);
 }
 
 TEST_F(Stage2BlocksTest, AnUnmapOfAPartKeepsTheRest) {
-  Map(kBlock, 1);
-  EXPECT_TRUE(Unmap({kBlock + 5, kBlock + 7}));
+  Map(kBlockGfn, 1);
+  EXPECT_TRUE(Unmap({kBlockGfn + 5, kBlockGfn + 7}));
   EXPECT_EQ(stage2_.Stats().flushes, 1u);
   EXPECT_EQ(stage2_.Stats().leaves_2m, 0u);
   EXPECT_EQ(stage2_.Stats().leaves_4k, k2M - 2);
-  ExpectHoles({kBlock + 5, kBlock + 7});
-  ExpectPages({kBlock, kBlock + 5}, kBlock, true);
-  ExpectPages({kBlock + 7, kWhole.end}, kBlock, true);
+  ExpectHoles({kBlockGfn + 5, kBlockGfn + 7});
+  ExpectPages({kBlockGfn, kBlockGfn + 5}, kBlockGfn, true);
+  ExpectPages({kBlockGfn + 7, kWhole.end}, kBlockGfn, true);
 }
 
 TEST_F(Stage2BlocksTest, AnUnmapInTheMiddleOfABigBlockSplitsTwoLevels) {
@@ -109,25 +106,25 @@ TEST_F(Stage2BlocksTest, AnUnmapInTheMiddleOfABigBlockSplitsTwoLevels) {
 }
 
 TEST_F(Stage2BlocksTest, AWriteProtectOfTheWholeKeepsTheBlock) {
-  Map(kBlock, 1);
+  Map(kBlockGfn, 1);
   EXPECT_TRUE(WriteProtect(kWhole));
   EXPECT_THAT(LeafLines(stage2_), ElementsAre("0xc0800+512 -> 0x40000 -y-"));
 }
 
 TEST_F(Stage2BlocksTest, AWriteProtectOfAPartSplitsAndBreaksNothing) {
-  Map(kBlock, 1);
-  EXPECT_TRUE(WriteProtect({kBlock + 5, kBlock + 7}));
+  Map(kBlockGfn, 1);
+  EXPECT_TRUE(WriteProtect({kBlockGfn + 5, kBlockGfn + 7}));
   EXPECT_EQ(stage2_.Stats().leaves_2m, 0u);
   EXPECT_EQ(stage2_.Stats().leaves_4k, k2M);
   EXPECT_EQ(stage2_.Stats().unmaps, 0u);
-  ExpectPages({kBlock, kBlock + 5}, kBlock, true);
-  ExpectPages({kBlock + 5, kBlock + 7}, kBlock, false);
-  ExpectPages({kBlock + 7, kWhole.end}, kBlock, true);
+  ExpectPages({kBlockGfn, kBlockGfn + 5}, kBlockGfn, true);
+  ExpectPages({kBlockGfn + 5, kBlockGfn + 7}, kBlockGfn, false);
+  ExpectPages({kBlockGfn + 7, kWhole.end}, kBlockGfn, true);
 }
 
 TEST_F(Stage2BlocksTest, AWriteProtectOfAPartLeavesAReadOnlyBlockAlone) {
-  Map(kBlock, 1, Access::kRead);
-  EXPECT_FALSE(WriteProtect({kBlock + 5, kBlock + 7}));
+  Map(kBlockGfn, 1, Access::kRead);
+  EXPECT_FALSE(WriteProtect({kBlockGfn + 5, kBlockGfn + 7}));
   EXPECT_THAT(LeafLines(stage2_), ElementsAre("0xc0800+512 -> 0x40000 -y-"));
 }
 
@@ -141,27 +138,28 @@ TEST_F(Stage2BlocksTest, AWriteProtectInTheMiddleOfABigBlockSplitsTwoLevels) {
 }
 
 TEST_F(Stage2BlocksTest, ARelaxOfTheWholeStaysABlock) {
-  Map(kBlock, 1, Access::kRead);
-  ASSERT_EQ(stage2_.TryClaim(kBlock, 1, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
-  ASSERT_TRUE(stage2_.Publish(kBlock, kMe, Pte::Leaf(kPfn, Access::kWrite)));
+  Map(kBlockGfn, 1, Access::kRead);
+  ASSERT_EQ(stage2_.TryClaim(kBlockGfn, 1, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
+  ASSERT_TRUE(stage2_.Publish(kBlockGfn, kMe, Pte::Leaf(kBlockPfn, Access::kWrite)));
   EXPECT_THAT(LeafLines(stage2_), ElementsAre("0xc0800+512 -> 0x40000 wy-"));
 }
 
 // A fault for one page must not make the whole block writable, nor give it that page's frame.
 TEST_F(Stage2BlocksTest, ARelaxOfOnePageSplitsTheBlockFirst) {
-  Map(kBlock, 1, Access::kRead);
-  ASSERT_EQ(stage2_.TryClaim(kBlock + 5, 0, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
-  ASSERT_TRUE(stage2_.Publish(kBlock + 5, kMe, Pte::Leaf(kPfn + 5, Access::kWrite)));
-  ExpectPages({kBlock, kBlock + 5}, kBlock, false);
-  ExpectPages({kBlock + 5, kBlock + 6}, kBlock, true);
-  ExpectPages({kBlock + 6, kWhole.end}, kBlock, false);
+  Map(kBlockGfn, 1, Access::kRead);
+  ASSERT_EQ(stage2_.TryClaim(kBlockGfn + 5, 0, Access::kWrite, kMe).outcome,
+            ClaimOutcome::kClaimed);
+  ASSERT_TRUE(stage2_.Publish(kBlockGfn + 5, kMe, Pte::Leaf(kBlockPfn + 5, Access::kWrite)));
+  ExpectPages({kBlockGfn, kBlockGfn + 5}, kBlockGfn, false);
+  ExpectPages({kBlockGfn + 5, kBlockGfn + 6}, kBlockGfn, true);
+  ExpectPages({kBlockGfn + 6, kWhole.end}, kBlockGfn, false);
 }
 
 TEST_F(Stage2BlocksTest, ARelaxOfOnePageSplitsABigBlockToItsLevel) {
   Map(kBigBlock, 2, Access::kRead);
   ASSERT_EQ(stage2_.TryClaim(kBigBlock + 5, 0, Access::kWrite, kMe).outcome,
             ClaimOutcome::kClaimed);
-  ASSERT_TRUE(stage2_.Publish(kBigBlock + 5, kMe, Pte::Leaf(kPfn + 5, Access::kWrite)));
+  ASSERT_TRUE(stage2_.Publish(kBigBlock + 5, kMe, Pte::Leaf(kBlockPfn + 5, Access::kWrite)));
   EXPECT_EQ(stage2_.Stats().leaves_2m, 511u);
   EXPECT_EQ(stage2_.Stats().leaves_4k, 512u);
   ExpectPages({kBigBlock, kBigBlock + 5}, kBigBlock, false);
@@ -170,42 +168,42 @@ TEST_F(Stage2BlocksTest, ARelaxOfOnePageSplitsABigBlockToItsLevel) {
 }
 
 TEST_F(Stage2BlocksTest, ASplitStealsARelaxOfTheBlock) {
-  Map(kBlock, 1, Access::kRead);
-  ASSERT_EQ(stage2_.TryClaim(kBlock, 1, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
-  EXPECT_TRUE(Unmap({kBlock, kBlock + 1}));
-  EXPECT_FALSE(stage2_.Publish(kBlock, kMe, Pte::Leaf(kPfn, Access::kWrite)));
-  EXPECT_FALSE(stage2_.Publish(kBlock + 1, kMe, Pte::Leaf(kPfn, Access::kWrite)));
-  ExpectPages({kBlock + 1, kWhole.end}, kBlock, false);
+  Map(kBlockGfn, 1, Access::kRead);
+  ASSERT_EQ(stage2_.TryClaim(kBlockGfn, 1, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
+  EXPECT_TRUE(Unmap({kBlockGfn, kBlockGfn + 1}));
+  EXPECT_FALSE(stage2_.Publish(kBlockGfn, kMe, Pte::Leaf(kBlockPfn, Access::kWrite)));
+  EXPECT_FALSE(stage2_.Publish(kBlockGfn + 1, kMe, Pte::Leaf(kBlockPfn, Access::kWrite)));
+  ExpectPages({kBlockGfn + 1, kWhole.end}, kBlockGfn, false);
 }
 
 TEST_F(Stage2BlocksTest, AnUnmapOfAPartStealsAClaimOfTheBlock) {
-  ASSERT_EQ(stage2_.TryClaim(kBlock, 1, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
-  EXPECT_FALSE(Unmap({kBlock + 5, kBlock + 6}));
-  EXPECT_FALSE(stage2_.Publish(kBlock, kMe, Pte::Leaf(kPfn, Access::kWrite)));
+  ASSERT_EQ(stage2_.TryClaim(kBlockGfn, 1, Access::kWrite, kMe).outcome, ClaimOutcome::kClaimed);
+  EXPECT_FALSE(Unmap({kBlockGfn + 5, kBlockGfn + 6}));
+  EXPECT_FALSE(stage2_.Publish(kBlockGfn, kMe, Pte::Leaf(kBlockPfn, Access::kWrite)));
   EXPECT_EQ(stage2_.Stats().tables, 1u);
 }
 
 TEST_F(Stage2BlocksTest, ASplitKeepsDirtyAndYoung) {
-  Map(kBlock, 1);
+  Map(kBlockGfn, 1);
   {
     rcu::ReadScope rcu;
-    const auto leaf = stage2_.Lookup(kBlock + 3);
+    const auto leaf = stage2_.Lookup(kBlockGfn + 3);
     ASSERT_TRUE(leaf.has_value());
-    ASSERT_TRUE(stage2_.MarkUsed(kBlock + 3, *leaf, Access::kWrite));
+    ASSERT_TRUE(stage2_.MarkUsed(kBlockGfn + 3, *leaf, Access::kWrite));
   }
-  WriteProtect({kBlock + 8, kBlock + 9});
+  WriteProtect({kBlockGfn + 8, kBlockGfn + 9});
   for (const RawEntry& leaf : ReadTables(stage2_).leaves) {
     EXPECT_TRUE(leaf.pte.dirty() && leaf.pte.young()) << leaf.gfn.value;
   }
 }
 
 TEST_F(Stage2BlocksTest, AnUnmapOfAPartKeepsDirtyAndYoungOfTheRest) {
-  Map(kBlock, 1);
+  Map(kBlockGfn, 1);
   {
     rcu::ReadScope rcu;
-    ASSERT_TRUE(stage2_.MarkUsed(kBlock + 3, *stage2_.Lookup(kBlock + 3), Access::kWrite));
+    ASSERT_TRUE(stage2_.MarkUsed(kBlockGfn + 3, *stage2_.Lookup(kBlockGfn + 3), Access::kWrite));
   }
-  Unmap({kBlock + 8, kBlock + 9});
+  Unmap({kBlockGfn + 8, kBlockGfn + 9});
   const auto leaves = ReadTables(stage2_).leaves;
   EXPECT_EQ(leaves.size(), k2M - 1);
   for (const RawEntry& leaf : leaves) {
@@ -214,15 +212,15 @@ TEST_F(Stage2BlocksTest, AnUnmapOfAPartKeepsDirtyAndYoungOfTheRest) {
 }
 
 TEST_F(Stage2BlocksTest, AgeingSeesABlock) {
-  Map(kBlock, 1);
-  EXPECT_TRUE(stage2_.TestClearYoung({kBlock + 7, kBlock + 8}, true));
+  Map(kBlockGfn, 1);
+  EXPECT_TRUE(stage2_.TestClearYoung({kBlockGfn + 7, kBlockGfn + 8}, true));
   EXPECT_FALSE(stage2_.TestClearYoung(kWhole, false));
 }
 
 TEST_F(Stage2BlocksTest, ABlockFollowsItsOwnPages) {
-  Map(kBlock + 9, 0);
+  Map(kBlockGfn + 9, 0);
   EXPECT_TRUE(Unmap(kWhole));
-  Map(kBlock, 1);
+  Map(kBlockGfn, 1);
   EXPECT_EQ(stage2_.Stats().leaves_2m, 1u);
   EXPECT_EQ(stage2_.Stats().tables, 3u);
 }

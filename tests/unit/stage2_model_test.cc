@@ -13,10 +13,9 @@
 namespace underfoot::testing {
 namespace {
 
-constexpr OwnerTag kMe = 7;
-constexpr uint64_t kPages = 3 * PagesAt(1);
+constexpr uint64_t kModelPages = 3 * PagesAt(1);
 // So that the range crosses a boundary of 1 GiB, and three tables of 4K entries.
-constexpr Gfn kFirst{PagesAt(2) - PagesAt(1)};
+constexpr Gfn kModelFirst{PagesAt(2) - PagesAt(1)};
 
 struct ModelPage {
   Pfn pfn;
@@ -29,18 +28,18 @@ class Stage2ModelTest : public ::testing::Test {
   GfnRange RandomRange() {
     // Short ranges, ranges of about a block, and whole blocks.
     const uint64_t longest = random_.Chance(1, 2) ? 8 : PagesAt(1) + 50;
-    uint64_t begin = random_.Below(kPages);
-    uint64_t end = std::min(kPages, begin + 1 + random_.Below(longest));
+    uint64_t begin = random_.Below(kModelPages);
+    uint64_t end = std::min(kModelPages, begin + 1 + random_.Below(longest));
     if (random_.Chance(1, 8)) {
       begin &= ~(PagesAt(1) - 1);
       end = begin + PagesAt(1);
     }
-    return {kFirst + begin, kFirst + end};
+    return {kModelFirst + begin, kModelFirst + end};
   }
 
   void MapOne() {
     const unsigned level = random_.Chance(1, 20) ? 1 : 0;
-    const Gfn gfn = EntryRange(kFirst + random_.Below(kPages), level).begin;
+    const Gfn gfn = EntryRange(kModelFirst + random_.Below(kModelPages), level).begin;
     const GfnRange covers{gfn, gfn + PagesAt(level)};
     const Access access = random_.Chance(1, 2) ? Access::kWrite : Access::kRead;
     const Pfn pfn{random_.Below(uint64_t{1} << 30)};
@@ -98,7 +97,7 @@ class Stage2ModelTest : public ::testing::Test {
   }
 
   void WriteOne() {
-    const Gfn gfn = kFirst + random_.Below(kPages);
+    const Gfn gfn = kModelFirst + random_.Below(kModelPages);
     rcu::ReadScope rcu;
     const auto leaf = stage2_.Lookup(gfn);
     if (!leaf.has_value() || !leaf->pte.writable()) return;

@@ -9,9 +9,6 @@
 namespace underfoot::testing {
 namespace {
 
-constexpr OwnerTag kMe = 7;
-constexpr uint64_t k2M = PagesAt(1);
-constexpr uint64_t k1G = PagesAt(2);
 constexpr Pfn kPfn{0x40000};
 constexpr GfnRange kBig{{5 * k1G}, {6 * k1G}};
 

@@ -13,8 +13,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-constexpr OwnerTag kMe = 7;
-constexpr OwnerTag kOther = 8;
 constexpr Gfn kGfn{0x12345};
 
 class Stage2Test : public ::testing::Test {

@@ -204,7 +204,7 @@ class EventPrinter {
  private:
   std::string Line(std::string_view data) const {
     if (json_) return std::string(data);
-    const Json event = Json::parse(data, nullptr, /*allow_exceptions=*/false);
+    const Json event = ParseJson(data);
     try {
       return Printable(EventLine(event));  // printable, because any process chooses its own name
     } catch (const Json::exception&) {

@@ -344,7 +344,7 @@ void AddClientOptions(CLI::App* sub, const ClientVerbInfo& info, ClientArguments
   }
 }
 
-absl::Status Bad(std::string_view option, const absl::Status& status) {
+absl::Status BadOption(std::string_view option, const absl::Status& status) {
   return absl::InvalidArgumentError(
       absl::StrFormat("%s: %s", option, std::string(status.message())));
 }
@@ -364,12 +364,12 @@ absl::StatusOr<ChurnEdit> CheckChurnEdit(const ClientArguments& arguments, const
   ChurnEdit edit;
   if (sub.count("--set") > 0) {
     const absl::StatusOr<ChurnSpec> spec = ParseChurnSpec(arguments.churn_spec);
-    if (!spec.ok()) return Bad("--set", spec.status());
+    if (!spec.ok()) return BadOption("--set", spec.status());
     edit.spec = arguments.churn_spec;
   }
   if (sub.count("--seed") > 0) {
     const absl::StatusOr<uint64_t> seed = ParseNumber(arguments.churn_seed);
-    if (!seed.ok()) return Bad("--seed", seed.status());
+    if (!seed.ok()) return BadOption("--seed", seed.status());
     edit.seed = *seed;
   }
   if (arguments.churn_start) edit.running = true;
@@ -391,28 +391,28 @@ absl::StatusOr<Command> CheckClient(const ClientVerbInfo& info, const ClientArgu
   if (info.watch && sub.count("--watch") > 0) {
     const absl::StatusOr<std::chrono::milliseconds> watch =
         ParseSeconds(arguments.watch.empty() ? "1" : arguments.watch);
-    if (!watch.ok()) return Bad("--watch", watch.status());
+    if (!watch.ok()) return BadOption("--watch", watch.status());
     command.watch = *watch;
   }
   if (info.verb == ClientVerb::kStage2) {
     const absl::StatusOr<uint64_t> gfn = ParseNumber(arguments.gfn);
-    if (!gfn.ok()) return Bad("GFN", gfn.status());
+    if (!gfn.ok()) return BadOption("GFN", gfn.status());
     command.gfn = Gfn{*gfn};
   }
   if (info.verb == ClientVerb::kEvents && sub.count("--from") > 0) {
     const absl::StatusOr<uint64_t> from = ParseNumber(arguments.from);
-    if (!from.ok()) return Bad("--from", from.status());
+    if (!from.ok()) return BadOption("--from", from.status());
     command.from = *from;
   }
   if (info.verb == ClientVerb::kWorkingSet && sub.count("--seconds") > 0) {
     const absl::StatusOr<std::chrono::milliseconds> seconds = ParseSeconds(arguments.seconds);
-    if (!seconds.ok()) return Bad("--seconds", seconds.status());
+    if (!seconds.ok()) return BadOption("--seconds", seconds.status());
     command.seconds = absl::StrFormat("%.6g", static_cast<double>(seconds->count()) * 1e-3);
   }
   if ((info.verb == ClientVerb::kBalloon || info.verb == ClientVerb::kMemory) &&
       sub.count("--set") > 0) {
     const absl::StatusOr<uint64_t> bytes = ParseBytes(arguments.bytes);
-    if (!bytes.ok()) return Bad("--set", bytes.status());
+    if (!bytes.ok()) return BadOption("--set", bytes.status());
     command.bytes = *bytes;
   }
   if (info.verb == ClientVerb::kChurn) {

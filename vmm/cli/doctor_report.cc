@@ -1,11 +1,11 @@
 // Formats the doctor's findings as text and JSON.
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "absl/strings/str_format.h"
 #include "vmm/cli/doctor.h"
+#include "vmm/control/json.h"
 
 namespace underfoot {
 namespace {
@@ -64,7 +64,6 @@ std::string DoctorText(const DoctorReport& report) {
 }
 
 std::string DoctorJson(const DoctorReport& report) {
-  using Json = nlohmann::ordered_json;
   Json checks = Json::array();
   for (const DoctorCheck& check : report.checks) {
     checks.push_back(Json::object({{"name", check.name},

@@ -168,7 +168,7 @@ std::string DirtyLogText(const DirtyLogStats& log) {
 
 std::string TableText(const RunSummary& summary) {
   const Stats& s = summary.stats;
-  Table table({Align::kLeft, Align::kLeft});
+  TextTable table({Align::kLeft, Align::kLeft});
   table.AddRow({"machine", absl::StrFormat("%s: %u vCPUs, %s, %s, ran %s", s.vm.name, s.vm.vcpus,
                                            FormatBytes(s.vm.memory_bytes), s.vm.kvm_vendor,
                                            FormatMicros(s.vm.uptime_us))});

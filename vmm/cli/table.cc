@@ -23,7 +23,7 @@ std::string Printable(std::string text) {
 
 }  // namespace
 
-std::string Table::Text() const {
+std::string TextTable::Text() const {
   std::vector<std::vector<std::string>> rows = rows_;
   std::vector<size_t> widths(columns_.size(), 0);
   for (std::vector<std::string>& row : rows) {

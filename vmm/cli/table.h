@@ -13,10 +13,10 @@ namespace underfoot {
 
 enum class Align : uint8_t { kLeft, kRight };
 
-class Table {
+class TextTable {
  public:
   // A row may have fewer cells than `columns`. A row with more is a bug of the caller.
-  explicit Table(std::vector<Align> columns) : columns_(std::move(columns)) {}
+  explicit TextTable(std::vector<Align> columns) : columns_(std::move(columns)) {}
 
   void AddRow(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
 

@@ -31,13 +31,13 @@ bool IsTotal(std::string_view group, std::string_view field) {
   return part != "p50" && part != "p99" && part != "max" && part != "sum_us";
 }
 
-enum class Unit : uint8_t { kNone, kBytes, kMicros };
+enum class FieldUnit : uint8_t { kNone, kBytes, kMicros };
 
-Unit UnitOf(std::string_view field) {
-  if (field.ends_with("_bytes") || field == "bytes") return Unit::kBytes;
+FieldUnit UnitOf(std::string_view field) {
+  if (field.ends_with("_bytes") || field == "bytes") return FieldUnit::kBytes;
   const bool micros = field.ends_with("_us") || field.ends_with("_us_max") ||
                       field.find("_us.p") != std::string_view::npos || field.ends_with("_us.max");
-  return micros ? Unit::kMicros : Unit::kNone;
+  return micros ? FieldUnit::kMicros : FieldUnit::kNone;
 }
 
 std::string Scalar(std::string_view field, const Json& value) {
@@ -46,8 +46,8 @@ std::string Scalar(std::string_view field, const Json& value) {
   if (value.is_null()) return "-";
   if (value.is_number_integer() && value >= 0) {
     const auto number = value.get<uint64_t>();
-    if (UnitOf(field) == Unit::kBytes) return FormatBytes(number);
-    if (UnitOf(field) == Unit::kMicros) return FormatMicros(number);
+    if (UnitOf(field) == FieldUnit::kBytes) return FormatBytes(number);
+    if (UnitOf(field) == FieldUnit::kMicros) return FormatMicros(number);
     if (field == "seed" || field == "pid") return std::to_string(number);
     return FormatCount(number);
   }
@@ -56,9 +56,10 @@ std::string Scalar(std::string_view field, const Json& value) {
 
 // If the value is shown with its unit, the name is shown without it: "uptime 12.3 s".
 std::string NameShown(const std::string& field) {
-  if (UnitOf(field) == Unit::kBytes) return absl::StrReplaceAll(field, {{"_bytes", ""}});
+  if (UnitOf(field) == FieldUnit::kBytes) return absl::StrReplaceAll(field, {{"_bytes", ""}});
   const bool of_times = field.find("_us.") != std::string::npos;  // "fault_us.count"
-  if (of_times || UnitOf(field) == Unit::kMicros) return absl::StrReplaceAll(field, {{"_us", ""}});
+  if (of_times || UnitOf(field) == FieldUnit::kMicros)
+    return absl::StrReplaceAll(field, {{"_us", ""}});
   return field;
 }
 
@@ -160,7 +161,7 @@ std::string StatsView(const Json& now, const Json* before, const StatsLook& look
     SortByChange(fields);
     shown = look.rows - 1;
   }
-  Table table({kLeft, kLeft, kRight, kRight});
+  TextTable table({kLeft, kLeft, kRight, kRight});
   std::string last;
   for (size_t i = 0; i < shown; ++i) {
     const StatsField& field = fields[i];
@@ -189,7 +190,7 @@ std::string StatsCsv(const Json& now, const StatsLook& look, std::vector<std::st
 }
 
 std::string CachesView(const Json& answer) {
-  Table table({kLeft, kLeft, kRight, kRight, kLeft, kRight, kRight, kRight, kRight});
+  TextTable table({kLeft, kLeft, kRight, kRight, kLeft, kRight, kRight, kRight, kRight});
   table.AddRow(
       {"NAME", "KEY", "ADDRESS", "BYTES", "STATE", "HVA", "PFN", "REFRESHES", "INVALIDATIONS"});
   for (const Json& cache : answer.at("caches")) {
@@ -204,7 +205,7 @@ std::string CachesView(const Json& answer) {
 }
 
 std::string MemslotsView(const Json& answer) {
-  Table table({kRight, kRight, kRight, kRight, kRight, kRight, kLeft});
+  TextTable table({kRight, kRight, kRight, kRight, kRight, kRight, kLeft});
   table.AddRow({"ID", "GFN", "END", "SIZE", "HVA", "GENERATION", "FLAGS"});
   for (const Json& slot : answer.at("memslots")) {
     std::string flags;
@@ -222,7 +223,7 @@ std::string MemslotsView(const Json& answer) {
 }
 
 std::string Stage2View(const Json& walk) {
-  Table table({kRight, kLeft, kRight});
+  TextTable table({kRight, kLeft, kRight});
   table.AddRow({"LEVEL", "ENTRY", "RAW"});
   for (const Json& step : walk.at("steps")) {
     table.AddRow({Scalar("level", step.at("level")), step.at("entry").get<std::string>(),
@@ -241,7 +242,7 @@ std::string Stage2View(const Json& walk) {
 }
 
 std::string ChurnView(const Json& churn) {
-  Table table({kLeft, kRight, kRight});
+  TextTable table({kLeft, kRight, kRight});
   table.AddRow({"KIND", "RATE", "DONE"});
   const Json& rates = churn.at("rates");
   for (const auto& [kind, done] : churn.at("operations").items()) {
@@ -255,7 +256,7 @@ std::string ChurnView(const Json& churn) {
 }
 
 std::string WorkingSetView(const Json& set) {
-  Table table({kRight, kRight, kRight, kRight, kRight});
+  TextTable table({kRight, kRight, kRight, kRight, kRight});
   table.AddRow({"ID", "GFN", "SIZE", "TOUCHED", "SHARE"});
   const auto add = [&table](const std::string& id, const std::string& gfn, const Json& row) {
     const auto pages = row.at("pages").get<uint64_t>();
@@ -282,8 +283,8 @@ std::string WorkingSetView(const Json& set) {
 }
 
 std::string DevicesView(const Json& answer) {
-  Table table({kLeft, kRight, kRight, kRight, kRight, kRight, kRight, kRight, kRight, kRight,
-               kRight, kRight});
+  TextTable table({kLeft, kRight, kRight, kRight, kRight, kRight, kRight, kRight, kRight, kRight,
+                   kRight, kRight});
   table.AddRow({"QUEUE", "NEXT", "REQUESTS", "ERRORS", "TO GUEST", "FROM GUEST", "DIRECT",
                 "BOUNCED", "KICKS", "INTERRUPTS", "REFRESHES", "IN REQUEST"});
   std::string devices;
@@ -312,7 +313,7 @@ std::string DevicesView(const Json& answer) {
   devices = devices.empty() ? "no virtio devices\n" : devices + table.Text();
   const Json pages = answer.value("event_pages", Json::array());  // an older program has none
   if (pages.empty()) return devices;
-  Table events({kLeft, kRight, kRight, kRight, kRight, kRight, kRight});
+  TextTable events({kLeft, kRight, kRight, kRight, kRight, kRight, kRight});
   events.AddRow(
       {"EVENT PAGE", "GPA", "SENT FAST", "HANDED OVER", "SENT SLOW", "TIMES", "REFRESHES"});
   for (const Json& page : pages) {
@@ -386,7 +387,7 @@ std::string MemoryView(const Json& answer) {
 }
 
 std::string DirtyView(const Json& dirty) {
-  Table table({kRight, kRight, kRight, kRight, kRight});
+  TextTable table({kRight, kRight, kRight, kRight, kRight});
   table.AddRow({"ID", "GFN", "SIZE", "WRITTEN", "WAITING"});
   const auto add = [&table](const std::string& id, const std::string& gfn, const Json& row) {
     const auto size = [&row](const char* name) {
@@ -425,7 +426,7 @@ std::string TakenView(const Json& taken) {
 }
 
 std::string CoverageView(const Json& coverage) {
-  Table table({kLeft, kRight, kLeft, kLeft, kLeft, kLeft});
+  TextTable table({kLeft, kRight, kLeft, kLeft, kLeft, kLeft});
   std::vector<std::string> head = {"KIND", "DONE"};
   for (const auto& [source, state] : coverage.at("sources").items()) {
     head.push_back(source + (state == "on" ? "" : " (off)"));

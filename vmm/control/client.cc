@@ -56,7 +56,7 @@ absl::StatusCode CodeOf(int http_status) {
 // The status with the message of {"error": {"message": ...}}, or with the HTTP status alone.
 absl::Status StatusOf(const HttpReply& reply) {
   std::string message = absl::StrFormat("HTTP status %d", reply.status);
-  const Json json = Json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
+  const Json json = ParseJson(reply.body);
   if (json.is_object() && json.contains("error") && json["error"].is_object() &&
       json["error"].contains("message") && json["error"]["message"].is_string()) {
     message = json["error"]["message"].get<std::string>();
@@ -67,7 +67,7 @@ absl::Status StatusOf(const HttpReply& reply) {
 absl::StatusOr<Json> JsonOf(const absl::StatusOr<HttpReply>& reply, const std::string& path) {
   if (!reply.ok()) return reply.status();
   if (reply->status < 200 || reply->status > 299) return StatusOf(*reply);
-  Json json = Json::parse(reply->body, nullptr, /*allow_exceptions=*/false);
+  Json json = ParseJson(reply->body);
   if (json.is_discarded()) {
     return absl::InternalError(absl::StrFormat(
         "the program that answers at %s sent no JSON; is it an underfoot machine?", path));

@@ -366,6 +366,10 @@ Json ToJson(const ChurnRequest& request) {
   return json;
 }
 
+Json ParseJson(std::string_view text) {
+  return Json::parse(text, nullptr, /*allow_exceptions=*/false);
+}
+
 std::string Dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }

@@ -11,6 +11,7 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "vmm/control/target.h"
@@ -38,6 +39,10 @@ Json ToJson(const HotplugStats& hotplug);
 Json ToJson(const EventInfo& event);
 Json ToJson(const ChurnState& churn);
 Json ToJson(const ChurnRequest& request);  // the body that ParseChurnRequest reads
+
+// The result is Json::is_discarded() if the text is not JSON. The parser is a large template: only
+// json.cc compiles it.
+Json ParseJson(std::string_view text);
 
 // One line. Bytes that are not UTF-8 do not make it fail.
 std::string Dump(const Json& json);

@@ -35,7 +35,7 @@ absl::StatusOr<Json> ParseObject(std::string_view body,
   if (body.find('\0') != std::string_view::npos) {
     return absl::InvalidArgumentError("the body holds a NUL byte; send a JSON object with " + list);
   }
-  Json json = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+  Json json = ParseJson(body);
   if (json.is_discarded()) {
     return absl::InvalidArgumentError("the body is not JSON; send a JSON object with " + list);
   }

@@ -14,12 +14,12 @@ namespace {
 // Long read sections would delay invalidations, so a visit processes only a part of a ring.
 constexpr uint64_t kRecordsPerVisit = 16;
 // The guest cannot wake the peer. While the rings stand still, the pause before each look doubles.
-constexpr absl::Duration kFirstPause = absl::Microseconds(50);
-constexpr absl::Duration kLongestPause = absl::Milliseconds(1);
+constexpr absl::Duration kFirstPeerPause = absl::Microseconds(50);
+constexpr absl::Duration kLongestPeerPause = absl::Milliseconds(1);
 
 // The guest reads and writes the words of this page at the same time.
 uint64_t Load(uint64_t& word) { return std::atomic_ref(word).load(kAcquire); }
-void Store(uint64_t& word, uint64_t value) { std::atomic_ref(word).store(value, kRelease); }
+void Publish(uint64_t& word, uint64_t value) { std::atomic_ref(word).store(value, kRelease); }
 
 }  // namespace
 
@@ -50,15 +50,15 @@ void RingPeer::Stop() {
 void RingPeer::Main() {
   NameThisThread("ring-peer");
   Reader reader(mmu_.readers());
-  absl::Duration pause = kFirstPause;
+  absl::Duration pause = kFirstPeerPause;
   while (!stop_.load(kAcquire)) {
     switch (Visit(reader)) {
       case Progress::kSome:
-        pause = kFirstPause;
+        pause = kFirstPeerPause;
         break;
       case Progress::kNone:
         absl::SleepFor(pause);
-        pause = std::min(2 * pause, kLongestPause);
+        pause = std::min(2 * pause, kLongestPeerPause);
         break;
       case Progress::kNever:
         mismatches_.Add();
@@ -104,9 +104,9 @@ bool RingPeer::Produce(abi::Ring& ring) {
   const uint64_t end = head + std::min(room, kRecordsPerVisit);
   for (uint64_t n = head; n < end; ++n) {
     abi::RingRecord& record = ring.records[n % abi::kRingRecords];
-    Store(record.payload, abi::RequestPayload(seed_, n + 1));
-    Store(record.sequence, n + 1);
-    Store(ring.head, n + 1);
+    Publish(record.payload, abi::RequestPayload(seed_, n + 1));
+    Publish(record.sequence, n + 1);
+    Publish(ring.head, n + 1);
   }
   produced_.Add(end - head);
   return end != head;
@@ -124,7 +124,7 @@ bool RingPeer::Consume(abi::Ring& ring) {
     abi::RingRecord& record = ring.records[n % abi::kRingRecords];
     const uint64_t expected = abi::AnswerPayload(abi::RequestPayload(seed_, n + 1));
     if (Load(record.sequence) != n + 1 || Load(record.payload) != expected) mismatches_.Add();
-    Store(ring.tail, n + 1);
+    Publish(ring.tail, n + 1);
   }
   answered_.Add(end - tail);
   return end != tail;

@@ -9,7 +9,7 @@
 namespace underfoot {
 namespace {
 
-constexpr uint16_t kRegisters = 8;
+constexpr uint16_t kUartRegisters = 8;
 constexpr uint8_t kFifosAreEnabled = 0xc0;  // in the interrupt identification
 constexpr uint8_t kCauses = UART_IER_RDI | UART_IER_THRI | UART_IER_RLSI | UART_IER_MSI;
 constexpr uint8_t kModemIsReady = UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS;
@@ -17,7 +17,7 @@ constexpr uint8_t kModemIsReady = UART_MSR_DCD | UART_MSR_DSR | UART_MSR_CTS;
 }  // namespace
 
 bool Uart::Claims(uint16_t port) {
-  return port >= pc::kSerialPort && port < pc::kSerialPort + kRegisters;
+  return port >= pc::kSerialPort && port < pc::kSerialPort + kUartRegisters;
 }
 
 ExitOutcome Uart::Access(const PortIo& io) {

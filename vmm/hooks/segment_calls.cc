@@ -35,7 +35,7 @@ HvaRange HeapThatGoes(Hva end, Hva now) {
   return {begin, std::max(begin, now)};
 }
 
-uint64_t RoundUp(uint64_t bytes, uint64_t page_size) {
+uint64_t RoundUpToPages(uint64_t bytes, uint64_t page_size) {
   return (bytes + page_size - 1) & ~(page_size - 1);
 }
 
@@ -58,7 +58,7 @@ HvaRange SegmentAt(Hva start) {
   if (query.FindFrom(start, &mapping) != MappingQuery::Answer::kFound) return all_above;
   const std::optional<uint64_t> size = SizeOfSegment(static_cast<int>(mapping.file.inode));
   if (!mapping.has_file || mapping.hvas.begin > start || !size.has_value()) return all_above;
-  return {start, start + RoundUp(*size, mapping.page_size)};
+  return {start, start + RoundUpToPages(*size, mapping.page_size)};
 }
 
 }  // namespace
@@ -94,7 +94,7 @@ void* Shmat(int segment, const void* start, int flags) {
   const Hva begin = (flags & SHM_RND) != 0 ? PageOf(HvaOf(start)) : HvaOf(start);
   const std::optional<uint64_t> size = SizeOfSegment(segment);
   // Whether the segment consists of huge pages cannot be found out before it is mapped.
-  const uint64_t bytes = RoundUp(size.value_or(UINT64_MAX / 2), kLargestPage);
+  const uint64_t bytes = RoundUpToPages(size.value_or(UINT64_MAX / 2), kLargestPage);
   const HvaRange range = RangeAt(PointerOf(begin), bytes);
   if (!MayTouch(range)) return next();
   return Bracketed(

@@ -34,6 +34,9 @@
 
 namespace underfoot::virtio {
 
+// The mask of a feature that <linux/virtio_*.h> has as a number.
+constexpr uint64_t FeatureBit(unsigned bit) { return uint64_t{1} << bit; }
+
 // The counters of one queue. Only its worker changes them; any thread may read them.
 struct QueueCounters {
   OwnedCounter requests;          // served

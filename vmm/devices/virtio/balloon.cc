@@ -15,7 +15,6 @@
 namespace underfoot::virtio {
 namespace {
 
-constexpr uint64_t Bit(unsigned bit) { return uint64_t{1} << bit; }
 // Frame numbers that are handled at once.
 constexpr uint64_t kFramesAtOnce = 512;
 // Memory that is discarded by one call.
@@ -59,12 +58,12 @@ uint64_t* FieldOf(GuestMemoryStats& stats, uint16_t tag) {
 uint32_t Balloon::device_id() const { return VIRTIO_ID_BALLOON; }
 
 uint64_t Balloon::features() const {
-  return Bit(VIRTIO_BALLOON_F_DEFLATE_ON_OOM) | Bit(VIRTIO_BALLOON_F_REPORTING) |
-         Bit(VIRTIO_BALLOON_F_STATS_VQ);
+  return FeatureBit(VIRTIO_BALLOON_F_DEFLATE_ON_OOM) | FeatureBit(VIRTIO_BALLOON_F_REPORTING) |
+         FeatureBit(VIRTIO_BALLOON_F_STATS_VQ);
 }
 
 void Balloon::DriverBegins(uint64_t features) {
-  reports_statistics_.store((features & Bit(VIRTIO_BALLOON_F_STATS_VQ)) != 0, kRelease);
+  reports_statistics_.store((features & FeatureBit(VIRTIO_BALLOON_F_STATS_VQ)) != 0, kRelease);
   asked_.store(false, kRelaxed);
 }
 

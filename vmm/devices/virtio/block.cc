@@ -13,7 +13,6 @@ namespace underfoot::virtio {
 namespace {
 
 constexpr uint64_t kHeaderBytes = sizeof(virtio_blk_outhdr);
-constexpr uint64_t Bit(unsigned bit) { return uint64_t{1} << bit; }
 // The driver counts sectors of a range in 32 bits.
 constexpr uint32_t kMaxRangeSectors = 0x3fffff;
 // What is discarded or written with zeroes by one call. Where the host can only write the zeroes, more
@@ -39,10 +38,10 @@ Block::Block(std::unique_ptr<Disk> disk, uint16_t queues, const std::string& id)
 uint32_t Block::device_id() const { return VIRTIO_ID_BLOCK; }
 
 uint64_t Block::features() const {
-  const uint64_t always = Bit(VIRTIO_BLK_F_SEG_MAX) | Bit(VIRTIO_BLK_F_BLK_SIZE) |
-                          Bit(VIRTIO_BLK_F_FLUSH) | Bit(VIRTIO_BLK_F_MQ);
-  if (disk_->read_only()) return always | Bit(VIRTIO_BLK_F_RO);
-  return always | Bit(VIRTIO_BLK_F_DISCARD) | Bit(VIRTIO_BLK_F_WRITE_ZEROES);
+  const uint64_t always = FeatureBit(VIRTIO_BLK_F_SEG_MAX) | FeatureBit(VIRTIO_BLK_F_BLK_SIZE) |
+                          FeatureBit(VIRTIO_BLK_F_FLUSH) | FeatureBit(VIRTIO_BLK_F_MQ);
+  if (disk_->read_only()) return always | FeatureBit(VIRTIO_BLK_F_RO);
+  return always | FeatureBit(VIRTIO_BLK_F_DISCARD) | FeatureBit(VIRTIO_BLK_F_WRITE_ZEROES);
 }
 
 bool Block::Holds(uint64_t sector, uint64_t bytes) const {

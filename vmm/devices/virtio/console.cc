@@ -18,7 +18,7 @@ constexpr unsigned kGenerationShift = 32;
 
 uint32_t Console::device_id() const { return VIRTIO_ID_CONSOLE; }
 
-uint64_t Console::features() const { return uint64_t{1} << VIRTIO_CONSOLE_F_SIZE; }
+uint64_t Console::features() const { return FeatureBit(VIRTIO_CONSOLE_F_SIZE); }
 
 size_t Console::Receive(std::string_view bytes) {
   size_t taken = 0;
