@@ -19,6 +19,7 @@
 #include "tests/bench/caused_records.h"
 #include "tests/bench/comparators/exclusive_table.h"
 #include "tests/bench/cpus.h"
+#include "tests/bench/numa_scans.h"
 #include "tests/bench/partner.h"
 
 namespace underfoot::bench {
@@ -190,6 +191,22 @@ TEST(CausedRecords, AZapIsADiscardOnlyIfNothingElseIsInTheChain) {
                                          "shmem_fallocate"};
   EXPECT_EQ(CauseOf(hole), "hole or truncation");
   EXPECT_EQ(CauseOf(std::span(hole).first(1)), "discard");
+}
+
+TEST(CausedRecords, AScanOfNumaBalancingIsApartFromTheMigrationThatFollowsIt) {
+  EXPECT_EQ(CauseOf(std::vector<std::string>{"change_protection", "change_prot_numa",
+                                             "task_numa_work", "task_work_run"}),
+            "NUMA balancing");
+  EXPECT_EQ(CauseOf(std::vector<std::string>{"try_to_migrate_one", "migrate_pages",
+                                             "migrate_misplaced_page", "do_numa_page"}),
+            "migration");
+}
+
+TEST(NumaScans, EachNodeHasACpuOfThisProcess) {
+  for (const int cpu : CpusOfNodes()) {
+    EXPECT_THAT(AllowedCpus(), ::testing::Contains(cpu));
+  }
+  EXPECT_GE(CpusOfNodes().size(), 1u);
 }
 
 TEST(Benchmarks, WhatIsMeasuredIsSavedBeforeTheRunEnds) {

@@ -1,6 +1,6 @@
 // How many invalidations are vain? For each kind of churn that one process can make on its own
 // memory, private or a memfd, and for what the kernel does to it by itself if it may (KSM, khugepaged,
-// compaction): the share of the kernel's invalidations whose range has the same frames afterwards as
+// compaction, NUMA balancing): the share of the kernel's invalidations whose range has the same frames afterwards as
 // before, by /proc/self/pagemap. The cause in the name of a row is that of most of its records, from
 // the kernel's call chain.
 //
@@ -39,6 +39,7 @@
 #include "tests/bench/anonymous_memory.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/caused_records.h"
+#include "tests/bench/numa_scans.h"
 #include "vmm/base/backing.h"
 #include "vmm/base/newer_kernels.h"
 #include "vmm/base/unique_fd.h"
@@ -57,6 +58,8 @@ constexpr uint64_t kPages = 64;
 constexpr uint64_t kBlockPages = kBlockBytes >> kPageShift;
 constexpr uint64_t kCompactedPages = 16384;
 constexpr unsigned kOperations = 8;  // in a turn
+// Of NUMA balancing in an operation. A page moves at the second fault from the same node, or later.
+constexpr uint64_t kScans = 4;
 constexpr std::chrono::seconds kPatience{3};
 constexpr absl::Duration kLook = absl::Milliseconds(5);
 
@@ -321,6 +324,26 @@ std::vector<Kind> Kinds() {
   };
 }
 
+void PagesOfNode0(const Scene& scene) {
+  OnNode(0, [&scene] {
+    Erase(scene);
+    scene.TouchAll();
+  });
+}
+
+std::function<void(const Scene&)> ScannedWhileTouchedBy(unsigned node) {
+  return [node](const Scene& scene) {
+    OnNode(node, [&scene] { UseUntilScanned(kScans, [&scene] { scene.TouchAll(); }); });
+  };
+}
+
+std::vector<Kind> NumaKinds() {
+  return {{"4 scans, touched by their own node", PagesOfNode0, ScannedWhileTouchedBy(0)},
+          {"4 scans, touched by the other node", PagesOfNode0, ScannedWhileTouchedBy(1)},
+          {"4 scans, not touched", PagesOfNode0,
+           [](const Scene&) { OnNode(0, [] { UseUntilScanned(kScans, [] {}); }); }}};
+}
+
 struct Counted {
   double operations = 0;
   double records = 0;
@@ -387,6 +410,8 @@ struct Act {
   std::vector<Kind> (*kinds)() = Kinds;
   // The kernel need not do it each time: a figure is of all operations so far.
   bool adds_up = false;
+  // How often the kernel has done it. A turn in which it has not is discarded.
+  uint64_t (*done)() = nullptr;
 };
 
 // Its first operations, until they make a record: the kernel may not be awake yet.
@@ -421,15 +446,19 @@ void Compare(Bench& bench, const Act& act) {
     Comparison comparison{
         .name = name, .what = std::move(what), .variants = {}, .rounds = 5, .unit = unit};
     for (const Named& each : named) {
-      comparison.variants.push_back(
-          {.name = each.name,
-           .run =
-               [=, operations = act.operations, adds_up = act.adds_up](Turn& turn) {
-                 const Counted counted = Count(*scene, each.kind, operations);
-                 each.so_far->Add(counted);
-                 turn.Record(figure(adds_up ? *each.so_far : counted));
-               },
-           .goal = {}});
+      comparison.variants.push_back({.name = each.name,
+                                     .run =
+                                         [=, operations = act.operations, adds_up = act.adds_up,
+                                          done = act.done](Turn& turn) {
+                                           const uint64_t before = done == nullptr ? 0 : done();
+                                           const Counted counted =
+                                               Count(*scene, each.kind, operations);
+                                           if (done != nullptr && done() == before)
+                                             return turn.Discard();
+                                           each.so_far->Add(counted);
+                                           turn.Record(figure(adds_up ? *each.so_far : counted));
+                                         },
+                                     .goal = {}});
     }
     bench.Compare(std::move(comparison));
   };
@@ -441,20 +470,35 @@ void Compare(Bench& bench, const Act& act) {
           "records", [](const Counted& counted) { return counted.records / counted.operations; });
 }
 
-// KSM and khugepaged run, and run often, as long as the returned changes live.
-absl::StatusOr<std::unique_ptr<HostChanges>> WakeTheKernel() {
+bool Wants(const Bench& bench, std::initializer_list<const char*> suffixes) {
+  return std::any_of(suffixes.begin(), suffixes.end(), [&bench](const char* suffix) {
+    return bench.Wants(absl::StrCat("kernel.vain", suffix)) ||
+           bench.Wants(absl::StrCat("kernel.records", suffix));
+  });
+}
+
+// The knobs have these values as long as the returned changes live.
+absl::StatusOr<std::unique_ptr<HostChanges>> SetKnobs(
+    const std::vector<std::pair<std::string, std::string>>& knobs) {
   absl::StatusOr<std::unique_ptr<HostChanges>> host =
       HostChanges::Take([](std::string_view line) { std::cerr << line << "\n"; });
   if (!host.ok()) return host;
-  constexpr char kKhugepaged[] = "/sys/kernel/mm/transparent_hugepage/khugepaged/";
-  for (const auto& [path, value] : std::initializer_list<std::pair<std::string, std::string>>{
-           {kKsmPagesToScan, "10000"},
-           {kKsmSleepMs, "5"},
-           {kKsmRun, "1"},
-           {absl::StrCat(kKhugepaged, "scan_sleep_millisecs"), "5"},
-           {absl::StrCat(kKhugepaged, "pages_to_scan"), "100000"}}) {
+  for (const auto& [path, value] : knobs) {
     if (absl::Status set = (*host)->SetKnob(path, value); !set.ok()) return set;
   }
+  return host;
+}
+
+// KSM and khugepaged run, and run often, as long as the returned changes live.
+absl::StatusOr<std::unique_ptr<HostChanges>> WakeTheKernel() {
+  constexpr char kKhugepaged[] = "/sys/kernel/mm/transparent_hugepage/khugepaged/";
+  absl::StatusOr<std::unique_ptr<HostChanges>> host =
+      SetKnobs({{kKsmPagesToScan, "10000"},
+                {kKsmSleepMs, "5"},
+                {kKsmRun, "1"},
+                {absl::StrCat(kKhugepaged, "scan_sleep_millisecs"), "5"},
+                {absl::StrCat(kKhugepaged, "pages_to_scan"), "100000"}});
+  if (!host.ok()) return host;
   // With smart scan, KSM leaves out pages that did not merge before. Linux 6.7.
   constexpr char kSmartScan[] = "/sys/kernel/mm/ksm/smart_scan";
   if (!ReadKnob(kSmartScan).ok()) return host;
@@ -462,13 +506,8 @@ absl::StatusOr<std::unique_ptr<HostChanges>> WakeTheKernel() {
   return host;
 }
 
-}  // namespace
-
-void BenchVainInvalidations(Bench& bench) {
-  Compare(bench, {});
-  Compare(bench, {.suffix = ".memfd", .backing = Backing::kMemfd, .kinds = MemfdKinds});
-  Compare(bench,
-          {.suffix = ".collapse", .pages = kBlockPages, .operations = 2, .kinds = BlockKinds});
+void CompareWhatTheKernelDoes(Bench& bench) {
+  if (!Wants(bench, {".ksm", ".khugepaged", ".compaction"})) return;
   constexpr char kByTheKernel[] = "kernel.vain.ksm";
   if (!bench.may_change_host()) {
     return bench.Skip(kByTheKernel, "KSM, khugepaged and compaction take --allow-host-changes");
@@ -484,6 +523,42 @@ void BenchVainInvalidations(Bench& bench) {
                   .operations = 1,
                   .kinds = CompactionKinds,
                   .adds_up = true});
+}
+
+void CompareNumaBalancing(Bench& bench) {
+  if (!Wants(bench, {".numa", ".numa.memfd"})) return;
+  constexpr char kName[] = "kernel.vain.numa";
+  if (CpusOfNodes().size() < 2) {
+    return bench.Skip(kName, "NUMA balancing takes CPUs of two NUMA nodes, and here is one");
+  }
+  if (!bench.may_change_host()) {
+    return bench.Skip(kName, "NUMA balancing takes --allow-host-changes");
+  }
+  const absl::StatusOr<std::unique_ptr<HostChanges>> host = SetKnobs(NumaBalancingKnobs());
+  if (!host.ok()) {
+    return bench.Skip(kName, absl::StrCat("NUMA balancing, whose settings are in debugfs: ",
+                                          std::string(host.status().message())));
+  }
+  bool scanned = false;
+  OnNode(0, [&scanned] { scanned = UseUntilScanned(1, [] {}); });
+  if (!scanned) return bench.Skip(kName, "NUMA balancing has not scanned this process");
+  Compare(bench, {.suffix = ".numa", .operations = 1, .kinds = NumaKinds, .done = NumaScans});
+  Compare(bench, {.suffix = ".numa.memfd",
+                  .backing = Backing::kMemfd,
+                  .operations = 1,
+                  .kinds = NumaKinds,
+                  .done = NumaScans});
+}
+
+}  // namespace
+
+void BenchVainInvalidations(Bench& bench) {
+  Compare(bench, {});
+  Compare(bench, {.suffix = ".memfd", .backing = Backing::kMemfd, .kinds = MemfdKinds});
+  Compare(bench,
+          {.suffix = ".collapse", .pages = kBlockPages, .operations = 2, .kinds = BlockKinds});
+  CompareWhatTheKernelDoes(bench);
+  CompareNumaBalancing(bench);
 }
 
 }  // namespace underfoot::bench

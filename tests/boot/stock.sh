@@ -92,6 +92,22 @@ command_check_stock() {
   summarize check-stock
 }
 
+# stock_bench VERSION JSON ARGUMENT...: the benchmarks on that kernel with two NUMA nodes, one CPU each; the
+# results come out after the text.
+stock_bench() {
+  local version=$1 json=$2 log status=0
+  shift 2
+  log=$(mktemp)
+  # shellcheck disable=SC2016  # for the shell there
+  stock_kvm --kernel "$version" --nodes 2 --memory 1024 --timeout 900 --file "$PWD/build/underfoot_bench" -- \
+    /bin/busybox sh -c '"$0" --json=/tmp/bench.json "$@" || exit; echo "results:"; cat /tmp/bench.json' \
+    "$PWD/build/underfoot_bench" "$@" >"$log" || status=$?
+  sed '/^results:$/,$d' "$log"
+  if ((status == 0)); then sed '1,/^results:$/d' "$log" >"$json"; fi
+  rm -f "$log"
+  return "$status"
+}
+
 # linux_lane NAME KERNEL VCPUS ROUNDS END EXPECTED OPTION...: one guest, see tests/linux/check_host.sh.
 # $stock_options has more options of that machine.
 linux_lane() {

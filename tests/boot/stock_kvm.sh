@@ -12,7 +12,7 @@
 #   --memory MB    its memory (1024)                 --env N=V     in the command's environment
 #   --file PATH    a file that the command needs, at the same path there
 #
-# The command runs there as root, with /dev, /proc, /sys, tracefs and /tmp mounted, its shared
+# The command runs there as root, with /dev, /proc, /sys, tracefs, debugfs and /tmp mounted, its shared
 # libraries beside it and UNDERFOOT_REQUIRE_KVM=1. Its output comes out here, and its exit status is
 # this script's. 124: it took too long; 125: the machine could not be made or broke down.
 #
@@ -152,6 +152,7 @@ busybox mkdir -p /dev/shm
 busybox mount -t tmpfs -o mode=1777 shm /dev/shm
 busybox mount -t tmpfs -o mode=755 run /run
 busybox mount -t tracefs tracing /sys/kernel/tracing
+busybox mount -t debugfs debug /sys/kernel/debug
 busybox ln -sf /proc/self/fd /dev/fd
 busybox ip link set lo up
 for module in $(busybox cat /modules/order); do

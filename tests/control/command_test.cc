@@ -441,6 +441,8 @@ TEST_F(CommandTest, TheDirtyLogOptionNeedsAGuestThatRecordsItsWrites) {
   EXPECT_THAT(Error({"run", "--dirty-log", "1s", "--memory", "4G"}),
               AllOf(HasSubstr("--dirty-log: "), HasSubstr("3088 MiB")));
   EXPECT_TRUE(Run({"--dirty-log", "1s", "--memory", "3088M"}).dirty_log_period.has_value());
+  EXPECT_THAT(Error({"run", "--dirty-log", "1s", "--huge-pages", "1G", "--memory", "4G"}),
+              AllOf(HasSubstr("--dirty-log: "), HasSubstr("take --huge-pages 2M")));
 }
 
 TEST_F(CommandTest, WithTheWorkingSetWpChurnNeedsASharedBacking) {

@@ -51,7 +51,7 @@ TEST(DoctorTest, WithoutTheDeviceNothingCanRun) {
   const DoctorCheck& kvm = Find(report, "kvm");
   EXPECT_EQ(kvm.result, CheckResult::kMissing);
   EXPECT_THAT(kvm.found, AllOf(HasSubstr(scratch / "kvm"), HasSubstr("No such file")));
-  EXPECT_THAT(kvm.remedy, HasSubstr("kvm_intel"));
+  EXPECT_THAT(kvm.remedy, AllOf(HasSubstr("kvm_intel"), HasSubstr("./dev demo")));
 }
 
 TEST(DoctorTest, AFileThatIsNotKvmCountsAsMissing) {

@@ -246,20 +246,30 @@ TEST_F(ProgramTest, WatchRepeatsUntilTheMachineIsGone) {
   EXPECT_GE(answers, 3U);
 }
 
-// Takes nothing, like a full disk or a pipe without a reader.
-class FullDisk : public std::streambuf {
+// Takes so many parts and then nothing, like a full disk or a pipe whose reader leaves.
+class FailingOutput : public std::streambuf {
+ public:
+  explicit FailingOutput(int error, unsigned parts = 0) : error_(error), parts_(parts) {}
+
  protected:
-  std::streamsize xsputn(const char*, std::streamsize) override { return Fail(); }
+  std::streamsize xsputn(const char*, std::streamsize length) override {
+    if (parts_ == 0) return Fail();
+    --parts_;
+    return length;
+  }
   int_type overflow(int_type) override {
     static_cast<void>(Fail());
     return traits_type::eof();
   }
 
  private:
-  static std::streamsize Fail() {
-    errno = ENOSPC;
+  std::streamsize Fail() const {
+    errno = error_;
     return 0;
   }
+
+  const int error_;
+  unsigned parts_;
 };
 
 TEST_F(ProgramTest, AnOutputThatCannotBeWrittenIsAnErrorOfEveryCommand) {
@@ -287,7 +297,7 @@ TEST_F(ProgramTest, AnOutputThatCannotBeWrittenIsAnErrorOfEveryCommand) {
                                              {"pause"},
                                              {"resume"},
                                              {"quit"}}) {
-    FullDisk full;
+    FailingOutput full(ENOSPC);
     std::ostream out(&full);
     std::ostringstream err;
     EXPECT_EQ(RunProgram(arguments, environment_, {.out = out, .err = err},
@@ -298,6 +308,34 @@ TEST_F(ProgramTest, AnOutputThatCannotBeWrittenIsAnErrorOfEveryCommand) {
                 EndsWith("underfoot: standard output cannot be written: No space left on device\n"))
         << arguments[0];
   }
+}
+
+TEST_F(ProgramTest, AReaderThatLeavesAStreamHasEndedIt) {
+  const auto server = Serve("vm-1");
+  target_.HappenTo(1, 2);
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"events", "--from", "0"},
+                                             {"events", "--from", "0", "--json"},
+                                             {"stats", "--watch", "1ms"},
+                                             {"stats", "--csv", "--watch", "1ms"},
+                                             {"coverage", "--json", "--watch", "1ms"}}) {
+    FailingOutput left(EPIPE, 1);
+    std::ostream out(&left);
+    std::ostringstream err;
+    EXPECT_EQ(RunProgram(arguments, environment_, {.out = out, .err = err},
+                         [](const RunOptions&) { return 0; }),
+              0)
+        << arguments[0];
+    EXPECT_THAT(err.str(), Not(HasSubstr("cannot be written"))) << arguments[0];
+  }
+  FailingOutput left(EPIPE);
+  std::ostream out(&left);
+  std::ostringstream err;
+  EXPECT_EQ(RunProgram({"stats"}, environment_, {.out = out, .err = err},
+                       [](const RunOptions&) { return 0; }),
+            1)
+      << "an answer of its own length is not cut off in silence";
+  EXPECT_THAT(err.str(), HasSubstr("Broken pipe"));
 }
 
 TEST_F(ProgramTest, StatsOfAGroupThatIsNotThereNamesThoseThatAre) {

@@ -244,6 +244,28 @@ TEST_F(CollectDirtyTest, ADirtyBlockReportsAllItsPagesAlsoWhenItIsSplit) {
   EXPECT_EQ(mmu_.CollectDirty(9)->count(), 0u);
 }
 
+TEST_F(CollectDirtyTest, ADirtyLeafOf1GiBReportsAllItsPagesAlsoWhenItIsSplit) {
+  constexpr Gfn kGiant{PagesAt(2)};
+  ASSERT_TRUE(mmu_.CreateMemslot({.id = 9,
+                                  .gfns = {kGiant, kGiant + PagesAt(2)},
+                                  .hva = {0x4000'0000},
+                                  .flags = {.log_dirty = true}})
+                  .ok());
+  ASSERT_EQ(mmu_.stage2().TryClaim(kGiant, 2, Access::kWrite, reader_.tag()).outcome,
+            ClaimOutcome::kClaimed);
+  ASSERT_TRUE(mmu_.stage2().Publish(kGiant, reader_.tag(),
+                                    Pte::Leaf({PagesAt(2)}, Access::kWrite).Dirty()));
+  EXPECT_EQ(mmu_.CollectDirty(9)->count(), PagesAt(2));
+  EXPECT_EQ(mmu_.CollectDirty(9)->count(), 0u);
+  EXPECT_TRUE(mmu_.Translate(reader_, GpaOf(kGiant + 5), Access::kWrite));
+  {
+    const HvaRange part = PageRangeOf({0x4000'0000 + 7 * kPageSize}, 2);
+    InvalidationScope scope(mmu_.notifier(), {part, InvalidationKind::kUnmap});
+  }
+  EXPECT_EQ(mmu_.CollectDirty(9)->count(), PagesAt(2));
+  EXPECT_EQ(mmu_.CollectDirty(9)->count(), 0u);
+}
+
 // Such a leaf is dirty for the sake of another slot's pages too: it is reported too often instead.
 TEST_F(CollectDirtyTest, ABlockThatReachesOutOfTheSlotStaysDirty) {
   constexpr Gfn kBlock{PagesAt(1)};

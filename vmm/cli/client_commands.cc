@@ -191,15 +191,15 @@ class EventPrinter {
  public:
   EventPrinter(bool json, const Output& output) : json_(json), output_(output) {}
 
-  // Returns false if the output cannot be written; then the error has been reported.
+  // Returns false if no further line can be written.
   bool Take(std::string_view line) {
     constexpr std::string_view kData = "data: ";
-    if (line.starts_with(kData)) {
-      written_ = written_ && Print(output_, Line(line.substr(kData.size())) + "\n");
+    if (written_ == Written::kAll && line.starts_with(kData)) {
+      written_ = PrintPart(output_, Line(line.substr(kData.size())) + "\n");
     }
-    return written_;
+    return written_ == Written::kAll;
   }
-  bool written() const { return written_; }
+  Written written() const { return written_; }
 
  private:
   std::string Line(std::string_view data) const {
@@ -214,7 +214,7 @@ class EventPrinter {
 
   const bool json_;
   const Output& output_;
-  bool written_ = true;
+  Written written_ = Written::kAll;
 };
 
 // Without --control the user has not said which machine is meant. Returns a line that names the one
@@ -231,6 +231,9 @@ int Fail(const Output& output, const absl::Status& status, int exit_code = kExit
   output.err << "underfoot: " << std::string(status.message()) << "\n";
   return exit_code;
 }
+
+// After the last part of a stream that could be written.
+int ExitAfter(Written written) { return written == Written::kFailed ? kExitFailure : kExitOk; }
 
 }  // namespace
 
@@ -251,7 +254,7 @@ int RunClient(const ClientCommand& command, const SocketEnvironment& environment
           output.err << std::exchange(unprinted, "");
           return printer.Take(line);
         });
-    if (!printer.written()) return kExitFailure;
+    if (printer.written() != Written::kAll) return ExitAfter(printer.written());
     return ended.ok() ? kExitOk : Fail(output, ended);
   }
   if (command.verb == ClientVerb::kWait) return WaitForEnd(**client, command.json, output);
@@ -283,11 +286,10 @@ int RunClient(const ClientCommand& command, const SocketEnvironment& environment
     if (!text.ok()) return Fail(output, text.status());
     if (!screen && !watch.before.has_value()) output.err << heading;
     const bool apart = command.watch.has_value() && !screen && !command.json && !command.csv;
-    if (!Print(output,
-               absl::StrCat(screen ? kClearScreen + heading : "", *text, apart ? "\n" : ""))) {
-      return kExitFailure;
-    }
-    if (!command.watch.has_value()) return kExitOk;
+    if (!command.watch.has_value()) return Print(output, *text) ? kExitOk : kExitFailure;
+    const Written written = PrintPart(
+        output, absl::StrCat(screen ? kClearScreen + heading : "", *text, apart ? "\n" : ""));
+    if (written != Written::kAll) return ExitAfter(written);
     watch.before = *std::move(answer);
     current.churn = {};  // the change is made once; later rounds only read
     std::this_thread::sleep_for(*command.watch);

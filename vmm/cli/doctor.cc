@@ -53,7 +53,8 @@ DoctorCheck CheckKvm(const DoctorPaths& paths) {
         error == EACCES || error == EPERM
             ? "join the group of the device (often 'kvm'), or run as root"
             : "load kvm_intel or kvm_amd, turn virtualization on in the firmware, and in a VM or "
-              "container pass /dev/kvm through";
+              "container pass /dev/kvm through; without one, ./dev demo of the source tree runs a "
+              "guest on a stock KVM under QEMU's software CPU";
     return check;
   }
   const int version = ioctl(kvm.get(), KVM_GET_API_VERSION, 0);

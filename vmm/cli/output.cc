@@ -9,14 +9,36 @@
 
 namespace underfoot {
 
-bool Print(const Output& output, std::string_view text) {
+namespace {
+
+// 0: all of it is written; otherwise the error, and -1 if an earlier write has failed.
+int ErrorOfWriting(std::ostream& out, std::string_view text) {
   errno = 0;
-  output.out << text << std::flush;
+  out << text << std::flush;
   const int error = errno;
-  if (output.out) return true;
+  if (out) return 0;
+  return error == 0 ? -1 : error;
+}
+
+void Report(const Output& output, int error) {
   output.err << "underfoot: standard output cannot be written: "
-             << (error == 0 ? "it failed before" : std::strerror(error)) << "\n";
-  return false;
+             << (error == -1 ? "it failed before" : std::strerror(error)) << "\n";
+}
+
+}  // namespace
+
+bool Print(const Output& output, std::string_view text) {
+  const int error = ErrorOfWriting(output.out, text);
+  if (error != 0) Report(output, error);
+  return error == 0;
+}
+
+Written PrintPart(const Output& output, std::string_view text) {
+  const int error = ErrorOfWriting(output.out, text);
+  if (error == 0) return Written::kAll;
+  if (error == EPIPE) return Written::kReaderLeft;
+  Report(output, error);
+  return Written::kFailed;
 }
 
 void MakeWriteErrorsVisible() {

@@ -25,6 +25,12 @@ struct Output {
 // the reason has been written to `err`. Then the command must fail.
 [[nodiscard]] bool Print(const Output& output, std::string_view text);
 
+// The result of a write of one part of a stream.
+enum class Written { kAll, kReaderLeft, kFailed };
+// As Print, for a stream without an end of its own: the reader of a pipe ends it by leaving, as in
+// `underfoot events | head -1`. That is no failure, and nothing is written to `err` then.
+[[nodiscard]] Written PrintPart(const Output& output, std::string_view text);
+
 // Must be called before the first file is opened: otherwise a file could get a closed descriptor
 // from 0 to 2 and output would be written into it. After the call, a write to such an output fails.
 // A write to a pipe without a reader also fails, instead of raising a signal.

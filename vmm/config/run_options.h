@@ -218,6 +218,12 @@ struct RunOptions {
       return "guest " + guest +
              " records no writes by which the log could be checked; take stamp, smp or mixed";
     }
+    // A lesser --memory, the remedy below, would be refused too (RamSizeError).
+    if (huge_pages == HugePages::k1G) {
+      return "with pages of 1 GiB a machine has more memory than the guest has room to record; "
+             "take "
+             "--huge-pages 2M";
+    }
     if (memory_bytes > kMaxRecordedBytes) {
       return "the guest has room to record its writes to at most " +
              std::to_string(kMaxRecordedBytes >> 20) + " MiB of memory; take less --memory";
