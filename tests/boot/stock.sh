@@ -145,6 +145,37 @@ command_check_linux() {
   summarize check-linux
 }
 
+# bench_linux JSON ARGUMENT...: boots of Linux by ours and by QEMU, in turns (tests/bench/peers.cc), on the
+# stock KVM of 6.12, which has UFFDIO_MOVE for --huge-pages thp. The results are the end of its output.
+bench_linux() {
+  local json=$1 folder=build/peers/linux file files=() log load status=0
+  shift
+  need_packages "${PACKAGES_STOCK[@]}"
+  # shellcheck source=tests/boot/debian.sh
+  . tests/boot/debian.sh
+  get_kernel 6.1
+  get_qemu
+  mkdir -p "$folder/firmware"
+  local share
+  share=$(realpath "${qemu%/bin/*}/share")
+  ln -sf "$(realpath "$kernel/vmlinuz")" "$(realpath "$qemu")" "$folder"
+  ln -sf "$share"/qemu/{kvmvapic.bin,linuxboot_dma.bin} "$share/seabios/bios-microvm.bin" "$folder/firmware"
+  tests/linux/initrd.sh "$kernel" tests/linux/first_line_init.sh "$folder/initrd"
+  for file in build/underfoot "$folder"/{vmlinuz,initrd,qemu-system-x86_64} "$folder"/firmware/*; do
+    files+=(--file "$file")
+  done
+  log=$(mktemp)
+  load=$(cut -d ' ' -f 1 /proc/loadavg)
+  # shellcheck disable=SC2016  # the shell of that machine expands them
+  stock_kvm --kernel 6.12 --memory 2048 --timeout 1200 --file build/underfoot_bench "${files[@]}" -- \
+    /bin/busybox sh -c '"$@" && cat /tmp/bench.json' sh "$PWD/build/underfoot_bench" --filter=peers.linux \
+    "--peers=$PWD/build/peers" --json=/tmp/bench.json "$@" | tee "$log" | sed -u '/^{$/,$d' || status=$?
+  # That machine knows its own load only, and shares this one's CPUs.
+  sed -nE "/^\{\$/,\$ { s/(\"load\": )[0-9.e+-]+/\1$load/; p }" "$log" >"$json"
+  rm -f "$log"
+  ((status == 0)) || fail "bench: no figures of Linux; the output above says why"
+}
+
 command_linux() {
   local version=6.1
   if [[ ${1:-} == --kernel-version ]]; then
