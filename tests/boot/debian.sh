@@ -4,8 +4,9 @@
 #
 #   . tests/boot/debian.sh
 #   get_kernel 6.1         # leaves the folder in $kernel: vmlinuz, modules, `package`
+#   get_qemu               # leaves QEMU 10 in $qemu, and its arguments for firmware in $firmware
 #
-# UNDERFOOT_STOCK_KERNEL=DIR takes a kernel from DIR instead.
+# UNDERFOOT_STOCK_KERNEL=DIR takes a kernel from DIR instead, UNDERFOOT_STOCK_QEMU=DIR a QEMU.
 
 cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/underfoot
 
@@ -113,4 +114,25 @@ make_kernel() {
     esac
   done
   echo "$package" >"$fresh/result/package"
+}
+
+# Leaves QEMU in $qemu and its arguments for firmware in $firmware, or fails. Debian 12's own QEMU,
+# 7.2, hangs with several threads and computes some flags wrongly: the one of the backports is taken.
+# Its libraries are those of the installed package.
+get_qemu() {
+  local folder=${UNDERFOOT_STOCK_QEMU:-$cache/stock-qemu}
+  [ -n "${UNDERFOOT_STOCK_QEMU:-}" ] || make_once stock-qemu make_qemu
+  qemu=$folder/usr/bin/qemu-system-x86_64
+  [ -x "$qemu" ] || fail "UNDERFOOT_STOCK_QEMU=$folder has no usr/bin/qemu-system-x86_64"
+  # shellcheck disable=SC2034  # for the caller
+  firmware=(-L "$folder/usr/share/qemu" -L "$folder/usr/share/seabios")
+}
+
+make_qemu() {
+  local fresh=$1
+  use_backports
+  apt-get "${options[@]}" -qq update >&2 || true
+  unpack "$fresh" "QEMU of bookworm-backports" \
+    qemu-system-x86 qemu-system-common qemu-system-data seabios
+  mv "$fresh/tree" "$fresh/result"
 }

@@ -27,16 +27,16 @@ with_kvm() {
   stock_kvm --kernel 6.12 --memory 2048 --timeout $((60 * minutes)) "${files[@]}" -- "${words[@]}"
 }
 
-# stock_kvm ARGUMENT...: stock_kvm.sh, and once more if the machine itself broke down (125): a software
+# stock_kvm ARGUMENT...: stock_kvm.sh, and up to twice more if the machine itself broke down (125): a software
 # CPU that makes its kernel panic says nothing of the command.
 stock_kvm() {
-  local status=0
-  tests/boot/stock_kvm.sh "$@" || status=$?
-  if ((status == 125)); then
-    say "the machine broke down; once more"
+  local attempt status
+  for attempt in 1 2 3; do
+    ((attempt == 1)) || say "the machine broke down; once more"
     status=0
     tests/boot/stock_kvm.sh "$@" || status=$?
-  fi
+    ((status == 125)) || break
+  done
   return "$status"
 }
 
@@ -117,7 +117,7 @@ linux_lane() {
     /sbin/mke2fs /sbin/e2fsck /sbin/debugfs; do
     files+=(--file "$file")
   done
-  step "$name" stock_kvm --kernel 6.1 --memory 1536 --timeout 300 "${stock_options[@]}" "${files[@]}" -- \
+  step "$name" stock_run --kernel 6.1 --memory 1536 --timeout 300 "${stock_options[@]}" "${files[@]}" -- \
     /bin/busybox sh "$PWD/tests/linux/check_host.sh" "$PWD/build/underfoot" "$image" "$folder/initrd" "$@"
 }
 
@@ -146,19 +146,50 @@ command_check_linux() {
   tests/linux/initrd.sh "$kernel" tests/linux/shell_init.sh "$folder/shell"
   local tty
   for tty in ttyS0 hvc0; do
-    step "linux-console-$tty" stock_kvm --kernel 6.1 --memory 1024 --timeout 300 --file build/underfoot \
+    step "linux-console-$tty" stock_run --kernel 6.1 --memory 1024 --timeout 300 --file build/underfoot \
       --file "$kernel/vmlinuz" --file "$folder/shell" --file tests/linux/check_console.sh \
       --file "$(command -v script)" -- \
       /bin/busybox sh "$PWD/tests/linux/check_console.sh" "$PWD/build/underfoot" "$kernel/vmlinuz" \
       "$folder/shell" "$tty"
   done
   tests/linux/initrd.sh "$kernel" tests/linux/memory_init.sh "$folder/memory"
-  step linux-memory stock_kvm --kernel 6.1 --memory 1536 --timeout 400 --file build/underfoot \
+  step linux-memory stock_run --kernel 6.1 --memory 1536 --timeout 400 --file build/underfoot \
     --file "$kernel/vmlinuz" --file "$folder/memory" --file tests/linux/check_memory.sh -- \
     /bin/busybox sh "$PWD/tests/linux/check_memory.sh" "$PWD/build/underfoot" "$kernel/vmlinuz" \
     "$folder/memory" --allow-host-changes --churn pageout:5/s,wp:5/s,memslot:1/s,remap:1/s
   linux_lane linux-pvh-panic "$folder/vmlinux" 1 1 panic 1 "${memory[@]}"
   summarize check-linux
+}
+
+# bench_linux JSON ARGUMENT...: boots of Linux by ours and by QEMU, in turns (tests/bench/peers.cc), on the
+# stock KVM of 6.12, which has UFFDIO_MOVE for --huge-pages thp. The results are the end of its output.
+bench_linux() {
+  local json=$1 folder=build/peers/linux file files=() log load status=0
+  shift
+  need_packages "${PACKAGES_STOCK[@]}"
+  # shellcheck source=tests/boot/debian.sh
+  . tests/boot/debian.sh
+  get_kernel 6.1
+  get_qemu
+  mkdir -p "$folder/firmware"
+  local share
+  share=$(realpath "${qemu%/bin/*}/share")
+  ln -sf "$(realpath "$kernel/vmlinuz")" "$(realpath "$qemu")" "$folder"
+  ln -sf "$share"/qemu/{kvmvapic.bin,linuxboot_dma.bin} "$share/seabios/bios-microvm.bin" "$folder/firmware"
+  tests/linux/initrd.sh "$kernel" tests/linux/first_line_init.sh "$folder/initrd"
+  for file in build/underfoot "$folder"/{vmlinuz,initrd,qemu-system-x86_64} "$folder"/firmware/*; do
+    files+=(--file "$file")
+  done
+  log=$(mktemp)
+  load=$(cut -d ' ' -f 1 /proc/loadavg)
+  # shellcheck disable=SC2016  # the shell of that machine expands them
+  stock_kvm --kernel 6.12 --memory 2048 --timeout 1200 --file build/underfoot_bench "${files[@]}" -- \
+    /bin/busybox sh -c '"$@" && cat /tmp/bench.json' sh "$PWD/build/underfoot_bench" --filter=peers.linux \
+    "--peers=$PWD/build/peers" --json=/tmp/bench.json "$@" | tee "$log" | sed -u '/^{$/,$d' || status=$?
+  # That machine knows its own load only, and shares this one's CPUs.
+  sed -nE "/^\{\$/,\$ { s/(\"load\": )[0-9.e+-]+/\1$load/; p }" "$log" >"$json"
+  rm -f "$log"
+  ((status == 0)) || fail "bench: no figures of Linux; the output above says why"
 }
 
 command_linux() {

@@ -84,26 +84,6 @@ check() {
     fail "busybox is not static: apt-get install busybox-static"
 }
 
-# Leaves QEMU in $qemu and its arguments for firmware in $firmware, or fails. Debian 12's own QEMU,
-# 7.2, hangs with several threads and computes some flags wrongly: the one of the backports is taken.
-# Its libraries are those of the installed package.
-get_qemu() {
-  local folder=${UNDERFOOT_STOCK_QEMU:-$cache/stock-qemu}
-  [ -n "${UNDERFOOT_STOCK_QEMU:-}" ] || make_once stock-qemu make_qemu
-  qemu=$folder/usr/bin/qemu-system-x86_64
-  [ -x "$qemu" ] || fail "UNDERFOOT_STOCK_QEMU=$folder has no usr/bin/qemu-system-x86_64"
-  firmware=(-L "$folder/usr/share/qemu" -L "$folder/usr/share/seabios")
-}
-
-make_qemu() {
-  local fresh=$1
-  use_backports
-  apt-get "${options[@]}" -qq update >&2 || true
-  unpack "$fresh" "QEMU of bookworm-backports" \
-    qemu-system-x86 qemu-system-common qemu-system-data seabios
-  mv "$fresh/tree" "$fresh/result"
-}
-
 # Copies a file to its own absolute path below $root.
 add_file() {
   local from=$1 to=$root$2

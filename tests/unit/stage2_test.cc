@@ -136,6 +136,7 @@ TEST_F(Stage2Test, AUseOfARangeGoesThroughTablesAndBlocks) {
   EXPECT_FALSE(stage2_.Lookup(kBlock + kEntries)->pte.dirty());
   ASSERT_EQ(stage2_.TryClaim(all.end, 0, Access::kRead, kOther).outcome, ClaimOutcome::kClaimed);
   EXPECT_EQ(stage2_.UseRange({all.end - 1, all.end + 2}, Access::kRead), 1u) << "a claim ends it";
+  stage2_.Abandon(all.end, kOther);
   EXPECT_EQ(stage2_.UseRange({kBlock + 3, kBlock + 5}, Access::kWrite), 2u);
 }
 

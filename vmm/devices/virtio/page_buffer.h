@@ -25,14 +25,18 @@ class PageBuffer {
 
   // At least so many bytes, and of a larger buffer all. What was handed out before is not valid any more.
   void GrowTo(size_t bytes) {
-    if (size() < bytes) pages_ = std::vector<Page>((bytes + kPageSize - 1) / kPageSize);
+    if (size() < bytes) pages_ = std::vector<Page>((bytes + kOffset + kPageSize - 1) / kPageSize);
   }
 
-  size_t size() const { return pages_.size() * kPageSize; }
-  std::byte* data() { return pages_.empty() ? nullptr : pages_.front().data(); }
-  const std::byte* data() const { return pages_.empty() ? nullptr : pages_.front().data(); }
+  size_t size() const { return pages_.empty() ? 0 : pages_.size() * kPageSize - kOffset; }
+  std::byte* data() { return pages_.empty() ? nullptr : pages_.front().data() + kOffset; }
+  const std::byte* data() const {
+    return pages_.empty() ? nullptr : pages_.front().data() + kOffset;
+  }
 
  private:
+  static constexpr size_t kOffset = kPageSize / 2;
+
   struct alignas(kPageSize) Page : std::array<std::byte, kPageSize> {};
 
   std::vector<Page> pages_;
