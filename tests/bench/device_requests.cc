@@ -18,7 +18,6 @@
 #include "tests/bench/cpus.h"
 #include "tests/bench/partner.h"
 #include "tests/bench/polled_block.h"
-#include "vmm/devices/virtio/page_buffer.h"
 
 namespace underfoot::bench {
 namespace {
@@ -59,7 +58,7 @@ void ComparePolling(Bench& bench) {
     });
   };
   // As a file is read: its bytes cannot go straight to guest memory without a system call.
-  auto buffer = std::make_shared<virtio::PageBuffer>(kInFlight / 2 * kPageSize);
+  auto buffer = std::make_shared<std::vector<std::byte>>(kInFlight / 2 * kPageSize);
   const auto by_buffer = [memory, buffer](PolledBlock& here) {
     here.Offer();
     uint64_t at = 0;

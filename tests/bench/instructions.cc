@@ -86,8 +86,8 @@ Loop Map() {
 Loop DeviceRequest() {
   absl::StatusOr<std::unique_ptr<CoherentRam>> ram = MakeRam();
   UNDERFOOT_CHECK(ram.ok(), "guest memory cannot be had", 0, 0);
-  const auto block = std::make_shared<PolledBlock>(
-      *std::move(ram), std::make_unique<MemoryDisk>(), uint32_t{VIRTIO_BLK_T_IN}, kPageSize);
+  const auto block = std::make_shared<PolledBlock>(*std::move(ram), std::make_unique<MemoryDisk>(),
+                                                   uint32_t{VIRTIO_BLK_T_IN}, kPageSize);
   return [block] {
     for (uint64_t i = 0; i < kOperations; i += kInFlight) {
       block->Offer();

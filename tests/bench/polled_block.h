@@ -27,7 +27,6 @@
 #include "tests/bench/stopwatch.h"
 #include "vmm/coherent/coherent_ram.h"
 #include "vmm/devices/virtio/block.h"
-#include "vmm/devices/virtio/page_buffer.h"
 #include "vmm/devices/virtio/request_batch.h"
 #include "vmm/devices/virtio/virtqueue.h"
 
@@ -66,7 +65,7 @@ class MemoryDisk : public Disk {
   const std::byte* At(uint64_t offset) const { return bytes_.data() + offset; }
 
  private:
-  virtio::PageBuffer bytes_{kDiskBytes};
+  std::vector<std::byte> bytes_ = std::vector<std::byte>(kDiskBytes);
 };
 
 // Where on the disk the requests are.
@@ -359,7 +358,7 @@ class PolledBlock {
   virtio::RequestBatch batch_;
   virtio::RingLayout layout_;
   Gpa payload_;
-  virtio::PageBuffer buffer_{kInSection * bytes_};
+  std::vector<std::byte> buffer_ = std::vector<std::byte>(kInSection * bytes_);
   uint16_t offered_ = 0;
   uint16_t raw_next_ = 0;
   uint16_t raw_used_ = 0;

@@ -2,7 +2,6 @@
 // is not plugged.
 
 #include "vmm/devices/virtio/mem.h"
-#include "vmm/devices/virtio/page_buffer.h"
 
 #include <gtest/gtest.h>
 #include <linux/virtio_ids.h>
@@ -346,7 +345,7 @@ TEST_P(MemTest, ASystemCallIsNotMadeOnABlockThatIsNotPlugged) {
   ASSERT_EQ(Plug(0), VIRTIO_MEM_RESP_ACK);
   DirectRequest direct(mmu().direct_requests(), mmu().in_flight(), mmu().memslots());
   virtio::QueueCounters counters;
-  virtio::PageBuffer scratch;
+  std::vector<std::byte> scratch;
   const std::atomic<bool> let_go{false};
   virtio::Chain chain;
   constexpr uint64_t kBytes = virtio::Request::kLeastDirectBytes;

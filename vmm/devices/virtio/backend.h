@@ -27,7 +27,6 @@
 #include "mmu/base/stats.h"
 #include "mmu/direct_requests.h"
 #include "mmu/mmu.h"
-#include "vmm/devices/virtio/page_buffer.h"
 #include "vmm/devices/virtio/staged_copies.h"
 #include "vmm/devices/virtio/virtqueue.h"
 #include "vmm/ram/guest_access.h"
@@ -71,7 +70,7 @@ class Request {
     Reader& reader;
     DirectRequest& direct;
     QueueCounters& counters;
-    PageBuffer& scratch;
+    std::vector<std::byte>& scratch;
     const std::atomic<bool>& let_go;  // the worker shall let go of the ring, or end
     uint16_t queue = 0;
     bool waited = false;
@@ -122,8 +121,9 @@ class Request {
     if (staged_ != nullptr) {
       if (const std::span<std::byte> room = staged_->Allocate(bytes); !room.empty()) return room;
     }
-    worker_.scratch.GrowTo(bytes);
-    return {worker_.scratch.data(), bytes};
+    std::vector<std::byte>& scratch = worker_.scratch;
+    if (scratch.size() < bytes) scratch.resize(bytes);
+    return std::span(scratch).first(bytes);
   }
 
   // Calls `copy` with the gpa, the bytes before it, and the size of each part of `bytes` bytes from
