@@ -13,15 +13,13 @@ struct Share {
   unsigned of_1024;
 };
 constexpr Share kShares[] = {
-    {Kind::kTranslate, 180}, {Kind::kMoveSlot, 3},    {Kind::kSetFlags, 6},
-    {Kind::kCollect, 5},     {Kind::kSplit, 4},       {Kind::kMapBlock, 24},
-    {Kind::kCheck, 160},     {Kind::kFault, 200},     {Kind::kRefresh, 90},
-    {Kind::kActivate, 24},   {Kind::kDeactivate, 12}, {Kind::kClaim, 60},
-    {Kind::kPublish, 40},    {Kind::kAbandon, 8},     {Kind::kBegin, 32},
-    {Kind::kEnd, 50},        {Kind::kMove, 18},       {Kind::kDiscard, 10},
-    {Kind::kProtect, 10},    {Kind::kMood, 16},       {Kind::kAge, 40},
-    {Kind::kTouch, 4},       {Kind::kFaultBlock, 12}, {Kind::kCreateSlot, 12},
-    {Kind::kDeleteSlot, 4}};
+    {Kind::kTranslate, 150}, {Kind::kMark, 30},     {Kind::kMoveSlot, 3},  {Kind::kSetFlags, 6},
+    {Kind::kCollect, 5},     {Kind::kSplit, 4},     {Kind::kMapBlock, 24}, {Kind::kCheck, 160},
+    {Kind::kFault, 200},     {Kind::kRefresh, 90},  {Kind::kActivate, 24}, {Kind::kDeactivate, 12},
+    {Kind::kClaim, 60},      {Kind::kPublish, 40},  {Kind::kAbandon, 8},   {Kind::kBegin, 32},
+    {Kind::kEnd, 50},        {Kind::kMove, 18},     {Kind::kDiscard, 10},  {Kind::kProtect, 10},
+    {Kind::kMood, 16},       {Kind::kAge, 40},      {Kind::kTouch, 4},     {Kind::kFaultBlock, 12},
+    {Kind::kCreateSlot, 12}, {Kind::kDeleteSlot, 4}};
 
 constexpr auto kTable = [] {
   std::array<Kind, 1024> table{};
@@ -128,6 +126,9 @@ Operation Draw::Any(unsigned island, const State& state) {
       break;
     case Kind::kMood:
       Recover(state, op);
+      break;
+    case Kind::kMark:
+      op.cells = AnyCells(island);
       break;
     case Kind::kAge:
       op.cells = AnyCells(island);

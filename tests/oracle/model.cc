@@ -36,6 +36,17 @@ Outcome Translate(State& state, const Operation& op) {
   return {Result::kYes, entry.frame};
 }
 
+Outcome Mark(State& state, const Operation& op) {
+  View& view = state.views[op.view];
+  uint32_t marked = 0;
+  for (uint8_t cell = op.cells.begin; view.present && cell < op.cells.end; ++cell, ++marked) {
+    EntryState& entry = view.Deciding(cell);
+    if (!entry.Grants(op.access)) break;
+    MarkUsed(entry, op.access);
+  }
+  return {Result::kDone, marked};
+}
+
 Outcome Check(State& state, CacheState& cache) {
   if (cache.validity != Validity::kValid) return {Result::kNo};
   cache.young = true;
@@ -249,6 +260,8 @@ Outcome Apply(State& state, const Operation& op) {
   switch (op.kind) {
     case Kind::kTranslate:
       return Translate(state, op);
+    case Kind::kMark:
+      return Mark(state, op);
     case Kind::kCheck:
       return Check(state, state.caches[op.index]);
     case Kind::kFault:

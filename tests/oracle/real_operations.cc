@@ -1,5 +1,6 @@
 #include "tests/oracle/real_operations.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -131,6 +132,27 @@ Outcome RealOperations::Translate(Island& island, const Operation& op, Reader& l
                                 .pages = 1};
   Complain(sections_.Use(std::move(page), PageOf(island, cell, writes), counts, keep));
   return outcome;
+}
+
+Outcome RealOperations::Mark(const Island& island, const Operation& op, Reader& looker) {
+  const uint64_t first = PageOfCell(island.number, op.cells.begin);
+  const uint64_t pages = PageOfCell(island.number, op.cells.end) - first;
+  constexpr uint64_t kMost = 256;  // so that a part of a block is marked too
+  const Gfn begin = World::GfnOf(island, op.view, op.cells.begin);
+  const Hva hva = world_.HvaOf(island, op.cells.begin);
+  uint64_t marked = 0;
+  for (bool whole = true; whole && marked < pages;) {
+    const uint64_t some = std::min(pages - marked, kMost);
+    const RangeSection section(looker, PageRangeOf(hva + marked * kPageSize, some));
+    const uint64_t here =
+        world_.mmu().MarkUsed(section, {begin + marked, begin + (marked + some)}, op.access);
+    marked += here;
+    whole = here == some;
+  }
+  uint8_t end = op.cells.begin;
+  while (end < op.cells.end && PageOfCell(island.number, end) - first < marked) ++end;
+  if (PageOfCell(island.number, end) - first != marked) Complain("half a cell is marked");
+  return {Result::kDone, static_cast<uint32_t>(end - op.cells.begin)};
 }
 
 Outcome RealOperations::Check(Island& island, uint8_t index, Reader& looker, bool keep) {
@@ -361,6 +383,8 @@ Outcome RealOperations::Make(Island& island, const Operation& op, Readers reader
   switch (op.kind) {
     case Kind::kTranslate:
       return Translate(island, op, readers.looker, keep);
+    case Kind::kMark:
+      return Mark(island, op, readers.looker);
     case Kind::kCheck:
       return Check(island, op.index, readers.looker, keep);
     case Kind::kFault:

@@ -41,6 +41,7 @@ class RealOperations {
 
  private:
   Outcome Translate(Island& island, const Operation& op, Reader& looker, bool keep);
+  Outcome Mark(const Island& island, const Operation& op, Reader& looker);
   Outcome Check(Island& island, uint8_t index, Reader& looker, bool keep);
   Outcome Fault(Island& island, const Operation& op, const Reader& worker);
   Outcome Activate(Island& island, const Operation& op, const Reader& worker);

@@ -4,11 +4,11 @@ namespace underfoot::oracle {
 
 const char* NameOf(Kind kind) {
   static constexpr const char* kNames[kKinds] = {
-      "translate", "check",       "fault",       "refresh", "activate",  "deactivate",
-      "claim",     "publish",     "abandon",     "begin",   "end",       "split",
-      "map block", "fault block", "move",        "discard", "protect",   "mood",
-      "age",       "touch",       "create",      "delete",  "move slot", "flags",
-      "collect",   "subscribe",   "unsubscribe", "look-up", "answered"};
+      "translate",  "mark",      "check",       "fault",       "refresh", "activate",
+      "deactivate", "claim",     "publish",     "abandon",     "begin",   "end",
+      "split",      "map block", "fault block", "move",        "discard", "protect",
+      "mood",       "age",       "touch",       "create",      "delete",  "move slot",
+      "flags",      "collect",   "subscribe",   "unsubscribe", "look-up", "answered"};
   return kNames[static_cast<unsigned>(kind)];
 }
 

@@ -175,6 +175,7 @@ struct State {
 // The kinds of operations, and the fields of Operation that each one uses.
 enum class Kind : uint8_t {
   kTranslate,    // view, cells.begin, access
+  kMark,         // view, cells, access: as after a system call on these pages
   kCheck,        // index
   kFault,        // view, cells.begin, access
   kRefresh,      // index
@@ -246,7 +247,8 @@ inline constexpr unsigned kResults = static_cast<unsigned>(Result::kNoMemory) + 
 
 struct Outcome {
   Result result = Result::kDone;
-  uint32_t frame = 0;  // where the result names a page; of kCollect: the written cells
+  // Where the result names a page. Of kCollect: the written cells; of kMark: how many are marked.
+  uint32_t frame = 0;
 
   friend bool operator==(const Outcome&, const Outcome&) = default;
 };
