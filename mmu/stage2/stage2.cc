@@ -293,14 +293,15 @@ bool Stage2::MarkUsed(Gfn gfn, const Leaf& leaf, Access access) {
   return FindEntry(gfn).entry.Replace(leaf.pte, used);
 }
 
-// Every entry of a table may be read after the table has left its parent: the caller's section was entered
-// before the walk, and is waited for before what the leaves name is used otherwise (P3).
+// Entries may be read after their table has left its parent (P2, "Readers"): the section of the caller was
+// entered before the walk, for all of the range.
 uint64_t Stage2::UseRange(GfnRange gfns, Access access) {
   for (Gfn gfn = gfns.begin; gfn < gfns.end;) {
     if (!kGuestFrames.Contains(gfn)) return gfn - gfns.begin;
     const Place place = FindEntry(gfn);
     const Gfn end = std::min(gfns.end, EntryRange(gfn, place.level + 1).end);
     for (Entry* entry = &place.entry; gfn < end; ++entry) {
+      UNDERFOOT_SYNC_POINT("use-range-entry");
       Pte pte = entry->Load();
       if (pte.is_table()) break;  // its leaves are found by a walk of their own
       for (;;) {

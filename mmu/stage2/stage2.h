@@ -17,8 +17,8 @@
 // Frames from 2^36 on are in no table: an operation on a range leaves them out.
 //
 // Thread safety: any thread calls any operation, several threads at a time. The table has no lock;
-// the memory of table pages and the backlog of retired tables have one each. Lookup, Use and
-// MarkUsed are called under an rcu::ReadScope of the caller; Unmap, WriteProtect, TestClearYoung,
+// the memory of table pages and the backlog of retired tables have one each. Lookup, Use,
+// MarkUsed and UseRange are called under an rcu::ReadScope of the caller; Unmap, WriteProtect, TestClearYoung,
 // CollectDirty, Split and FlushAndRetire inside or outside of one; all others outside of one,
 // because back-pressure may wait.
 // Invariants: I4, I5 (tables), I6 (no identical rewrite), I8 (dirty only after a successful

@@ -14,7 +14,7 @@
 #
 # The command runs there as root, with /dev, /proc, /sys, tracefs, debugfs and /tmp mounted, its shared
 # libraries beside it and UNDERFOOT_REQUIRE_KVM=1. Its output comes out here, and its exit status is
-# this script's. 124: it took too long; 125: the machine could not be made or broke down.
+# this script's. 124: it took too long; 125: the machine broke down; 126: it could not be made.
 #
 # The kernel and QEMU are downloaded once and unpacked into ${XDG_CACHE_HOME:-~/.cache}/underfoot;
 # nothing is installed. UNDERFOOT_STOCK_KERNEL=DIR takes a kernel from DIR (vmlinuz and the modules
@@ -22,13 +22,19 @@
 # shellcheck disable=SC2317  # make_once calls the function that it is given
 set -euo pipefail
 
-readonly no_machine=125
-readonly patience=90  # seconds
+readonly broke_down=125 no_machine=126
+readonly patience=90       # seconds without a word of a CPU
+readonly until_it_is_up=180  # seconds, at most, until each CPU has said its first word
 machine=  # the process of QEMU, while it runs
 
 fail() {
   echo "stock_kvm.sh: $*" >&2
   exit $no_machine
+}
+
+break_down() {
+  echo "stock_kvm.sh: the machine broke down: $*" >&2
+  exit $broke_down
 }
 
 # shellcheck source=tests/boot/debian.sh
@@ -207,12 +213,15 @@ watch_machine() {
         heard[cpu]=$SECONDS
       elif [ -n "${heard[cpu]:-}" ] && ((SECONDS - heard[cpu] > patience)); then
         show_console
-        fail "the machine broke down: its CPU $cpu has said nothing for $patience s"
+        break_down "its CPU $cpu has said nothing for $patience s"
       fi
     done
+    if ((${#heard[@]} < smp && SECONDS - begun > until_it_is_up)); then
+      show_console
+      break_down "it was not up after $until_it_is_up s"
+    fi
     if ((SECONDS - begun > timeout)); then
       show_console
-      ((${#heard[@]} == smp)) || fail "the machine broke down: it was not up after $timeout s"
       echo "stock_kvm.sh: not done after $timeout s" >&2
       exit 124
     fi
@@ -255,7 +264,7 @@ run_machine() {
   answer=$(tr -d '\r' <"$work/console" | sed -n 's/.*underfoot-exit-status: \([0-9]*\).*/\1/p')
   if [ -z "$answer" ]; then
     show_console
-    fail "the machine broke down (QEMU's exit status $status); its last words are above"
+    break_down "QEMU's exit status is $status; its last words are above"
   fi
   if grep -aqE 'BUG:|Oops|WARNING: CPU|no kvm' "$work/console"; then
     echo "stock_kvm.sh: that machine's kernel says:" >&2

@@ -105,6 +105,43 @@ TEST_F(DetachRaceTest, ABeginWaitsForAReaderThatHasFoundTheTable) {
   begin.Join();
 }
 
+//   reader of two pages             Begin
+//   in a section; has marked the first
+//                                   detaches the table; waits for the reader
+//   marks the second, in the table that is gone
+//   leaves the section
+//                                   the pages move
+TEST_F(DetachRaceTest, ABeginWaitsForAReaderInTheMiddleOfTheTable) {
+  FaultIn(1);
+  const Pfn frame = host_.PfnOf(host_.PageAt(1));
+  std::atomic<unsigned> entries = 0;
+  SetSyncPoint("use-range-entry", [&] {
+    if (++entries == 2) PassSyncPoint("between-the-pages");
+  });
+  Gate between("between-the-pages");
+  Gate used("pages-are-marked");
+  std::atomic<uint64_t> marked = 0;
+  Task reader("reader", [&] {
+    Reader own(mmu_.readers());
+    const RangeSection section(own, {host_.PageAt(0), host_.PageAt(2)});
+    marked = mmu_.MarkUsed(section, {kTableBegin, kTableBegin + 2}, Access::kRead);
+    PassSyncPoint("pages-are-marked");
+    EXPECT_EQ(host_.PfnOf(host_.PageAt(1)), frame) << "the page moved under a reader";
+  });
+  ASSERT_TRUE(StopsAt(between, reader));
+  Gate waits("reader-wait");
+  Task begin("begin", [&] { MoveAll(); });
+  ASSERT_TRUE(StopsAt(waits, begin));
+  EXPECT_EQ(stage2().Stats().tables, 1u) << "no look-up finds the table any more";
+  between.Open();
+  ASSERT_TRUE(StopsAt(used, reader));
+  EXPECT_EQ(marked, 2u);
+  waits.Open();
+  used.Open();
+  reader.Join();
+  begin.Join();
+}
+
 //   installer                       bracket
 //   claims a page
 //                                   Begin detaches the table; the pages move; End

@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <optional>
+#include <utility>
+
 #include "mmu/base/rcu.h"
 #include "tests/unit/raw_table.h"
 
@@ -128,16 +131,20 @@ TEST_F(Stage2Test, AUseOfARangeGoesThroughTablesAndBlocks) {
   ASSERT_TRUE(stage2_.Publish(kBlock, kOther, Pte::Leaf({0x40000}, Access::kWrite)));
   Map(kBlock + kEntries, {0x200}, Access::kRead);
   const GfnRange all{kBlock - 2, kBlock + kEntries + 1};
+  std::optional<rcu::ReadScope> rcu(std::in_place);
   EXPECT_EQ(stage2_.UseRange(all, Access::kRead), all.size());
   EXPECT_EQ(stage2_.UseRange(all, Access::kWrite), all.size() - 1) << "the last one is read-only";
   for (const Gfn gfn : {all.begin, kBlock - 1, kBlock, kBlock + 7}) {
     EXPECT_TRUE(stage2_.Lookup(gfn)->pte.dirty()) << gfn.value;
   }
   EXPECT_FALSE(stage2_.Lookup(kBlock + kEntries)->pte.dirty());
+  rcu.reset();
   ASSERT_EQ(stage2_.TryClaim(all.end, 0, Access::kRead, kOther).outcome, ClaimOutcome::kClaimed);
+  rcu.emplace();
   EXPECT_EQ(stage2_.UseRange({all.end - 1, all.end + 2}, Access::kRead), 1u) << "a claim ends it";
-  stage2_.Abandon(all.end, kOther);
   EXPECT_EQ(stage2_.UseRange({kBlock + 3, kBlock + 5}, Access::kWrite), 2u);
+  rcu.reset();
+  stage2_.Abandon(all.end, kOther);
 }
 
 constexpr Gfn kTable{0x12400};  // the first frame of a table of pages

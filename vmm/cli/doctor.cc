@@ -19,6 +19,7 @@
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -52,9 +53,13 @@ DoctorCheck CheckKvm(const DoctorPaths& paths) {
     check.remedy =
         error == EACCES || error == EPERM
             ? "join the group of the device (often 'kvm'), or run as root"
-            : "load kvm_intel or kvm_amd, turn virtualization on in the firmware, and in a VM or "
-              "container pass /dev/kvm through; without one, ./dev demo of the source tree runs a "
-              "guest on a stock KVM under QEMU's software CPU";
+            : absl::StrCat(
+                  "load kvm_intel or kvm_amd, turn virtualization on in the firmware, and in a VM "
+                  "or "
+                  "container pass /dev/kvm through",
+                  error == ENOENT ? "; without it, ./dev demo of the source tree runs a guest on a "
+                                    "stock KVM under QEMU's software CPU"
+                                  : "");
     return check;
   }
   const int version = ioctl(kvm.get(), KVM_GET_API_VERSION, 0);

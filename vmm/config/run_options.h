@@ -222,7 +222,8 @@ struct RunOptions {
     if (huge_pages == HugePages::k1G) {
       return "with pages of 1 GiB a machine has more memory than the guest has room to record; "
              "take "
-             "--huge-pages 2M";
+             "--huge-pages 2M and --memory of at most " +
+             std::to_string(kMaxRecordedBytes >> 20) + "M";
     }
     if (memory_bytes > kMaxRecordedBytes) {
       return "the guest has room to record its writes to at most " +

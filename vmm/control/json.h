@@ -40,8 +40,8 @@ Json ToJson(const EventInfo& event);
 Json ToJson(const ChurnState& churn);
 Json ToJson(const ChurnRequest& request);  // the body that ParseChurnRequest reads
 
-// The result is Json::is_discarded() if the text is not JSON. The parser is a large template: only
-// json.cc compiles it.
+// The result is Json::is_discarded() if the text is not JSON. The parser is a large template: of
+// the control socket and the commands, only json.cc compiles it.
 Json ParseJson(std::string_view text);
 
 // One line. Bytes that are not UTF-8 do not make it fail.

@@ -194,6 +194,7 @@ uint64_t GuestAccess::TryMarkWritten(Reader& reader, GfnRange gfns) {
 }
 
 absl::Status GuestAccess::NoteWritten(Reader& reader, Gpa gpa, uint64_t bytes) {
+  if (bytes == 0) return absl::OkStatus();
   const GfnRange gfns{GfnOf(gpa), GfnOf(gpa + (bytes - 1)) + 1};
   for (Gfn next = gfns.begin;;) {
     next += TryMarkWritten(reader, {next, gfns.end});
