@@ -27,17 +27,17 @@ with_kvm() {
   stock_kvm --kernel 6.12 --memory 2048 --timeout $((60 * minutes)) "${files[@]}" -- "${words[@]}"
 }
 
-# stock_kvm ARGUMENT...: stock_kvm.sh, and up to twice more if the machine itself broke down (125): a software
-# CPU that makes its kernel panic says nothing of the command.
+# stock_kvm ARGUMENT...: stock_kvm.sh, and up to twice more if the machine itself broke down (125), then $UNJUDGED:
+# a software CPU that makes its kernel panic says nothing of the command.
 stock_kvm() {
   local attempt status
   for attempt in 1 2 3; do
     ((attempt == 1)) || say "the machine broke down; once more"
     status=0
     tests/boot/stock_kvm.sh "$@" || status=$?
-    ((status == 125)) || break
+    ((status == 125)) || return "$status"
   done
-  return "$status"
+  return "$UNJUDGED"
 }
 
 # stock_run ARGUMENT...: a run of the program there, and once more after a triple fault. That software CPU
