@@ -40,19 +40,21 @@ stock_kvm() {
   return "$UNJUDGED"
 }
 
-# stock_run ARGUMENT...: a run of the program there, and once more after a triple fault. That software CPU
+# stock_run ARGUMENT...: a run of the program there, and up to twice more after a triple fault. That software CPU
 # makes one by itself now and then: in 1 of 13 boots of Linux whose memory nobody moves. The summary says so,
 # because a wrong translation could be the cause of one too.
 stock_run() {
-  local log status=0
+  local log attempt status
   log=$(mktemp)
-  stock_kvm "$@" | tee "$log" || status=$?
-  if ((status != 0)) && grep -q 'KVM_EXIT_SHUTDOWN' "$log"; then
-    say "a triple fault; once more"
-    note "its second run, after a triple fault"
+  for attempt in 1 2 3; do
+    if ((attempt > 1)); then
+      say "a triple fault; once more"
+      note "after a triple fault"
+    fi
     status=0
-    stock_kvm "$@" || status=$?
-  fi
+    stock_kvm "$@" | tee "$log" || status=$?
+    if ((status == 0)) || ! grep -q 'KVM_EXIT_SHUTDOWN' "$log"; then break; fi
+  done
   rm -f "$log"
   return "$status"
 }
