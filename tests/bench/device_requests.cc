@@ -63,7 +63,7 @@ void ComparePolling(Bench& bench) {
     here.Offer();
     uint64_t at = 0;
     here.ServeRaw([&](uint64_t offset, std::byte* guest, uint64_t bytes) {
-      std::byte* const own = buffer->data() + at++ % (kInFlight / 2) * kPageSize;
+      std::byte* const own = &(*buffer)[at++ % (kInFlight / 2) * kPageSize];
       std::memcpy(own, memory->At(offset), bytes);
       std::memcpy(guest, own, bytes);
     });

@@ -47,7 +47,7 @@ class MemoryDisk : public Disk {
   uint64_t sectors() const override { return kDiskBytes / kSectorBytes; }
   bool read_only() const override { return false; }
   int Read(uint64_t offset, std::span<std::byte> bytes) override {
-    std::memcpy(bytes.data(), bytes_.data() + offset, bytes.size());
+    std::memcpy(bytes.data(), &bytes_[offset], bytes.size());
     return 0;
   }
   bool TryRead(uint64_t offset, std::span<std::byte> bytes) override {
@@ -55,14 +55,14 @@ class MemoryDisk : public Disk {
   }
   ssize_t ReadOnce(uint64_t, std::span<const iovec>) override { return -1; }
   int Write(uint64_t offset, std::span<const std::byte> bytes) override {
-    std::memcpy(bytes_.data() + offset, bytes.data(), bytes.size());
+    std::memcpy(&bytes_[offset], bytes.data(), bytes.size());
     return 0;
   }
   int Flush() override { return 0; }
   int Discard(uint64_t, uint64_t) override { return 0; }
   int WriteZeroes(uint64_t, uint64_t, bool) override { return 0; }
 
-  const std::byte* At(uint64_t offset) const { return bytes_.data() + offset; }
+  const std::byte* At(uint64_t offset) const { return &bytes_[offset]; }
 
  private:
   std::vector<std::byte> bytes_ = std::vector<std::byte>(kDiskBytes);
