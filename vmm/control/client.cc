@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "vmm/base/unique_fd.h"
 #include "vmm/control/http_parse.h"
@@ -111,7 +112,8 @@ class Exchange {
         setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)));
     if (connect(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(*address)) !=
         0) {
-      return NoAnswer(path, UnreachableReason(path) + "; is the machine still running?");
+      return NoAnswer(path,
+                      absl::StrCat(UnreachableReason(path), "; is the machine still running?"));
     }
     return Exchange(path, std::move(socket), timeout);
   }
@@ -144,8 +146,9 @@ class Exchange {
                                                  : "the connection ended without an answer");
       }
       if (!reader.Feed({buffer.data(), static_cast<size_t>(got)})) {
-        return NoAnswer(
-            path_, "the program that answers there is not an HTTP server (" + reader.error() + ")");
+        return NoAnswer(path_,
+                        absl::StrCat("the program that answers there is not an HTTP server (",
+                                     reader.error(), ")"));
       }
       if (reader.has_head() && streams_) DropDeadline();
     }
