@@ -85,12 +85,14 @@ struct PfnCacheStats {
 };
 
 struct Stage2Stats {
-  // Now. The leaves of a table that was unmapped whole count until the table is freed.
+  // Now. A fault counts its leaf from its claim on. The leaves of a table that was unmapped whole count until
+  // the table is freed.
   uint64_t leaves_4k = 0;
   uint64_t leaves_2m = 0;  // now
   uint64_t tables = 0;     // now, the root included
   uint64_t maps = 0;
-  uint64_t unmaps = 0;  // the leaves of a table that was unmapped whole when it is freed
+  // Leaves and stolen claims. Those of a table that was unmapped whole are counted when it is freed.
+  uint64_t unmaps = 0;
   uint64_t walk_retries = 0;
   uint64_t flushes = 0;
   uint64_t leaves_1g = 0;  // now

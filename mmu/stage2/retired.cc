@@ -77,14 +77,13 @@ void RetiredTables::Free(const RetiredHead& batch) {
     if (newest_pending_ == at) newest_pending_ = before;
   }
   uint64_t freed = 0;
-  uint64_t leaves = 0;
+  uint64_t entries = 0;
   for (Table* next = batch.first; next != nullptr; ++freed) {
     const std::unique_ptr<Table> table(next);
     next = table->next_retired;
-    if (table->dead()) continue;
-    leaves += table->CountLeavesOfRetired(next == nullptr || next->dead() ? nullptr : next);
+    if (!table->dead()) entries += table->entries_in_use();
   }
-  leaves_freed_.Add(leaves);
+  entries_freed_.Add(entries);
   freed_.Add(freed);
 }
 

@@ -7,8 +7,8 @@
 // cap, and frees them itself after one grace period (FreeAfterGracePeriod): a wait for the worker
 // that makes deferred calls takes several milliseconds, and a grace period takes microseconds.
 //
-// A table that was detached still has its leaves. They are counted when the table is freed, because
-// only then can no thread add or remove one.
+// A table that was detached still has its entries. They are counted, by the count of the table, when the
+// table is freed, because only then can no thread add or remove one.
 //
 // Thread safety: RetiredBatch: one thread. RetiredTables: any thread.
 // Compare: struct mmu_gather in Linux, which collects what an unmap must flush and free;
@@ -76,8 +76,8 @@ class RetiredTables {
   void Drain();
 
   RcuStats Stats() const;
-  // The leaves that were in tables when these were freed.
-  uint64_t leaves_freed() const { return leaves_freed_.Get(); }
+  // The leaves and claims that were in tables when these were freed.
+  uint64_t entries_freed() const { return entries_freed_.Get(); }
 
  private:
   uint64_t PendingBytes() const;
@@ -88,7 +88,7 @@ class RetiredTables {
   Counter retired_;
   Counter freed_;
   Counter peak_bytes_;
-  Counter leaves_freed_;
+  Counter entries_freed_;
   // Guards: the list of batches not yet freed, the oldest first. Order: innermost. Held across a
   // list operation, never across a wait.
   mutable absl::Mutex mutex_;

@@ -70,17 +70,18 @@ struct TreeSize {
   void Count(Stage2Counters& counters, void (ShardedCounter::*add)(uint64_t)) const {
     (counters.tables.*add)(tables);
     for (unsigned level = 0; level < leaves.size(); ++level) {
-      if (leaves[level] != 0) (counters.leaves(level).*add)(leaves[level]);
+      if (leaves[level] != 0) (counters.entries(level).*add)(leaves[level]);
     }
   }
 };
 
-// Replaces `expected` with a private tree. Returns false if the entry has changed; the tree is then
-// freed.
+// Replaces `expected`, a leaf or a claim, with a private tree. Returns false if the entry has changed;
+// the tree is then freed.
 [[nodiscard]] inline bool PublishTree(Entry& entry, Pte expected, PrivateTable tree,
                                       Stage2Counters& counters) {
   // The tree is counted while it is private: as soon as it is published, other threads may remove
   // parts of it and count them down.
+  const unsigned level = tree->level;
   TreeSize size;
   size.AddTree(*tree);
   size.Count(counters, &ShardedCounter::Add);
@@ -88,15 +89,8 @@ struct TreeSize {
     size.Count(counters, &ShardedCounter::Sub);
     return false;
   }
+  counters.entries(level + 1).Sub();
   static_cast<void>(tree.release());
-  return true;
-}
-
-// Replaces the leaf that was visited with `split`. Returns false if the entry has changed.
-[[nodiscard]] inline bool PublishSplit(const Visit& visit, PrivateTable split,
-                                       Stage2Counters& counters) {
-  if (!PublishTree(visit.entry, visit.pte, std::move(split), counters)) return false;
-  counters.leaves(visit.level()).Sub();
   return true;
 }
 

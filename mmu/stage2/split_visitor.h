@@ -46,7 +46,8 @@ class SplitVisitor {
       table->entries[i].InitUnpublished(part);
     }
     UNDERFOOT_SYNC_POINT("split-publish");
-    if (!PublishSplit(visit, std::move(table), counters_)) counters_.walk_retries.Add();
+    if (!PublishTree(visit.entry, visit.pte, std::move(table), counters_))
+      counters_.walk_retries.Add();
     return VisitResult::kRetry;
   }
 

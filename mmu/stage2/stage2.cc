@@ -88,7 +88,7 @@ Stage2::StepOutcome Stage2::ClaimFromRoot(Gfn gfn, unsigned level, Access access
       PrivateTable split = BuildSplit(pte, table->level, covers, EntryRange(gfn, level),
                                       [](Pte leaf) { return leaf; });
       static_cast<void>(  // whether it succeeded or not, the entry has changed
-          PublishSplit({*table, entry, pte, covers, covers}, std::move(split), counters_));
+          PublishTree(entry, pte, std::move(split), counters_));
       return StepOutcome::kRestart;
     }
     const Pte tagged = pte.WithTag(tag);
@@ -112,10 +112,13 @@ Stage2::StepOutcome Stage2::ClaimHole(Table& table, Entry& entry, Gfn gfn, unsig
   if (!table.TryRef()) {
     return StepOutcome::kRestart;  // dead: the way down helps to unlink it
   }
+  // Counted first: once the claim is in the table, an invalidation may take it away at once.
   counters_.tables.Add(table.level - level);
+  counters_.entries(level).Add();
   UNDERFOOT_SYNC_POINT("claim-hole");
   if (!entry.Replace(Pte(), desired)) {
     counters_.tables.Sub(table.level - level);
+    counters_.entries(level).Sub();
     if (table.Unref()) Prune(root_, gfn, batch);
     return StepOutcome::kRestart;
   }
@@ -142,11 +145,8 @@ bool Stage2::Publish(Gfn gfn, OwnerTag tag, Pte leaf) {
     const bool relaxing = pte.is_leaf() && pte.tag() == tag;
     if (!relaxing && pte != Pte::Claim(tag)) return false;
     UNDERFOOT_SYNC_POINT("publish-exchange");
-    // Counted first: once it is published, an invalidation may take it away at once.
-    if (!relaxing) counters_.leaves(place.level).Add();
     const bool dirty = relaxing && pte.dirty();
     if (place.entry.CompareExchange(pte, dirty ? leaf.Dirty() : leaf)) break;
-    if (!relaxing) counters_.leaves(place.level).Sub();
     // A leaf that is being relaxed stays in use. If it has only become young, old or dirty, the tag
     // is still there. If the owner gave up then, the tag would stay and block the owner itself.
   }
@@ -177,6 +177,7 @@ bool Stage2::Abandon(Gfn gfn, OwnerTag tag) {
     }
     if (pte == Pte::Claim(tag) && place.entry.Replace(pte, Pte())) {
       given_back = true;
+      counters_.entries(place.level).Sub();
       if (place.table.Unref()) Prune(root_, gfn, batch);
     }
   }
@@ -332,15 +333,15 @@ Stage2::Path Stage2::WalkPath(Gfn gfn) const {
 
 Stage2Stats Stage2::Stats() const {
   // Read first, so that the difference is never negative.
-  const uint64_t leaves_freed = retired_.leaves_freed();
-  return {.leaves_4k = counters_.leaves_4k.Get() - leaves_freed,
-          .leaves_2m = counters_.leaves_2m.Get(),
+  const uint64_t entries_freed = retired_.entries_freed();
+  return {.leaves_4k = counters_.entries_4k.Get() - entries_freed,
+          .leaves_2m = counters_.entries_2m.Get(),
           .tables = counters_.tables.Get(),
           .maps = counters_.maps.Get(),
-          .unmaps = counters_.unmaps.Get() + leaves_freed,
+          .unmaps = counters_.unmaps.Get() + entries_freed,
           .walk_retries = counters_.walk_retries.Get(),
           .flushes = counters_.flushes.Get(),
-          .leaves_1g = counters_.leaves_1g.Get()};
+          .leaves_1g = counters_.entries_1g.Get()};
 }
 
 }  // namespace underfoot

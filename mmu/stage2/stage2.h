@@ -68,17 +68,19 @@ struct MmuGather {
 };
 
 struct Stage2Counters {
-  ShardedCounter leaves_4k;
-  ShardedCounter leaves_2m;
-  ShardedCounter leaves_1g;
+  // Leaves and claims. A claim that becomes a leaf stays counted, and a table that is freed with its entries in
+  // it tells how many they are without a look at them.
+  ShardedCounter entries_4k;
+  ShardedCounter entries_2m;
+  ShardedCounter entries_1g;
   ShardedCounter tables;
   ShardedCounter maps;
   ShardedCounter unmaps;
   ShardedCounter walk_retries;
   ShardedCounter flushes;
 
-  ShardedCounter& leaves(unsigned level) {
-    return level == 0 ? leaves_4k : level == 1 ? leaves_2m : leaves_1g;
+  ShardedCounter& entries(unsigned level) {
+    return level == 0 ? entries_4k : level == 1 ? entries_2m : entries_1g;
   }
 };
 

@@ -44,10 +44,6 @@ class Entry {
   }
   bool Replace(Pte expected, Pte desired) { return CompareExchange(expected, desired); }
 
-  // For a retired table that no thread uses any more. It is a plain load, so that many entries can
-  // be loaded at once.
-  Pte LoadRetired() const { return Pte(word_); }
-
   // For a table that no other thread has seen. It is a plain store, so that filling a table costs
   // no more than filling an array.
   void InitUnpublished(Pte pte) { word_ = pte.word(); }
@@ -118,23 +114,10 @@ struct alignas(64) Table {
     return false;
   }
 
-  // Of a table of pages, after the grace period that follows its retirement: no thread uses it. A large
-  // teardown finds its tables in no cache. So the caller names the table that it counts next, and its
-  // lines are on their way meanwhile; nullptr: none.
-  uint64_t CountLeavesOfRetired(const Table* next) const {
-    constexpr unsigned kEntriesOfLine = 64 / sizeof(Entry);
-    uint64_t leaves = 0;
-    for (unsigned line = 0; line < kEntries; line += kEntriesOfLine) {
-      if (next != nullptr) __builtin_prefetch(&next->entries[line]);
-      for (unsigned i = line; i < line + kEntriesOfLine; ++i) {
-        leaves += entries[i].LoadRetired().is_leaf();
-      }
-    }
-    return leaves;
-  }
-
   bool dead() const { return count_.load(kAcquire) == kDead; }
   uint32_t count() const { return count_.load(kAcquire); }
+  // Of a table that is not dead and that no other thread uses.
+  uint32_t entries_in_use() const { return count() - 1; }
 
   std::array<Entry, kEntries> entries;
   const unsigned level;

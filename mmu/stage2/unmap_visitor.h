@@ -6,8 +6,8 @@
 //
 // A table of pages that the range covers whole is unmapped in one of two ways:
 // - If no log needs its dirty bits and it has a leaf, it is *detached*: one compare-exchange
-//   empties the entry of the parent, and the table is retired with its leaves in it. RetiredTables
-//   counts those leaves after the grace period.
+//   empties the entry of the parent, and the table is retired with its entries in it. RetiredTables
+//   counts those entries after the grace period.
 // - Otherwise each of its entries is emptied.
 
 #ifndef UNDERFOOT_MMU_STAGE2_UNMAP_VISITOR_H_
@@ -33,7 +33,7 @@ class UnmapVisitor {
       : counters_(counters), batch_(batch), log_(log), reached_(end) {}
   ~UnmapVisitor() {
     for (unsigned level = 0; level <= kMaxLeafLevel; ++level) {
-      if (leaves_[level] != 0) counters_.leaves(level).Sub(leaves_[level]);
+      if (removed_[level] != 0) counters_.entries(level).Sub(removed_[level]);
     }
     if (unmaps_ != 0) counters_.unmaps.Add(unmaps_);
     if (detached_ != 0) counters_.tables.Sub(detached_);
@@ -41,7 +41,8 @@ class UnmapVisitor {
   UnmapVisitor(const UnmapVisitor&) = delete;
   UnmapVisitor& operator=(const UnmapVisitor&) = delete;
 
-  bool unmapped() const { return unmaps_ != 0 || detached_ != 0; }
+  // Whether a leaf went, and so a flush is due (I7). A claim alone has been used by nobody.
+  bool unmapped() const { return unmapped_ || detached_ != 0; }
   Gfn reached() const { return reached_; }
   // The block at which the walk stopped because there was no memory to split it.
   std::optional<GfnRange> unsplit() const { return unsplit_; }
@@ -107,7 +108,7 @@ class UnmapVisitor {
   void EmptyTable(const Visit& visit) {
     Table& table = *visit.pte.table();
     uint32_t emptied = 0;
-    uint32_t leaves = 0;
+    bool any_leaf = false;
     for (unsigned i = 0; i < kEntries; ++i) {
       Entry& entry = table.entries[i];
       const Gfn gfn = visit.covers.begin + i;
@@ -117,15 +118,16 @@ class UnmapVisitor {
         const bool is_leaf = pte.is_leaf();
         if (RemoveLogged(pte, {gfn, gfn + 1}, [&] { return entry.CompareExchange(pte, Pte()); })) {
           ++emptied;
-          leaves += is_leaf;
+          any_leaf |= is_leaf;
           break;
         }
         counters_.walk_retries.Add();
       }
     }
     emptied_[0] += emptied;
-    leaves_[0] += leaves;
-    unmaps_ += leaves;
+    removed_[0] += emptied;
+    unmaps_ += emptied;
+    unmapped_ |= any_leaf;
   }
 
   // Calls `remove()`, which empties the entry that was read as `pte`. If the entry was a dirty
@@ -143,18 +145,18 @@ class UnmapVisitor {
     if (visit.pte.is_leaf() && !visit.whole()) return RemovePart(visit);
     if (!visit.entry.Replace(visit.pte, Pte())) return false;
     ++emptied_[visit.level()];
-    if (visit.pte.is_leaf()) {
-      ++leaves_[visit.level()];
-      ++unmaps_;
-    }
+    ++removed_[visit.level()];
+    ++unmaps_;
+    unmapped_ |= visit.pte.is_leaf();
     return true;
   }
 
   bool RemovePart(const Visit& visit) {
     PrivateTable rest = BuildSplit(visit.pte.WithTag(0), visit.level(), visit.covers, visit.range,
                                    [](Pte) { return Pte(); });
-    if (!PublishSplit(visit, std::move(rest), counters_)) return false;
+    if (!PublishTree(visit.entry, visit.pte, std::move(rest), counters_)) return false;
     ++unmaps_;
+    unmapped_ = true;
     return true;
   }
 
@@ -165,9 +167,10 @@ class UnmapVisitor {
   std::optional<GfnRange> unsplit_;
   unsigned tables_ = 0;
   uint64_t detached_ = 0;
-  uint64_t unmaps_ = 0;
-  std::array<uint64_t, kMaxLeafLevel + 1> leaves_{};
-  std::array<uint32_t, kLevels> emptied_{};  // references to drop, by the table's level
+  bool unmapped_ = false;
+  uint64_t unmaps_ = 0;                                // leaves and claims
+  std::array<uint64_t, kMaxLeafLevel + 1> removed_{};  // of these, the whole entries
+  std::array<uint32_t, kLevels> emptied_{};            // references to drop, by the table's level
 };
 
 }  // namespace underfoot

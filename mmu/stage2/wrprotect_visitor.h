@@ -49,6 +49,7 @@ class WriteProtectVisitor {
  private:
   VisitResult StealClaim(const Visit& visit) {
     if (!visit.entry.Replace(visit.pte, Pte())) return Lost();
+    counters_.entries(visit.level()).Sub();
     static_cast<void>(visit.table.Unref());  // TablePost checks the count
     return VisitResult::kContinue;
   }
@@ -62,7 +63,7 @@ class WriteProtectVisitor {
       unsplit_ = visit.covers;
       return VisitResult::kStop;
     }
-    if (!PublishSplit(visit, std::move(split), counters_)) return Lost();
+    if (!PublishTree(visit.entry, visit.pte, std::move(split), counters_)) return Lost();
     changed_ = true;
     return VisitResult::kContinue;
   }

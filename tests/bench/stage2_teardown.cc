@@ -3,8 +3,8 @@
 //
 // The floor of an exclusive teardown is a load and a store for each entry. A shared one detaches each
 // table by one locked instruction, waits for one grace period for each `retired_cap_bytes` of tables,
-// and then loads each entry to count the leaves. A teardown that keeps to the cap (1 GiB) leaves the
-// last two to the RCU worker, after the time that is measured.
+// and frees them by their counts: it looks at no entry but the first ones. A teardown that keeps to the
+// cap (1 GiB) leaves the last two to the RCU worker, after the time that is measured.
 
 #include <cstdint>
 #include <memory>

@@ -4,13 +4,14 @@
  * claims, it empties each entry. PARTS are brackets of page 0 alone, which empty its entry. Installers claim
  * a page, look for brackets, look the page up, and publish from the root. Readers use page 0 in a section.
  *
- * A thread that found the table before it was detached may still publish a leaf in it or remove one from
- * it. Therefore the leaves that go with a table are counted after its grace period, when it is freed.
+ * A thread that found the table before it was detached may still claim, publish or empty an entry of it.
+ * Therefore the counter of entries follows after the table's grace period, when it is freed: by the count of
+ * the table, so an entry counts from its claim on, and a claim that went with a table goes off with it.
  *
  * Checked: between Begin and End no leaf of the range is reachable, and no reader uses one (I1). A reader
  * uses the page that the host has now. No thread touches a freed table; each table is retired once, and
  * freed once, after its grace period (I4). At the end the count of the linked table and the counters of
- * leaves and tables are exact (I5). An installer starts again at most twice for each bracket (I9).
+ * entries and tables are exact (I5). An installer starts again at most twice for each bracket (I9).
  *
  * Not in the model: the dirty log (a slot with a log never detaches), tables above the parent (levels.pml),
  * table memory that is used again.
@@ -23,7 +24,8 @@
  *   BREAK_DETACH_BY_STORE            two brackets detach one table, and both retire it
  *   BREAK_LOSER_RETIRES_TOO          the same, by a compare-exchange whose result is ignored
  *   BREAK_FREE_WITHOUT_GRACE         a thread that found the table before touches freed memory
- *   BREAK_COUNT_AT_DETACH            leaves that are published or removed later are counted wrongly
+ *   BREAK_COUNT_AT_DETACH            entries that are claimed or emptied later are counted wrongly
+ *   BREAK_COUNT_AT_PUBLISH           a claim that went with a table is taken off and was never added
  *   BREAK_PUBLISH_KEEPS_THE_TABLE    an installer that does not start at the root touches a freed table
  *   BREAK_NO_WAIT_FOR_READERS        a reader that found the table before uses a page that has moved
  *   BREAK_SECOND_BEGIN_DOES_NOT_WAIT the same, if the table was detached by another bracket
@@ -59,6 +61,11 @@
 #define LEAF(v) (64 + (v))
 #define IS_LEAF(e) ((e) >= 64)
 #define VERSION(e) ((e) & 3)
+#ifdef BREAK_COUNT_AT_PUBLISH
+#define COUNTS(e) IS_LEAF(e)
+#else
+#define COUNTS(e) 1
+#endif
 #define AT(t, i) ((t) * 2 + (i))
 
 byte parent = 0;             /* the linked table, or none */
@@ -69,7 +76,7 @@ bool freed[TABLES];
 byte waits_for[TABLES];      /* threads (bits) that the grace period of this table waits for */
 byte used = 1;               /* tables handed out so far */
 byte inside_rcu = 0;         /* threads (bits) */
-short leaves = 2;            /* the counter */
+short entries = 2;           /* the counter: leaves and claims */
 byte tables = 1;             /* the counter */
 byte flight[BRACKETS + 1];   /* pages (bits) */
 byte section[READERS + 1];   /* 0, or the nonce of the section */
@@ -80,7 +87,7 @@ byte finished = 0;
 
 inline rcu_enter() { inside_rcu = inside_rcu | (1 << me) }
 
-/* A grace period ends with its last reader. The table is freed then, and its leaves are counted. */
+/* A grace period ends with its last reader. The table is freed then, and its count is taken off. */
 inline rcu_leave() {
   d_step {
     inside_rcu = inside_rcu & ~(1 << me);
@@ -92,7 +99,7 @@ inline rcu_leave() {
        :: retired[k] && !freed[k] && waits_for[k] == 0 ->
           freed[k] = true;
 #ifndef BREAK_COUNT_AT_DETACH
-          leaves = leaves - IS_LEAF(entry[AT(k, 0)]) - IS_LEAF(entry[AT(k, 1)])
+          entries = entries - (count[k] > 0 -> count[k] - 1 : 0)
 #endif
        :: else
        fi;
@@ -110,7 +117,7 @@ inline retire(t) {
   waits_for[t] = inside_rcu;
 #ifdef BREAK_FREE_WITHOUT_GRACE
   freed[t] = true;
-  leaves = leaves - IS_LEAF(entry[AT(t, 0)]) - IS_LEAF(entry[AT(t, 1)])
+  entries = entries - (count[t] > 0 -> count[t] - 1 : 0)
 #endif
 }
 
@@ -152,6 +159,7 @@ inline claim() {
              assert(t < TABLES);
              count[t] = 2;
              entry[AT(t, i)] = tag;
+             entries = entries + COUNTS(tag);
              tables++;
              parent = t
           :: else
@@ -181,7 +189,8 @@ inline claim() {
               d_step {
                 assert(!freed[t]);
                 won = (entry[AT(t, i)] == EMPTY);
-                entry[AT(t, i)] = (won -> tag : entry[AT(t, i)])
+                entry[AT(t, i)] = (won -> tag : entry[AT(t, i)]);
+                entries = entries + (won -> COUNTS(tag) : 0)
               };
               if
               :: won -> won = false; break
@@ -219,7 +228,8 @@ retry:
         d_step {
           assert(!freed[t]);
           won = (entry[AT(t, i)] == tag);
-          entry[AT(t, i)] = (won -> EMPTY : entry[AT(t, i)])
+          entry[AT(t, i)] = (won -> EMPTY : entry[AT(t, i)]);
+          entries = entries - (won -> COUNTS(tag) : 0)
         };
         if
         :: won -> won = false; drop(t, 1)
@@ -247,7 +257,7 @@ retry:
     if
     :: won ->
        entry[AT(t, i)] = LEAF(v);
-       leaves++;
+       entries = entries + 1 - COUNTS(tag);
        assert(parent != t || (inside[i] == 0 && v == host[i]))
     :: else
     fi
@@ -341,7 +351,7 @@ inline empty_table() {
           :: won ->
              entry[AT(t, i)] = EMPTY;
              emptied++;
-             leaves = leaves - IS_LEAF(e);
+             entries = entries - COUNTS(e);
              held = held || IS_LEAF(e);
              i++
           :: else
@@ -401,7 +411,7 @@ proctype Whole(byte me; byte b) {
           held = true;
           retire(t);
 #ifdef BREAK_COUNT_AT_DETACH
-          leaves = leaves - IS_LEAF(entry[AT(t, 0)]) - IS_LEAF(entry[AT(t, 1)])
+          entries = entries - (count[t] > 0 -> count[t] - 1 : 0)
 #endif
        :: else
 #ifdef BREAK_LOSER_RETIRES_TOO
@@ -437,7 +447,7 @@ proctype Part(byte me; byte b) {
        won = (entry[AT(t, 0)] == e);
        entry[AT(t, 0)] = (won -> EMPTY : entry[AT(t, 0)]);
        held = won && IS_LEAF(e);
-       leaves = leaves - held
+       entries = entries - (won -> COUNTS(e) : 0)
      };
      if
      :: won -> won = false; drop(t, 1); break
@@ -505,7 +515,7 @@ proctype Auditor() {
     :: else -> break
     od;
     assert(tables == (parent != NONE));
-    assert(leaves == (parent == NONE -> 0 : IS_LEAF(entry[AT(parent, 0)]) + IS_LEAF(entry[AT(parent, 1)])))
+    assert(entries == (parent == NONE -> 0 : count[parent] - 1))
   }
 }
 
@@ -519,7 +529,7 @@ init {
     ;
     count[0] = 2;
     entry[0] = EMPTY;
-    leaves = 1
+    entries = 1
 #endif
   };
   atomic {

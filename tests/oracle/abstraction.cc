@@ -169,7 +169,9 @@ class IslandAbstraction {
 struct Totals {
   uint64_t pages = 0;
   uint64_t blocks = 0;
-  uint64_t owned = 0;
+  uint64_t claimed_pages = 0;  // claims of holes
+  uint64_t claimed_blocks = 0;
+  uint64_t owned = 0;  // claims of holes and of leaves
   uint64_t caches = 0;
   uint64_t slots = 0;
   uint64_t brackets = 0;
@@ -190,9 +192,11 @@ Totals TotalsOf(World& world) {
       const View& view = island.state.views[v];
       totals.slots += view.present && (v != kSharedView || number == 0);
       totals.blocks += view.block.is_leaf();
+      totals.claimed_blocks += !view.block.empty() && !view.block.is_leaf();
       totals.owned += view.block.owner != kUnowned;
       for (unsigned cell = 0; cell < kCells; ++cell) {
         totals.pages += view.cells[cell].is_leaf() ? PagesOfCell(number, cell) : 0;
+        totals.claimed_pages += !view.cells[cell].empty() && !view.cells[cell].is_leaf();
         totals.owned += view.cells[cell].owner != kUnowned;
       }
     }
@@ -239,9 +243,9 @@ std::string DifferenceOfWhole(World& world, Comparisons& compared) {
     raw.complaints.push_back(absl::StrFormat("%s: expected %u, found %u", what, expected, found));
   };
   compare("pages in the tables", totals.pages, raw.leaves_at[0]);
-  compare("pages counted", totals.pages, stats.stage2.leaves_4k);
+  compare("pages counted", totals.pages + totals.claimed_pages, stats.stage2.leaves_4k);
   compare("blocks in the tables", totals.blocks, raw.leaves_at[1]);
-  compare("blocks counted", totals.blocks, stats.stage2.leaves_2m);
+  compare("blocks counted", totals.blocks + totals.claimed_blocks, stats.stage2.leaves_2m);
   compare("claims in the tables", totals.owned, raw.claims.size());
   compare("tables counted", raw.tables, stats.stage2.tables);
   compare("pfn caches listed", totals.caches, stats.pfn_caches.count);

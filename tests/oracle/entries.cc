@@ -58,7 +58,7 @@ void MarkUsed(EntryState& leaf, Access access) {
 
 void Unmap(View& view, Cells cells, const std::array<uint16_t, kCells>& pages, Tally& tally) {
   if (!view.block.empty()) {
-    tally.unmaps += view.block.is_leaf();
+    ++tally.unmaps;
     tally.flush = tally.flush || view.block.is_leaf();
     if (view.block.dirty) Log(view, cells);
     if (!view.block.is_leaf() || cells == kAllCells) {
@@ -71,7 +71,7 @@ void Unmap(View& view, Cells cells, const std::array<uint16_t, kCells>& pages, T
   }
   for (uint8_t cell = cells.begin; cell < cells.end; ++cell) {
     EntryState& entry = view.cells[cell];
-    if (entry.is_leaf()) tally.unmaps += pages[cell];
+    tally.unmaps += entry.is_leaf() ? pages[cell] : !entry.empty();
     tally.flush = tally.flush || entry.is_leaf();
     if (entry.dirty) Log(view, OneCell(cell));
     entry = {};

@@ -70,6 +70,7 @@ std::string WhatIsWrongWith(Stage2& stage2) {
   // The leaves of a table that was unmapped whole count until the table is freed.
   if (stage2.RetiredStats().pending_tables != 0) rcu::Barrier();
   const Stage2Stats stats = stage2.Stats();
+  // Claims count as leaves, but here there is none.
   compare("leaves of 4K", stats.leaves_4k, raw.leaves_at[0]);
   compare("leaves of 2M", stats.leaves_2m, raw.leaves_at[1]);
   compare("tables", stats.tables, raw.tables);

@@ -119,15 +119,17 @@ constexpr std::array kTable = {
         "Memory barriers by which all biased readers lost their bias"),
 
     ROW(Stage2Stats, stage2, leaves_4k, kGauge, kNumber,
-        "4 KiB leaves mapped, and those of tables unmapped whole and not yet freed"),
-    ROW(Stage2Stats, stage2, leaves_2m, kGauge, kNumber, "2 MiB leaves mapped"),
+        "4 KiB leaves mapped or being mapped, and those of tables unmapped whole and not yet "
+        "freed"),
+    ROW(Stage2Stats, stage2, leaves_2m, kGauge, kNumber, "2 MiB leaves mapped or being mapped"),
     ROW(Stage2Stats, stage2, tables, kGauge, kNumber, "Table pages, the root included"),
     ROW(Stage2Stats, stage2, maps, kCounter, kNumber, "Leaves mapped since start"),
-    ROW(Stage2Stats, stage2, unmaps, kCounter, kNumber, "Leaves unmapped since start"),
+    ROW(Stage2Stats, stage2, unmaps, kCounter, kNumber,
+        "Leaves unmapped since start, and claims of faults that an unmap stole"),
     ROW(Stage2Stats, stage2, walk_retries, kCounter, kNumber,
         "Walks that lost a race and began again"),
     ROW(Stage2Stats, stage2, flushes, kCounter, kNumber, "Flushes of the readers of the table"),
-    ROW(Stage2Stats, stage2, leaves_1g, kGauge, kNumber, "1 GiB leaves mapped"),
+    ROW(Stage2Stats, stage2, leaves_1g, kGauge, kNumber, "1 GiB leaves mapped or being mapped"),
 
     ROW(NotifierStats, notifier, begins, kCounter, kNumber, "Invalidations begun"),
     ROW(NotifierStats, notifier, ends, kCounter, kNumber, "Invalidations ended"),
