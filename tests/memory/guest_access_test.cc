@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "mmu/base/rcu.h"
 #include "tests/memory/memory_test.h"
 #include "tests/support/thread_state.h"
 #include "vmm/sources/hooks/hooked_calls.h"
@@ -93,6 +94,35 @@ TEST_P(GuestAccessTest, AnAccessMayCrossPagesAndSlots) {
   ASSERT_TRUE(side().access.Read(reader, gpa, back).ok());
   EXPECT_EQ(back, bytes);
   EXPECT_EQ(std::memcmp(PointerOf(side().PageAt(0)), &bytes[100], kPageSize), 0);
+}
+
+// Over the end of a slot and beyond what one table maps. A page that is there stays as it is.
+TEST_P(GuestAccessTest, ARangeIsBroughtInBeforeItIsUsed) {
+  constexpr uint64_t kPages = 1100;
+  const uint64_t slot_pages = side().memory->slots()[2].bytes / kPageSize;
+  ASSERT_TRUE(WriteWord(side().GpaAt(slot_pages - 7), 77).ok());
+  const Gfn begin = side().GfnAt(slot_pages - 10);
+  Reader reader(mmu().readers());
+  side().access.BringIn(reader, {begin, begin + kPages}, Around::kBlocks);
+  for (const uint64_t i : {uint64_t{0}, uint64_t{9}, uint64_t{10}, kPages - 1}) {
+    rcu::ReadScope rcu;
+    const auto leaf = mmu().stage2().Lookup(begin + i);
+    ASSERT_TRUE(leaf.has_value()) << i;
+    EXPECT_TRUE(leaf->pte.writable()) << i;
+    EXPECT_FALSE(leaf->pte.dirty() || leaf->pte.young()) << i;
+  }
+  EXPECT_EQ(ReadWord(side().GpaAt(slot_pages - 7)), 77u);
+  EXPECT_EQ(side().monitor.Stats().missing, 0u);
+}
+
+// What cannot come in is left to the access, which has the error.
+TEST_P(GuestAccessTest, ARangeOutOfRamOrWithoutAMemslotIsNotBroughtIn) {
+  Reader reader(mmu().readers());
+  const Gfn end = GfnOf({side().memory->bytes()});
+  side().access.BringIn(reader, {end, end + 20}, Around::kBlocks);
+  DeleteSlot();
+  side().access.BringIn(reader, {side().GfnAt(0), side().GfnAt(20)}, Around::kBlocks);
+  EXPECT_FALSE(side().EntryOf(3).present);
 }
 
 // One range would have more pages than a section may announce.

@@ -151,6 +151,38 @@ TEST_P(HugePagesTest, OneFaultBringsInABlockAsOneLeaf) {
   EXPECT_EQ(stats().missing + stats().minor, 1u);
 }
 
+// As a loader does before it writes: with a fault of the guest, no page would be of 4 KiB either.
+TEST_P(HugePagesTest, ARangeThatTheMachineBringsInComesInWholeBlocks) {
+  const HvaRange block = Block();
+  const Gfn first = GfnOfPage(block.begin);
+  Reader reader(side().mmu.readers());
+  // Begins and ends inside of two blocks.
+  side().access.BringIn(reader, {first + 300, first + kBlockPages + 10}, Around::kBlocks);
+  if (thp() && !IsOneFrame(block)) UNDERFOOT_SKIP("this host has no free huge page");
+  EXPECT_EQ(LeafOf(block.begin)->level, 1u);
+  EXPECT_FALSE(LeafOf(block.begin)->pte.dirty());
+  EXPECT_TRUE(LeafOf(block.end + 511 * kPageSize).has_value());
+  const uint64_t word = 5;
+  const absl::Status written = side().access.Write(reader, GpaOf(first) + 300 * kPageSize,
+                                                   std::as_bytes(std::span(&word, 1)));
+  ASSERT_TRUE(written.ok()) << written;
+  EXPECT_EQ(Load(PageOfBlock(block, 300)), 5u);
+  EXPECT_EQ(LeafOf(block.begin)->level, 1u);
+  EXPECT_EQ(stats().missing + stats().minor, 0u);
+  ExpectNothingStale(block);
+}
+
+TEST_P(ThpTest, WithoutTheBlocksAroundItOnlyTheRangeComesIn) {
+  const HvaRange block = Block();
+  const Gfn first = GfnOfPage(block.begin);
+  Reader reader(side().mmu.readers());
+  side().access.BringIn(reader, {first + 300, first + 310}, Around::kNothing);
+  for (const uint64_t i : {299U, 300U, 309U, 310U}) {
+    EXPECT_EQ(LeafOf(PageOfBlock(block, i)).has_value(), i == 300 || i == 309) << i;
+  }
+  ExpectNothingStale(block);
+}
+
 // Every block of RAM, one after the other: also faster than a thread could have cleared them.
 TEST_P(HugePagesTest, BlocksThatAreTouchedOneAfterTheOtherAllComeInWhole) {
   const HvaRange ram = side().memory->hvas();

@@ -249,6 +249,8 @@ struct RunOptions {
   bool SamplesWrites() const { return working_set_period.has_value() && backing == Backing::kAnon; }
   // Fault-around and read-ahead must be off then: a page that is present counts as touched.
   bool page_in_is_touch() const { return working_set_period.has_value(); }
+  // The most pages that a fault brings in.
+  uint64_t FaultAround() const { return page_in_is_touch() ? 1 : fault_around; }
 };
 
 }  // namespace underfoot

@@ -158,7 +158,7 @@ absl::Status Machine::Build(SerialPort::Sink serial_sink, ByteSink byte_sink) {
                .async_write_protect = options_.async_write_protect},
       .mmu = {.retired_cap_bytes = options_.retired_cap_bytes},
       .log_writes = options_.dirty_log_period.has_value(),
-      .fault_around = options_.page_in_is_touch() ? 1 : options_.fault_around,
+      .fault_around = options_.FaultAround(),
       .fault_handlers = options_.fault_handlers.value_or(FaultHandlersForThisHost()),
       .kernel_events = options_.kernel_events != KernelEvents::kOff,
       .event_sink = &coverage_,
@@ -328,6 +328,8 @@ absl::StatusOr<Machine::StartVcpu> Machine::LoadLinuxGuest(const Kvm& kvm) {
       ReadPart("--initrd", options_.linux_guest->initrd);
   if (!initrd.ok()) return initrd.status();
   const std::string& append = options_.linux_guest->append;
+  // As for a fault of the guest.
+  const Around around = options_.FaultAround() > 1 ? Around::kBlocks : Around::kNothing;
   Reader reader(ram_->mmu().readers());
   const absl::StatusOr<LinuxStart> start = LoadLinux(
       {.kernel = *kernel,
@@ -336,6 +338,7 @@ absl::StatusOr<Machine::StartVcpu> Machine::LoadLinuxGuest(const Kvm& kvm) {
        .memory_bytes = options_.memory_bytes,
        .vcpus = options_.vcpus},
       [&](Gpa gpa, std::span<const std::byte> bytes) {
+        ram_->access().BringIn(reader, {GfnOf(gpa), GfnOf(gpa + (bytes.size() - 1)) + 1}, around);
         return ram_->access().Write(reader, gpa, bytes);
       });
   if (!start.ok()) {

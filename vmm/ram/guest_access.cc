@@ -177,6 +177,31 @@ absl::Status GuestAccess::Write(Reader& reader, Gpa gpa, std::span<const std::by
                  });
 }
 
+// Returns whether the page is in a block that has one leaf now, or a table with the page in it.
+bool GuestAccess::BringInBlock(Reader& reader, Gfn gfn) {
+  for (unsigned level = memory_.huge_pages() == HugePages::k1G ? 2 : 1; level > 0; --level) {
+    if (mmu_.range_faults().HandleFault(reader, gfn, level, Access::kRead, nullptr).has_value()) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void GuestAccess::BringIn(Reader& reader, GfnRange gfns, Around around) {
+  const bool blocks = around == Around::kBlocks && memory_.huge_pages() != HugePages::kOff;
+  while (!gfns.empty()) {
+    // Neither a window nor a block goes beyond its memslot or what one table maps.
+    GfnRange some = gfns.Intersect(EntryRange(gfns.begin, 1));
+    if (const std::optional<Memslot> slot = mmu_.memslots().Find(some.begin)) {
+      some = some.Intersect(slot->gfns);
+    }
+    gfns.begin = some.end;
+    if (!memory_.IsRam(GpaOf(some.begin), some.size() << kPageShift)) continue;
+    if (blocks && BringInBlock(reader, some.begin)) continue;
+    static_cast<void>(mmu_.faults_around().BringIn(reader, some));
+  }
+}
+
 uint64_t GuestAccess::TryMarkWritten(Reader& reader, GfnRange gfns) {
   Gfn next = gfns.begin;
   while (next < gfns.end) {

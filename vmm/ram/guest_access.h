@@ -14,6 +14,7 @@
 #define UNDERFOOT_VMM_RAM_GUEST_ACCESS_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "absl/status/status.h"
@@ -38,6 +39,12 @@ struct GuestCopy {
   }
 };
 
+// What GuestAccess::BringIn brings in of the pages around its range.
+enum class Around : uint8_t {
+  kNothing,  // as far as pages of the host are no larger
+  kBlocks,   // with huge pages, the rest of each block of 2 MiB
+};
+
 class GuestAccess {
  public:
   static constexpr size_t kSectionPages = 16;
@@ -54,6 +61,10 @@ class GuestAccess {
   // one access.
   [[nodiscard]] absl::Status Read(Reader& reader, Gpa gpa, std::span<std::byte> bytes);
   [[nodiscard]] absl::Status Write(Reader& reader, Gpa gpa, std::span<const std::byte> bytes);
+  // Brings in the pages of a range that is about to be used, many by one call, where Read and Write bring
+  // in one at a time. With huge pages and `kBlocks` whole blocks come in, as for a fault of the guest:
+  // only so the host backs a block with a huge page. What does not come in at once comes in when it is used.
+  void BringIn(Reader& reader, GfnRange gfns, Around around);
   // Makes the copies in turn, as long as each page that they need has a translation. Never waits, and
   // brings nothing in. Returns the number of copies that were made whole; of the next one a part may
   // have been made.
@@ -70,6 +81,7 @@ class GuestAccess {
   [[nodiscard]] absl::Status NoteWritten(Reader& reader, Gpa gpa, uint64_t bytes);
 
  private:
+  bool BringInBlock(Reader& reader, Gfn gfn);
   // Returns the number of pages before the first one that has no translation which grants a write.
   uint64_t TryMarkWritten(Reader& reader, GfnRange gfns);
   // `bytes` lies within one page.
