@@ -16,6 +16,7 @@
 
 #include "tests/memory/fake_records.h"
 #include "tests/memory/memory_test.h"
+#include "tests/support/wait_until.h"
 #include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot::testing {
@@ -254,6 +255,22 @@ TEST_P(KernelNotifierTest, ATranslationMadeWhileTheChangeLastsIsDroppedToo) {
   FaultIn(3);
   Drain();
   EXPECT_TRUE(side().LeafOf(3).has_value());
+}
+
+TEST_P(KernelNotifierTest, AfterAQuietTimeTheNextRecordWakesItAndThenItLooksByItselfAgain) {
+  for (uint64_t i = 0; i < 3; ++i) {
+    ASSERT_TRUE(WaitUntil([&] { return records_.wakes_at_once(); }));
+    records_.Add(side().Pages(i));
+    ASSERT_TRUE(WaitUntil([&] { return !records_.wakes_at_once(); }));
+    EXPECT_FALSE(side().LeafOf(i).has_value());
+  }
+  EXPECT_EQ(Leaves(), kLeaves - 3);
+}
+
+TEST_P(KernelNotifierTest, ARecordThatComesBeforeItWaitsIsNotForgotten) {
+  records_.AddBeforeTheNextWait(side().Pages(3));
+  EXPECT_TRUE(WaitUntil([&] { return !side().LeafOf(3).has_value(); }));
+  EXPECT_EQ(Leaves(), kLeaves - 1);
 }
 
 TEST_P(KernelNotifierTest, StopAppliesTheReportedRecordsAndLeavesNoSubscriber) {

@@ -5,6 +5,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -141,6 +142,25 @@ TEST_F(KvmTracepointsTest, RecordsOfAllThreadsAndCpusAreInTheOrderOfTheirTimes) 
 }
 
 // A CPU says with its next record what was lost in its ring: on one CPU, all of it is said.
+TEST_F(KvmTracepointsTest, ARecordMakesADescriptorReadableOnlyWhileItIsAskedTo) {
+  const auto readable = [&](int timeout_ms) {
+    std::vector<pollfd> fds;
+    for (const int fd : source_->fds()) fds.push_back({fd, POLLIN, 0});
+    return poll(fds.data(), fds.size(), timeout_ms) > 0;
+  };
+  KernelBatch batch;
+  ASSERT_TRUE(source_->WakeAtOnce(true));
+  Discard(Pages(3));
+  EXPECT_TRUE(readable(static_cast<int>(kDeadline.count())));
+  EXPECT_EQ(UnmapsBy({gettid()}, batch).size(), 1u) << "it is recorded twice, and read once";
+  ASSERT_TRUE(source_->WakeAtOnce(false));
+  static_cast<void>(readable(0));  // what the host has done meanwhile
+  Discard(Pages(3));
+  EXPECT_FALSE(readable(0));
+  batch = KernelBatch();
+  EXPECT_EQ(UnmapsBy({gettid()}, batch).size(), 1u);
+}
+
 TEST_F(KvmTracepointsTest, AFullRingIsNoticedAndTheLossIsCounted) {
   const bench::Pinned pinned(sched_getcpu());
   const auto large = KvmTracepoints::Open(Pages(0, kPages));

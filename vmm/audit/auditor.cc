@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -17,6 +18,10 @@ namespace {
 constexpr int kPagesPerRound = 64;
 constexpr int kRoundsPerCacheAudit = 20;
 constexpr absl::Duration kPause = absl::Milliseconds(5);
+// After this many rounds in which no bracket began, although the kernel notifier reports every change: a
+// difference is then unlikely, and each round takes a guest's CPU for a moment.
+constexpr int kQuietRounds = 20;
+constexpr absl::Duration kQuietPause = absl::Milliseconds(40);
 constexpr uint64_t kPagesPerChunk = 512;
 // The number of times that a differing page is compared. A permanent difference is found every
 // time.
@@ -58,7 +63,13 @@ absl::Status Auditor::Start() {
 void Auditor::Main() {
   NameThisThread("auditor");
   std::uniform_int_distribution<uint64_t> page(0, gfns_.size() - 1);
-  for (int round = 1; thread_.Sleep(kPause); ++round) {
+  uint64_t begun = 0;
+  int quiet_rounds = 0;
+  for (int round = 1; thread_.Sleep(quiet_rounds < kQuietRounds ? kPause : kQuietPause); ++round) {
+    const uint64_t begun_before = std::exchange(begun, mmu_.notifier().begun());
+    const bool quiet =
+        begun == begun_before && sources_.kernel != nullptr && sources_.kernel->enabled();
+    quiet_rounds = quiet ? quiet_rounds + 1 : 0;
     for (int i = 0; i < kPagesPerRound; ++i) AuditPage(gfns_.begin + page(random_));
     if (round % kRoundsPerCacheAudit == 0) AuditCaches();
   }

@@ -16,6 +16,11 @@ namespace {
 
 // Bounds the lag. A wake-up for each record would cost the thread that makes the change 10 us.
 constexpr int kPeriodMs = 2;
+// After this time without a record, the next one wakes the thread by itself: 500 wake-ups a second would
+// take a vCPU off its CPU for nothing. Then the thread looks at this period for what wakes nobody: ages, and
+// CPUs that have come online.
+constexpr int64_t kQuietNs = 64'000'000;
+constexpr int kQuietPeriodMs = 50;
 // By when a change of one record is over, as a rule.
 constexpr int64_t kChangeEndsNs = 10'000'000;
 // A DAMON thread ages pages without end; its records must not displace those of other changes.
@@ -117,10 +122,12 @@ void KernelNotifier::Main() {
 
 void KernelNotifier::Serve(KernelRecordSource& source) {
   std::vector<pollfd> fds;
+  quiet_since_ns_ = MonotonicNs();
+  int timeout_ms = kPeriodMs;
   for (bool stop = false; !stop;) {
     fds.assign({{wake_.get(), POLLIN, 0}});
     for (const int fd : source.fds()) fds.push_back({fd, POLLIN, 0});
-    static_cast<void>(poll(fds.data(), fds.size(), kPeriodMs));
+    static_cast<void>(poll(fds.data(), fds.size(), timeout_ms));
     eventfd_t ignored = 0;
     static_cast<void>(eventfd_read(wake_.get(), &ignored));
     uint64_t wanted = 0;
@@ -130,7 +137,8 @@ void KernelNotifier::Serve(KernelRecordSource& source) {
       wanted = drains_wanted_;
       if (wanted != drains_done_) source.LookForCpus();
     }
-    TakeAll(source);
+    const bool quiet = !TakeAll(source) && again_.empty();
+    timeout_ms = NextTimeoutMs(source, quiet);
     absl::MutexLock lock(&mutex_);
     drains_done_ = wanted;
     if (stop) state_ = State::kStopped;
@@ -138,7 +146,22 @@ void KernelNotifier::Serve(KernelRecordSource& source) {
   DropAgain(INT64_MAX);
 }
 
-void KernelNotifier::TakeAll(KernelRecordSource& source) {
+int KernelNotifier::NextTimeoutMs(KernelRecordSource& source, bool quiet) {
+  const int64_t now_ns = MonotonicNs();
+  if (!quiet) {
+    quiet_since_ns_ = now_ns;
+    if (woken_by_record_) static_cast<void>(source.WakeAtOnce(false));
+    woken_by_record_ = false;
+    return kPeriodMs;
+  }
+  if (woken_by_record_) return kQuietPeriodMs;
+  if (now_ns - quiet_since_ns_ < kQuietNs) return kPeriodMs;
+  quiet_since_ns_ = now_ns;  // so that a source that cannot is asked seldom
+  woken_by_record_ = source.WakeAtOnce(true);
+  return woken_by_record_ ? 0 : kPeriodMs;  // 0: a record may have come just before
+}
+
+bool KernelNotifier::TakeAll(KernelRecordSource& source) {
   KernelBatch batch;
   source.Read(batch);
   const bool lost = batch.lost != 0 || batch.overrun;
@@ -157,6 +180,7 @@ void KernelNotifier::TakeAll(KernelRecordSource& source) {
   }
   CompleteRemovals();
   DropAgain(MonotonicNs());
+  return lost || !batch.records.empty();
 }
 
 // The record stands at the start of the zap, under mmap_lock.

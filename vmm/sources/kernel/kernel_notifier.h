@@ -113,7 +113,9 @@ class KernelNotifier final : public Subscriber {
 
   void Main() ABSL_LOCKS_EXCLUDED(mutex_);
   void Serve(KernelRecordSource& source) ABSL_LOCKS_EXCLUDED(mutex_);
-  void TakeAll(KernelRecordSource& source);
+  // Returns whether there was a record.
+  bool TakeAll(KernelRecordSource& source);
+  int NextTimeoutMs(KernelRecordSource& source, bool quiet);
   void TakeUnmap(const KernelRecord& record, HvaRange pages);
   void TakeAge(const KernelRecord& record, HvaRange pages);
   void MakeOld(HvaRange pages);
@@ -137,6 +139,8 @@ class KernelNotifier final : public Subscriber {
   TaskNames tasks_;
   std::deque<SecondPass> again_;
   int64_t next_age_report_ns_ = 0;
+  int64_t quiet_since_ns_ = 0;
+  bool woken_by_record_ = false;  // WakeAtOnce is on
 
   // Guards: the state, and the numbers of drains that were requested and done. Order: innermost,
   // after the locks of Drain's caller.

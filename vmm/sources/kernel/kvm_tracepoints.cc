@@ -32,6 +32,10 @@ std::optional<uint64_t> EnabledNs(int fd) {
   return counted.enabled_ns;
 }
 
+bool Enable(int fd, bool on) {
+  return ioctl(fd, on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0) == 0;
+}
+
 absl::Status OpenError(int error, const char* name) {
   const bool refused = error == EACCES || error == EPERM;
   return absl::ErrnoToStatus(
@@ -153,8 +157,18 @@ absl::StatusOr<std::unique_ptr<KvmTracepoints::Watched>> KvmTracepoints::Watch(i
       0) {
     return absl::ErrnoToStatus(errno, "PERF_EVENT_IOC_SET_OUTPUT of kvm/kvm_test_age_hva");
   }
+  absl::StatusOr<Event> waker = OpenEvent(Kind::kUnmap, cpu, 1);
+  if (absl::IsNotFound(waker.status())) return nullptr;
+  if (!waker.ok()) return std::move(waker).status();
+  watched->waker = *std::move(waker);
+  absl::StatusOr<PerfRing> wakes = PerfRing::Map(watched->waker.fd.get(), 1);
+  if (!wakes.ok()) return std::move(wakes).status();
+  watched->wakes.emplace(*std::move(wakes));
+  if (wakes_at_once_ && !Enable(watched->waker.fd.get(), true)) {
+    return absl::ErrnoToStatus(errno, "PERF_EVENT_IOC_ENABLE of a kvm tracepoint");
+  }
   for (const Event& event : watched->events) {
-    if (ioctl(event.fd.get(), PERF_EVENT_IOC_ENABLE, 0) != 0) {
+    if (!Enable(event.fd.get(), true)) {
       return absl::ErrnoToStatus(errno, "PERF_EVENT_IOC_ENABLE of a kvm tracepoint");
     }
   }
@@ -164,8 +178,25 @@ absl::StatusOr<std::unique_ptr<KvmTracepoints::Watched>> KvmTracepoints::Watch(i
 void KvmTracepoints::NoteFds() {
   fds_.clear();
   for (const std::unique_ptr<Watched>& cpu : cpus_) {
-    if (cpu != nullptr) fds_.push_back(cpu->FdOf(Kind::kUnmap));
+    if (cpu == nullptr) continue;
+    fds_.push_back(cpu->FdOf(Kind::kUnmap));
+    fds_.push_back(cpu->waker.fd.get());
   }
+}
+
+size_t KvmTracepoints::cpus_watched() const {
+  return static_cast<size_t>(
+      std::count_if(cpus_.begin(), cpus_.end(),
+                    [](const std::unique_ptr<Watched>& cpu) { return cpu != nullptr; }));
+}
+
+bool KvmTracepoints::WakeAtOnce(bool on) {
+  bool done = true;
+  for (const std::unique_ptr<Watched>& cpu : cpus_) {
+    if (cpu != nullptr && !Enable(cpu->waker.fd.get(), on)) done = false;
+  }
+  wakes_at_once_ = on && done;
+  return wakes_at_once_ == on;
 }
 
 // The kernel takes the events from a CPU that goes offline and does not give them back when it
@@ -231,6 +262,7 @@ void KvmTracepoints::Drain(Watched& cpu, KernelBatch& batch) const {
   };
   drain(*cpu.unmaps, true);
   drain(*cpu.ages, false);
+  static_cast<void>(cpu.wakes->Drain([](uint32_t, std::span<const std::byte>) {}));
 }
 
 void KvmTracepoints::Read(KernelBatch& batch) {

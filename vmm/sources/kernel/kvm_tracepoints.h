@@ -5,6 +5,9 @@
 // out the unmaps. Hvas are numbers of some process: a change at the same number in another VMM is
 // reported here too.
 //
+// A fourth event of each CPU records the unmaps once more, into a ring that nobody reads, and wakes the
+// reader at each record. It counts only while WakeAtOnce is on.
+//
 // The CPUs are found by system calls and not by a file of /sys, which a container may replace:
 // every number is tried until the kernel does not know it. A CPU that is offline is tried again at
 // each look. The kernel removes the events from a CPU that goes offline. When a CPU is found to
@@ -67,9 +70,10 @@ class KvmTracepoints final : public KernelRecordSource {
 
   void Read(KernelBatch& batch) override;
   void LookForCpus() override { next_look_ns_ = 0; }
+  bool WakeAtOnce(bool on) override;
   const std::vector<int>& fds() const override { return fds_; }
 
-  size_t cpus_watched() const { return fds_.size(); }
+  size_t cpus_watched() const;
 
  private:
   using Kind = KernelRecord::Kind;
@@ -87,9 +91,11 @@ class KvmTracepoints final : public KernelRecordSource {
   };
   struct Watched {
     std::vector<Event> events;  // by kind
+    Event waker;
     // After the events, so that a ring is unmapped before its event is closed.
     std::optional<PerfRing> unmaps;
     std::optional<PerfRing> ages;
+    std::optional<PerfRing> wakes;
     uint64_t enabled_ns = 0;  // for how long its events had counted at the last look
 
     int FdOf(Kind kind) const { return events[static_cast<size_t>(kind)].fd.get(); }
@@ -111,6 +117,7 @@ class KvmTracepoints final : public KernelRecordSource {
   int64_t clock_offset_ns_ = 0;  // this process's CLOCK_MONOTONIC minus that of the host
   std::vector<std::unique_ptr<Watched>> cpus_;  // by number; nullptr: not watched
   std::vector<int> fds_;
+  bool wakes_at_once_ = false;
   int64_t next_look_ns_ = 0;
   int64_t last_look_ns_ = 0;
 };
