@@ -29,20 +29,6 @@ TranslatedPage Translate(const MemslotTable& memslots, Stage2& stage2, Reader& r
   return {std::move(section), page + OffsetInPage(gpa), leaf->PfnOf(gfn)};
 }
 
-namespace {
-
-// One of the last pieces, if it has the page already: headers of requests often share one.
-const PagePiece* RecentPieceOf(std::span<const PagePiece> before, Gfn gfn, Access access) {
-  constexpr size_t kRecent = 2;
-  for (size_t back = 1; back <= std::min(kRecent, before.size()); ++back) {
-    const PagePiece& piece = before[before.size() - back];
-    if (GfnOf(piece.gpa) == gfn && piece.access == access) return &piece;
-  }
-  return nullptr;
-}
-
-}  // namespace
-
 // The section was entered before the set of memslots and the root are read (P3.1 before P3.2). One RCU
 // read section has all look-ups: a slot that is found is right for the leaf that is found after it, as
 // above. The copies follow outside of it, since an RCU read section touches no guest memory.
@@ -50,21 +36,24 @@ size_t Translate(const MemslotTable& memslots, Stage2& stage2, const RangeSectio
                  std::span<PagePiece> pieces) {
   rcu::ReadScope rcu;
   UNDERFOOT_SYNC_POINT("range-section-entered");
-  const Memslot* slot = nullptr;
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    PagePiece& piece = pieces[i];
+  Stage2::Neighbours leaves(stage2);
+  GfnRange gfns;  // of the last memslot, which begins at `hva`
+  Hva hva;
+  size_t found = 0;
+  for (PagePiece& piece : pieces) {
     const Gfn gfn = GfnOf(piece.gpa);
-    if (const PagePiece* known = RecentPieceOf(pieces.first(i), gfn, piece.access)) {
-      piece.data = known->data - OffsetInPage(known->gpa) + OffsetInPage(piece.gpa);
-      continue;
+    if (!gfns.Contains(gfn)) {
+      const Memslot* const slot = memslots.Current().Find(gfn);
+      if (slot == nullptr) break;
+      gfns = slot->gfns;
+      hva = slot->hva;
     }
-    if (slot == nullptr || !slot->gfns.Contains(gfn)) slot = memslots.Current().Find(gfn);
-    if (slot == nullptr) return i;
-    const Hva page = slot->HvaOf(gfn);
-    if (!section.Announces(page) || !stage2.Use(gfn, piece.access).has_value()) return i;
+    const Hva page = hva + (gfn - gfns.begin) * kPageSize;
+    if (!section.Announces(page) || !leaves.Use(gfn, piece.access)) break;
     piece.data = static_cast<std::byte*>(PointerOf(page + OffsetInPage(piece.gpa)));
+    ++found;
   }
-  return pieces.size();
+  return found;
 }
 
 uint64_t MarkUsed(const MemslotTable& memslots, Stage2& stage2, const RangeSection& section,

@@ -89,6 +89,13 @@ class Pte {
   constexpr Pte Young() const { return Pte(word_ | kYoung); }
   constexpr Pte Old() const { return Pte(word_ & ~kYoung); }
   constexpr Pte Dirty() const { return Pte(word_ | kDirty); }
+  // Whether an access is granted and changes nothing: the leaf has its marks already. One comparison.
+  constexpr bool GrantsUnchanged(Access access) const {
+    constexpr uint64_t kRead = static_cast<uint64_t>(Kind::kLeaf) | kYoung;
+    constexpr uint64_t kWrite = kRead | kWritable | kDirty;
+    const uint64_t wanted = access == Access::kWrite ? kWrite : kRead;
+    return (word_ & (wanted | kKindMask)) == wanted;
+  }
   // After an access, as hardware marks it.
   constexpr Pte Used(Access access) const {
     return access == Access::kWrite ? Young().Dirty() : Young();

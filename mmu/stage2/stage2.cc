@@ -294,6 +294,21 @@ bool Stage2::MarkUsed(Gfn gfn, const Leaf& leaf, Access access) {
   return FindEntry(gfn).entry.Replace(leaf.pte, used);
 }
 
+bool Stage2::Neighbours::UseFromRoot(Gfn gfn, Access access) {
+  if (!kGuestFrames.Contains(gfn)) return false;
+  for (;;) {
+    const Place place = stage2_.FindEntry(gfn);
+    if (!place.pte.Grants(access)) return false;
+    const Pte used = place.pte.Used(access);
+    if (used != place.pte && !place.entry.Replace(place.pte, used)) continue;
+    if (place.level == 0) {
+      entries_ = place.table.entries.data();
+      table_ = gfn.value >> kIndexBits;
+    }
+    return true;
+  }
+}
+
 // Entries may be read after their table has left its parent (P2, "Readers"): the section of the caller was
 // entered before the walk, for all of the range.
 uint64_t Stage2::UseRange(GfnRange gfns, Access access) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <optional>
 #include <string_view>
@@ -138,6 +139,40 @@ TEST_F(DetachRaceTest, ABeginWaitsForAReaderInTheMiddleOfTheTable) {
   between.Open();
   ASSERT_TRUE(StopsAt(used, reader));
   EXPECT_EQ(marked, 2u);
+  waits.Open();
+  used.Open();
+  reader.Join();
+  begin.Join();
+}
+
+//   section over two pages          Begin
+//   has found the leaf of the first
+//                                   detaches the table; waits for the section
+//   reads the leaf of the second, in the table that is gone
+//   leaves the section
+//                                   the pages move
+TEST_F(DetachRaceTest, ABeginWaitsForASectionThatKnowsTheTable) {
+  FaultIn(1);
+  const Pfn frame = host_.PfnOf(host_.PageAt(1));
+  Gate between("neighbour-entry");
+  Gate used("pages-are-used");
+  std::atomic<size_t> found = 0;
+  Task reader("reader", [&] {
+    Reader own(mmu_.readers());
+    std::array<PagePiece, 2> pieces{{{GpaOf(kTableBegin)}, {GpaOf(kTableBegin + 1)}}};
+    const RangeSection section(own, {host_.PageAt(0), host_.PageAt(2)});
+    found = mmu_.Translate(section, pieces);
+    PassSyncPoint("pages-are-used");
+    EXPECT_EQ(host_.PfnOf(host_.PageAt(1)), frame) << "the page moved under a reader";
+  });
+  ASSERT_TRUE(StopsAt(between, reader));
+  Gate waits("reader-wait");
+  Task begin("begin", [&] { MoveAll(); });
+  ASSERT_TRUE(StopsAt(waits, begin));
+  EXPECT_EQ(stage2().Stats().tables, 1u) << "no look-up finds the table any more";
+  between.Open();
+  ASSERT_TRUE(StopsAt(used, reader));
+  EXPECT_EQ(found, 2u);
   waits.Open();
   used.Open();
   reader.Join();

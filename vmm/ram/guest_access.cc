@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <optional>
 
 #include "absl/strings/str_format.h"
@@ -72,30 +73,33 @@ absl::Status ComesNoMore(Hva hva) {
 template <class Use>
 GuestAccess::Progress GuestAccess::TryInSections(Reader& reader, std::span<const GuestCopy> copies,
                                                  const Use& use) {
-  std::array<PagePiece, kSectionPages> pieces;
+  // Neither is initialized as a whole: a section often has few pieces.
+  alignas(PagePiece) std::array<std::byte, kSectionPages * sizeof(PagePiece)> room_of_pieces;
+  PagePiece* const pieces = reinterpret_cast<PagePiece*>(room_of_pieces.data());
   std::array<Piece, kSectionPages> cut;
   Progress progress;
   while (progress.copies < copies.size()) {
     size_t next = progress.copies;
     size_t done = progress.bytes;  // of the next copy
     size_t count = 0;
-    size_t bytes = 0;
+    size_t room = kSectionBytes;
     GfnRange pages{{UINT64_MAX}, {0}};
-    for (; next < copies.size() && count < kSectionPages && bytes < kSectionBytes; ++count) {
+    for (; next < copies.size() && count < kSectionPages && room != 0; ++count) {
       const GuestCopy& copy = copies[next];
       const Gpa gpa = copy.gpa + done;
-      const size_t here =
-          std::min({copy.bytes - done, kPageSize - OffsetInPage(gpa), kSectionBytes - bytes});
+      const size_t left = copy.bytes - done;
+      const size_t here = std::min(left, std::min(kPageSize - OffsetInPage(gpa), room));
       const Gfn gfn = GfnOf(gpa);
-      const GfnRange with{std::min(pages.begin, gfn), std::max(pages.end, gfn + 1)};
-      if (with.size() > kSectionRange) break;
-      pages = with;
-      pieces[count].gpa = gpa;
-      pieces[count].access = copy.access;
+      if (!pages.Contains(gfn)) {
+        const GfnRange with{std::min(pages.begin, gfn), std::max(pages.end, gfn + 1)};
+        if (with.size() > kSectionRange) break;
+        pages = with;
+      }
+      std::construct_at(pieces + count, PagePiece{gpa, copy.access});
       cut[count] = {copy.own + done, here};
-      bytes += here;
+      room -= here;
       done += here;
-      if (done != copy.bytes) continue;
+      if (here != left) continue;
       ++next;
       done = 0;
     }
@@ -104,7 +108,7 @@ GuestAccess::Progress GuestAccess::TryInSections(Reader& reader, std::span<const
     // The range is a guess: the memory of a slot that is elsewhere now is not announced, and is not
     // used.
     const RangeSection section(reader, PageRangeOf(*hva, pages.size()));
-    size_t found = mmu_.Translate(section, std::span(pieces).first(count));
+    size_t found = mmu_.Translate(section, std::span(pieces, count));
     // In the section: see hotplug_blocks.h. As a rule there is no gap of unplugged memory between pieces.
     if (!IsRam(pages)) {
       size_t usable = 0;

@@ -94,8 +94,8 @@ class GuestAccess {
   };
   // A part of a copy within one page.
   struct Piece {
-    std::byte* own = nullptr;
-    size_t bytes = 0;
+    std::byte* own;
+    size_t bytes;
   };
   template <class Use>
   Progress TryInSections(Reader& reader, std::span<const GuestCopy> copies, const Use& use);
