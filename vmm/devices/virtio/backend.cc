@@ -20,12 +20,7 @@ void Backend::CopyConfig(std::span<const std::byte> config, uint64_t offset,
               std::min<uint64_t>(data.size(), config.size() - offset));
 }
 
-bool Request::Read(uint64_t offset, std::span<std::byte> bytes) {
-  if (bytes.empty()) return true;
-  if (offset + bytes.size() <= fetched_.size()) {
-    std::memcpy(bytes.data(), fetched_.data() + offset, bytes.size());
-    return true;
-  }
+bool Request::ReadFromGuest(uint64_t offset, std::span<std::byte> bytes) {
   BeforeWait();
   return ForEachBuffer(
       chain_.readable, offset, bytes.size(), [&](Gpa gpa, uint64_t done, uint64_t here) {
@@ -33,8 +28,7 @@ bool Request::Read(uint64_t offset, std::span<std::byte> bytes) {
       });
 }
 
-bool Request::Write(uint64_t offset, std::span<const std::byte> bytes) {
-  if (bytes.empty() || TryStage(offset, bytes)) return true;
+bool Request::WriteToGuest(uint64_t offset, std::span<const std::byte> bytes) {
   BeforeWait();
   return ForEachBuffer(
       chain_.writable, offset, bytes.size(), [&](Gpa gpa, uint64_t done, uint64_t here) {
@@ -42,26 +36,9 @@ bool Request::Write(uint64_t offset, std::span<const std::byte> bytes) {
       });
 }
 
-bool Request::TryStage(uint64_t offset, std::span<const std::byte> bytes) {
-  if (staged_ == nullptr) return false;
-  std::byte* from = const_cast<std::byte*>(bytes.data());  // copies to the guest only read
-  if (!staged_->Owns(from)) {
-    const std::span<std::byte> room = staged_->Allocate(bytes.size());
-    if (room.empty()) return false;
-    std::memcpy(room.data(), bytes.data(), bytes.size());
-    from = room.data();
-  }
-  return ForEachBuffer(chain_.writable, offset, bytes.size(),
-                       [&](Gpa gpa, uint64_t done, uint64_t here) {
-                         staged_->Add({gpa, Access::kWrite, from + done, here});
-                         return true;
-                       });
-}
-
 // The buffers may be scattered. The announcement covers all pages from the first to the last of them:
 // a bracket between two buffers causes a needless repetition, and no wrong byte.
-bool Request::TryWriteDirectly(uint64_t offset, uint64_t bytes, SystemCall call) {
-  if (bytes < kLeastDirectBytes) return false;
+bool Request::TryAnnounced(uint64_t offset, uint64_t bytes, SystemCall call) {
   BeforeWait();
   std::array<Buffer, kMostPieces> pieces;
   size_t count = 0;

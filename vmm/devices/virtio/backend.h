@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <optional>
 #include <span>
@@ -99,8 +100,15 @@ class Request {
 
   // `offset + bytes.size()` is at most readable_bytes() or writable_bytes(). False: the memory
   // cannot be brought in, or is read-only. Part of the bytes may have been copied then.
-  [[nodiscard]] bool Read(uint64_t offset, std::span<std::byte> bytes);
-  [[nodiscard]] bool Write(uint64_t offset, std::span<const std::byte> bytes);
+  [[nodiscard]] bool Read(uint64_t offset, std::span<std::byte> bytes) {
+    if (bytes.empty()) return true;
+    if (offset + bytes.size() > fetched_.size()) return ReadFromGuest(offset, bytes);
+    std::memcpy(bytes.data(), fetched_.data() + offset, bytes.size());
+    return true;
+  }
+  [[nodiscard]] bool Write(uint64_t offset, std::span<const std::byte> bytes) {
+    return bytes.empty() || TryStage(offset, bytes) || WriteToGuest(offset, bytes);
+  }
 
   // To be called before a call that may wait for long: for a file, or for another thread. Throws if the
   // requests before this one cannot be answered now; Serve is then called again.
@@ -113,7 +121,9 @@ class Request {
   // Has `call` write `bytes` straight to the writable part (mmu/direct_requests.h), and marks the
   // pages as written afterwards. False: the content of these bytes is undefined, and the caller has
   // to make the whole transfer again by Write. `call` may have run or not.
-  [[nodiscard]] bool TryWriteDirectly(uint64_t offset, uint64_t bytes, SystemCall call);
+  [[nodiscard]] bool TryWriteDirectly(uint64_t offset, uint64_t bytes, SystemCall call) {
+    return bytes >= kLeastDirectBytes && TryAnnounced(offset, bytes, call);
+  }
 
   QueueCounters& counters() { return worker_.counters; }
   // A buffer of the VMM's own, until the next call. What lies in it is staged without a copy.
@@ -129,11 +139,14 @@ class Request {
   // Calls `copy` with the gpa, the bytes before it, and the size of each part of `bytes` bytes from
   // `offset` on, until it returns false.
   template <class Copy>
-  static bool ForEachBuffer(const std::vector<Buffer>& buffers, uint64_t offset, uint64_t bytes,
+  static bool ForEachBuffer(std::span<const Buffer> buffers, uint64_t offset, uint64_t bytes,
                             const Copy& copy);
 
  private:
+  bool ReadFromGuest(uint64_t offset, std::span<std::byte> bytes);
+  bool WriteToGuest(uint64_t offset, std::span<const std::byte> bytes);
   bool TryStage(uint64_t offset, std::span<const std::byte> bytes);
+  bool TryAnnounced(uint64_t offset, uint64_t bytes, SystemCall call);
 
   const Worker worker_;
   const Chain& chain_;
@@ -143,8 +156,12 @@ class Request {
 };
 
 template <class Copy>
-bool Request::ForEachBuffer(const std::vector<Buffer>& buffers, uint64_t offset, uint64_t bytes,
+bool Request::ForEachBuffer(std::span<const Buffer> buffers, uint64_t offset, uint64_t bytes,
                             const Copy& copy) {
+  // Most often one buffer, the first one, has it all.
+  if (!buffers.empty() && offset + bytes <= buffers.front().bytes && bytes != 0) {
+    return copy(buffers.front().gpa + offset, 0, bytes);
+  }
   uint64_t done = 0;
   for (const Buffer& buffer : buffers) {
     if (done == bytes) break;
@@ -161,15 +178,34 @@ bool Request::ForEachBuffer(const std::vector<Buffer>& buffers, uint64_t offset,
   return true;
 }
 
+inline bool Request::TryStage(uint64_t offset, std::span<const std::byte> bytes) {
+  if (staged_ == nullptr) return false;
+  std::byte* from = const_cast<std::byte*>(bytes.data());  // copies to the guest only read
+  if (!staged_->Owns(from)) {
+    const std::span<std::byte> room = staged_->Allocate(bytes.size());
+    if (room.empty()) return false;
+    std::memcpy(room.data(), bytes.data(), bytes.size());
+    from = room.data();
+  }
+  return ForEachBuffer(chain_.writable, offset, bytes.size(),
+                       [&](Gpa gpa, uint64_t done, uint64_t here) {
+                         staged_->Add({gpa, Access::kWrite, from + done, here});
+                         return true;
+                       });
+}
+
+// Of 8 bytes: it is returned in a register. Built in memory, it would be stored in small pieces and
+// loaded as a whole, and the load would wait for each of the stores.
 struct Served {
-  // False: the chain cannot be answered at all, which breaks the rules of the device.
-  bool answered = true;
   // The bytes at the beginning of the writable part that were written.
   uint32_t written = 0;
+  // False: the chain cannot be answered at all, which breaks the rules of the device.
+  bool answered = true;
   // Not now: the request waits for something from outside. Serve is called again with it after
   // Backend::WakeQueue, or a notification of the driver.
   bool later = false;
 };
+static_assert(sizeof(Served) == sizeof(uint64_t));
 
 class Backend {
  public:

@@ -45,8 +45,9 @@ uint64_t Block::features() const {
 }
 
 bool Block::Holds(uint64_t sector, uint64_t bytes) const {
-  return bytes % Disk::kSectorBytes == 0 && sector <= disk_->sectors() &&
-         bytes / Disk::kSectorBytes <= disk_->sectors() - sector;
+  const uint64_t sectors = disk_->sectors();
+  return bytes % Disk::kSectorBytes == 0 && sector <= sectors &&
+         bytes / Disk::kSectorBytes <= sectors - sector;
 }
 
 std::string Block::first_error() const {
@@ -109,17 +110,20 @@ uint8_t Block::Carry(Request& request, uint64_t data_bytes) {
 
 uint8_t Block::ReadIntoGuest(Request& request, uint64_t sector, uint64_t bytes) {
   if (!Holds(sector, bytes)) return VIRTIO_BLK_S_IOERR;
+  const uint64_t begin = sector * Disk::kSectorBytes;
+  if (bytes < Request::kLeastDirectBytes) return ReadByBuffer(request, begin, 0, bytes);
   for (uint64_t done = 0; done < bytes;) {
     if (request.abandoned()) return VIRTIO_BLK_S_IOERR;
     const uint64_t here = std::min(bytes - done, kDirectBytes);
-    const uint64_t offset = sector * Disk::kSectorBytes + done;
-    if (!request.TryWriteDirectly(done, here, [&](std::span<const iovec> guest) {
+    const uint64_t offset = begin + done;
+    if (request.TryWriteDirectly(done, here, [&](std::span<const iovec> guest) {
           return disk_->ReadOnce(offset, guest);
         })) {
+      request.counters().to_guest_bytes.Add(here);
+    } else {
       const uint8_t status = ReadByBuffer(request, offset, done, here);
       if (status != VIRTIO_BLK_S_OK) return status;
     }
-    request.counters().to_guest_bytes.Add(here);
     done += here;
   }
   return VIRTIO_BLK_S_OK;
@@ -140,6 +144,7 @@ uint8_t Block::ReadByBuffer(Request& request, uint64_t offset, uint64_t first, u
     }
     if (!request.Write(first + done, piece)) return VIRTIO_BLK_S_IOERR;
     request.counters().bounced.Add();
+    request.counters().to_guest_bytes.Add(piece.size());
     done += piece.size();
   }
   return VIRTIO_BLK_S_OK;

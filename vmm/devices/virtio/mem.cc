@@ -94,7 +94,7 @@ Served Mem::Serve(Request& request) {
   }
   const bool written = request.Write(0, std::as_bytes(std::span(&*done_, 1)));
   done_.reset();
-  return {.answered = written, .written = sizeof(virtio_mem_resp)};
+  return {.written = sizeof(virtio_mem_resp), .answered = written};
 }
 
 virtio_mem_resp Mem::CarryOut(const virtio_mem_req& asked, Request& request) {

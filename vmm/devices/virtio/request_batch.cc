@@ -21,6 +21,7 @@ QueueOutcome RequestBatch::Take(Reader& reader) {
   staged_.Clear();
   served_ = copied_ = published_ = 0;
   count_ = taken;
+  may_serve_again_ = parts_.backend.may_serve_again();
   Fetch(reader);
   return popped;
 }
@@ -29,33 +30,40 @@ QueueOutcome RequestBatch::Take(Reader& reader) {
 void RequestBatch::Fetch(Reader& reader) {
   fetched_.Clear();
   for (Job& job : std::span(jobs_).first(count_)) job.fetched = {};
-  std::array<size_t, Virtqueue::kMaxBatch> ends{};
-  std::array<std::span<std::byte>, Virtqueue::kMaxBatch> rooms;
+  // Not initialized: a batch may be short.
+  struct Room {
+    std::byte* at;
+    size_t bytes;
+    size_t end;  // in fetched_.copies()
+  };
+  std::array<Room, Virtqueue::kMaxBatch> rooms;
   for (size_t i = 0; i < count_; ++i) {
     const Chain& chain = chains_[i];
     const size_t wanted =
         chain.readable_bytes <= kMostFetched ? chain.readable_bytes : kLeastFetched;
-    rooms[i] = fetched_.Allocate(wanted);
-    Request::ForEachBuffer(chain.readable, 0, rooms[i].size(),
+    const std::span<std::byte> room = fetched_.Allocate(wanted);
+    Request::ForEachBuffer(chain.readable, 0, room.size(),
                            [&](Gpa gpa, uint64_t done, uint64_t here) {
-                             fetched_.Add({gpa, Access::kRead, &rooms[i][done], here});
+                             fetched_.Add({gpa, Access::kRead, room.data() + done, here});
                              return true;
                            });
-    ends[i] = fetched_.copies().size();
+    rooms[i] = {room.data(), room.size(), fetched_.copies().size()};
   }
   size_t begin = 0;
   for (size_t i = 0; i < count_;) {
     begin += parts_.machine.access.TryCopy(reader, fetched_.copies().subspan(begin));
-    for (; i < count_ && ends[i] <= begin; ++i) jobs_[i].fetched = rooms[i];
+    for (; i < count_ && rooms[i].end <= begin; ++i) {
+      jobs_[i].fetched = {rooms[i].at, rooms[i].bytes};
+    }
     if (i == count_) break;
-    begin = ends[i++];  // the request whose part cannot be read now
+    begin = rooms[i++].end;  // the request whose part cannot be read now
   }
 }
 
 QueueOutcome RequestBatch::Step(Reader& reader) {
   if (served_ < count_ && Answered() == served_) {
     // What cannot be served again does not follow an answer that the ring has not got yet.
-    if (!parts_.backend.may_serve_again()) {
+    if (!may_serve_again_) {
       const QueueOutcome before = FinishServed(reader);
       if (before != QueueOutcome::kDone) return before;
     }
@@ -65,7 +73,7 @@ QueueOutcome RequestBatch::Step(Reader& reader) {
     } catch (const NotPublished& step) {
       return step.outcome;
     }
-    if (now && parts_.backend.may_serve_again()) return QueueOutcome::kDone;
+    if (now && may_serve_again_) return QueueOutcome::kDone;
     const QueueOutcome finished = FinishServed(reader);
     return now || finished != QueueOutcome::kDone ? finished : QueueOutcome::kEmpty;
   }
@@ -103,7 +111,7 @@ bool RequestBatch::Serve(Reader& reader) {
     const QueueOutcome finished = FinishServed(reader);
     if (finished != QueueOutcome::kDone) throw NotPublished{finished};
   };
-  if (parts_.backend.may_serve_again()) request.Stage(job.fetched, staged_, finish);
+  if (may_serve_again_) request.Stage(job.fetched, staged_, finish);
   job.served = parts_.backend.Serve(request);
   // The backend may have given the request up in the middle. The worker lets go of the ring next.
   if (parts_.let_go.load(kAcquire)) return true;

@@ -102,10 +102,11 @@ class RequestBatch {
   std::array<Chain, Virtqueue::kMaxBatch> chains_;
   std::array<Job, Virtqueue::kMaxBatch> jobs_;  // of the chain with the same index
   size_t count_ = 0;
-  size_t served_ = 0;     // of count_
-  size_t copied_ = 0;     // of served_
-  size_t published_ = 0;  // of copied_
-  bool waits_ = false;    // the backend has put the next request off (Served::later)
+  size_t served_ = 0;            // of count_
+  size_t copied_ = 0;            // of served_
+  size_t published_ = 0;         // of copied_
+  bool waits_ = false;           // the backend has put the next request off (Served::later)
+  bool may_serve_again_ = true;  // the backend, each of these requests
   StagedCopies fetched_;
   StagedCopies staged_;
   std::vector<std::byte> scratch_;

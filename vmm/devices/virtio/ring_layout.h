@@ -50,21 +50,23 @@ inline constexpr uint64_t kRingEntries = 4;
 // The only flag of the available area: the driver wants no interrupts.
 inline constexpr uint16_t kNoInterrupt = 1;
 
-// Where a driver has put the areas. `size` is the number of descriptors, heads and elements.
+// Where a driver has put the areas. `size` is the number of descriptors, heads and elements, a power of
+// two.
 struct RingLayout {
   uint16_t size = 0;
   Gpa descriptors;
   Gpa available;
   Gpa used;
 
+  uint16_t SlotOf(uint16_t index) const { return index & static_cast<uint16_t>(size - 1); }
   uint64_t descriptor_bytes() const { return uint64_t{size} * sizeof(Descriptor); }
   uint64_t head_offset(uint16_t index) const {
-    return kRingEntries + uint64_t{index} % size * sizeof(uint16_t);
+    return kRingEntries + uint64_t{SlotOf(index)} * sizeof(uint16_t);
   }
   uint64_t used_event_offset() const { return kRingEntries + uint64_t{size} * sizeof(uint16_t); }
   uint64_t available_bytes() const { return used_event_offset() + sizeof(uint16_t); }
   uint64_t element_offset(uint16_t index) const {
-    return kRingEntries + uint64_t{index} % size * sizeof(UsedElement);
+    return kRingEntries + uint64_t{SlotOf(index)} * sizeof(UsedElement);
   }
   uint64_t avail_event_offset() const {
     return kRingEntries + uint64_t{size} * sizeof(UsedElement);

@@ -1,12 +1,20 @@
 // Bytes on their way between a device and guest memory, and the copies that move them.
 //
+//   page                                                          kBytes
+//   | payload, each at a cache line -->              <-- headers, statuses |
+//
+// The payload of requests of whole pages so begins at pages, as it does in the guest: a copy whose two
+// sides lie differently in their cache lines takes longer.
+//
 // Thread safety: one thread.
 
 #ifndef UNDERFOOT_VMM_DEVICES_VIRTIO_STAGED_COPIES_H_
 #define UNDERFOOT_VMM_DEVICES_VIRTIO_STAGED_COPIES_H_
 
+#include <array>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -18,33 +26,52 @@ class StagedCopies {
  public:
   // Sixteen requests of 4 KiB with a header or a status each.
   static constexpr size_t kBytes = size_t{68} << 10;
+  static constexpr size_t kLine = 64;
 
   // Room for `bytes`; empty: there is none. Valid until Clear.
   std::span<std::byte> Allocate(size_t bytes) {
-    if (bytes_.empty()) bytes_.resize(kBytes);
-    if (bytes > kBytes - used_) return {};
-    const std::span<std::byte> room = std::span(bytes_).subspan(used_, bytes);
-    used_ += bytes;
-    return room;
+    if (room_ == nullptr) room_ = std::make_unique_for_overwrite<Room>();
+    if (bytes < kLine) {
+      if (bytes > behind_ - front_) return {};
+      behind_ -= bytes;
+      return {room_->bytes.data() + behind_, bytes};
+    }
+    const size_t lines = (bytes + kLine - 1) / kLine * kLine;
+    if (bytes > kBytes || lines > behind_ - front_) return {};
+    std::byte* const at = room_->bytes.data() + front_;
+    front_ += lines;
+    return {at, bytes};
   }
+  // Whether `at` lies in a room that Allocate has returned.
   bool Owns(const std::byte* at) const {
+    if (room_ == nullptr) return false;
     const std::less<> before;
-    return used_ != 0 && !before(at, bytes_.data()) && before(at, bytes_.data() + used_);
+    const std::byte* const begin = room_->bytes.data();
+    return !before(at, begin) && before(at, begin + kBytes);
   }
 
-  size_t bytes() const { return used_; }
+  // Of payload, headers and statuses.
+  size_t bytes() const { return front_ + (kBytes - behind_); }
   void Add(const GuestCopy& copy) { copies_.push_back(copy); }
   std::span<const GuestCopy> copies() const { return copies_; }
 
-  void ForgetCopiesFrom(size_t first) { copies_.resize(first); }
+  void ForgetCopiesFrom(size_t first) {
+    if (first < copies_.size()) copies_.resize(first);
+  }
   void Clear() {
-    used_ = 0;
+    front_ = 0;
+    behind_ = kBytes;
     copies_.clear();
   }
 
  private:
-  std::vector<std::byte> bytes_;
-  size_t used_ = 0;
+  struct alignas(kPageSize) Room {
+    std::array<std::byte, kBytes> bytes;
+  };
+
+  std::unique_ptr<Room> room_;  // made when it is needed first
+  size_t front_ = 0;            // the bytes in use at its beginning
+  size_t behind_ = kBytes;      // where those at its end begin
   std::vector<GuestCopy> copies_;
 };
 

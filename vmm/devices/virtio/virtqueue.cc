@@ -147,22 +147,21 @@ QueueOutcome Virtqueue::Pop(Reader& reader, std::span<Chain> chains, size_t& tak
   if (ahead == 0) return QueueOutcome::kEmpty;
   if (ahead > layout_.size) return QueueOutcome::kBroken;
   const size_t count = std::min<size_t>(most, ahead);
-  std::array<size_t, kMaxBatch> ends;  // of the chains in copied_
-  uint32_t whole = 0;  // a bit for each chain that was copied up to its last descriptor
+  std::array<Copied, kMaxBatch> copied;
   const QueueOutcome copies = In(reader, descriptors_, [&](std::byte* area) {
-    copied_count_ = 0;
-    whole = 0;
+    size_t at = 0;
     for (size_t i = 0; i < count; ++i) {
-      whole |= uint32_t{CopyChain(area, heads[i])} << i;
-      ends[i] = copied_count_;
+      copied[i] = CopyChain(area, heads[i], at);
+      at = copied[i].end;
     }
   });
   if (copies != QueueOutcome::kDone) return copies;
+  size_t begin = 0;
   for (size_t i = 0; i < count; ++i) {
-    const size_t begin = i == 0 ? 0 : ends[i - 1];
-    auto descriptors = std::span<const Descriptor>(copied_).subspan(begin, ends[i] - begin);
-    QueueOutcome checked =
-        (whole >> i & 1) != 0 ? Expand(reader, descriptors) : QueueOutcome::kBroken;
+    auto descriptors = std::span<const Descriptor>(copied_).subspan(begin, copied[i].end - begin);
+    begin = copied[i].end;
+    QueueOutcome checked = copied[i].whole ? QueueOutcome::kDone : QueueOutcome::kBroken;
+    if (copied[i].whole && copied[i].names_table) checked = Expand(reader, descriptors);
     if (checked == QueueOutcome::kDone) checked = Check(descriptors, chains[i]);
     if (checked != QueueOutcome::kDone && i == 0) return checked;
     if (checked != QueueOutcome::kDone) break;
@@ -174,30 +173,32 @@ QueueOutcome Virtqueue::Pop(Reader& reader, std::span<Chain> chains, size_t& tak
   return QueueOutcome::kDone;
 }
 
-// Appends the chain to copied_, and returns whether it ends. A chain without a loop has at most as many
-// descriptors as its table. A section contains this, so no more than kMaxBatchDescriptors are copied
-// for the chains after the first one: such a chain does not end, and is looked at again by the next Pop.
-bool Virtqueue::CopyChain(std::byte* area, uint16_t head) {
-  const size_t begin = copied_count_;
-  const size_t most = std::min<size_t>(begin + layout_.size, kMaxBatchDescriptors);
-  for (uint16_t at = head; at < layout_.size && copied_count_ < most;) {
+// Copies the chain to copied_, from `begin` on. A chain without a loop has at most as many descriptors as
+// its table. A section contains this, so no more than kMaxBatchDescriptors are copied for the chains
+// after the first one: such a chain does not end, and is looked at again by the next Pop.
+Virtqueue::Copied Virtqueue::CopyChain(std::byte* area, uint16_t head, size_t begin) {
+  const uint16_t size = layout_.size;
+  const size_t most = std::min<size_t>(begin + size, kMaxBatchDescriptors);
+  Copied copied{.end = static_cast<uint16_t>(begin)};
+  for (uint16_t at = head; at < size && copied.end < most;) {
     const uint64_t offset = at * sizeof(Descriptor);
     // Relaxed: the index has ordered them. A driver that changes them now gets any mixture.
     const auto descriptor = std::bit_cast<Descriptor>(
         std::array{WordAt<uint64_t>(area, offset).load(kRelaxed),
                    WordAt<uint64_t>(area, offset + sizeof(uint64_t)).load(kRelaxed)});
-    copied_[copied_count_++] = descriptor;
-    if ((descriptor.flags & Descriptor::kNext) == 0) return true;
+    copied_[copied.end++] = descriptor;
+    copied.names_table = copied.names_table || (descriptor.flags & Descriptor::kIndirect) != 0;
+    copied.whole = (descriptor.flags & Descriptor::kNext) == 0;
+    if (copied.whole) break;
     at = descriptor.next;
   }
-  return false;
+  return copied;
 }
 
 // Only the last descriptor of a chain may name a table. Its descriptors take the place of that one.
 QueueOutcome Virtqueue::Expand(Reader& reader, std::span<const Descriptor>& chain) {
   const auto is_table = [](const Descriptor& d) { return (d.flags & Descriptor::kIndirect) != 0; };
   const auto table = std::find_if(chain.begin(), chain.end(), is_table);
-  if (table == chain.end()) return QueueOutcome::kDone;
   if (!indirect_ || std::next(table) != chain.end()) return QueueOutcome::kBroken;
   expanded_.assign(chain.begin(), table);
   const QueueOutcome read = CopyIndirect(reader, *table);
@@ -229,25 +230,34 @@ QueueOutcome Virtqueue::CopyIndirect(Reader& reader, const Descriptor& table) {
 }
 
 QueueOutcome Virtqueue::Check(std::span<const Descriptor> descriptors, Chain& chain) const {
-  chain.readable.clear();
-  chain.writable.clear();
-  chain.readable_bytes = 0;
-  chain.writable_bytes = 0;
-  for (const Descriptor& descriptor : descriptors) {
+  const auto device_writes = [](const Descriptor& d) {
+    return (d.flags & Descriptor::kDeviceWrites) != 0;
+  };
+  size_t reads = 0;
+  while (reads < descriptors.size() && !device_writes(descriptors[reads])) ++reads;
+  // As a rule a chain has as many buffers as the one before it.
+  chain.readable.resize(reads);
+  chain.writable.resize(descriptors.size() - reads);
+  uint64_t readable_bytes = 0;
+  uint64_t writable_bytes = 0;
+  for (size_t i = 0; i < descriptors.size(); ++i) {
+    const Descriptor& descriptor = descriptors[i];
     const Buffer buffer{{descriptor.gpa}, descriptor.bytes};
     if (!memory_.IsRam(buffer.gpa, buffer.bytes)) return QueueOutcome::kBroken;
-    if ((descriptor.flags & Descriptor::kDeviceWrites) != 0) {
-      chain.writable.push_back(buffer);
-      chain.writable_bytes += buffer.bytes;
+    if (i < reads) {
+      chain.readable[i] = buffer;
+      readable_bytes += buffer.bytes;
       continue;
     }
     // Section 2.7.4.2: what the device writes comes after what it reads.
-    if (!chain.writable.empty()) return QueueOutcome::kBroken;
-    chain.readable.push_back(buffer);
-    chain.readable_bytes += buffer.bytes;
+    if (!device_writes(descriptor)) return QueueOutcome::kBroken;
+    chain.writable[i - reads] = buffer;
+    writable_bytes += buffer.bytes;
   }
-  return chain.readable_bytes + chain.writable_bytes > kMaxChainBytes ? QueueOutcome::kBroken
-                                                                      : QueueOutcome::kDone;
+  chain.readable_bytes = readable_bytes;
+  chain.writable_bytes = writable_bytes;
+  return readable_bytes + writable_bytes > kMaxChainBytes ? QueueOutcome::kBroken
+                                                          : QueueOutcome::kDone;
 }
 
 QueueOutcome Virtqueue::Publish(Reader& reader, std::span<const Answer> answers) {

@@ -147,7 +147,13 @@ class Virtqueue {
   QueueOutcome In(Reader& reader, Area& area, const Use& use);
   QueueOutcome MakeValid(Reader& reader, Area& area);
   void ReadBack(Reader& reader, const Area& area);
-  bool CopyChain(std::byte* area, uint16_t head);
+  // A chain in copied_.
+  struct Copied {
+    uint16_t end = 0;          // its last descriptor is in front of this place
+    bool whole = false;        // up to its last descriptor
+    bool names_table = false;  // a descriptor of it names a table
+  };
+  Copied CopyChain(std::byte* area, uint16_t head, size_t begin);
   QueueOutcome Expand(Reader& reader, std::span<const Descriptor>& chain);
   QueueOutcome CopyIndirect(Reader& reader, const Descriptor& table);
   QueueOutcome Check(std::span<const Descriptor> descriptors, Chain& chain) const;
@@ -170,7 +176,6 @@ class Virtqueue {
   uint16_t judged_used_ = 0;  // what WantsInterrupt has decided for
   // The chains of a Pop as the driver wrote them, links followed.
   std::array<Descriptor, kMaxBatchDescriptors> copied_;
-  size_t copied_count_ = 0;
   std::vector<Descriptor> expanded_;
   std::vector<Descriptor> indirect_table_;
 
