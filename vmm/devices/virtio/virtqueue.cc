@@ -179,20 +179,23 @@ QueueOutcome Virtqueue::Pop(Reader& reader, std::span<Chain> chains, size_t& tak
 Virtqueue::Copied Virtqueue::CopyChain(std::byte* area, uint16_t head, size_t begin) {
   const uint16_t size = layout_.size;
   const size_t most = std::min<size_t>(begin + size, kMaxBatchDescriptors);
-  Copied copied{.end = static_cast<uint16_t>(begin)};
-  for (uint16_t at = head; at < size && copied.end < most;) {
+  size_t end = begin;
+  unsigned flags = 0;  // of all of them
+  const auto copied = [&](bool whole) {
+    return Copied{static_cast<uint16_t>(end), whole, (flags & Descriptor::kIndirect) != 0};
+  };
+  for (uint16_t at = head; at < size && end < most;) {
     const uint64_t offset = at * sizeof(Descriptor);
     // Relaxed: the index has ordered them. A driver that changes them now gets any mixture.
     const auto descriptor = std::bit_cast<Descriptor>(
         std::array{WordAt<uint64_t>(area, offset).load(kRelaxed),
                    WordAt<uint64_t>(area, offset + sizeof(uint64_t)).load(kRelaxed)});
-    copied_[copied.end++] = descriptor;
-    copied.names_table = copied.names_table || (descriptor.flags & Descriptor::kIndirect) != 0;
-    copied.whole = (descriptor.flags & Descriptor::kNext) == 0;
-    if (copied.whole) break;
+    copied_[end++] = descriptor;
+    flags |= descriptor.flags;
+    if ((descriptor.flags & Descriptor::kNext) == 0) return copied(true);
     at = descriptor.next;
   }
-  return copied;
+  return copied(false);
 }
 
 // Only the last descriptor of a chain may name a table. Its descriptors take the place of that one.
