@@ -99,6 +99,30 @@ TEST_P(ChurnKindsTest, ACollapseMovesFramesAndKeepsContent) {
   ExpectContentKept();
 }
 
+// Of a memfd the call fails: the file gets its huge page, and userfaultfd keeps it from being mapped
+// as one. The event of the call must be there all the same, because all translations went.
+TEST_P(ChurnKindsTest, ACollapseThatMovedFramesHasItsEvent) {
+  HugePageChurn churn(mmu(), side().uffd, HugePages::kOff);
+  const std::optional<HvaRange> block = HugePageChurn::BlockIn(Slot(), kBlockBytes, 0);
+  ASSERT_TRUE(block.has_value());
+  const uint64_t first = (block->begin - side().PageAt(0)) / kPageSize;
+  for (uint64_t i = first; i < first + 512; ++i) side().Store(i, i);
+  const uint64_t begin = side().events.end();
+  const PagemapEntry before = side().EntryOf(first + 1);
+  const absl::StatusOr<ChurnOutcome> outcome = churn.Collapse(Slot(), *block);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  if (*outcome == ChurnOutcome::kDeclined) GTEST_SKIP() << "the host collapses nothing now";
+  if (before.pfn != Pfn{0}) {
+    EXPECT_NE(side().EntryOf(first + 1).pfn, before.pfn);
+  }
+  uint64_t seen = 0;
+  for (const NumberedEvent& numbered : side().events.Since(begin, EventLog::kCapacity)) {
+    const HostEvent& event = numbered.event;
+    seen += event.source == EventSource::kHook && event.range == *block && event.invalidated;
+  }
+  EXPECT_EQ(seen, 1u);
+}
+
 TEST_P(ChurnKindsTest, ASplitKeepsContentAndLeavesNoProtection) {
   HugePageChurn churn(mmu(), side().uffd, HugePages::kOff);
   const std::optional<HvaRange> block = HugePageChurn::BlockIn(Slot(), kBlockBytes, 1);

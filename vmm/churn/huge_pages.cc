@@ -40,8 +40,10 @@ absl::StatusOr<ChurnOutcome> HugePageChurn::Collapse(const RamSlot& slot, HvaRan
   // at the same time, its pages are faulted in later.
   static_cast<void>(mmu_.range_faults().FaultIn(reader, gfns, Access::kRead));
   if (collapsed.ok()) return ChurnOutcome::kDone;
-  // Linux does not map a huge page of a file as one where userfaultfd protects writes (EINVAL).
-  return HasOneLeaf(gfn) ? ChurnOutcome::kNothingThere : ChurnOutcome::kDeclined;
+  // Linux gives a file its huge page, which unmaps the 512 small ones, and only then finds out that it
+  // does not map a huge page of a file as one where userfaultfd protects writes (EINVAL).
+  return absl::IsInvalidArgument(collapsed) && HasOneLeaf(gfn) ? ChurnOutcome::kDone
+                                                               : ChurnOutcome::kDeclined;
 }
 
 bool HugePageChurn::HasOneLeaf(Gfn block) const {

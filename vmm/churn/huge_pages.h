@@ -32,8 +32,8 @@ class HugePageChurn {
   static std::optional<HvaRange> BlockIn(const RamSlot& slot, uint64_t bytes, uint64_t random);
 
   // Faults the block's pages in and collapses them into one huge page. Declined if the kernel finds
-  // a page that it cannot collapse: pinned, write-protected meanwhile, or just removed. kNothingThere
-  // if they are one huge page already.
+  // a page that it cannot collapse: pinned, write-protected meanwhile, or just removed. Of a memfd the
+  // call fails although the file has its huge page afterwards; that is done.
   absl::StatusOr<ChurnOutcome> Collapse(const RamSlot& slot, HvaRange block);
   // Collapses the block, and then protects one page of it for a moment, which splits the mapping.
   absl::StatusOr<ChurnOutcome> Split(const RamSlot& slot, HvaRange block);
