@@ -72,11 +72,18 @@ def run_once(program, folder, backing, handlers, wanted, seconds, seed):
     return min(moved, wanted), good
 
 
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("program", help="build/underfoot")
-    parser.add_argument("--mib", type=int, default=10 << 10, help="to move in all (10 GiB)")
-    parser.add_argument("--seconds", type=int, default=7200, help="at most, in all (two hours)")
+    parser.add_argument("--mib", type=positive, default=10 << 10, help="to move in all (10 GiB)")
+    parser.add_argument("--seconds", type=positive, default=7200, help="at most, in all (two hours)")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("UNDERFOOT_SEED", "1")))
     options = parser.parse_args()
     runs = [(backing, handlers) for backing in ("anon", "memfd") for handlers in (1, 4)]

@@ -70,11 +70,12 @@ stock() {
 
 command_check_stock() {
   local all=false
-  case ${1:-} in
-    '') [[ -e /dev/kvm ]] || all=true ;;
-    --all) all=true ;;
-    *) fail "check-stock: unknown argument '$1'; there is only --all" ;;
-  esac
+  [[ -e /dev/kvm ]] || all=true
+  if [[ ${1:-} == --all ]]; then
+    all=true
+    shift
+  fi
+  (($# == 0)) || refuse "check-stock: unknown argument '$1'; there is only --all"
   need_packages "${PACKAGES_BUILD[@]}" "${PACKAGES_STOCK[@]}"
   configure_and_build dev
   step guest-boot-test stock_kvm --timeout 400 -- build/guest_boot_test
@@ -209,10 +210,11 @@ bench_linux() {
 command_linux() {
   local version=6.1
   if [[ ${1:-} == --kernel-version ]]; then
-    [[ ${2:-} == 6.1 || ${2:-} == 6.12 ]] || fail "linux: --kernel-version must be 6.1 or 6.12, not '${2:-}'"
+    [[ ${2:-} == 6.1 || ${2:-} == 6.12 ]] || refuse "linux: --kernel-version must be 6.1 or 6.12, not '${2:-}'"
     version=$2
     shift 2
   fi
+  options_of_run linux "$@"
   need_packages "${PACKAGES_BUILD[@]}" "${PACKAGES_LINUX[@]}"
   configure_and_build dev underfoot
   # Before the download, because no download helps a host that cannot run Linux.
