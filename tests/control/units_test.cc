@@ -55,6 +55,12 @@ TEST(UnitsTest, DurationsHaveAUnitExceptZero) {
   }
 }
 
+TEST(UnitsTest, OneThingIsNamedInTheSingular) {
+  EXPECT_EQ(Counted(0, "vCPU"), "0 vCPUs");
+  EXPECT_EQ(Counted(1, "vCPU"), "1 vCPU");
+  EXPECT_EQ(Counted(1234, "page"), "1,234 pages");
+}
+
 TEST(UnitsTest, ATimeThatIsNotZeroNeverBecomesZero) {
   for (const char* little : {"0.0001s", "0.4ms", "0.000000001d"}) {
     EXPECT_THAT(std::string(ParseDuration(little).status().message()), HasSubstr("1ms")) << little;

@@ -6,6 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_split.h"
 #include "tests/control/fake_target.h"
@@ -63,6 +66,20 @@ std::vector<std::string> LinesOf(const std::string& text) {
   return absl::StrSplit(text, '\n', absl::SkipEmpty());
 }
 
+TEST(ViewsTest, NoTwoFieldsOfAGroupAreShownUnderOneName) {
+  const Json stats = ToJson(SomeStats());
+  for (const auto& [group, fields] : stats.items()) {
+    std::set<std::string> names;
+    for (const std::string& line : LinesOf(StatsView(stats, nullptr, {.group = group}))) {
+      constexpr size_t kName = 1;  // after the group, which only the first line has
+      std::vector<std::string> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
+      const std::string& name = line.starts_with(' ') ? words[0] : words[kName];
+      EXPECT_TRUE(names.insert(name).second) << group << " " << name;
+    }
+  }
+  EXPECT_THAT(StatsView(stats, nullptr, {.group = "hotplug"}), HasSubstr(" plugged_size "));
+}
+
 TEST(ViewsTest, StatsThatDoNotFitShowTheFastestFirstAndSayHowManyAreLeftOut) {
   Stats now = SomeStats();
   now.vm.uptime_us += 1000000;
@@ -115,7 +132,8 @@ TEST(ViewsTest, CsvHasOneLineOfNamesAndTheSameColumnsInEachLine) {
 TEST(ViewsTest, ChurnThatHasNoRatesIsOffAndDoesNotRun) {
   Json churn = {
       {"seed", 7}, {"running", true}, {"rates", Json::object()}, {"operations", {{"zap", 3}}}};
-  EXPECT_THAT(ChurnView(churn), HasSubstr("churn is off, seed 7\n"));
+  EXPECT_THAT(ChurnView(churn),
+              HasSubstr("churn is off, seed 7; OPERATIONS: also those that the host declined\n"));
   churn["rates"] = {{"zap", 5}};
   EXPECT_THAT(ChurnView(churn), HasSubstr("churn runs"));
   churn["running"] = false;
@@ -128,20 +146,21 @@ TEST(ViewsTest, CoverageShowsOperationsTheirEventsAndTheDuties) {
   EXPECT_THAT(text, HasSubstr("discard     4  5!, 3 us / 3 us  -     -!            seen\n"));
   EXPECT_THAT(text, HasSubstr("zap         6  -!"));
   EXPECT_THAT(text, Not(HasSubstr("punch")));
+  EXPECT_THAT(text, HasSubstr("\nDONE: without those that the host declined"));
 }
 
 TEST(ViewsTest, AnEventIsALine) {
   FakeTarget target;
   target.HappenTo(0x7f0000001);
   EXPECT_EQ(EventLine(ToJson(target.GetEvents(0, 1).front())),
-            "      0.001000  kernel unmap         0x7f0000001000  1 pages, lag 24 us, ksmd (ksm), "
+            "      0.001000  kernel unmap         0x7f0000001000  1 page, lag 24 us, ksmd (ksm), "
             "invalidated");
   Json of_a_hook = ToJson(target.GetEvents(0, 1).front());
   of_a_hook.update({{"source", "hook"}, {"change", "discard"}, {"call", "UFFDIO_MOVE"}});
   of_a_hook.update({{"task", ""}, {"cause", "unknown"}});
   EXPECT_EQ(
       EventLine(of_a_hook),
-      "      0.001000  hook   discard       0x7f0000001000  1 pages, lag 24 us, by UFFDIO_MOVE, "
+      "      0.001000  hook   discard       0x7f0000001000  1 page, lag 24 us, by UFFDIO_MOVE, "
       "invalidated");
   EXPECT_EQ(EventLine(ParseJson(R"({"lost": 1234})")), "... 1,234 events are missing here");
   EXPECT_EQ(EventLine(ParseJson(R"({"clock": "CLOCK_MONOTONIC", "now_ns": 2500000})")),
@@ -182,9 +201,10 @@ TEST(ViewsTest, CachesMemslotsStage2AndChurn) {
             "mapped to pfn 0x4d, hva 0x7f0000010000, rw, young\n");
   EXPECT_THAT(Stage2View(ToJson(*target.GetStage2(Gfn{0x11}))),
               HasSubstr("not mapped: never faulted in\n"));
-  EXPECT_THAT(ChurnView(ToJson(*target.GetChurn())),
-              AllOf(HasSubstr("churn runs, seed 7\n"), HasSubstr("\ndiscard    100/s     0\n"),
-                    HasSubstr("\nzap          off     0\n")));
+  EXPECT_THAT(
+      ChurnView(ToJson(*target.GetChurn())),
+      AllOf(HasSubstr("churn runs, seed 7; "), HasSubstr("\ndiscard    100/s           0\n"),
+            HasSubstr("\nzap          off           0\n")));
   EXPECT_EQ(WorkingSetView(ToJson(*target.GetWorkingSet(absl::Seconds(3)))),
             "touched in the last 3.0 s, by 2 scans; seen: accesses\n"
             " ID    GFN     SIZE  TOUCHED        SHARE\n"
@@ -192,7 +212,7 @@ TEST(ViewsTest, CachesMemslotsStage2AndChurn) {
             "  1  0x100  512 KiB  128 KiB        25.0%\n"
             "all         512 KiB  128 KiB        25.0%\n");
   EXPECT_EQ(DevicesView(ToJson(*target.GetDevices())),
-            "blk: registers at 0x7fc0000000, status 0xf, 1 resets, 2 needed\n"
+            "blk: registers at 0x7fc0000000, status 0xf, 1 reset by the driver, 2 needed\n"
             "  the first error of its file: read at byte 512 of the disk: Input/output error\n"
             "QUEUE  NEXT  REQUESTS  ERRORS  TO GUEST  FROM GUEST  DIRECT  BOUNCED  KICKS  "
             "INTERRUPTS  REFRESHES  IN REQUEST\n"
@@ -209,7 +229,7 @@ TEST(ViewsTest, CachesMemslotsStage2AndChurn) {
       .guest = {}};
   BalloonStats& balloon = info.balloon;
   const std::string state =
-      "the guest has given back 4 KiB of 8 KiB asked for; 1 pages inflated, 0 deflated, 0 reported "
+      "the guest has given back 4 KiB of 8 KiB asked for; 1 page inflated, 0 deflated, 0 reported "
       "free, 0 kept\n";
   EXPECT_TRUE(GuestMoves(ToJson(info), kBalloonTarget));
   EXPECT_EQ(BalloonView(ToJson(info)), state);
@@ -257,7 +277,8 @@ TEST(ViewsTest, CachesMemslotsStage2AndChurn) {
                 "it shall unplug, or have no driver (virtio_mem). It goes on trying\n");
   EXPECT_EQ(
       DirtyView(ToJson(*target.GetDirty())),
-      "collection 7, 20.0 ms ago; WRITTEN: in it, WAITING: and in earlier ones, not taken yet\n"
+      "collection 7 ended 20.0 ms ago. WRITTEN: in this collection; WAITING: in this and earlier "
+      "ones, and not taken yet\n"
       " ID    GFN       SIZE  WRITTEN  WAITING\n"
       "  0    0x0      1 MiB   12 KiB   20 KiB\n"
       "  1  0x100    512 KiB   32 KiB   36 KiB\n"
@@ -440,6 +461,32 @@ TEST(SummaryTest, ARunInWhichTheAuditRepairedSomethingIsNotCalledClean) {
               AllOf(HasSubstr("PASSED: the guest read nothing stale"),
                     HasSubstr("repaired 57 translations that no source could report"),
                     Not(HasSubstr("PASSED: nothing stale"))));
+}
+
+TEST(SummaryTest, ARunClaimsOnlyWhatWasLookedAt) {
+  RunSummary summary{.stats = GoodStats(), .problems = {}};
+  summary.stats.audit.unobserved = 0;
+  summary.stats.guest.pages_checked = 0;
+  EXPECT_THAT(
+      SummaryText(summary),
+      AllOf(StartsWith("PASSED: the guest ended well, nothing leaked; the guest checked no page,"),
+            Not(HasSubstr("nothing stale, nothing lost"))));
+  summary.stats.churn.operations.clear();
+  EXPECT_THAT(
+      SummaryText(summary),
+      HasSubstr("; no churn ran and the guest checked no page, so this shows nothing about"));
+  summary.stats.guest.pages_checked = 5;
+  EXPECT_THAT(
+      SummaryText(summary),
+      StartsWith("PASSED: the guest ended well, nothing leaked; no churn ran, so this shows"));
+  summary.options.linux_guest = LinuxOptions{};
+  summary.stats.guest.pages_checked = 0;
+  EXPECT_THAT(SummaryText(summary),
+              StartsWith("PASSED: Linux has powered off, nothing leaked; no churn ran, so this"));
+  summary.stats.audit.unobserved = 57;
+  EXPECT_THAT(SummaryText(summary),
+              HasSubstr("no churn ran, so this shows nothing about memory that "
+                        "moves.\n  The audit repaired 57 translations"));
 }
 
 TEST(SummaryTest, OnlyTheVerdictIsColouredAndOnlyOnRequest) {

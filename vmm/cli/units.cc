@@ -121,6 +121,10 @@ std::string FormatCount(uint64_t count) {
   return text;
 }
 
+std::string Counted(uint64_t count, std::string_view noun) {
+  return absl::StrFormat("%s %s%s", FormatCount(count), noun, count == 1 ? "" : "s");
+}
+
 std::string FormatBytes(uint64_t bytes) {
   constexpr std::array<std::string_view, 4> kNames = {"KiB", "MiB", "GiB", "TiB"};
   std::optional<std::string_view> name;

@@ -23,7 +23,8 @@ absl::StatusOr<std::chrono::milliseconds> ParseDuration(std::string_view text);
 // Decimal, or hexadecimal after 0x.
 absl::StatusOr<uint64_t> ParseNumber(std::string_view text);
 
-std::string FormatCount(uint64_t count);  // "1,234,567"
+std::string FormatCount(uint64_t count);                     // "1,234,567"
+std::string Counted(uint64_t count, std::string_view noun);  // "1 page", "1,234 pages"
 std::string FormatBytes(uint64_t bytes);  // "256 MiB"; in bytes if it is not a whole number of KiB
 std::string FormatMicros(uint64_t us);    // "850 us", "1.2 ms", "12.3 s", "4 min 10 s"
 

@@ -63,6 +63,13 @@ std::string NameShown(const std::string& field) {
   return field;
 }
 
+// If another field of the group has the shorter name: "plugged_size" beside "plugged", which counts
+// blocks.
+std::string NameShown(const std::string& field, const Json& group) {
+  std::string name = NameShown(field);
+  return name != field && group.contains(name) ? name + "_size" : name;
+}
+
 std::string PerSecond(double rate) {
   if (rate < 10) return absl::StrFormat("%.1f/s", rate);
   return FormatCount(static_cast<uint64_t>(rate)) + "/s";
@@ -165,8 +172,9 @@ std::string StatsView(const Json& now, const Json* before, const StatsLook& look
   std::string last;
   for (size_t i = 0; i < shown; ++i) {
     const StatsField& field = fields[i];
-    table.AddRow({field.group == last && !cut ? "" : field.group, NameShown(field.name),
-                  Scalar(field.name, *field.value), field.rate > 0 ? PerSecond(field.rate) : ""});
+    table.AddRow({field.group == last && !cut ? "" : field.group,
+                  NameShown(field.name, now.at(field.group)), Scalar(field.name, *field.value),
+                  field.rate > 0 ? PerSecond(field.rate) : ""});
     last = field.group;
   }
   if (!cut) return table.Text();
@@ -243,7 +251,7 @@ std::string Stage2View(const Json& walk) {
 
 std::string ChurnView(const Json& churn) {
   TextTable table({kLeft, kRight, kRight});
-  table.AddRow({"KIND", "RATE", "DONE"});
+  table.AddRow({"KIND", "RATE", "OPERATIONS"});
   const Json& rates = churn.at("rates");
   for (const auto& [kind, done] : churn.at("operations").items()) {
     const std::string rate = rates.contains(kind) ? PerSecond(rates.at(kind).get<double>()) : "off";
@@ -251,7 +259,8 @@ std::string ChurnView(const Json& churn) {
   }
   const bool running = churn.at("running").get<bool>();
   const char* const state = rates.empty() ? "is off" : running ? "runs" : "is stopped";
-  return absl::StrFormat("churn %s, seed %s\n", state, Scalar("seed", churn.at("seed"))) +
+  return absl::StrFormat("churn %s, seed %s; OPERATIONS: also those that the host declined\n",
+                         state, Scalar("seed", churn.at("seed"))) +
          table.Text();
 }
 
@@ -275,9 +284,9 @@ std::string WorkingSetView(const Json& set) {
   }
   add("all", "", set);
   const bool reads = set.at("sees").get<std::string>() == "accesses";
-  return absl::StrFormat("touched in the last %s, by %s scans; seen: %s\n",
+  return absl::StrFormat("touched in the last %s, by %s; seen: %s\n",
                          FormatMicros(set.at("covered_us").get<uint64_t>()),
-                         FormatCount(set.at("scans").get<uint64_t>()),
+                         Counted(set.at("scans").get<uint64_t>(), "scan"),
                          reads ? "accesses" : "writes, and pages that came in") +
          table.Text();
 }
@@ -289,10 +298,10 @@ std::string DevicesView(const Json& answer) {
                 "BOUNCED", "KICKS", "INTERRUPTS", "REFRESHES", "IN REQUEST"});
   std::string devices;
   for (const Json& device : answer.at("devices")) {
-    absl::StrAppendFormat(&devices, "%s: registers at %s, status %s, %s resets, %s needed\n",
+    absl::StrAppendFormat(&devices, "%s: registers at %s, status %s, %s by the driver, %s needed\n",
                           device.at("name").get<std::string>(), device.at("gpa").get<std::string>(),
                           device.at("status").get<std::string>(),
-                          Scalar("resets", device.at("resets")),
+                          Counted(device.at("resets").get<uint64_t>(), "reset"),
                           Scalar("needed_resets", device.at("needed_resets")));
     if (const auto error = device.at("first_error").get<std::string>(); !error.empty()) {
       absl::StrAppend(&devices, "  the first error of its file: ", error, "\n");
@@ -339,9 +348,10 @@ std::string BalloonView(const Json& answer) {
   const auto target = answer.at("target_bytes").get<uint64_t>();
   const auto actual = answer.at("actual_bytes").get<uint64_t>();
   std::string text = absl::StrFormat(
-      "the guest has given back %s of %s asked for; %s pages inflated, %s deflated, %s reported "
+      "the guest has given back %s of %s asked for; %s inflated, %s deflated, %s reported "
       "free, %s kept\n",
-      FormatBytes(actual), FormatBytes(target), Scalar("inflated", answer.at("inflated")),
+      FormatBytes(actual), FormatBytes(target),
+      Counted(answer.at("inflated").get<uint64_t>(), "page"),
       Scalar("deflated", answer.at("deflated")), Scalar("reported", answer.at("reported")),
       Scalar("kept", answer.at("kept")));
   if (target != actual && !GuestMoves(answer, kBalloonTarget)) {
@@ -359,10 +369,10 @@ std::string BalloonView(const Json& answer) {
   absl::StrAppendFormat(
       &text,
       "the guest has reported %s ago: %s of memory, %s free, %s available, %s of caches; %s "
-      "swapped in, %s out; %s major faults\n",
+      "swapped in, %s out; %s\n",
       Scalar("age_us", guest.at("age_us")), bytes("total_bytes"), bytes("free_bytes"),
       bytes("available_bytes"), bytes("cache_bytes"), bytes("swap_in_bytes"),
-      bytes("swap_out_bytes"), Scalar("major_faults", guest.at("major_faults")));
+      bytes("swap_out_bytes"), Counted(guest.at("major_faults").get<uint64_t>(), "major fault"));
   return text;
 }
 
@@ -370,12 +380,13 @@ std::string MemoryView(const Json& answer) {
   const auto asked = answer.at("requested_bytes").get<uint64_t>();
   const auto plugged = answer.at("plugged_bytes").get<uint64_t>();
   std::string text = absl::StrFormat(
-      "the guest has plugged %s of %s asked for, of %s at most; %s blocks plugged, %s unplugged, "
+      "the guest has plugged %s of %s asked for, of %s at most; %s plugged, %s unplugged, "
       "%s busy, %s kept\n",
       FormatBytes(plugged), FormatBytes(asked),
       FormatBytes(answer.at("region_bytes").get<uint64_t>()),
-      Scalar("plugged", answer.at("plugged")), Scalar("unplugged", answer.at("unplugged")),
-      Scalar("busy", answer.at("busy")), Scalar("kept", answer.at("kept")));
+      Counted(answer.at("plugged").get<uint64_t>(), "block"),
+      Scalar("unplugged", answer.at("unplugged")), Scalar("busy", answer.at("busy")),
+      Scalar("kept", answer.at("kept")));
   if (asked != plugged && !GuestMoves(answer, kMemoryTarget)) {
     absl::StrAppendFormat(
         &text,
@@ -400,7 +411,9 @@ std::string DirtyView(const Json& dirty) {
   }
   add("all", "", dirty);
   return absl::StrFormat(
-             "collection %s, %s ago; WRITTEN: in it, WAITING: and in earlier ones, not taken yet\n",
+             "collection %s ended %s ago. WRITTEN: in this collection; WAITING: in this and "
+             "earlier "
+             "ones, and not taken yet\n",
              FormatCount(dirty.at("collections").get<uint64_t>()),
              FormatMicros(dirty.at("age_us").get<uint64_t>())) +
          table.Text();
@@ -449,13 +462,15 @@ std::string CoverageView(const Json& coverage) {
     cells.push_back(row.at("result").get<std::string>());
     table.AddRow(cells);
   }
-  return table.Text() + "events, lag p50 / p99; !: must report it\n";
+  return table.Text() +
+         "DONE: without those that the host declined; events, lag p50 / p99; !: must report it\n";
 }
 
 std::string EventLine(const Json& event) {
   if (event.contains("lost")) {
-    return absl::StrFormat("... %s events are missing here",
-                           FormatCount(event.at("lost").get<uint64_t>()));
+    const auto lost = event.at("lost").get<uint64_t>();
+    return absl::StrFormat("... %s %s missing here", Counted(lost, "event"),
+                           lost == 1 ? "is" : "are");
   }
   if (event.contains("clock")) {
     return absl::StrFormat("times are seconds of %s; now: %.6f",
@@ -464,9 +479,9 @@ std::string EventLine(const Json& event) {
   }
   const double seconds = event.at("happened_ns").get<double>() * 1e-9;
   std::string line = absl::StrFormat(
-      "%14.6f  %-6s %-13s %s  %s pages, lag %s", seconds, event.at("source").get<std::string>(),
+      "%14.6f  %-6s %-13s %s  %s, lag %s", seconds, event.at("source").get<std::string>(),
       event.at("change").get<std::string>(), event.at("begin").get<std::string>(),
-      FormatCount(event.at("pages").get<uint64_t>()),
+      Counted(event.at("pages").get<uint64_t>(), "page"),
       FormatMicros(event.at("lag_us").get<uint64_t>()));
   // An older machine reports neither the call nor the cause.
   if (const auto call = event.value("call", ""); !call.empty()) line += ", by " + call;

@@ -208,7 +208,8 @@ constexpr std::array kTable = {
 
     ROW(ChurnStats, churn, seed, kGauge, kNumber, "Seed of the churn schedule"),
     ROW(ChurnStats, churn, running, kGauge, kNumber, "Whether the churn runs"),
-    ROW(ChurnStats, churn, operations, kCounter, kNumber, "Churn operations done, by kind"),
+    ROW(ChurnStats, churn, operations, kCounter, kNumber,
+        "Churn operations, by kind, also those that the host declined"),
 
     ROW(AuditStats, audit, checks, kCounter, kNumber,
         "Leaves compared with the kernel's own answer"),
