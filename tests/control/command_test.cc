@@ -8,6 +8,7 @@
 
 #include <fstream>
 
+#include "absl/strings/str_split.h"
 #include "tests/control/scratch.h"
 #include "vmm/cli/run_arguments.h"
 
@@ -482,6 +483,24 @@ TEST_F(CommandTest, ChurnSendsOnlyTheChangedMembers) {
   EXPECT_THAT(Error({"churn", "--start", "--stop"}), HasSubstr("--st"));
   EXPECT_THAT(Error({"churn", "--set", "frob"}), HasSubstr("--set"));
   EXPECT_THAT(Error({"churn", "--seed", "x"}), HasSubstr("--seed"));
+}
+
+TEST_F(CommandTest, NoLineOfAHelpIsLongerThan100Characters) {
+  for (const char* command : {"run", "stats", "caches", "memslots", "stage2", "working-set",
+                              "dirty", "devices", "balloon", "memory", "coverage", "events",
+                              "churn", "pause", "resume", "quit", "wait", "doctor"}) {
+    const std::string help = As<HelpCommand>({command, "--help"}).text;
+    for (const absl::string_view line : absl::StrSplit(help, '\n')) {
+      EXPECT_LE(line.size(), 100u) << command << ": " << line;
+    }
+  }
+  EXPECT_THAT(As<HelpCommand>({"run", "--help"}).text, HasSubstr("--retired-cap SIZE=4M"));
+}
+
+TEST_F(CommandTest, AFlagTakesNoValue) {
+  EXPECT_THAT(Error({"run", "--json=yes"}), HasSubstr("--json"));
+  EXPECT_THAT(Error({"run", "--pin-vcpus=3"}), HasSubstr("--pin-vcpus"));
+  EXPECT_THAT(Error({"stats", "--nonzero=false"}), HasSubstr("--nonzero"));
 }
 
 TEST_F(CommandTest, HelpHasExamplesAndTheKindsOfChurn) {

@@ -126,7 +126,7 @@ TEST_F(ProgramTest, EveryQueryHasATableAndJson) {
            {{"caches"}, "vring   gpa"},
            {{"memslots"}, "log_dirty_pages,readonly"},
            {{"stage2", "0x10"}, "mapped to pfn 0x4d"},
-           {{"dirty"}, "collection 7, 20.0 ms ago"},
+           {{"dirty"}, "collection 7 ended 20.0 ms ago"},
            {{"coverage"}, "must report it"},
            {{"churn"}, "churn runs, seed 7"}}) {
     const Result table = Run(arguments);
@@ -375,6 +375,10 @@ TEST(OutputTest, ColoursAreForATerminalThatHasThemUnlessTheyAreRefused) {
   EXPECT_FALSE(WantsColour(true, nullptr, "dumb"));
   EXPECT_FALSE(WantsColour(true, nullptr, nullptr));
   EXPECT_FALSE(WantsColour(false, nullptr, "xterm"));
+  EXPECT_TRUE(InterpretsEscapes(true, "xterm"));
+  EXPECT_FALSE(InterpretsEscapes(true, "dumb"));
+  EXPECT_FALSE(InterpretsEscapes(true, nullptr));
+  EXPECT_FALSE(InterpretsEscapes(false, "xterm"));
 }
 
 }  // namespace

@@ -7,9 +7,11 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "vmm/cli/run_arguments.h"
 #include "vmm/cli/units.h"
 #include "vmm/config/churn_kind.h"
@@ -38,9 +40,34 @@ On a terminal --watch shows what changes fastest, and as much of the rest as fit
 )";
 
 constexpr char kEventsFooter[] =
-    R"(An event of a hook names the call that this program made. Private memory is discarded by
+    R"(`known`: another source had reported this change before. `invalidated`: a translation of the range
+was dropped. `lag`: from the change until the source had acted on it.
+An event of a hook names the call that this program made. Private memory is discarded by
 UFFDIO_MOVE, which moves the pages out; memory of a memfd by fallocate, which punches a hole.
 )";
+
+constexpr char kDevicesFooter[] =
+    R"(status: the virtio status bits that the driver has set; 0xf: it drives the device. `needed`: the resets
+that the device has asked for, because a ring was broken. NEXT: the number of the next answer of the
+queue; -: not set up. REFRESHES: of the translations of its rings; IN REQUEST: those of them in
+the middle of a request. docs/devices.md explains the others.
+)";
+
+constexpr char kDirtyFooter[] =
+    R"(--take prints a line for each range: its first guest frame, and the frame after its last.
+)";
+
+constexpr char kCoverageFooter[] =
+    R"(DONE counts the operations that the host did; `underfoot churn` also counts those that it declined.
+docs/coverage.md explains the columns.
+)";
+
+constexpr char kChurnFooter[] =
+    R"(OPERATIONS counts also what the host declined; the DONE of `underfoot coverage` does not.
+)";
+
+constexpr char kDoctorFooter[] =
+    R"(Exit codes: 0 a guest can run here, 1 it cannot, 2 wrong command line.)";
 
 constexpr char kControlFooter[] =
     "Without --control the command asks the only machine that runs. --control takes the path of a\n"
@@ -120,14 +147,17 @@ Examples:
   underfoot run --guest stamp --vcpus 4 --memory 1G --churn storm --duration 2m --json
   underfoot run --guest ./my-guest.elf --duration 0 --control /tmp/my.sock
   underfoot run --kernel vmlinuz --initrd initrd.img --disk disk.img --console --churn pageout:100/s
+The status line: `mismatches` are pages that the guest found wrong, `audit` wrong translations that no
+source had reported. Both must stay 0.
 The first HUP, INT or TERM ends the run normally, with verdict and summary. The second one ends it
 at once. In both cases the changes of the host are undone.
 Exit codes:
-  0  passed: the guest's verdict is good (Linux: it has powered off), the audit is clean, nothing leaked
+  0  passed: the guest's verdict is good (Linux: it has powered off), the audit is clean, nothing
+     leaked
   1  wrong: a mismatch, an unexplained difference, a lost operation, a leak
   2  could not run: an option, the host, rights
-  3  did not finish: no verdict in time, interrupted twice, the churn, the output or the record ended early,
-     or a Linux guest was switched off before it had powered off
+  3  did not finish: no verdict in time, interrupted twice, the churn, the output or the record ended
+     early, or a Linux guest was switched off before it had powered off
   4  rebooted: a Linux guest asked for a reset, and nothing was wrong; start it again to go on)";
   return text;
 }
@@ -135,6 +165,11 @@ Exit codes:
 // A check of CLI11: a script whose variable is empty must not get what happens without the option.
 std::string NamesSomething(const std::string& text) {
   return text.empty() ? "'' is empty; give a value, or leave the option out" : "";
+}
+
+// A flag takes no value: `--json=no` would otherwise be accepted.
+CLI::Option* AddFlag(CLI::App* sub, const char* name, bool& flag, const char* help) {
+  return sub->add_flag(name, flag, help)->disable_flag_override();
 }
 
 void AddRunOptions(CLI::App* sub, RunArguments* run) {
@@ -158,9 +193,9 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
   sub->add_option("--append", run->append,
                   "More of that kernel's command line, which begins with console=ttyS0")
       ->type_name("TEXT");
-  sub->add_flag("--console", run->console,
-                "This terminal is the Linux guest's serial port and virtio console (hvc0); Ctrl-] "
-                "switches the guest off");
+  AddFlag(sub, "--console", run->console,
+          "This terminal is the Linux guest's serial port and virtio console (hvc0); Ctrl-] "
+          "switches the guest off");
   sub->add_option("--memory", run->memory, "Guest memory: whole pages from 32M to 222G")
       ->type_name("SIZE")
       ->capture_default_str();
@@ -190,8 +225,8 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
                   "Threads that serve page faults, 1 to 8; auto: one for each CPU")
       ->type_name("N|auto")
       ->capture_default_str();
-  sub->add_flag("--pin-vcpus", run->pin_vcpus,
-                "Keep each vCPU on one CPU: vCPU i on the i-th, round robin");
+  AddFlag(sub, "--pin-vcpus", run->pin_vcpus,
+          "Keep each vCPU on one CPU: vCPU i on the i-th, round robin");
   sub->add_option("--uffd-events", run->uffd_events,
                   "Whether userfaultfd reports what other threads and processes discard; each "
                   "madvise of guest memory then waits until the report has been read")
@@ -203,6 +238,7 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
   sub->add_option("--retired-cap", run->retired_cap,
                   "Bytes of table pages that may wait to be freed; above it, code that retires "
                   "more of them waits")
+      ->type_name("SIZE")
       ->capture_default_str();
   sub->add_option("--kernel-events", run->kernel_events,
                   "Whether to read KVM's tracepoints; auto: if the host allows it; on: fail if it "
@@ -259,34 +295,34 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
       ->type_name("FILE")
       ->check(&NamesSomething)
       ->excludes("--churn");
-  sub->add_flag(
-      "--allow-host-changes", run->allow_host_changes,
-      "Let the run add swap space, run KSM, compact memory, reserve huge pages; all is put "
-      "back at the end");
-  sub->add_flag("--json", run->json, "Print the summary as JSON, and no status line");
+  AddFlag(sub, "--allow-host-changes", run->allow_host_changes,
+          "Let the run add swap space, run KSM, compact memory, reserve huge pages; all is put "
+          "back at the end");
+  AddFlag(sub, "--json", run->json, "Print the summary as JSON, and no status line");
   sub->footer(RunFooter());
 }
 
 void AddChurnOptions(CLI::App* sub, ClientArguments* client) {
   sub->add_option("--set", client->churn_spec, "New rates, as for `run --churn`")
       ->type_name("SPEC");
-  CLI::Option* const start = sub->add_flag("--start", client->churn_start, "Start the churn");
-  sub->add_flag("--stop", client->churn_stop, "Stop the churn")->excludes(start);
+  CLI::Option* const start = AddFlag(sub, "--start", client->churn_start, "Start the churn");
+  AddFlag(sub, "--stop", client->churn_stop, "Stop the churn")->excludes(start);
   sub->add_option("--seed", client->churn_seed, "Begin the schedule anew from this seed")
       ->type_name("N");
   sub->footer(std::string(R"(Examples:
   underfoot churn
   underfoot churn --set discard:5000/s,memslot:50/s --start
   underfoot churn --stop
-)") + kControlFooter);
+)") + kChurnFooter +
+              kControlFooter);
 }
 
 void AddStatsOptions(CLI::App* sub, ClientArguments* client) {
   sub->add_option("GROUP", client->group,
                   "Show only one group: vm, guest, pfn_caches, stage2, ...");
-  sub->add_flag("--nonzero", client->nonzero, "Leave out counters that are zero");
-  sub->add_flag("--csv", client->csv,
-                "Print comma-separated values: a line of names, then of numbers");
+  AddFlag(sub, "--nonzero", client->nonzero, "Leave out counters that are zero");
+  AddFlag(sub, "--csv", client->csv,
+          "Print comma-separated values: a line of names, then of numbers");
   sub->footer(std::string(kStatsFooter) + kControlFooter);
 }
 
@@ -311,14 +347,19 @@ void AddClientOptions(CLI::App* sub, const ClientVerbInfo& info, ClientArguments
         ->type_name("SIZE");
   }
   if (info.verb == ClientVerb::kQuit) {
-    sub->add_flag("--wait", client->wait,
-                  "Wait for the end of the machine; the exit code is that of its run");
+    AddFlag(sub, "--wait", client->wait,
+            "Wait for the end of the machine; the exit code is that of its run");
   }
   if (info.verb == ClientVerb::kEvents) {
     sub->add_option("--from", client->from,
                     "Number of the first event; 0: the oldest event that is kept")
         ->type_name("N");
     sub->footer(std::string(kEventsFooter) + kControlFooter);
+  }
+  if (info.verb == ClientVerb::kDevices) sub->footer(std::string(kDevicesFooter) + kControlFooter);
+  if (info.verb == ClientVerb::kDirty) sub->footer(std::string(kDirtyFooter) + kControlFooter);
+  if (info.verb == ClientVerb::kCoverage) {
+    sub->footer(std::string(kCoverageFooter) + kControlFooter);
   }
   if (info.verb == ClientVerb::kWorkingSet) {
     sub->add_option("--seconds", client->seconds,
@@ -329,7 +370,7 @@ void AddClientOptions(CLI::App* sub, const ClientVerbInfo& info, ClientArguments
   sub->add_option("--control", client->control, "Path of the control socket, or a machine's name")
       ->type_name("PATH")
       ->check(&NamesSomething);
-  CLI::Option* const json = sub->add_flag("--json", client->json, "Print the answer as JSON");
+  CLI::Option* const json = AddFlag(sub, "--json", client->json, "Print the answer as JSON");
   if (info.verb == ClientVerb::kStats) json->excludes("--csv");
   if (info.watch) {
     CLI::Option* const watch =
@@ -337,8 +378,9 @@ void AddClientOptions(CLI::App* sub, const ClientVerbInfo& info, ClientArguments
             ->type_name("[SECONDS]")
             ->expected(0, 1);
     if (info.verb == ClientVerb::kDirty) {
-      sub->add_flag("--take", client->take,
-                    "Take the pages, and list them as ranges of guest frames; each is taken once")
+      AddFlag(sub, "--take", client->take,
+              "Take the pages, and list them as ranges of guest frames: the first, and the one "
+              "after the last; each page is taken once")
           ->excludes(watch);
     }
   }
@@ -446,6 +488,31 @@ absl::Status CheckCommandName(const CLI::App& app, const std::vector<std::string
                       absl::CEscape(arguments.front().substr(0, 80)), names));
 }
 
+// The library names a flag that was given a value without its dashes.
+std::string WordsOf(const CLI::ParseError& error) {
+  const std::string what = error.what();
+  if (!what.ends_with("disallowed flag override")) return what;
+  return absl::StrCat("--", what.substr(0, what.find(' ')), " takes no value");
+}
+
+// The library breaks no lines. The rest of the description of an option stands below its beginning.
+std::string Wrapped(const std::string& help) {
+  constexpr size_t kWidth = 100;
+  constexpr size_t kDescription = 30;  // the column where the library begins the descriptions
+  std::string text;
+  for (std::string& line : std::vector<std::string>(absl::StrSplit(help, '\n'))) {
+    while (line.size() > kWidth) {
+      const size_t end = line.rfind(' ', kWidth);
+      if (end == std::string::npos || end <= kDescription) break;
+      absl::StrAppend(&text, line.substr(0, end), "\n");
+      line = std::string(kDescription, ' ') + line.substr(end + 1);
+    }
+    absl::StrAppend(&text, line, "\n");
+  }
+  text.pop_back();
+  return text;
+}
+
 // The arguments, quoted as a shell needs them.
 std::string CommandLine(const std::vector<std::string>& arguments) {
   constexpr std::string_view kPlain =
@@ -486,9 +553,10 @@ absl::StatusOr<Command> ParseCommandLine(const std::vector<std::string>& argumen
   }
   if (CLI::App* const sub =
           add("doctor", "Show what this machine offers, and what is lost without the rest")) {
-    sub->add_flag("--json", doctor.json, "Print the checks as JSON");
-    sub->add_flag("--restore", doctor.restore,
-                  "First put back what a killed run has changed about the host");
+    AddFlag(sub, "--json", doctor.json, "Print the checks as JSON");
+    AddFlag(sub, "--restore", doctor.restore,
+            "First put back what a killed run has changed about the host");
+    sub->footer(kDoctorFooter);
   }
 
   if (absl::Status known = CheckCommandName(app, arguments); !known.ok()) return known;
@@ -496,14 +564,14 @@ absl::StatusOr<Command> ParseCommandLine(const std::vector<std::string>& argumen
   try {
     app.parse(std::move(reversed));
   } catch (const CLI::CallForHelp&) {
-    return HelpCommand{app.help()};
+    return HelpCommand{Wrapped(app.help())};
   } catch (const CLI::CallForVersion&) {
     return HelpCommand{absl::StrFormat("underfoot %s\n", kVersion)};
   } catch (const CLI::ExtrasError&) {
     return UsageError(app,
                       "unknown arguments: " + absl::StrJoin(app.remaining(/*recurse=*/true), " "));
   } catch (const CLI::ParseError& error) {
-    return UsageError(app, error.what());
+    return UsageError(app, WordsOf(error));
   }
   if (app.got_subcommand("doctor")) return doctor;
   for (const ClientVerbInfo& info : kClientVerbs) {

@@ -55,11 +55,12 @@ int main(int argc, char** argv) {
   // If Abseil is built with its debug checks, as in Debian, every other lock operation enters one
   // graph of the process, under one lock. The tests look for lock cycles instead.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-  return underfoot::RunProgram(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc),
-                               underfoot::SocketEnvironment::OfThisProcess(),
-                               {.out = std::cout,
-                                .err = std::cerr,
-                                .terminal = isatty(STDOUT_FILENO) == 1,
-                                .rows = underfoot::TerminalRows},
-                               underfoot::RunWhereItCanWork);
+  return underfoot::RunProgram(
+      std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc),
+      underfoot::SocketEnvironment::OfThisProcess(),
+      {.out = std::cout,
+       .err = std::cerr,
+       .terminal = underfoot::InterpretsEscapes(isatty(STDOUT_FILENO) == 1, getenv("TERM")),
+       .rows = underfoot::TerminalRows},
+      underfoot::RunWhereItCanWork);
 }

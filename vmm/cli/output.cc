@@ -51,10 +51,14 @@ void MakeWriteErrorsVisible() {
   if (fd >= 0) close(fd);
 }
 
-bool WantsColour(bool terminal, const char* no_color, const char* term) {
+bool InterpretsEscapes(bool terminal, const char* term) {
   const std::string_view kind = term == nullptr ? "" : term;
+  return terminal && !kind.empty() && kind != "dumb";
+}
+
+bool WantsColour(bool terminal, const char* no_color, const char* term) {
   const bool refused = no_color != nullptr && *no_color != '\0';
-  return terminal && !refused && !kind.empty() && kind != "dumb";
+  return !refused && InterpretsEscapes(terminal, term);
 }
 
 }  // namespace underfoot

@@ -16,7 +16,8 @@ namespace underfoot {
 struct Output {
   std::ostream& out;
   std::ostream& err;
-  bool terminal = false;  // `out` is a terminal: --watch clears the screen before each round
+  // `out` is a terminal that interprets escapes: --watch clears the screen before each round.
+  bool terminal = false;
   // The current height of the terminal; empty: any number of rows.
   std::function<size_t()> rows = {};
 };
@@ -35,6 +36,9 @@ enum class Written { kAll, kReaderLeft, kFailed };
 // from 0 to 2 and output would be written into it. After the call, a write to such an output fails.
 // A write to a pipe without a reader also fails, instead of raising a signal.
 void MakeWriteErrorsVisible();
+
+// Whether escape sequences have an effect. `term` is the value of TERM; nullptr: not set.
+bool InterpretsEscapes(bool terminal, const char* term);
 
 // Whether to use colour: only on a terminal that can show it, and only if NO_COLOR is unset or
 // empty. The arguments are the values of NO_COLOR and TERM; nullptr: not set.
