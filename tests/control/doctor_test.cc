@@ -185,10 +185,10 @@ TEST(DoctorTest, TheTextBeginsWithTheAnswerAndNamesARemedyForEachCheckThatIsNotO
   EXPECT_EQ(DoctorText(report),
             "can work here: yes, with less of: cores\n"
             "\n"
-            "ok       kvm          fine\n"
             "less     cores        1\n"
             "                      lost:   races\n"
-            "                      remedy: more\n");
+            "                      remedy: more\n"
+            "ok       kvm          fine\n");
   EXPECT_EQ(DoctorWarnings(report), "cores: 1; lost: races; remedy: more\n");
   const DoctorReport whole{.checks = {{"kvm", CheckResult::kOk, "fine", "", ""}}};
   EXPECT_THAT(DoctorText(whole), StartsWith("can work here: yes\n\nok "));

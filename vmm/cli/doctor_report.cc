@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 #include "vmm/cli/doctor.h"
@@ -51,9 +52,16 @@ bool DoctorReport::CanRun() const {
   });
 }
 
+// The worst first.
 std::string DoctorText(const DoctorReport& report) {
+  std::vector<DoctorCheck> checks = report.checks;
+  const auto rank = [](const DoctorCheck& check) {
+    return check.result == CheckResult::kMissing ? 0 : check.result == CheckResult::kLess ? 1 : 2;
+  };
+  std::stable_sort(checks.begin(), checks.end(),
+                   [&](const DoctorCheck& a, const DoctorCheck& b) { return rank(a) < rank(b); });
   std::string text = AnswerText(report) + "\n";
-  for (const DoctorCheck& check : report.checks) {
+  for (const DoctorCheck& check : checks) {
     absl::StrAppendFormat(&text, "%-8s %-12s %s\n", ResultName(check.result), check.name,
                           check.found);
     if (check.result == CheckResult::kOk) continue;

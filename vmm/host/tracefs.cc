@@ -124,7 +124,9 @@ absl::StatusOr<Tracefs> Tracefs::Open(const std::string& mountinfo) {
     if (errno == EACCES || errno == EPERM) denied = path;
   }
   UniqueFd events = EventsOfDetachedMount();
-  if (events.valid()) return Tracefs(std::move(events), "a detached tracefs");
+  if (events.valid())
+    return Tracefs(std::move(events),
+                   "tracefs (mounted nowhere; read through a mount of this process)");
   return NoTracefs(errno, denied);
 }
 

@@ -63,7 +63,7 @@ class Tracefs {
   // own.
   static absl::StatusOr<Tracefs> Open(const std::string& mountinfo = "/proc/self/mountinfo");
 
-  // For people: the directory, or "a detached tracefs".
+  // For people: the directory, or that it is mounted nowhere.
   const std::string& name() const { return name_; }
 
   // `event` as in "kvm/kvm_age_hva". The error distinguishes an event that this kernel does not
