@@ -3,7 +3,7 @@
  * each call in its own process that changes one of them: `begin` before the change and `end` after
  * it. It does for a program what mmu_notifier does for the secondary MMUs of the kernel.
  *
- *   underfoot_attach(range, begin, end)
+ *   underfoot_attach(&range, &handle)    the range has the callbacks `begin` and `end`
  *
  *   some library:  madvise(p, n, MADV_DONTNEED)
  *                    begin(change)     drop what you know of the pages, wait for their users
