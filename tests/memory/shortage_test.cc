@@ -14,6 +14,7 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -24,6 +25,7 @@
 #include "vmm/ageing/working_set.h"
 #include "vmm/audit/auditor.h"
 #include "vmm/base/bare_child.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/base/newer_kernels.h"
 #include "vmm/base/start_thread.h"
 #include "vmm/base/unique_fd.h"
@@ -92,6 +94,27 @@ class ShortageTest : public MemoryTest {
     ASSERT_EQ(madvise(PointerOf(side().PageAt(0)), kPageSize, MADV_DOFORK), 0);
   }
 };
+
+TEST(ErrnoStatusTest, ALackOfDescriptorsHasItsOwnRemedyAndNoOther) {
+  const Limit few(RLIMIT_NOFILE, 28);
+  const absl::Status lacking = ErrnoStatus(EMFILE, "open of x", "use another kernel");
+  EXPECT_TRUE(absl::IsResourceExhausted(lacking));
+  EXPECT_EQ(lacking.message(), "open of x: Too many open files; raise `ulimit -n`, which is 28");
+  EXPECT_EQ(ErrnoStatus(ENOENT, "open of x", "use another kernel").message(),
+            "open of x; use another kernel: No such file or directory");
+  EXPECT_EQ(ErrnoStatus(ENOENT, "open of x").message(), "open of x: No such file or directory");
+  EXPECT_NE(ErrnoText(ENFILE).find("fs.file-max"), std::string::npos);
+}
+
+TEST(ErrnoStatusTest, AUserfaultfdThatCannotBeOpenedForWantOfADescriptorBlamesNoKernel) {
+  UNDERFOOT_NEEDS_NO_DESCRIPTOR();
+  absl::Status lacking;
+  {
+    const Limit none(RLIMIT_NOFILE, 0);
+    lacking = Userfaultfd::Open({.events = UffdEvents::kNone}).status();
+  }
+  EXPECT_EQ(lacking.message(), "userfaultfd: Too many open files; raise `ulimit -n`, which is 0");
+}
 
 TEST(StartThreadTest, AThreadThatCannotBeStartedIsAStatusAndTheNextOneStarts) {
   std::thread thread;

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/base/unique_fd.h"
 
 namespace underfoot {
@@ -177,7 +178,7 @@ absl::StatusOr<Gpa> LoadElf(std::span<const std::byte> image, GpaRange allowed, 
 
 absl::StatusOr<std::vector<std::byte>> ReadImageFile(const std::string& path, uint64_t limit) {
   const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!fd.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("guest image ", path));
+  if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("guest image ", path));
   struct stat status;
   if (fstat(fd.get(), &status) < 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("guest image ", path));

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_format.h"
 #include "vmm/base/bare_child.h"
+#include "vmm/base/errno_status.h"
 
 namespace underfoot {
 namespace {
@@ -54,7 +55,7 @@ struct Request {
 absl::StatusOr<Adversary> Adversary::Start() {
   std::array<int, 2> pair{};
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) {
-    return absl::ErrnoToStatus(errno, "socketpair for the adversary");
+    return ErrnoStatus(errno, "socketpair for the adversary");
   }
   UniqueFd ours(pair[0]);
   const UniqueFd its(pair[1]);

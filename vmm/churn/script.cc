@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/base/file_lock.h"
 
 namespace underfoot {
@@ -100,8 +101,7 @@ constexpr Use kReplay{"--replay", "read"};
 constexpr Use kRecord{"--record", "written"};
 
 absl::Status FileError(const std::string& path, Use use) {
-  return absl::ErrnoToStatus(errno,
-                             absl::StrFormat("%s %s cannot be %s", use.option, path, use.done));
+  return ErrnoStatus(errno, absl::StrFormat("%s %s cannot be %s", use.option, path, use.done));
 }
 
 // Opens without waiting for the other end of a FIFO. `takes_device`: a character device is accepted

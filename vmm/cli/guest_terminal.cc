@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "vmm/base/errno_status.h"
 #include "vmm/base/start_thread.h"
 
 namespace underfoot {
@@ -35,10 +36,10 @@ void GuestTerminal::BlockSignals() {
 
 absl::StatusOr<std::unique_ptr<GuestTerminal>> GuestTerminal::Start(int input, Sinks sinks) {
   UniqueFd stop(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!stop.valid()) return absl::ErrnoToStatus(errno, "eventfd of the console");
+  if (!stop.valid()) return ErrnoStatus(errno, "eventfd of the console");
   const sigset_t signals = ResizeSignal();
   UniqueFd resized(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!resized.valid()) return absl::ErrnoToStatus(errno, "signalfd of the console");
+  if (!resized.valid()) return ErrnoStatus(errno, "signalfd of the console");
   std::unique_ptr<GuestTerminal> terminal(
       new GuestTerminal(input, std::move(sinks), std::move(stop), std::move(resized)));
   if (absl::Status raw = terminal->MakeRaw(); !raw.ok()) return raw;

@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "mmu/base/types.h"
 #include "mmu/fault_around.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/cli/units.h"
 #include "vmm/evidence/event_reads.h"
 
@@ -39,7 +40,7 @@ absl::Status CheckGuest(const std::string& guest) {
   struct stat info {};
   if (stat(guest.c_str(), &info) != 0 || access(guest.c_str(), R_OK) != 0) {
     return Bad("--guest", absl::StrFormat("'%s' is not a built-in guest (%s), and as a file: %s",
-                                          guest, names, std::strerror(errno)));
+                                          guest, names, ErrnoText(errno)));
   }
   if (!S_ISREG(info.st_mode)) {
     return Bad(
@@ -52,7 +53,7 @@ absl::Status CheckGuest(const std::string& guest) {
 absl::Status CheckFile(std::string_view option, const std::string& path) {
   struct stat info {};
   if (stat(path.c_str(), &info) != 0 || access(path.c_str(), R_OK) != 0) {
-    return Bad(option, absl::StrFormat("'%s': %s", path, std::strerror(errno)));
+    return Bad(option, absl::StrFormat("'%s': %s", path, ErrnoText(errno)));
   }
   if (!S_ISREG(info.st_mode)) {
     return Bad(option, absl::StrFormat("'%s' is not a regular file", path));

@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/base/unique_fd.h"
 #include "vmm/control/http_parse.h"
 #include "vmm/control/probe.h"
@@ -105,7 +106,7 @@ class Exchange {
     const absl::StatusOr<sockaddr_un> address = SocketAddress(path);
     if (!address.ok()) return address.status();
     UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (!socket.valid()) return NoAnswer(path, std::strerror(errno));
+    if (!socket.valid()) return NoAnswer(path, ErrnoText(errno));
     // connect() to a full backlog waits for this long.
     const timeval patience = {timeout.count() / 1000, timeout.count() % 1000 * 1000};
     static_cast<void>(

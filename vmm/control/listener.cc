@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/control/probe.h"
 #include "vmm/control/socket_path.h"
 
@@ -21,7 +22,7 @@ constexpr int kBacklog = 64;
 
 absl::Status Failed(std::string_view what, const std::string& path, int error) {
   return absl::UnavailableError(
-      absl::StrFormat("control socket %s: %s: %s", path, what, std::strerror(error)));
+      absl::StrFormat("control socket %s: %s: %s", path, what, ErrnoText(error)));
 }
 
 // Removes a stale socket at `path`, or returns the reason why the path must stay.

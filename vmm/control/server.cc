@@ -20,6 +20,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/base/start_thread.h"
 #include "vmm/base/unique_fd.h"
 #include "vmm/control/http_connection.h"
@@ -110,7 +111,7 @@ absl::StatusOr<std::unique_ptr<ControlServer::Loop>> ControlServer::Loop::Make(
   std::unique_ptr<Loop> loop(new Loop(target, options));
   loop->stop_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!loop->stop_.valid()) {
-    return absl::UnavailableError(absl::StrFormat("eventfd: %s", std::strerror(errno)));
+    return ErrnoStatus(errno, "eventfd of the control server");
   }
   absl::StatusOr<std::unique_ptr<UnixListener>> listener = UnixListener::Bind(options.path);
   if (!listener.ok()) return listener.status();

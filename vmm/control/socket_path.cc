@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/control/probe.h"
 
 namespace underfoot {
@@ -160,8 +161,8 @@ absl::StatusOr<UniqueFd> LockDirectory(const std::string& directory,
                                        std::chrono::milliseconds patience) {
   UniqueFd fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid()) {
-    return absl::UnavailableError(absl::StrFormat("cannot open the control directory %s: %s",
-                                                  directory, std::strerror(errno)));
+    return absl::UnavailableError(
+        absl::StrFormat("cannot open the control directory %s: %s", directory, ErrnoText(errno)));
   }
   const auto deadline = std::chrono::steady_clock::now() + patience;
   while (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {

@@ -18,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mmu/base/ordering.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/start_thread.h"
 #include "vmm/base/thread_priority.h"
@@ -54,6 +55,7 @@ class EventPages::Service {
   // One page for the VM, then one for each vCPU.
   Service(Mmu& mmu, unsigned vcpus, uint64_t seed)
       : wake_(eventfd(0, EFD_CLOEXEC)),
+        wake_error_(wake_.valid() ? 0 : errno),
         sender_reader_(mmu.readers()),
         worker_reader_(mmu.readers()),
         seed_(seed) {
@@ -65,7 +67,7 @@ class EventPages::Service {
   ~Service() { Stop(); }
 
   [[nodiscard]] absl::Status Start() {
-    if (!wake_.valid()) return absl::ErrnoToStatus(errno, "eventfd for the event pages");
+    if (!wake_.valid()) return ErrnoStatus(wake_error_, "eventfd for the event pages");
     absl::Status started = StartThread(worker_, "the event pages", [this] { RunWorker(); });
     if (!started.ok()) return started;
     return StartThread(sender_, "the events", [this] { RunSender(); });
@@ -215,6 +217,7 @@ class EventPages::Service {
   }
 
   const UniqueFd wake_;
+  const int wake_error_;
   Reader sender_reader_;
   Reader worker_reader_;
   const uint64_t seed_;

@@ -21,6 +21,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/host/knob.h"
 #include "vmm/host/swap_file.h"
 #include "vmm/host/zram.h"
@@ -57,7 +58,7 @@ absl::StatusOr<Changes> ReadChanges(const HostPlaces& places) {
   const std::string path = PathOf(places);
   std::ifstream file(path);
   if (!file && errno == ENOENT) return Changes();
-  if (!file) return Unreadable(path, std::strerror(errno));
+  if (!file) return Unreadable(path, ErrnoText(errno));
   const Json json = Json::parse(file, nullptr, /*allow_exceptions=*/false);
   try {
     Changes changes;
@@ -99,7 +100,7 @@ std::optional<int> HolderOf(int folder) {
 absl::StatusOr<UniqueFd> LockFolder(const HostPlaces& places, int mode) {
   const std::string& path = places.journal;
   UniqueFd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!folder.valid()) return absl::ErrnoToStatus(errno, absl::StrFormat("open of %s", path));
+  if (!folder.valid()) return ErrnoStatus(errno, absl::StrFormat("open of %s", path));
   // Another process that reads the journal holds the lock for a moment.
   constexpr int kTries = 20;
   for (int i = 0; i < kTries; ++i) {

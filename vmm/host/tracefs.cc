@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 
 namespace underfoot {
 namespace {
@@ -88,7 +89,8 @@ absl::Status NoTracefs(int error, const std::string& denied) {
         "%s: %s; run as root, or let this user read tracefs", denied, std::strerror(EACCES)));
   }
   const std::string found =
-      absl::StrFormat("no tracefs is mounted, and fsopen of one: %s", std::strerror(error));
+      absl::StrFormat("no tracefs is mounted, and fsopen of one: %s", ErrnoText(error));
+  if (IsLackOfDescriptors(error)) return absl::ResourceExhaustedError(found);
   if (error == EPERM || error == EACCES) {
     return absl::PermissionDeniedError(found + "; run as root or with CAP_SYS_ADMIN");
   }
@@ -122,6 +124,7 @@ absl::StatusOr<Tracefs> Tracefs::Open(const std::string& mountinfo) {
     UniqueFd events = OpenDirectory(AT_FDCWD, path.c_str());
     if (events.valid()) return Tracefs(std::move(events), root);
     if (errno == EACCES || errno == EPERM) denied = path;
+    if (IsLackOfDescriptors(errno)) return ErrnoStatus(errno, path);
   }
   UniqueFd events = EventsOfDetachedMount();
   if (events.valid())
@@ -136,6 +139,9 @@ absl::StatusOr<TraceEvent> Tracefs::ReadEvent(const std::string& event) const {
     return absl::PermissionDeniedError(
         absl::StrFormat("%s/events/%s/format: %s; run as root, or let this user read tracefs",
                         name_, event, std::strerror(errno)));
+  }
+  if (!fd.valid() && IsLackOfDescriptors(errno)) {
+    return ErrnoStatus(errno, absl::StrFormat("%s/events/%s/format", name_, event));
   }
   if (!fd.valid()) {
     return absl::FailedPreconditionError(

@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 
 namespace underfoot {
 namespace {
@@ -40,7 +41,7 @@ absl::Status OpenError(const std::string& path, int error) {
       return absl::PermissionDeniedError(absl::StrCat(
           "cannot open ", path, " for reading and writing: run as root or join its group (kvm)"));
     default:
-      return absl::ErrnoToStatus(error, absl::StrCat("open ", path));
+      return ErrnoStatus(error, absl::StrCat("open ", path));
   }
 }
 
@@ -238,8 +239,8 @@ absl::StatusOr<Kvm> Kvm::Open(const std::string& path) {
 absl::StatusOr<Vm> Kvm::CreateVm() const {
   UniqueFd fd(RetryIoctl(this->fd(), KVM_CREATE_VM, 0));
   if (!fd.valid()) {
-    return absl::ErrnoToStatus(
-        errno, "KVM_CREATE_VM (type 0): is another hypervisor holding the CPU's virtualization?");
+    return ErrnoStatus(errno, "KVM_CREATE_VM (type 0)",
+                       "is another hypervisor holding the CPU's virtualization?");
   }
   return Vm(std::move(fd));
 }

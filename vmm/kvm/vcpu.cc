@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 
 namespace underfoot {
 namespace {
@@ -29,9 +30,9 @@ absl::StatusOr<Vcpu> Vcpu::Create(const Kvm& kvm, const Vm& vm, unsigned index) 
   UniqueFd fd(ioctl(vm.fd(), KVM_CREATE_VCPU, index));
   if (!fd.valid()) {
     const int error = errno;
-    return absl::ErrnoToStatus(
-        error, absl::StrFormat("KVM_CREATE_VCPU (index %u; this KVM takes at most %d vCPUs)", index,
-                               kvm.CheckExtension(KVM_CAP_MAX_VCPUS)));
+    return ErrnoStatus(
+        error, absl::StrFormat("KVM_CREATE_VCPU (index %u)", index),
+        absl::StrFormat("this KVM takes at most %d vCPUs", kvm.CheckExtension(KVM_CAP_MAX_VCPUS)));
   }
   void* page = mmap(nullptr, kvm.run_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
   if (page == MAP_FAILED) {

@@ -2,6 +2,7 @@
 
 #include <linux/memfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/ram/aligned_mapping.h"
 
 namespace underfoot {
@@ -27,9 +29,23 @@ unsigned HugetlbFlags(HugePages huge_pages, unsigned hugetlb) {
   return hugetlb | shift << MAP_HUGE_SHIFT;
 }
 
+absl::Status MappingError(int error, uint64_t bytes, HugePages huge_pages) {
+  const std::string pages = IsHugetlb(huge_pages)
+                                ? absl::StrFormat(" in huge pages (%s)", HugePagesName(huge_pages))
+                                : "";
+  rlimit limit{};
+  const bool limited = getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  return absl::ErrnoToStatus(
+      error, absl::StrFormat("mmap of %d bytes of guest RAM%s; ask for less memory%s%s", bytes,
+                             pages, IsHugetlb(huge_pages) ? ", or reserve more huge pages" : "",
+                             limited ? absl::StrFormat(", or raise `ulimit -v`, which is %u KiB",
+                                                       limit.rlim_cur >> 10)
+                                     : ""));
+}
+
 absl::StatusOr<UniqueFd> MakeMemfd(uint64_t bytes, HugePages huge_pages) {
   UniqueFd fd(memfd_create("underfoot-ram", MFD_CLOEXEC | HugetlbFlags(huge_pages, MFD_HUGETLB)));
-  if (!fd.valid()) return absl::ErrnoToStatus(errno, "memfd_create for guest RAM");
+  if (!fd.valid()) return ErrnoStatus(errno, "memfd_create for guest RAM");
   if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrFormat("ftruncate of guest RAM to %d bytes", bytes));
   }
@@ -127,11 +143,7 @@ absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t bytes,
   }
   void* const base = MapRam(bytes, backing, huge_pages, fd.get());
   if (base == MAP_FAILED) {
-    return absl::ErrnoToStatus(
-        errno,
-        absl::StrFormat("mmap of %d bytes of guest RAM in huge pages (%s); ask for less memory%s",
-                        bytes, HugePagesName(huge_pages),
-                        IsHugetlb(huge_pages) ? ", or reserve more huge pages" : ""));
+    return MappingError(errno, bytes, huge_pages);
   }
   for (RamSlot& slot : *slots) slot.hva = underfoot::HvaOf(base) + slot.gpa.value;
   std::unique_ptr<GuestMemory> memory(new GuestMemory(std::move(fd), underfoot::HvaOf(base), bytes,

@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_format.h"
 #include "mmu/base/check.h"
+#include "vmm/base/errno_status.h"
 
 namespace underfoot {
 namespace {
@@ -46,7 +47,7 @@ uint64_t ReadRaw(int fd, Hva page) {
 
 absl::StatusOr<Pagemap> Pagemap::Open() {
   UniqueFd fd(open(kPath, O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return absl::ErrnoToStatus(errno, "open /proc/self/pagemap; is /proc mounted?");
+  if (!fd.valid()) return ErrnoStatus(errno, "open /proc/self/pagemap", "is /proc mounted?");
   Pagemap pagemap(std::move(fd));
   // This page of the stack is present: a frame of 0 means that frames are hidden.
   const int here = 0;

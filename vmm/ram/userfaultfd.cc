@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "mmu/base/check.h"
 #include "mmu/base/ordering.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/base/newer_kernels.h"
 
 namespace underfoot {
@@ -64,13 +65,18 @@ absl::StatusOr<UniqueFd> OpenDescriptor() {
   UniqueFd fd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
   if (fd.valid()) return fd;
   const int error = errno;
-  return absl::ErrnoToStatus(
-      error, error == EPERM
-                 ? absl::StrFormat(
-                       "userfaultfd: no right to handle faults of the kernel; run as root, allow "
-                       "access to %s, or set sysctl vm.unprivileged_userfaultfd=1",
-                       kDevice)
-                 : "userfaultfd: this kernel does not offer it (CONFIG_USERFAULTFD)");
+  if (error == EPERM) {
+    return absl::ErrnoToStatus(
+        error,
+        absl::StrFormat("userfaultfd: no right to handle faults of the kernel; run as root, allow "
+                        "access to %s, or set sysctl vm.unprivileged_userfaultfd=1",
+                        kDevice));
+  }
+  if (error == ENOSYS) {
+    return absl::ErrnoToStatus(error,
+                               "userfaultfd: this kernel does not offer it (CONFIG_USERFAULTFD)");
+  }
+  return ErrnoStatus(error, "userfaultfd");
 }
 
 UffdOutcome OutcomeOf(int error) {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/base/file_lock.h"
 
 namespace underfoot::virtio {
@@ -99,7 +100,7 @@ absl::StatusOr<std::unique_ptr<RawDisk>> RawDisk::Open(const std::string& path, 
 
 absl::StatusOr<std::unique_ptr<RawDisk>> RawDisk::Temporary(uint64_t bytes) {
   UniqueFd fd(memfd_create("underfoot-disk", MFD_CLOEXEC));
-  if (!fd.valid()) return absl::ErrnoToStatus(errno, "memfd_create for a temporary disk");
+  if (!fd.valid()) return ErrnoStatus(errno, "memfd_create for a temporary disk");
   if (Retried([&] { return ftruncate(fd.get(), static_cast<off_t>(bytes)); }) != 0) {
     return absl::ErrnoToStatus(errno,
                                absl::StrFormat("ftruncate of a temporary disk to %d bytes", bytes));

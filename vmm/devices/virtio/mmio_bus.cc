@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "guest/abi.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/base/monotonic.h"
 
 namespace underfoot::virtio {
@@ -46,7 +47,7 @@ absl::Status MmioBus::Start(Vm& vm, std::optional<uint32_t> first_gsi) {
     // Before the workers run, which raise interrupts.
     if (first_gsi.has_value()) {
       UniqueFd interrupt(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-      if (!interrupt.valid()) return absl::ErrnoToStatus(errno, "eventfd of an interrupt");
+      if (!interrupt.valid()) return ErrnoStatus(errno, "eventfd of an interrupt");
       const uint32_t gsi = *first_gsi + static_cast<uint32_t>(i);
       if (absl::Status added = vm.AddIrqfd(interrupt.get(), gsi); !added.ok()) return added;
       devices_[i]->SetInterruptFd(std::move(interrupt));

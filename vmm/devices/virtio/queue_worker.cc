@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "mmu/base/ordering.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/start_thread.h"
 #include "vmm/base/thread_priority.h"
@@ -44,7 +45,7 @@ QueueWorker::QueueWorker(const Virtqueue::Parts& parts, Backend& backend, uint16
 
 absl::Status QueueWorker::Start() {
   kick_.Reset(eventfd(0, EFD_CLOEXEC));
-  if (!kick_.valid()) return absl::ErrnoToStatus(errno, absl::StrCat("eventfd for ", name_));
+  if (!kick_.valid()) return ErrnoStatus(errno, absl::StrCat("eventfd for ", name_));
   try {
     reader_.emplace(parts_.mmu.readers());
   } catch (const std::bad_alloc&) {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "vmm/base/errno_status.h"
 #include "vmm/base/start_thread.h"
 #include "vmm/base/thread_priority.h"
 
@@ -42,7 +43,7 @@ KernelNotifier::~KernelNotifier() { Stop(); }
 
 absl::Status KernelNotifier::Start() {
   wake_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!wake_.valid()) return absl::ErrnoToStatus(errno, "eventfd for the kernel notifier");
+  if (!wake_.valid()) return ErrnoStatus(errno, "eventfd for the kernel notifier");
   {
     absl::MutexLock lock(&mutex_);
     state_ = State::kOpening;

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/evidence/host_event.h"
 
 namespace underfoot {
@@ -38,12 +39,10 @@ bool Enable(int fd, bool on) {
 
 absl::Status OpenError(int error, const char* name) {
   const bool refused = error == EACCES || error == EPERM;
-  return absl::ErrnoToStatus(
-      error,
-      absl::StrFormat("perf_event_open of %s; %s", name,
-                      refused ? "run as root or with CAP_PERFMON, or sysctl "
-                                "kernel.perf_event_paranoid=-1"
-                              : "use a kernel with CONFIG_PERF_EVENTS and CONFIG_EVENT_TRACING"));
+  return ErrnoStatus(error, absl::StrFormat("perf_event_open of %s", name),
+                     refused ? "run as root or with CAP_PERFMON, or sysctl "
+                               "kernel.perf_event_paranoid=-1"
+                             : "use a kernel with CONFIG_PERF_EVENTS and CONFIG_EVENT_TRACING");
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "mmu/base/ordering.h"
 #include "mmu/base/sync_point.h"
 #include "vmm/base/cpus.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/base/start_thread.h"
 #include "vmm/base/thread_priority.h"
 
@@ -40,7 +41,7 @@ HandlerThread::HandlerThread(HandlerContext& shared, HandlerPlace place)
 
 absl::Status HandlerThread::Start() {
   wake_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!wake_.valid()) return absl::ErrnoToStatus(errno, "eventfd for a handler of userfaultfd");
+  if (!wake_.valid()) return ErrnoStatus(errno, "eventfd for a handler of userfaultfd");
   stop_.store(false, kRelease);  // another handler may not have started the last time
   return StartThread(thread_, absl::StrCat("fault handler ", place_.index), [this] { Main(); });
 }
