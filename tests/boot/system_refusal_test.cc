@@ -75,7 +75,13 @@ TEST_F(RefusalTest, ARunThatIsRefusedLeavesTheFileOfItsRecordAsItWas) {
   EXPECT_TRUE(is_as_it_was());
   ExpectOneLine(Run({"--record", path, "--guest", "/bin/sh"}), 2, "not a loadable guest image");
   EXPECT_TRUE(is_as_it_was());
-  ExpectOneLine(Run({"--record", path, "--disk", path}), 2, "is in use already");
+  ExpectOneLine(Run({"--record", path, "--disk", path}), 2, "would be overwritten");
+  EXPECT_TRUE(is_as_it_was());
+  ExpectOneLine(Run({"--record", path, "--replay", path}), 2, "would be overwritten");
+  EXPECT_TRUE(is_as_it_was());
+  const std::string text = scratch_ / "text";
+  std::ofstream(text) << "not a socket";
+  ExpectOneLine(Run({"--record", path, "--control", text}), 2, "is not a socket");
   EXPECT_TRUE(is_as_it_was());
 }
 

@@ -1,7 +1,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <fstream>
 
 #include "absl/strings/str_format.h"
@@ -29,6 +32,7 @@ class ChurnScriptTest : public ::testing::Test {
   void Record(const std::vector<ScriptedOperation>& operations) {
     ChurnTape tape;
     ASSERT_TRUE(tape.Record(path_, kMachine).ok());
+    ASSERT_TRUE(tape.BeginRecord().ok());
     for (const ScriptedOperation& operation : operations) tape.Done(operation, std::nullopt);
     ASSERT_TRUE(tape.status().ok());
   }
@@ -97,6 +101,7 @@ TEST_F(ChurnScriptTest, AReplayThatIsCutShortReportsTheLengthOfTheRecord) {
 TEST_F(ChurnScriptTest, WhatWasDoneIsInTheFileAtOnce) {
   ChurnTape tape;
   ASSERT_TRUE(tape.Record(path_, kMachine).ok());
+  ASSERT_TRUE(tape.BeginRecord().ok());
   for (uint64_t done = 1; done <= 3; ++done) {
     tape.Done(Discard(done), std::nullopt);
     const absl::StatusOr<Script> script = Script::Read(path_);
@@ -200,8 +205,84 @@ TEST_F(ChurnScriptTest, AFifoWithoutAPartnerIsRefusedAndNotWaitedFor) {
 
 TEST_F(ChurnScriptTest, AFullDiskIsNamed) {
   ChurnTape tape;
-  EXPECT_THAT(std::string(tape.Record("/dev/full", kMachine).message()),
-              HasSubstr("No space left on device"));
+  ASSERT_TRUE(tape.Record("/dev/full", kMachine).ok());
+  EXPECT_THAT(std::string(tape.BeginRecord().message()), HasSubstr("No space left on device"));
+}
+
+// A run that is refused after its record was opened.
+TEST_F(ChurnScriptTest, ARecordThatDoesNotBeginLeavesTheFileAsItWas) {
+  std::ofstream(path_) << "precious\n";
+  {
+    ChurnTape tape;
+    ASSERT_TRUE(tape.Record(path_, kMachine).ok());
+    tape.Done(Discard(1), std::nullopt);
+  }
+  EXPECT_EQ(Content(), "precious\n");
+  const std::string absent = scratch_ / "absent";
+  {
+    ChurnTape tape;
+    ASSERT_TRUE(tape.Record(absent, kMachine).ok());
+    EXPECT_EQ(access(absent.c_str(), F_OK), 0) << "locked against other machines";
+  }
+  EXPECT_NE(access(absent.c_str(), F_OK), 0);
+}
+
+TEST_F(ChurnScriptTest, ALineTooLongForAFileThatMayNotGrowLeavesTheFileAsItWas) {
+  std::ofstream(path_) << "precious\n";
+  ChurnTape tape;
+  ASSERT_TRUE(tape.Record(path_, kMachine).ok());
+  absl::Status begun;
+  {
+    rlimit before{};
+    ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+    const auto handler = signal(SIGXFSZ, SIG_IGN);
+    const rlimit none{0, before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &none), 0);
+    begun = tape.BeginRecord();
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, handler);
+  }
+  EXPECT_THAT(std::string(begun.message()), HasSubstr("File too large"));
+  EXPECT_EQ(Content(), "precious\n");
+}
+
+// The engine may have begun already.
+TEST_F(ChurnScriptTest, WhatWasDoneBeforeTheRecordBeginsIsInIt) {
+  std::ofstream(path_) << std::string(100000, 'x');
+  ChurnTape tape;
+  ASSERT_TRUE(tape.Record(path_, kMachine).ok());
+  tape.Done(Discard(1), std::nullopt);
+  tape.Done(Discard(2), std::nullopt);
+  ASSERT_TRUE(tape.BeginRecord().ok());
+  tape.Done(Discard(3), std::nullopt);
+  const absl::StatusOr<Script> script = Script::Read(path_);
+  ASSERT_TRUE(script.ok()) << script.status();
+  ASSERT_EQ(script->operations.size(), 3u);
+  EXPECT_EQ(script->operations[1].result, Discard(2).result);
+}
+
+TEST_F(ChurnScriptTest, ARecordThatWouldOverwriteWhatTheRunReadsIsRefusedByAnyName) {
+  const std::string other = scratch_ / "other name";
+  std::ofstream(path_) << "a file\n";
+  ASSERT_EQ(link(path_.c_str(), other.c_str()), 0);
+  RunOptions options;
+  options.record_path = other;
+  EXPECT_TRUE(CheckRecordIsNoInput(options).ok());
+  options.replay_path = path_;
+  EXPECT_THAT(std::string(CheckRecordIsNoInput(options).message()),
+              HasSubstr("is the file of --replay '" + path_ + "' too"));
+  options.replay_path.clear();
+  options.disks = {{.path = path_}};
+  EXPECT_THAT(std::string(CheckRecordIsNoInput(options).message()), HasSubstr("--disk"));
+  options.disks.clear();
+  options.guest = path_;
+  EXPECT_THAT(std::string(CheckRecordIsNoInput(options).message()), HasSubstr("--guest"));
+  options.linux_guest = LinuxOptions{.initrd = path_};
+  EXPECT_THAT(std::string(CheckRecordIsNoInput(options).message()), HasSubstr("--kernel"));
+  options.guest = scratch_ / "kernel";
+  EXPECT_THAT(std::string(CheckRecordIsNoInput(options).message()), HasSubstr("--initrd"));
+  options.record_path = scratch_ / "new";
+  EXPECT_TRUE(CheckRecordIsNoInput(options).ok());
 }
 
 TEST_F(ChurnScriptTest, AFileThatCannotBeWrittenIsNamed) {

@@ -180,21 +180,50 @@ absl::StatusOr<Script> Script::Read(const std::string& path) {
   return script;
 }
 
-absl::StatusOr<ScriptWriter> ScriptWriter::Create(const std::string& path,
-                                                  const ScriptMachine& machine) {
-  absl::StatusOr<UniqueFd> file =
-      OpenFile(path, O_WRONLY | O_CREAT, kRecord, /*takes_device=*/true);
+absl::Status CheckRecordIsNoInput(const RunOptions& options) {
+  struct stat record {};
+  if (options.record_path.empty() || stat(options.record_path.c_str(), &record) != 0) {
+    return absl::OkStatus();
+  }
+  std::vector<std::pair<std::string_view, std::string>> inputs = {
+      {"--replay", options.replay_path},
+      {options.RunsLinux() ? "--kernel" : "--guest",
+       options.HasBuiltInGuest() ? std::string() : options.guest}};
+  if (options.RunsLinux()) inputs.emplace_back("--initrd", options.linux_guest->initrd);
+  for (const DiskFile& disk : options.disks) inputs.emplace_back("--disk", disk.path);
+  for (const auto& [option, path] : inputs) {
+    struct stat input {};
+    if (path.empty() || stat(path.c_str(), &input) != 0 || input.st_dev != record.st_dev ||
+        input.st_ino != record.st_ino || !S_ISREG(input.st_mode)) {
+      continue;
+    }
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--record: '%s' is the file of %s '%s' too, and would be overwritten; give "
+                        "another file",
+                        options.record_path, option, path));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ScriptWriter> ScriptWriter::Open(const std::string& path,
+                                                const ScriptMachine& machine) {
+  constexpr int kFlags = O_WRONLY | O_CREAT;
+  absl::StatusOr<UniqueFd> file = OpenFile(path, kFlags | O_EXCL, kRecord, /*takes_device=*/true);
+  const bool created = file.ok();
+  // O_EXCL does not follow a link, even where it leads to no file yet.
+  if (absl::IsAlreadyExists(file.status())) {
+    file = OpenFile(path, kFlags, kRecord, /*takes_device=*/true);
+  }
   if (!file.ok()) return std::move(file).status();
+  ScriptWriter writer(path, *std::move(file), created);
   struct stat info {};
-  if (fstat(file->get(), &info) == 0 && S_ISREG(info.st_mode)) {
-    if (const std::string_view why_not = LockFile(file->get(), /*exclusive=*/true);
+  if (fstat(writer.file_.get(), &info) == 0 && S_ISREG(info.st_mode)) {
+    if (const std::string_view why_not = LockFile(writer.file_.get(), /*exclusive=*/true);
         !why_not.empty()) {
       return absl::FailedPreconditionError(absl::StrFormat(
           "%s %s cannot be written: it %s; give another file", kRecord.option, path, why_not));
     }
-    if (ftruncate(file->get(), 0) != 0) return FileError(path, kRecord);
   }
-  ScriptWriter writer(path, *std::move(file));
   Json head = {{"underfoot_churn", kVersion},
                {"memory_bytes", machine.memory_bytes},
                {"backing", BackingName(machine.backing)},
@@ -202,27 +231,57 @@ absl::StatusOr<ScriptWriter> ScriptWriter::Create(const std::string& path,
   if (machine.seed.has_value()) head["seed"] = *machine.seed;
   if (machine.vcpus.has_value()) head["vcpus"] = *machine.vcpus;
   if (!machine.guest.empty()) head["guest"] = machine.guest;
-  writer.Write(head.dump() + "\n");
-  if (!writer.status().ok()) return writer.status();
+  writer.head_ = head.dump() + "\n";
   return writer;
+}
+
+ScriptWriter::~ScriptWriter() {
+  if (!file_.valid() || !created_ || begun_) return;
+  struct stat ours {};
+  struct stat there {};
+  if (fstat(file_.get(), &ours) == 0 && lstat(path_.c_str(), &there) == 0 &&
+      ours.st_dev == there.st_dev && ours.st_ino == there.st_ino) {
+    static_cast<void>(unlink(path_.c_str()));
+  }
+}
+
+// The first line comes before the rest is cut off: if the disk is full, or the file may not grow, the
+// file still has what it had.
+absl::Status ScriptWriter::Begin() {
+  Write(head_);
+  struct stat info {};
+  if (status_.ok() && fstat(file_.get(), &info) == 0 && S_ISREG(info.st_mode) &&
+      ftruncate(file_.get(), static_cast<off_t>(head_.size())) != 0) {
+    status_ = FileError(path_, kRecord);
+  }
+  if (!status_.ok()) return status_;
+  begun_ = true;
+  Write(waiting_);
+  waiting_ = std::string();
+  return status_;
 }
 
 void ScriptWriter::Add(const ScriptedOperation& operation) {
   // Each line is one write, which takes a microsecond: the run that is killed is the one that must
   // be repeated.
-  Write(Json::object({{"at_us", absl::ToInt64Microseconds(operation.step.due)},
-                      {"lane", static_cast<int>(operation.lane)},
-                      {"kind", ChurnKindName(operation.step.kind)},
-                      {"random", operation.step.random},
-                      {"gpa", operation.result.gpa.value},
-                      {"bytes", operation.result.bytes},
-                      {"outcome", kOutcomes[static_cast<size_t>(operation.result.outcome)]}})
-            .dump() +
-        "\n");
+  const std::string line =
+      Json::object({{"at_us", absl::ToInt64Microseconds(operation.step.due)},
+                    {"lane", static_cast<int>(operation.lane)},
+                    {"kind", ChurnKindName(operation.step.kind)},
+                    {"random", operation.step.random},
+                    {"gpa", operation.result.gpa.value},
+                    {"bytes", operation.result.bytes},
+                    {"outcome", kOutcomes[static_cast<size_t>(operation.result.outcome)]}})
+          .dump() +
+      "\n";
+  if (begun_) {
+    Write(line);
+  } else {
+    waiting_ += line;
+  }
 }
 
-void ScriptWriter::Write(const std::string& line) {
-  std::string_view rest = line;
+void ScriptWriter::Write(std::string_view rest) {
   while (status_.ok() && !rest.empty()) {
     const ssize_t bytes = write(file_.get(), rest.data(), rest.size());
     if (bytes > 0) rest.remove_prefix(static_cast<size_t>(bytes));

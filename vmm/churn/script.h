@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -74,22 +75,40 @@ struct Script {
   static absl::StatusOr<Script> Read(const std::string& path);
 };
 
+// Refuses a --record that would overwrite a file that the run reads, by whatever name it is given.
+[[nodiscard]] absl::Status CheckRecordIsNoInput(const RunOptions& options);
+
+// A file keeps what it contains until Begin, so that a run which cannot start loses nothing.
 class ScriptWriter {
  public:
-  // Creates the file or truncates it. A FIFO is refused: its reader could block the churn.
-  static absl::StatusOr<ScriptWriter> Create(const std::string& path, const ScriptMachine& machine);
+  // Opens the file, or creates it, and locks it against other machines. A FIFO is refused: its reader
+  // could block the churn.
+  static absl::StatusOr<ScriptWriter> Open(const std::string& path, const ScriptMachine& machine);
 
-  // Has no effect after a write has failed: the record ends there.
+  ScriptWriter(ScriptWriter&& other) noexcept = default;
+  ScriptWriter& operator=(ScriptWriter&& other) = delete;
+  // Removes a file that Open has created and Begin has not written.
+  ~ScriptWriter();
+
+  // Replaces what the file contains by the machine and the operations so far. Must be called once.
+  [[nodiscard]] absl::Status Begin();
+  // Before Begin the operation is only kept. Has no effect after a write has failed: the record ends
+  // there.
   void Add(const ScriptedOperation& operation);
   // Ok if all lines so far could be written.
   [[nodiscard]] const absl::Status& status() const { return status_; }
 
  private:
-  ScriptWriter(std::string path, UniqueFd file) : path_(std::move(path)), file_(std::move(file)) {}
-  void Write(const std::string& line);
+  ScriptWriter(std::string path, UniqueFd file, bool created)
+      : path_(std::move(path)), file_(std::move(file)), created_(created) {}
+  void Write(std::string_view lines);
 
   std::string path_;
   UniqueFd file_;
+  bool created_;
+  bool begun_ = false;
+  std::string head_;     // the first line
+  std::string waiting_;  // the lines that wait for Begin
   absl::Status status_;
 };
 

@@ -27,11 +27,16 @@ absl::Status ChurnTape::Replay(const std::string& path, const ScriptMachine& mac
 }
 
 absl::Status ChurnTape::Record(const std::string& path, const ScriptMachine& machine) {
-  absl::StatusOr<ScriptWriter> writer = ScriptWriter::Create(path, machine);
+  absl::StatusOr<ScriptWriter> writer = ScriptWriter::Open(path, machine);
   if (!writer.ok()) return std::move(writer).status();
   absl::MutexLock lock(&mutex_);
   writer_.emplace(*std::move(writer));
   return absl::OkStatus();
+}
+
+absl::Status ChurnTape::BeginRecord() {
+  absl::MutexLock lock(&mutex_);
+  return writer_.has_value() ? writer_->Begin() : absl::OkStatus();
 }
 
 void ChurnTape::Done(const ScriptedOperation& operation, std::optional<size_t> number) {

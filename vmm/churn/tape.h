@@ -22,13 +22,16 @@ namespace underfoot {
 
 class ChurnTape {
  public:
-  // Both must be called before the engine runs, if at all. A script of a machine with other memory is
-  // refused.
+  // Replay and Record must be called before the engine runs, if at all. A script of a machine with
+  // other memory is refused.
   [[nodiscard]] absl::Status Replay(const std::string& path, const ScriptMachine& machine)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  // The file loses what it contains: to be called when nothing else can be refused.
+  // The file keeps what it contains until BeginRecord.
   [[nodiscard]] absl::Status Record(const std::string& path, const ScriptMachine& machine)
       ABSL_LOCKS_EXCLUDED(mutex_);
+  // Writes what was done so far, and from now on each operation when it is done. To be called when
+  // nothing else of the run can be refused. Without Record it has no effect.
+  [[nodiscard]] absl::Status BeginRecord() ABSL_LOCKS_EXCLUDED(mutex_);
 
   bool replays() const { return replays_; }
   // The recorded operations of a lane, in their order.

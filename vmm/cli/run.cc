@@ -309,6 +309,7 @@ absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, EndSignals& signal
   // Before anything of the host is changed for such a run.
   const std::string why_no_linux = asked.RunsLinux() ? WhyNoLinuxOn(KvmVendor()) : "";
   if (!why_no_linux.empty()) return absl::FailedPreconditionError("--kernel: " + why_no_linux);
+  if (absl::Status checked = CheckRecordIsNoInput(asked); !checked.ok()) return checked;
   Scene scene;
   std::unique_ptr<HostChanges> changes;  // nullptr: the run may not change the host
   if (asked.allow_host_changes) {

@@ -60,6 +60,7 @@ absl::Status CheckOptions(const RunOptions& options) {
   if (const std::string why_not = options.WhyNoDisk(); !why_not.empty()) {
     return absl::InvalidArgumentError("--disk: " + why_not);
   }
+  if (absl::Status checked = CheckRecordIsNoInput(options); !checked.ok()) return checked;
   const ChurnLimits limits = options.ChurnLimitsOfHost();
   for (const auto& [kind, rate] : options.churn.rates) {
     const std::string why_not = limits.UnavailableReason(kind);
@@ -428,6 +429,8 @@ absl::Status Machine::Start() {
       return run;
     }
   }
+  // Last: a run that cannot start leaves the file as it was.
+  if (absl::Status begun = churn_->tape.BeginRecord(); !begun.ok()) return begun;
   absl::MutexLock lock(&mutex_);
   state_.store(VmState::kRunning, kRelease);
   return absl::OkStatus();
