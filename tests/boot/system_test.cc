@@ -188,7 +188,7 @@ TEST_F(RunningTest, AReplayIsRefusedWhereItsChurnWouldBe) {
                         << "\n"
                         << absl::StrFormat(R"({"at_us":1,"lane":%d,"kind":"%s","random":1,)", lane,
                                            kind)
-                        << R"("gpa":0,"bytes":1,"outcome":"done"})"
+                        << R"("gpa":0,"bytes":4096,"outcome":"done"})"
                         << "\n";
     const Ended run = Underfoot({"run", "--control", control_, "--memory", "36M", "--backing",
                                  backing, "--duration", "1s", "--replay", path});

@@ -142,12 +142,13 @@ TEST_F(ChurnScriptTest, AFileThatIsNoScriptIsNamedWithItsLine) {
   EXPECT_THAT(ErrorOf(""), HasSubstr("line 1: no line is whole"));
   EXPECT_THAT(ErrorOf(kHead), HasSubstr("line 1: no line is whole"));
   EXPECT_THAT(ErrorOf("hello\n"), HasSubstr("line 1: no record of churn"));
-  EXPECT_THAT(ErrorOf(std::string(kHead) + "\n{}\n"), HasSubstr("line 2: no record of churn"));
+  EXPECT_THAT(ErrorOf(std::string(kHead) + "\n{}\n"),
+              HasSubstr("line 2: no record of churn: it has no member 'at_us'"));
   EXPECT_THAT(
       ErrorOf(std::string(kHead) + "\n" +
               R"({"at_us":1,"lane":9,"kind":"wp","random":1,"gpa":0,"bytes":1,"outcome":"done"})" +
               "\n"),
-      HasSubstr("line 2: an unknown kind, lane or outcome"));
+      HasSubstr("line 2: lane is 9, and must be from 0 to 2"));
   EXPECT_THAT(ErrorOf("{\"underfoot_churn\": 2, \"memory_bytes\": 1, \"backing\": \"anon\"}\n"),
               HasSubstr("another version"));
   EXPECT_THAT(std::string(Script::Read(scratch_ / "none").status().message()),
@@ -158,27 +159,57 @@ TEST_F(ChurnScriptTest, WhatNoRecordHoldsIsRefused) {
   const std::string head = R"({"underfoot_churn": 1, "memory_bytes": 4096, "backing": "anon"})";
   const auto with = [&](const char* at_us, const char* lane, const char* kind, const char* gpa) {
     return absl::StrFormat(
-        R"(%s%c{"at_us":%s,"lane":%s,"kind":"%s","random":1,"gpa":%s,"bytes":1,"outcome":"done"}%c)",
+        R"(%s%c{"at_us":%s,"lane":%s,"kind":"%s","random":1,"gpa":%s,"bytes":4096,"outcome":"done"}%c)",
         head, '\n', at_us, lane, kind, gpa, '\n');
   };
   EXPECT_EQ(ErrorOf(with("5", "0", "wp", "0")), "");
   EXPECT_EQ(ErrorOf(with("5", "2", "fork", "0")), "");
   for (const char* at : {"-1", "1e300", "9223372036854775807", "18446744073709551615", "\"1\""}) {
-    EXPECT_THAT(ErrorOf(with(at, "0", "wp", "0")), HasSubstr("at_us is not a time")) << at;
+    EXPECT_THAT(ErrorOf(with(at, "0", "wp", "0")), HasSubstr("which is not a time")) << at;
   }
   EXPECT_THAT(ErrorOf(with("1", "1", "wp", "0")), HasSubstr("another kind's lane"));
   EXPECT_THAT(ErrorOf(with("1", "0", "fork", "0")), HasSubstr("another kind's lane"));
-  EXPECT_THAT(ErrorOf(with("1", "-1", "wp", "0")), HasSubstr("an unknown kind, lane"));
-  EXPECT_THAT(ErrorOf(with("1", "0", "wp", "-4096")), HasSubstr("whole numbers"));
+  EXPECT_THAT(ErrorOf(with("1", "-1", "wp", "0")), HasSubstr("lane is -1"));
+  EXPECT_THAT(ErrorOf(with("1", "0", "wp", "-4096")),
+              HasSubstr("gpa is -4096, and must be a whole number"));
   EXPECT_THAT(ErrorOf(R"({"underfoot_churn": 1, "memory_bytes": 4096, "backing": "anon",)"
                       "\"huge_pages\": \"4M\"}\n"),
-              HasSubstr("huge_pages is none of"));
+              HasSubstr("huge_pages is \"4M\", and is none of"));
   EXPECT_THAT(ErrorOf(R"({"underfoot_churn": 1, "memory_bytes": 4096, "backing": "xx"})"
                       "\n"),
               HasSubstr("neither anon nor memfd"));
   EXPECT_THAT(ErrorOf(R"({"underfoot_churn": 1, "memory_bytes": -1, "backing": "anon"})"
                       "\n"),
-              HasSubstr("not a size of memory"));
+              HasSubstr("memory_bytes is -1, which is not a size of memory"));
+  EXPECT_THAT(ErrorOf("{\"underfoot_churn\": 1, \"memory_bytes\": 4096}\n"),
+              HasSubstr("it has no member 'backing'"));
+  for (const char* member : {"\"seed\": -1", "\"vcpus\": \"two\"", "\"guest\": 5"}) {
+    EXPECT_THAT(ErrorOf(R"({"underfoot_churn": 1, "memory_bytes": 4096, "backing": "anon", )" +
+                        std::string(member) + "}\n"),
+                HasSubstr("which "))
+        << member;
+  }
+}
+
+// The memory of the record: 64 KiB.
+TEST_F(ChurnScriptTest, AnOperationOutsideOfTheMemoryOrOnPartsOfPagesIsRefused) {
+  const auto error = [&](const char* gpa, const char* bytes, const char* outcome) {
+    return ErrorOf(absl::StrFormat(
+        R"({"underfoot_churn": 1, "memory_bytes": 65536, "backing": "anon"}%c)"
+        R"({"at_us":1,"lane":0,"kind":"wp","random":1,"gpa":%s,"bytes":%s,"outcome":"%s"}%c)",
+        '\n', gpa, bytes, outcome, '\n'));
+  };
+  EXPECT_EQ(error("0", "65536", "done"), "");
+  EXPECT_EQ(error("61440", "4096", "done"), "");
+  EXPECT_EQ(error("4096", "0", "declined"), "") << "no place was found for it";
+  EXPECT_THAT(error("4096", "0", "done"), HasSubstr("line 2: bytes is 0"));
+  EXPECT_THAT(error("65536", "4096", "done"),
+              HasSubstr("line 2: gpa 0x10000 with 4096 bytes lies outside of the memory of 65536"));
+  EXPECT_THAT(error("61440", "8192", "done"), HasSubstr("lies outside"));
+  EXPECT_THAT(error("4096", "18446744073709547520", "done"), HasSubstr("lies outside"));
+  EXPECT_THAT(error("4097", "4096", "done"), HasSubstr("gpa is 4097"));
+  EXPECT_THAT(error("4096", "18446744073709551615", "done"),
+              HasSubstr("bytes is 18446744073709551615"));
 }
 
 TEST_F(ChurnScriptTest, ARecordNamesTheOptionsThatAReplayLacks) {

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cerrno>
+#include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -31,8 +32,17 @@ absl::Status BadLine(const std::string& path, size_t line, std::string_view why)
 // Far longer than any run, and far below the largest duration.
 constexpr int64_t kLongestRunUs = int64_t{366} * 24 * 3600 * 1'000'000;
 
+// Short enough not to repeat a whole line.
+std::string Shown(const Json& json, const char* name) {
+  constexpr size_t kLimit = 40;
+  const std::string value =
+      json.at(name).dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
+  return absl::StrFormat("%s is %s%s", name, value.substr(0, kLimit),
+                         value.size() > kLimit ? "..." : "");
+}
+
 // Rejects a number that is negative, fractional or too large for its type; nlohmann would convert
-// it silently. Throws Json::exception.
+// it silently.
 template <class Number>
 std::optional<Number> NumberAt(const Json& json, const char* name) {
   const Json& value = json.at(name);
@@ -42,53 +52,112 @@ std::optional<Number> NumberAt(const Json& json, const char* name) {
   return static_cast<Number>(number);
 }
 
-// Returns what is wrong with the line, or "". Throws Json::exception.
-std::string_view ReadOperation(const Json& json, ScriptedOperation& operation) {
-  const std::optional<ChurnKind> kind = FindChurnKind(json.at("kind").get<std::string>());
-  const auto lane = NumberAt<uint64_t>(json, "lane");
-  const auto outcome = json.at("outcome").get<std::string>();
-  const auto at_us = NumberAt<int64_t>(json, "at_us");
-  const auto random = NumberAt<uint64_t>(json, "random");
-  const auto gpa = NumberAt<uint64_t>(json, "gpa");
-  const auto bytes = NumberAt<uint64_t>(json, "bytes");
-  if (!kind.has_value() || !lane.has_value() || *lane >= kChurnLanes ||
-      (outcome != kOutcomes[0] && outcome != kOutcomes[1])) {
-    return "an unknown kind, lane or outcome";
+// "": not a text.
+std::string TextAt(const Json& json, const char* name) {
+  const Json& value = json.at(name);
+  return value.is_string() ? value.get<std::string>() : std::string();
+}
+
+// Why a line is none of a record; "": it is an object with these members.
+std::string WhatIsMissing(const Json& json, std::initializer_list<const char*> members) {
+  if (!json.is_object()) return "no record of churn";
+  for (const char* member : members) {
+    if (!json.contains(member)) {
+      return absl::StrFormat("no record of churn: it has no member '%s'", member);
+    }
   }
-  if (static_cast<ChurnLane>(*lane) != LaneOf(*kind)) return "a kind in another kind's lane";
-  if (!at_us.has_value() || *at_us > kLongestRunUs) return "at_us is not a time from 0 to a year";
-  if (!random.has_value() || !gpa.has_value() || !bytes.has_value()) {
-    return "random, gpa and bytes must be whole numbers from 0 on";
-  }
-  operation.lane = static_cast<ChurnLane>(*lane);
-  operation.step = {.kind = *kind, .due = absl::Microseconds(*at_us), .random = *random};
-  operation.result = {
-      .gpa = Gpa{*gpa},
-      .bytes = *bytes,
-      .outcome = outcome == kOutcomes[0] ? ChurnOutcome::kDone : ChurnOutcome::kDeclined};
   return "";
 }
 
-// Throws Json::exception.
-std::string_view ReadMachine(const Json& json, ScriptMachine& machine) {
-  if (NumberAt<int>(json, "underfoot_churn") != kVersion) return "of another version";
+// What an operation acts on: whole pages of the machine's memory. One that found no place has no pages.
+std::string CheckPages(const Json& json, uint64_t memory_bytes, const ChurnResult& result) {
+  if (result.gpa.value % kPageSize != 0) return Shown(json, "gpa") + ", and no page begins there";
+  if (result.bytes % kPageSize != 0) return Shown(json, "bytes") + ", which are no whole pages";
+  if (result.bytes == 0 && result.outcome == ChurnOutcome::kDone) {
+    return Shown(json, "bytes") + ", and only an operation that was declined has no pages";
+  }
+  if (result.gpa.value >= memory_bytes || result.bytes > memory_bytes - result.gpa.value) {
+    return absl::StrFormat("gpa 0x%x with %u bytes lies outside of the memory of %u bytes",
+                           result.gpa.value, result.bytes, memory_bytes);
+  }
+  return "";
+}
+
+// Returns what is wrong with the line, or "".
+std::string ReadOperation(const Json& json, uint64_t memory_bytes, ScriptedOperation& operation) {
+  std::string missing =
+      WhatIsMissing(json, {"at_us", "lane", "kind", "random", "gpa", "bytes", "outcome"});
+  if (!missing.empty()) return missing;
+  const std::optional<ChurnKind> kind = FindChurnKind(TextAt(json, "kind"));
+  if (!kind.has_value()) return Shown(json, "kind") + ", which is no kind of churn";
+  const auto lane = NumberAt<uint64_t>(json, "lane");
+  if (!lane.has_value() || *lane >= kChurnLanes) {
+    return Shown(json, "lane") + absl::StrFormat(", and must be from 0 to %u", kChurnLanes - 1);
+  }
+  if (static_cast<ChurnLane>(*lane) != LaneOf(*kind)) {
+    return absl::StrFormat("%s is in lane %u, another kind's lane; its own is %u",
+                           ChurnKindName(*kind), *lane, static_cast<unsigned>(LaneOf(*kind)));
+  }
+  const std::string outcome = TextAt(json, "outcome");
+  if (outcome != kOutcomes[0] && outcome != kOutcomes[1]) {
+    return Shown(json, "outcome") + ", and must be done or declined";
+  }
+  const auto at_us = NumberAt<int64_t>(json, "at_us");
+  if (!at_us.has_value() || *at_us > kLongestRunUs) {
+    return Shown(json, "at_us") + ", which is not a time from 0 to a year";
+  }
+  for (const char* name : {"random", "gpa", "bytes"}) {
+    if (!NumberAt<uint64_t>(json, name).has_value()) {
+      return Shown(json, name) + ", and must be a whole number from 0 to 2^64-1";
+    }
+  }
+  operation.lane = static_cast<ChurnLane>(*lane);
+  operation.step = {.kind = *kind,
+                    .due = absl::Microseconds(*at_us),
+                    .random = *NumberAt<uint64_t>(json, "random")};
+  operation.result = {
+      .gpa = Gpa{*NumberAt<uint64_t>(json, "gpa")},
+      .bytes = *NumberAt<uint64_t>(json, "bytes"),
+      .outcome = outcome == kOutcomes[0] ? ChurnOutcome::kDone : ChurnOutcome::kDeclined};
+  return CheckPages(json, memory_bytes, operation.result);
+}
+
+// Returns what is wrong with the line, or "".
+std::string ReadMachine(const Json& json, ScriptMachine& machine) {
+  std::string missing = WhatIsMissing(json, {"underfoot_churn", "memory_bytes", "backing"});
+  if (!missing.empty()) return missing;
+  if (NumberAt<int>(json, "underfoot_churn") != kVersion) {
+    return Shown(json, "underfoot_churn") +
+           absl::StrFormat(", so it is of another version; this one is %d", kVersion);
+  }
   const auto memory_bytes = NumberAt<uint64_t>(json, "memory_bytes");
-  if (!memory_bytes.has_value() || *memory_bytes == 0)
-    return "memory_bytes is not a size of memory";
-  machine.memory_bytes = *memory_bytes;
-  const auto backing = json.at("backing").get<std::string>();
+  if (!memory_bytes.has_value() || *memory_bytes == 0 || *memory_bytes % kPageSize != 0) {
+    return Shown(json, "memory_bytes") + ", which is not a size of memory in whole pages";
+  }
+  const std::string backing = TextAt(json, "backing");
   if (backing != BackingName(Backing::kAnon) && backing != BackingName(Backing::kMemfd)) {
-    return "the backing is neither anon nor memfd";
+    return Shown(json, "backing") + ", which is neither anon nor memfd";
   }
   machine.backing = backing == BackingName(Backing::kMemfd) ? Backing::kMemfd : Backing::kAnon;
-  if (json.contains("seed")) machine.seed = NumberAt<uint64_t>(json, "seed");
-  if (json.contains("vcpus")) machine.vcpus = NumberAt<uint32_t>(json, "vcpus");
-  if (json.contains("guest")) machine.guest = json.at("guest").get<std::string>();
+  if (json.contains("seed")) {
+    machine.seed = NumberAt<uint64_t>(json, "seed");
+    if (!machine.seed.has_value()) return Shown(json, "seed") + ", which is no seed";
+  }
+  if (json.contains("vcpus")) {
+    machine.vcpus = NumberAt<uint32_t>(json, "vcpus");
+    if (!machine.vcpus.has_value()) return Shown(json, "vcpus") + ", which is no number of vCPUs";
+  }
+  if (json.contains("guest")) {
+    machine.guest = TextAt(json, "guest");
+    if (machine.guest.empty()) return Shown(json, "guest") + ", which names no guest";
+  }
   if (json.contains("huge_pages")) {
-    const auto huge = FindHugePages(json.at("huge_pages").get<std::string>());
-    if (!huge.has_value()) return "huge_pages is none of off, thp, 2M and 1G";
+    const auto huge = FindHugePages(TextAt(json, "huge_pages"));
+    if (!huge.has_value())
+      return Shown(json, "huge_pages") + ", and is none of off, thp, 2M and 1G";
     machine.huge_pages = *huge;
   }
+  machine.memory_bytes = *memory_bytes;
   return "";
 }
 
@@ -161,20 +230,16 @@ absl::StatusOr<Script> Script::Read(const std::string& path) {
     const Json json = Json::parse(content->substr(begin, end - begin), nullptr,
                                   /*allow_exceptions=*/false);
     begin = end == std::string::npos ? content->size() : end + 1;
-    try {
-      if (number == 1) {
-        const std::string_view wrong = ReadMachine(json, script.machine);
-        if (!wrong.empty()) return BadLine(path, number, wrong);
-        continue;
-      }
-      ScriptedOperation operation;
-      const std::string_view wrong = ReadOperation(json, operation);
+    if (number == 1) {
+      const std::string wrong = ReadMachine(json, script.machine);
       if (!wrong.empty()) return BadLine(path, number, wrong);
-      operation.line = number;
-      script.operations.push_back(operation);
-    } catch (const Json::exception&) {
-      return BadLine(path, number, "no record of churn");
+      continue;
     }
+    ScriptedOperation operation;
+    const std::string wrong = ReadOperation(json, script.machine.memory_bytes, operation);
+    if (!wrong.empty()) return BadLine(path, number, wrong);
+    operation.line = number;
+    script.operations.push_back(operation);
   }
   if (script.machine.memory_bytes == 0) return BadLine(path, 1, "no line is whole");
   return script;
