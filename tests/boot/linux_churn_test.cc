@@ -43,6 +43,7 @@ class LinuxChurnTest : public ::testing::Test {
   }
 
   absl::Status WithVcpusOut(const std::function<absl::Status()>& change) {
+    if (!gate_answers_.ok()) return gate_answers_;
     ++gate_passed_;
     const uint32_t epoch = ram_->hooks().protection_epoch();
     absl::Status changed = change();
@@ -61,6 +62,7 @@ class LinuxChurnTest : public ::testing::Test {
   std::unique_ptr<Vm> vm_;
   std::unique_ptr<CoherentRam> ram_;
   std::unique_ptr<ChurnOperations> operations_;
+  absl::Status gate_answers_;  // an error: what is to happen behind the gate does not
   int gate_passed_ = 0;
   uint32_t protections_ = 0;  // made and lifted, while the vCPUs were outside
 };
@@ -103,6 +105,20 @@ TEST_F(LinuxChurnTest, WhatTakesNothingAwayNeedsNoVcpuOutside) {
     ASSERT_TRUE(done.ok()) << done.status();
   }
   EXPECT_EQ(gate_passed_, 0);
+}
+
+// Its error is reported. What it has changed is not known, so no source can be said to have missed it.
+TEST_F(LinuxChurnTest, AnOperationThatFailsAccusesNoSource) {
+  coverage_.SetSource(EventSource::kHook, true);
+  gate_answers_ = absl::ResourceExhaustedError("a test");
+  const absl::StatusOr<ChurnResult> failed = operations_->Run(ChurnKind::kProtect, 1);
+  EXPECT_TRUE(absl::IsResourceExhausted(failed.status())) << failed.status();
+  for (const CoverageRow& row : coverage_.Matrix().rows) {
+    if (row.kind == ChurnKind::kProtect) {
+      EXPECT_EQ(row.operations, 0u);
+    }
+    EXPECT_NE(row.result, CoverageResult::kMissed) << ChurnKindName(row.kind);
+  }
 }
 
 // kvm_pvm cannot run a stock kernel, and says so before anything else is tried.

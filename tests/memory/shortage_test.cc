@@ -29,6 +29,7 @@
 #include "vmm/base/newer_kernels.h"
 #include "vmm/base/start_thread.h"
 #include "vmm/base/unique_fd.h"
+#include "vmm/churn/relocation.h"
 #include "vmm/host/capability.h"
 #include "vmm/sources/hooks/hooked_calls.h"
 #include "vmm/sources/kernel/kernel_notifier.h"
@@ -226,6 +227,23 @@ TEST_P(ShortageTest, AMappingThatMayNotBeLockedIsTriedOnce) {
   }
   EXPECT_TRUE(absl::IsUnavailable(mapped)) << mapped;
   EXPECT_EQ(Begins(), before + 1);
+}
+
+// The room for the pages needs a userfaultfd of its own. Nothing has moved when it cannot be had.
+TEST_P(ShortageTest, PagesThatCannotMoveForWantOfADescriptorStayAndMoveLater) {
+  UNDERFOOT_NEEDS_NO_DESCRIPTOR();
+  StartMonitor();
+  side().Store(0, 7);
+  Relocation churn(mmu().notifier(), side().hooks, side().uffd, side().source);
+  {
+    const Limit none(RLIMIT_NOFILE, 0);
+    const absl::StatusOr<ChurnOutcome> outcome = churn.Move(side().Pages(0));
+    ASSERT_TRUE(outcome.ok()) << outcome.status();
+    EXPECT_EQ(*outcome, ChurnOutcome::kDeclined);
+  }
+  const absl::StatusOr<ChurnOutcome> later = churn.Move(side().Pages(0));
+  EXPECT_TRUE(later.ok()) << later.status();
+  EXPECT_EQ(side().Load(0), 7u);
 }
 
 UNDERFOOT_FOR_BOTH_BACKINGS(ShortageTest);

@@ -34,7 +34,7 @@ constexpr absl::Duration kChildLives = absl::Milliseconds(3);
 
 // True for EAGAIN, and for kinds that need descriptors or a process also for the lack of those: the
 // host could not do the operation at this moment. Not for kinds that bring pages back, because
-// these may have stopped half-way.
+// these may have stopped half-way; they decline themselves what fails before that.
 bool LackedAResource(ChurnKind kind, const absl::Status& status) {
   if (kind == ChurnKind::kMemslot || kind == ChurnKind::kMove || kind == ChurnKind::kRemap) {
     return false;
@@ -142,15 +142,15 @@ absl::StatusOr<ChurnResult> ChurnOperations::Run(ChurnKind kind, uint64_t random
     return result;
   }
   Coverage::Operation operation(coverage_, kind, target.range);
-  if (kind == ChurnKind::kAdversary) {
-    const absl::StatusOr<pid_t> adversary = StartAdversary();
-    if (!adversary.ok()) return adversary.status();
-    operation.ActsAs(*adversary);
-  }
   const PageEvidence evidence(source_.pagemap(), kind, target.range);
-  absl::StatusOr<ChurnOutcome> outcome = RunOn(kind, target);
+  absl::StatusOr<ChurnOutcome> outcome = RunOn(kind, target, operation);
   if (LackedAResource(kind, outcome.status())) outcome = ChurnOutcome::kDeclined;
-  if (!outcome.ok()) return outcome.status();
+  if (!outcome.ok()) {
+    // What has changed, if anything, is not known. The error is reported; a source that has observed
+    // nothing must not be accused.
+    operation.Decline();
+    return outcome.status();
+  }
   switch (*outcome) {
     case ChurnOutcome::kDone:
       operation.Changed({true, true, evidence.KernelHasToReport()});
@@ -166,7 +166,13 @@ absl::StatusOr<ChurnResult> ChurnOperations::Run(ChurnKind kind, uint64_t random
   return result;
 }
 
-absl::StatusOr<ChurnOutcome> ChurnOperations::RunOn(ChurnKind kind, const Target& target) {
+absl::StatusOr<ChurnOutcome> ChurnOperations::RunOn(ChurnKind kind, const Target& target,
+                                                    Coverage::Operation& operation) {
+  if (kind == ChurnKind::kAdversary) {
+    const absl::StatusOr<pid_t> adversary = StartAdversary();
+    if (!adversary.ok()) return adversary.status();
+    operation.ActsAs(*adversary);
+  }
   if (LaneOf(kind) == ChurnLane::kSlow) return RunSlow(kind, target);
   if (kind == ChurnKind::kMove || kind == ChurnKind::kRemap) return Relocate(kind, target.range);
   if (kind == ChurnKind::kDiscard) {

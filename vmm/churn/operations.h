@@ -96,7 +96,8 @@ class ChurnOperations {
   Target PickPartOrBlock(Content content, uint64_t random) const;
   Target PickBlock(Content content, uint64_t bytes, uint64_t random) const;
   Target TargetOf(ChurnKind kind, uint64_t random) const;
-  absl::StatusOr<ChurnOutcome> RunOn(ChurnKind kind, const Target& target);
+  absl::StatusOr<ChurnOutcome> RunOn(ChurnKind kind, const Target& target,
+                                     Coverage::Operation& operation);
   absl::StatusOr<ChurnOutcome> RunSlow(ChurnKind kind, const Target& target)
       ABSL_LOCKS_EXCLUDED(mappings_stay_);
   absl::StatusOr<ChurnOutcome> Relocate(ChurnKind kind, HvaRange range)

@@ -16,6 +16,11 @@ namespace {
 // Long enough that vCPUs fault in the hole.
 constexpr absl::Duration kStaysAway = absl::Microseconds(50);
 
+// The host lacks memory, descriptors or mappings just now.
+bool IsShortage(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status);
+}
+
 absl::StatusOr<Hva> Reserve(uint64_t bytes, int protection) {
   void* const base =
       mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -31,6 +36,7 @@ Relocation::~Relocation() {
 
 absl::StatusOr<ChurnOutcome> Relocation::Remap(HvaRange range) {
   const absl::StatusOr<Hva> room = Reserve(range.size(), PROT_NONE);
+  if (IsShortage(room.status())) return ChurnOutcome::kDeclined;
   if (!room.ok()) return room.status();
   const MmHooks::Absence absence(hooks_, range);
   const PageInGate::Shut shut(source_.gate(), range);
@@ -55,14 +61,16 @@ absl::StatusOr<Relocation::Room*> Relocation::RoomForPages() {
   if (!uffd.ok()) return std::move(uffd).status();
   const absl::StatusOr<Hva> base = Reserve(kMaxPages * kPageSize, PROT_READ | PROT_WRITE);
   if (!base.ok()) return base.status();
-  room_ = std::make_unique<Room>(Room{*base, *std::move(uffd)});
+  auto room = std::make_unique<Room>(Room{*base, *std::move(uffd)});
   static_cast<void>(madvise(PointerOf(*base), kMaxPages * kPageSize, MADV_NOHUGEPAGE));  // a hint
   static_cast<void>(madvise(PointerOf(*base), kMaxPages * kPageSize, MADV_DONTFORK));
   if (absl::Status registered =
-          room_->uffd.Register({*base, *base + kMaxPages * kPageSize}, Backing::kAnon);
+          room->uffd.Register({*base, *base + kMaxPages * kPageSize}, Backing::kAnon);
       !registered.ok()) {
+    static_cast<void>(munmap(PointerOf(*base), kMaxPages * kPageSize));
     return registered;
   }
+  room_ = std::move(room);
   return room_.get();
 }
 
@@ -94,7 +102,9 @@ absl::Status Relocation::MoveBack(Hva from, Hva to) {
 
 absl::StatusOr<ChurnOutcome> Relocation::Move(HvaRange range) {
   const absl::StatusOr<Room*> room = RoomForPages();
-  if (absl::IsUnimplemented(room.status())) return ChurnOutcome::kDeclined;
+  if (absl::IsUnimplemented(room.status()) || IsShortage(room.status())) {
+    return ChurnOutcome::kDeclined;  // no page has moved yet
+  }
   if (!room.ok()) return room.status();
   const Hva base = (*room)->base;
   uint64_t gone = 0;  // one bit for each page
