@@ -3,9 +3,12 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <cstdio>
 #include <string>
 
@@ -90,6 +93,19 @@ TEST(EndSignalsTest, AReaderThatGoesAwayEndsNothing) {
         Console console(WithoutReader());
         console.Line("to no reader");
         _exit(0);
+      },
+      ExitedWithCode(0), "");
+}
+
+// The signal would kill the run and leave the host changed.
+TEST(EndSignalsTest, AFileThatMayNotGrowIsAnErrorAndEndsNothing) {
+  EXPECT_EXIT(
+      {
+        const auto signals = EndSignals::Start();
+        const int file = memfd_create("too long", MFD_CLOEXEC);
+        rlimit none{};  // the least of both
+        if (setrlimit(RLIMIT_FSIZE, &none) != 0) _exit(1);
+        _exit(write(file, "x", 1) < 0 && errno == EFBIG ? 0 : 2);
       },
       ExitedWithCode(0), "");
 }

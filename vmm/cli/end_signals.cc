@@ -20,6 +20,9 @@ EndSignals::EndSignals() {
   struct sigaction ignore {};
   ignore.sa_handler = SIG_IGN;
   static_cast<void>(sigaction(SIGPIPE, &ignore, &pipe_before_));
+  // A write beyond `ulimit -f` fails with EFBIG, as one to a full disk fails. The signal would kill
+  // the run, and leave the host changed.
+  static_cast<void>(sigaction(SIGXFSZ, &ignore, &file_size_before_));
   pthread_sigmask(SIG_BLOCK, &signals_, &before_);
 }
 
@@ -40,6 +43,7 @@ EndSignals::~EndSignals() {
     thread_.join();
   }
   static_cast<void>(sigaction(SIGPIPE, &pipe_before_, nullptr));
+  static_cast<void>(sigaction(SIGXFSZ, &file_size_before_, nullptr));
   pthread_sigmask(SIG_SETMASK, &before_, nullptr);
 }
 

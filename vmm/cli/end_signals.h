@@ -4,8 +4,8 @@
 //   second   the process ends at once, from the thread of this object: `at_once` is called first
 //   third    the kernel ends the process, should `at_once` hang
 //
-// A HUP that was ignored before (nohup) stays ignored. PIPE is ignored: a reader that goes away
-// does not end the run.
+// A HUP that was ignored before (nohup) stays ignored. PIPE and XFSZ are ignored: a reader that goes
+// away, or a file that may not grow (`ulimit -f`), does not end the run.
 //
 // Thread safety: the main thread constructs it before it starts other threads, which inherit the
 // signal mask, and destroys it after they have ended.
@@ -48,6 +48,7 @@ class EndSignals {
   sigset_t signals_{};
   sigset_t before_{};
   struct sigaction pipe_before_ {};
+  struct sigaction file_size_before_ {};
   std::atomic<int> count_{0};
   std::atomic<bool> stop_{false};
   // Guards: the action at the second signal. Order: outermost. It is held during the action.

@@ -43,6 +43,7 @@ Written PrintPart(const Output& output, std::string_view text) {
 
 void MakeWriteErrorsVisible() {
   static_cast<void>(std::signal(SIGPIPE, SIG_IGN));
+  static_cast<void>(std::signal(SIGXFSZ, SIG_IGN));  // a file longer than `ulimit -f` allows
   // open() returns the lowest free number. It opens for reading only, so that a write fails.
   int fd = 0;
   do {
