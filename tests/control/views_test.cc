@@ -342,15 +342,17 @@ TEST(SummaryTest, EachProblemIsFoundAlone) {
     EXPECT_EQ(problems.size(), 1U);
     return problems.empty() ? "" : problems.front();
   };
-  EXPECT_EQ(problem([](Stats* s) { s->guest.verdict = GuestVerdict::kBad; }),
-            "the guest's verdict is bad");
   EXPECT_EQ(problem([](Stats* s) { s->guest.verdict = GuestVerdict::kPending; }),
             "the guest's verdict is pending");
+  Stats bad = GoodStats();
+  bad.guest.verdict = GuestVerdict::kBad;
+  bad.guest.mismatches = 3;
+  bad.audit.unexplained = 4;
+  EXPECT_THAT(ProblemsIn(bad, {}), IsEmpty()) << "the machine reports each of them, in one line";
   Stats without = GoodStats();
   without.guest.verdict = GuestVerdict::kNone;
   EXPECT_THAT(ProblemsIn(without, {}), IsEmpty()) << "the machine says why there is none";
   EXPECT_THAT(problem([](Stats* s) { s->guest.mismatches = 3; }), HasSubstr("in 3 pages"));
-  EXPECT_THAT(problem([](Stats* s) { s->audit.unexplained = 4; }), HasSubstr("4 wrong"));
   EXPECT_THAT(problem([](Stats* s) { ++s->notifier.ends; }), HasSubstr("127 invalidations begun"));
   EXPECT_THAT(problem([](Stats* s) { s->notifier.in_flight = 1; }), HasSubstr("1 in flight"));
   EXPECT_THAT(problem([](Stats* s) { --s->rcu.freed; }), HasSubstr("136 table pages retired"));
@@ -372,6 +374,21 @@ TEST(SummaryTest, BeginsWithTheVerdictAndEndsWithCommandsToTry) {
   const RunSummary bad{.stats = GoodStats(), .problems = {"it leaks"}};
   EXPECT_THAT(SummaryText(bad),
               AllOf(StartsWith("FAILED:\n  it leaks\n\nmachine "), Not(HasSubstr("PASSED"))));
+}
+
+TEST(SummaryTest, TheFailureOfADisksFileComesBeforeWhatFollowsFromIt) {
+  RunSummary summary{.stats = GoodStats(), .problems = {}};
+  summary.file_errors = {"read at byte 512 of 'a.img': Input/output error"};
+  summary.PutFileErrorsFirst();
+  EXPECT_TRUE(summary.passed()) << "the guest has coped with it";
+  summary.Add({RunEnd::kWrong, "the guest's verdict is bad"});
+  summary.PutFileErrorsFirst();
+  EXPECT_EQ(summary.result(), RunEnd::kWrong);
+  EXPECT_THAT(SummaryText(summary),
+              StartsWith("FAILED:\n"
+                         "  a disk of the guest has failed: read at byte 512 of 'a.img': "
+                         "Input/output error\n"
+                         "  the guest's verdict is bad\n"));
 }
 
 TEST(SummaryTest, OfSeveralEndsTheWorstCountsAndATimeoutIsNoFailureOfTheGuest) {

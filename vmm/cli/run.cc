@@ -225,6 +225,7 @@ absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignal
     summary.Add({RunEnd::kWrong, std::move(problem)});
   }
   for (const RunProblem& problem : (*machine)->problems()) summary.Add(problem);
+  summary.PutFileErrorsFirst();
   control.ReportToWaitingClients({summary.result(), summary.problems});
   return summary;
 }

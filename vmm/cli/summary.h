@@ -41,11 +41,21 @@ struct RunSummary {
     end = passed() ? problem.end : std::max(end, problem.end);
     problems.push_back(std::move(problem.text));
   }
+  // Puts what has failed on the host before the problems, which may all follow from it. An error of
+  // a file alone is no problem: a Linux guest may cope with it.
+  void PutFileErrorsFirst() {
+    if (passed()) return;
+    std::vector<std::string> first;
+    for (const std::string& error : file_errors) {
+      first.push_back("a disk of the guest has failed: " + error);
+    }
+    problems.insert(problems.begin(), first.begin(), first.end());
+  }
 };
 
-// The problems that the statistics show: verdict, mismatches, audit, unbalanced brackets, tables
-// that were never freed, churn that a source missed. The machine adds the problems that only it
-// knows (leaks, a vCPU that failed).
+// The problems that the statistics show: a verdict that is missing, mismatches without a bad verdict,
+// unbalanced brackets, tables that were never freed, churn that a source missed. The machine reports
+// the others itself, with what only it knows: a bad verdict, the audit, leaks, a vCPU that failed.
 std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& coverage);
 
 // The verdict with its reasons (in colour if `colour` is set), tables, and commands to try next.
