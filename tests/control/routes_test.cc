@@ -353,6 +353,15 @@ TEST_F(RoutesTest, ABodyWithUnknownMembersOrThatIsNotAnObjectIsRefused) {
   EXPECT_THAT(Message(Ask("PUT", "/v1/vm", std::string(60000, '[')), 400), HasSubstr("not JSON"));
 }
 
+TEST_F(RoutesTest, AMemberThatIsGivenTwiceIsRefusedWhereverItStands) {
+  EXPECT_THAT(Message(Ask("PUT", "/v1/vm", R"({"state":"running","state":"paused"})"), 400),
+              HasSubstr("the member 'state' is given twice"));
+  EXPECT_THAT(Message(Ask("PUT", "/v1/churn", R"({"rates":{"discard":1,"discard":2}})"), 400),
+              HasSubstr("the member 'discard' is given twice"));
+  EXPECT_EQ(Ask("PUT", "/v1/churn", R"({"rates":{"discard":1},"seed":1})").status, 200)
+      << "an object in another one may have the same names";
+}
+
 TEST_F(RoutesTest, ChurnChangesWhatIsGivenAndNothingElse) {
   EXPECT_EQ(Ask("PUT", "/v1/churn", R"({"running": false})").status, 200);
   Json churn = Get("/v1/churn");

@@ -2,8 +2,10 @@
 
 #include <initializer_list>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
@@ -19,6 +21,24 @@ std::string Quoted(std::string_view name) {
   std::string text = "'" + std::string(name.substr(0, kLimit));
   if (name.size() > kLimit) text += "...";
   return text + "'";
+}
+
+// A member that stands twice in one object; nullopt: none does. The parser would take the last one,
+// and another reader of the same text might take the first.
+std::optional<std::string> RepeatedMember(std::string_view body) {
+  std::optional<std::string> repeated;
+  std::vector<std::set<std::string>> open;  // the members of each object that has begun
+  const auto look = [&](int, Json::parse_event_t event, Json& parsed) {
+    if (event == Json::parse_event_t::object_start) open.emplace_back();
+    if (event == Json::parse_event_t::object_end) open.pop_back();
+    if (event == Json::parse_event_t::key) {
+      auto name = parsed.get<std::string>();
+      if (!open.back().insert(name).second) repeated = std::move(name);
+    }
+    return true;
+  };
+  const Json json = Json::parse(body, look, /*allow_exceptions=*/false);
+  return json.is_discarded() ? std::nullopt : repeated;
 }
 
 absl::StatusOr<Json> ParseObject(std::string_view body,
@@ -42,6 +62,10 @@ absl::StatusOr<Json> ParseObject(std::string_view body,
   if (!json.is_object()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("the body is a JSON %s; send an object with %s", json.type_name(), list));
+  }
+  if (const std::optional<std::string> repeated = RepeatedMember(body)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("the member %s is given twice; give it once", Quoted(*repeated)));
   }
   if (json.empty()) return absl::InvalidArgumentError("the object is empty; send some of " + list);
   for (const auto& [name, value] : json.items()) {
