@@ -190,6 +190,9 @@ TEST(DoctorTest, TheTextBeginsWithTheAnswerAndNamesARemedyForEachCheckThatIsNotO
             "                      remedy: more\n"
             "ok       kvm          fine\n");
   EXPECT_EQ(DoctorWarnings(report), "cores: 1; lost: races; remedy: more\n");
+  EXPECT_EQ(DoctorWarnings({.checks = {report.checks.back(), report.checks.back()}}, "run: "),
+            "run: cores: 1; lost: races; remedy: more\n"
+            "run: cores: 1; lost: races; remedy: more\n");
   const DoctorReport whole{.checks = {{"kvm", CheckResult::kOk, "fine", "", ""}}};
   EXPECT_THAT(DoctorText(whole), StartsWith("can work here: yes\n\nok "));
   const DoctorReport broken{.checks = {{"kvm", CheckResult::kMissing, "a", "b", "c"}}};

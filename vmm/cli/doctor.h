@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "vmm/host/host_journal.h"
@@ -62,8 +63,9 @@ std::string DoctorText(const DoctorReport& report);
 // {"can_run": bool, "checks": [{"name", "result", "found", "cost", "remedy"}]}
 std::string DoctorJson(const DoctorReport& report);
 
-// One line for each check that is not ok, which `run` prints at its start; empty if all are ok.
-std::string DoctorWarnings(const DoctorReport& report);
+// One line for each check that is not ok, which `run` prints at its start; empty if all are ok. Each
+// line begins with `prefix`.
+std::string DoctorWarnings(const DoctorReport& report, std::string_view prefix = {});
 
 }  // namespace underfoot
 

@@ -84,12 +84,12 @@ std::string DoctorJson(const DoctorReport& report) {
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-std::string DoctorWarnings(const DoctorReport& report) {
+std::string DoctorWarnings(const DoctorReport& report, std::string_view prefix) {
   std::string text;
   for (const DoctorCheck& check : report.checks) {
     if (check.result == CheckResult::kOk) continue;
-    absl::StrAppendFormat(&text, "%s: %s; lost: %s; remedy: %s\n", check.name, check.found,
-                          check.cost, check.remedy);
+    absl::StrAppendFormat(&text, "%s%s: %s; lost: %s; remedy: %s\n", prefix, check.name,
+                          check.found, check.cost, check.remedy);
   }
   return text;
 }

@@ -33,7 +33,7 @@ int RunWhereItCanWork(const RunOptions& options) {
   std::erase_if(report.checks,
                 [](const DoctorCheck& check) { return check.result != CheckResult::kMissing; });
   std::string missing = DoctorWarnings(report);
-  std::cerr << "underfoot run: " << missing;
+  std::cerr << DoctorWarnings(report, "underfoot run: ");
   absl::StripTrailingAsciiWhitespace(&missing);
   if (options.json) {
     const Output output{.out = std::cout, .err = std::cerr};

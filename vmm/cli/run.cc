@@ -113,8 +113,7 @@ void PrintNewFailures(const Machine& machine, std::set<std::string>& printed, Co
 
 // A run works without the kernel's records; the warning names what it cannot do then.
 void WarnOfMissingRecords() {
-  const std::string warning = DoctorWarnings(CheckKernelRecords());
-  if (!warning.empty()) std::cerr << "underfoot run: " << warning;
+  std::cerr << DoctorWarnings(CheckKernelRecords(), "underfoot run: ");
 }
 
 bool UsesConsole(const RunOptions& options) {
