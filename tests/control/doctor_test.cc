@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "tests/control/scratch.h"
 
@@ -64,11 +65,49 @@ TEST(DoctorTest, AFileThatIsNotKvmCountsAsMissing) {
 
 TEST(DoctorTest, AMissingOptionalFeatureDoesNotPreventARun) {
   const Scratch scratch;
+  std::filesystem::create_directories(scratch / "self");
+  std::ofstream(scratch / "self/pagemap") << "x";
   const DoctorReport report = RunDoctor({.proc = scratch.path()});
   EXPECT_EQ(Find(report, "pagemap").result, CheckResult::kLess);
   EXPECT_EQ(Find(report, "memory").result, CheckResult::kLess);
   EXPECT_TRUE(report.CanRun() || Find(report, "kvm").result == CheckResult::kMissing ||
               Find(report, "userfaultfd").result == CheckResult::kMissing);
+}
+
+TEST(DoctorTest, WithoutProcNothingCanRun) {
+  const Scratch scratch;
+  const DoctorCheck pagemap = Find(RunDoctor({.proc = scratch.path()}), "pagemap");
+  EXPECT_EQ(pagemap.result, CheckResult::kMissing);
+  EXPECT_THAT(pagemap.found, HasSubstr(scratch / "self/pagemap: No such file"));
+  EXPECT_THAT(pagemap.remedy, HasSubstr("mount -t proc"));
+  EXPECT_FALSE(CheckNeeds({.proc = scratch.path()}).CanRun())
+      << "`run` refuses for the same reason";
+}
+
+// Both kinds of hierarchy. The limit may be that of a group above the own one.
+TEST(DoctorTest, TheMemoryThatAMemoryCgroupLeavesIsWhatIsAvailable) {
+  for (const auto& [line, limit, usage, cache] :
+       {std::tuple{"0::/a/b\n", "cgroup/a/memory.max", "cgroup/a/memory.current",
+                   "cgroup/a/memory.stat"},
+        std::tuple{"3:cpu:/\n4:memory:/a/b\n0::/\n", "cgroup/memory/a/memory.limit_in_bytes",
+                   "cgroup/memory/a/memory.usage_in_bytes", "cgroup/memory/a/memory.stat"}}) {
+    const Scratch scratch;
+    std::filesystem::create_directories(scratch / "self");
+    std::filesystem::create_directories(
+        std::filesystem::path(scratch / std::string(limit)).parent_path() / "b");
+    const DoctorPaths paths{.proc = scratch.path(), .cgroup = scratch / "cgroup"};
+    EXPECT_EQ(AvailableBytes(paths), std::nullopt);
+    std::ofstream(scratch / "meminfo") << "MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n";
+    std::ofstream(scratch / "self/cgroup") << line;
+    EXPECT_EQ(AvailableBytes(paths), uint64_t{8000000} << 10) << "no limit";
+    std::ofstream(scratch / std::string(limit)) << (60 << 20) << "\n";
+    std::ofstream(scratch / std::string(usage)) << (30 << 20) << "\n";
+    std::ofstream(scratch / std::string(cache))
+        << "inactive_file 10485760\ntotal_inactive_file 10485760\nanon 5\n";
+    EXPECT_EQ(AvailableBytes(paths), uint64_t{40} << 20) << line;
+    EXPECT_THAT(Find(RunDoctor(paths), "memory").found,
+                HasSubstr("40 MiB available in its memory cgroup, of 7812 MiB on the host"));
+  }
 }
 
 TEST(DoctorTest, AKvmThatCannotRunLinuxCostsLinuxGuestsOnly) {

@@ -9,21 +9,25 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <string_view>
 #include <system_error>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "mmu/base/types.h"
+#include "vmm/base/errno_status.h"
 #include "vmm/base/unique_fd.h"
 #include "vmm/config/run_options.h"
 #include "vmm/host/capability.h"
@@ -35,6 +39,15 @@ namespace {
 
 DoctorCheck Ok(std::string name, std::string found) {
   return {.name = std::move(name), .result = CheckResult::kOk, .found = std::move(found)};
+}
+
+// What was found is an error of a system call. The remedy for a lack of descriptors is set; another
+// error leaves it empty.
+void SetFound(std::string_view what, int error, DoctorCheck* check) {
+  const std::pair<std::string, std::string> found_and_remedy =
+      absl::StrSplit(ErrnoText(error), absl::MaxSplits("; ", 1));
+  check->found = std::string(what) + found_and_remedy.first;
+  check->remedy = found_and_remedy.second;
 }
 
 std::optional<uint64_t> ReadNumber(const std::string& path) {
@@ -49,7 +62,8 @@ DoctorCheck CheckKvm(const DoctorPaths& paths) {
   const UniqueFd kvm(open(paths.dev_kvm.c_str(), O_RDWR | O_CLOEXEC));
   if (!kvm.valid()) {
     const int error = errno;
-    check.found = absl::StrFormat("%s: %s", paths.dev_kvm, std::strerror(error));
+    SetFound(absl::StrCat(paths.dev_kvm, ": "), error, &check);
+    if (!check.remedy.empty()) return check;
     check.remedy =
         error == EACCES || error == EPERM
             ? "join the group of the device (often 'kvm'), or run as root"
@@ -147,8 +161,9 @@ DoctorCheck CheckUserfaultfd(const DoctorPaths& paths) {
   if (!fd.valid()) {
     const int error = errno;
     check.result = CheckResult::kMissing;
-    check.found = absl::StrFormat("userfaultfd: %s", std::strerror(error));
+    SetFound("userfaultfd: ", error, &check);
     check.cost = "guest faults cannot be handled, so no guest can run";
+    if (!check.remedy.empty()) return check;
     check.remedy =
         error == ENOSYS
             ? "use a kernel with CONFIG_USERFAULTFD"
@@ -170,9 +185,7 @@ DoctorCheck CheckUserfaultfd(const DoctorPaths& paths) {
 }
 
 // Checks what the kernel shows, and not whether a capability should allow it.
-bool PagemapShowsPfns(const DoctorPaths& paths) {
-  const UniqueFd pagemap(open((paths.proc + "/self/pagemap").c_str(), O_RDONLY | O_CLOEXEC));
-  if (!pagemap.valid()) return false;
+bool ShowsPfns(const UniqueFd& pagemap) {
   constexpr uint64_t kPfnMask = (uint64_t{1} << 55) - 1;
   uint64_t entry = 0;  // on this stack, so the page is present
   const uint64_t page = HvaOf(&entry).value >> kPageShift;
@@ -182,12 +195,29 @@ bool PagemapShowsPfns(const DoctorPaths& paths) {
 }
 
 DoctorCheck CheckPagemap(const DoctorPaths& paths) {
-  if (PagemapShowsPfns(paths)) return Ok("pagemap", "shows page frame numbers");
-  return {.name = "pagemap",
-          .result = CheckResult::kLess,
-          .found = "hides page frame numbers",
-          .cost = "hva page numbers stand in for pfns, and the audit cannot see a page that moved",
-          .remedy = "run as root or with CAP_SYS_ADMIN"};
+  const std::string path = paths.proc + "/self/pagemap";
+  const UniqueFd pagemap(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!pagemap.valid()) {
+    DoctorCheck check{.name = "pagemap",
+                      .result = CheckResult::kMissing,
+                      .cost = "the host pages of guest memory are not known, so no guest can run"};
+    SetFound(path + ": ", errno, &check);
+    if (check.remedy.empty()) {
+      check.remedy = absl::StrFormat(
+          "mount -t proc proc %s, on a kernel with CONFIG_PROC_PAGE_MONITOR", paths.proc);
+    }
+    return check;
+  }
+  if (ShowsPfns(pagemap)) return Ok("pagemap", "shows page frame numbers");
+  return {
+      .name = "pagemap",
+      .result = CheckResult::kLess,
+      .found = "hides page frame numbers",
+      .cost = "hva page numbers stand in for pfns, and the audit cannot see a page that moved",
+      .remedy = HasCapability(CAP_SYS_ADMIN)
+                    ? "run outside of this user namespace, whose root has no CAP_SYS_ADMIN on the "
+                      "host"
+                    : "run with CAP_SYS_ADMIN, as root of the host has it"};
 }
 
 DoctorCheck CheckPrivileges(const DoctorPaths& paths) {
@@ -248,24 +278,105 @@ DoctorCheck CheckMembarrier() {
 DoctorCheck CheckMemfd() {
   const UniqueFd fd(memfd_create("underfoot-doctor", MFD_CLOEXEC));
   if (fd.valid()) return Ok("memfd", "memfd_create works");
-  return {.name = "memfd",
-          .result = CheckResult::kLess,
-          .found = absl::StrFormat("memfd_create: %s", std::strerror(errno)),
-          .cost = "no --backing memfd",
-          .remedy = "use a kernel with CONFIG_MEMFD_CREATE and a seccomp profile that allows it"};
+  DoctorCheck check{.name = "memfd", .result = CheckResult::kLess, .cost = "no --backing memfd"};
+  SetFound("memfd_create: ", errno, &check);
+  if (check.remedy.empty()) {
+    check.remedy = "use a kernel with CONFIG_MEMFD_CREATE and a seccomp profile that allows it";
+  }
+  return check;
+}
+
+// How a hierarchy of cgroups names what it says about memory.
+struct MemoryCgroups {
+  std::string root;
+  std::string group;  // of this process, below the root
+  std::string_view limit;
+  std::string_view usage;
+  std::string_view cache_prefix;  // of the keys in memory.stat
+};
+
+std::vector<MemoryCgroups> MemoryCgroupsOf(const DoctorPaths& paths) {
+  std::vector<MemoryCgroups> found;
+  std::ifstream file(paths.proc + "/self/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    // HIERARCHY:CONTROLLERS:PATH
+    const std::vector<std::string> fields = absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (fields.size() != 3) continue;
+    if (fields[0] == "0" && fields[1].empty()) {
+      for (const char* mount : {"", "/unified"}) {
+        found.push_back({paths.cgroup + mount, fields[2], "memory.max", "memory.current", ""});
+      }
+    } else if (fields[1] == "memory") {
+      found.push_back({paths.cgroup + "/memory", fields[2], "memory.limit_in_bytes",
+                       "memory.usage_in_bytes", "total_"});
+    }
+  }
+  return found;
+}
+
+// The part of the usage that the kernel gives up first: pages of files.
+uint64_t CacheIn(const std::string& folder, std::string_view prefix) {
+  std::ifstream file(folder + "/memory.stat");
+  uint64_t bytes = 0;
+  uint64_t value = 0;
+  for (std::string key; file >> key >> value;) {
+    if (key == std::string(prefix) + "inactive_file" ||
+        key == std::string(prefix) + "active_file") {
+      bytes += value;
+    }
+  }
+  return bytes;
+}
+
+// What the memory cgroups leave to this process: the least of its own group and those above it.
+// nullopt: they limit nothing.
+std::optional<uint64_t> LeftByCgroups(const DoctorPaths& paths) {
+  std::optional<uint64_t> least;
+  for (const MemoryCgroups& groups : MemoryCgroupsOf(paths)) {
+    // A group that a namespace hides does not exist here; its root is then that of the namespace.
+    for (std::string group = groups.group;; group.resize(group.rfind('/'))) {
+      if (group == "/") group.clear();
+      const std::string folder = groups.root + group;
+      const std::optional<uint64_t> limit =
+          ReadNumber(absl::StrFormat("%s/%s", folder, groups.limit));
+      const std::optional<uint64_t> usage =
+          ReadNumber(absl::StrFormat("%s/%s", folder, groups.usage));
+      if (limit.has_value() && usage.has_value()) {
+        const uint64_t used = *usage - std::min(*usage, CacheIn(folder, groups.cache_prefix));
+        const uint64_t left = *limit - std::min(*limit, used);
+        least = std::min(left, least.value_or(left));
+      }
+      if (group.empty() || group.rfind('/') == std::string::npos) break;
+    }
+  }
+  return least;
+}
+
+// Of the whole host.
+std::optional<uint64_t> AvailableOnHost(const DoctorPaths& paths) {
+  std::ifstream file(paths.proc + "/meminfo");
+  for (std::string name, unit; file >> name;) {
+    uint64_t kib = 0;
+    file >> kib;
+    if (name == "MemAvailable:") return kib << 10;
+    std::getline(file, unit);
+  }
+  return std::nullopt;
 }
 
 DoctorCheck CheckMemory(const DoctorPaths& paths) {
   const std::optional<uint64_t> available = AvailableBytes(paths);
   const uint64_t wanted = RunOptions().memory_bytes;
   const uint64_t mib = available.value_or(0) >> 20;
-  if (available.value_or(0) >= 2 * wanted) {
-    return Ok("memory", absl::StrFormat("%u MiB available", mib));
-  }
+  const uint64_t host_mib = AvailableOnHost(paths).value_or(0) >> 20;
+  const std::string found =
+      absl::StrFormat("%u MiB available", mib) +
+      (host_mib == mib ? ""
+                       : absl::StrFormat(" in its memory cgroup, of %u MiB on the host", host_mib));
+  if (available.value_or(0) >= 2 * wanted) return Ok("memory", found);
   return {.name = "memory",
           .result = CheckResult::kLess,
-          .found = available.has_value() ? absl::StrFormat("%u MiB available", mib)
-                                         : paths.proc + "/meminfo cannot be read",
+          .found = available.has_value() ? found : paths.proc + "/meminfo cannot be read",
           .cost = "the default guest may not fit",
           .remedy = "give the guest less with --memory 64M"};
 }
@@ -313,18 +424,13 @@ DoctorCheck CheckHostChanges(const DoctorPaths& paths) {
 }  // namespace
 
 std::optional<uint64_t> AvailableBytes(const DoctorPaths& paths) {
-  std::ifstream file(paths.proc + "/meminfo");
-  for (std::string name, unit; file >> name;) {
-    uint64_t kib = 0;
-    file >> kib;
-    if (name == "MemAvailable:") return kib << 10;
-    std::getline(file, unit);
-  }
-  return std::nullopt;
+  const std::optional<uint64_t> host = AvailableOnHost(paths);
+  if (!host.has_value()) return std::nullopt;
+  return std::min(*host, LeftByCgroups(paths).value_or(*host));
 }
 
 DoctorReport CheckNeeds(const DoctorPaths& paths) {
-  return {.checks = {CheckKvm(paths), CheckUserfaultfd(paths)}};
+  return {.checks = {CheckKvm(paths), CheckUserfaultfd(paths), CheckPagemap(paths)}};
 }
 
 DoctorReport CheckKernelRecords(const DoctorPaths& paths) {

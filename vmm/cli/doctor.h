@@ -43,6 +43,7 @@ struct DoctorPaths {
   std::string dev_userfaultfd = "/dev/userfaultfd";
   std::string sys_module = "/sys/module";
   std::string proc = "/proc";
+  std::string cgroup = "/sys/fs/cgroup";
   HostPlaces host_changes = {};
   HugePagePlaces huge_pages = {};
   std::string mountinfo = "/proc/self/mountinfo";  // lists the mounts of tracefs
@@ -54,7 +55,8 @@ DoctorReport CheckNeeds(const DoctorPaths& paths = {});
 // Whether the kernel notifier will find its records.
 DoctorReport CheckKernelRecords(const DoctorPaths& paths = {});
 
-// The memory that is available without swapping; absent: the host does not report it.
+// The memory that is available without swapping, on the host and in the memory cgroups of this
+// process; absent: the host does not report it.
 std::optional<uint64_t> AvailableBytes(const DoctorPaths& paths = {});
 
 // First whether a run can work here and which checks are not ok, then a line for each check, and two
