@@ -231,10 +231,14 @@ absl::StatusOr<HostJournal> HostJournal::Open(const HostPlaces& places) {
     error = {errno, std::generic_category()};
   }
   if (error) {
-    return absl::PermissionDeniedError(
-        absl::StrFormat("--allow-host-changes needs root: the journal of what must be put back is "
-                        "kept in %s: %s",
-                        places.journal, error.message()));
+    const bool no_right = error.value() == EACCES || error.value() == EPERM;
+    return absl::Status(
+        absl::ErrnoToStatusCode(error.value()),
+        absl::StrFormat("--allow-host-changes: the journal of what must be put back cannot be kept "
+                        "in %s: %s; %s",
+                        places.journal, ErrnoText(error.value()),
+                        no_right ? "run as root, or without the option"
+                                 : "make that folder writable, or run without the option"));
   }
   absl::StatusOr<UniqueFd> lock = LockFolder(places, LOCK_EX);
   if (!lock.ok()) return std::move(lock).status();
