@@ -111,6 +111,40 @@ TEST_F(ProgramTest, AWrongCommandLineIsOneLineAndExit2) {
   }
 }
 
+TEST_F(ProgramTest, ARunWhoseCommandLineIsWrongPrintsTheJsonOfARefusalToo) {
+  const Result result = Run({"run", "--json", "--vcpus", "0"});
+  EXPECT_EQ(result.exit, 2);
+  const Json json = ParseJson(result.out);
+  EXPECT_EQ(json["passed"], false);
+  EXPECT_EQ(json["run"]["command_line"], "underfoot run --json --vcpus 0");
+  EXPECT_THAT(json["problems"][0].get<std::string>(), HasSubstr("from 1 to 32"));
+  EXPECT_THAT(Run({"stats", "--json", "--frob"}).out, IsEmpty()) << "no run";
+}
+
+// 1 would be the code of a run whose result is wrong.
+TEST_F(ProgramTest, WaitingForAMachineThatDoesNotRunIsExit2) {
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"wait"},
+                                                    {"quit", "--wait"},
+                                                    {"wait", "--control", "./none"},
+                                                    {"quit", "--wait", "--control", "./none"}}) {
+    EXPECT_EQ(Run(arguments).exit, 2);
+  }
+  EXPECT_EQ(Run({"quit"}).exit, 1);
+}
+
+TEST_F(ProgramTest, APausedGuestIsNotWaitedForAndTheAnswerSaysSo) {
+  const auto server = Serve("vm-1");
+  EXPECT_THAT(Run({"memory"}).err, Not(HasSubstr("paused")));
+  ASSERT_EQ(Run({"pause"}).exit, 0);
+  for (const char* command : {"balloon", "memory"}) {
+    const Result result = Run({command, "--set", "6M"});
+    EXPECT_EQ(result.exit, 0) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("the machine is paused")) << command;
+  }
+  EXPECT_THAT(Run({"memory", "--set", "4M"}).err, Not(HasSubstr("paused")))
+      << "it is there already";
+}
+
 TEST_F(ProgramTest, HelpGoesToStandardOutputAndIsExit0) {
   const Result result = Run({"run", "--help"});
   EXPECT_EQ(result.exit, 0);

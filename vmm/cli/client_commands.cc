@@ -19,6 +19,7 @@
 #include "vmm/cli/wait.h"
 #include "vmm/control/client.h"
 #include "vmm/control/json.h"
+#include "vmm/stats/run_end.h"
 
 namespace underfoot {
 namespace {
@@ -59,12 +60,18 @@ absl::StatusOr<Json> GetBalloon(ControlClient& client) {
   return answer;
 }
 
+// A paused guest does nothing, so nothing is waited for.
+bool IsPaused(ControlClient& client) {
+  const absl::StatusOr<Json> vm = client.Get("/v1/vm");
+  return vm.ok() && vm->is_object() && vm->value("state", Json()) == "paused";
+}
+
 // Waits while the guest is on its way to `target`.
 absl::StatusOr<Json> SetAndWait(ControlClient& client, const char* path, const GuestTarget& target,
                                 uint64_t bytes) {
   constexpr std::chrono::milliseconds kPeriod(50);
   absl::StatusOr<Json> answer = client.Put(path, Json::object({{target.asked, bytes}}));
-  while (answer.ok() && GuestMoves(*answer, target)) {
+  while (answer.ok() && GuestMoves(*answer, target) && !IsPaused(client)) {
     std::this_thread::sleep_for(kPeriod);
     answer = client.Get(path);
   }
@@ -239,10 +246,13 @@ int ExitAfter(Written written) { return written == Written::kFailed ? kExitFailu
 
 int RunClient(const ClientCommand& command, const SocketEnvironment& environment,
               const Output& output) {
+  // A command that waits has the exit code of the run, of which 1 is a wrong result.
+  const bool waits = command.verb == ClientVerb::kWait || command.wait;
+  const int no_machine = waits ? ExitCodeOf(RunEnd::kCouldNotRun) : kExitFailure;
   const absl::StatusOr<std::string> path = ResolveControl(command.control, environment);
-  if (!path.ok()) return Fail(output, path.status());
+  if (!path.ok()) return Fail(output, path.status(), no_machine);
   const absl::StatusOr<std::unique_ptr<ControlClient>> client = ControlClient::Make(*path);
-  if (!client.ok()) return Fail(output, client.status());
+  if (!client.ok()) return Fail(output, client.status(), no_machine);
   const std::string heading = Heading(command, *path);
   if (command.verb == ClientVerb::kEvents) {
     EventPrinter printer(command.json, output);
@@ -264,7 +274,8 @@ int RunClient(const ClientCommand& command, const SocketEnvironment& environment
     // be immediate.
     static_cast<void>((*client)->Get("/v1/vm"));
     const absl::StatusOr<Json> asked = Ask(**client, command);
-    return asked.ok() ? WaitForEnd(**client, command.json, output) : Fail(output, asked.status());
+    return asked.ok() ? WaitForEnd(**client, command.json, output)
+                      : Fail(output, asked.status(), no_machine);
   }
   ClientCommand current = command;
   const bool screen = command.watch.has_value() && output.terminal && !command.json && !command.csv;
@@ -285,6 +296,14 @@ int RunClient(const ClientCommand& command, const SocketEnvironment& environment
     const absl::StatusOr<std::string> text = Render(current, *answer, watch);
     if (!text.ok()) return Fail(output, text.status());
     if (!screen && !watch.before.has_value()) output.err << heading;
+    const GuestTarget& target =
+        command.verb == ClientVerb::kMemory ? kMemoryTarget : kBalloonTarget;
+    if (command.bytes.has_value() && !watch.before.has_value() && GuestIsOff(*answer, target) &&
+        IsPaused(**client)) {
+      output.err
+          << "underfoot: the machine is paused, and its guest does nothing about this before "
+             "`underfoot resume`\n";
+    }
     const bool apart = command.watch.has_value() && !screen && !command.json && !command.csv;
     if (!command.watch.has_value()) return Print(output, *text) ? kExitOk : kExitFailure;
     const Written written = PrintPart(

@@ -118,7 +118,8 @@ constexpr std::array<ClientVerbInfo, 16> kClientVerbs = {{
     {ClientVerb::kPause, "pause", "Stop the vCPUs of a running machine", false},
     {ClientVerb::kResume, "resume", "Let the vCPUs run again", false},
     {ClientVerb::kQuit, "quit", "End a running machine, with its verdict and summary", false},
-    {ClientVerb::kWait, "wait", "Wait for the end of the machine; the exit code is that of its run",
+    {ClientVerb::kWait, "wait",
+     "Wait for the end of the machine; the exit code is that of its run, and 2 without a machine",
      false},
 }};
 
@@ -348,7 +349,8 @@ void AddClientOptions(CLI::App* sub, const ClientVerbInfo& info, ClientArguments
   }
   if (info.verb == ClientVerb::kQuit) {
     AddFlag(sub, "--wait", client->wait,
-            "Wait for the end of the machine; the exit code is that of its run");
+            "Wait for the end of the machine; the exit code is that of its run, and 2 without "
+            "a machine");
   }
   if (info.verb == ClientVerb::kEvents) {
     sub->add_option("--from", client->from,
@@ -513,7 +515,8 @@ std::string Wrapped(const std::string& help) {
   return text;
 }
 
-// The arguments, quoted as a shell needs them.
+}  // namespace
+
 std::string CommandLine(const std::vector<std::string>& arguments) {
   constexpr std::string_view kPlain =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=,%+@";
@@ -524,8 +527,6 @@ std::string CommandLine(const std::vector<std::string>& arguments) {
   }
   return line;
 }
-
-}  // namespace
 
 absl::StatusOr<Command> ParseCommandLine(const std::vector<std::string>& arguments,
                                          const SocketEnvironment& environment) {

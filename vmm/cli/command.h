@@ -86,6 +86,9 @@ using Command = std::variant<RunOptions, ClientCommand, DoctorCommand, HelpComma
 absl::StatusOr<Command> ParseCommandLine(const std::vector<std::string>& arguments,
                                          const SocketEnvironment& environment);
 
+// The arguments with the program's name before them, quoted as a shell needs them.
+std::string CommandLine(const std::vector<std::string>& arguments);
+
 }  // namespace underfoot
 
 #endif  // UNDERFOOT_VMM_CLI_COMMAND_H_

@@ -1,9 +1,11 @@
 #include "vmm/cli/program.h"
 
+#include <algorithm>
 #include <variant>
 
 #include "vmm/cli/command.h"
 #include "vmm/cli/doctor.h"
+#include "vmm/cli/summary.h"
 #include "vmm/host/host_journal.h"
 
 namespace underfoot {
@@ -47,7 +49,13 @@ int RunProgram(const std::vector<std::string>& arguments, const SocketEnvironmen
                const Output& output, const std::function<int(const RunOptions&)>& run) {
   const absl::StatusOr<Command> command = ParseCommandLine(arguments, environment);
   if (!command.ok()) {
-    output.err << "underfoot: " << std::string(command.status().message()) << "\n";
+    const std::string why(command.status().message());
+    output.err << "underfoot: " << why << "\n";
+    // A program that reads the JSON of a run gets one for each refusal.
+    if (!arguments.empty() && arguments.front() == "run" &&
+        std::find(arguments.begin(), arguments.end(), "--json") != arguments.end()) {
+      static_cast<void>(Print(output, UsageFailureJson(CommandLine(arguments), why)));
+    }
     return kExitUsage;
   }
   return std::visit(Dispatch{environment, output, run}, *command);

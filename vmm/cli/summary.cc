@@ -362,6 +362,12 @@ Json DescriptionOf(const RunOptions& options) {
           {"duration_ms", options.duration.count()}};
 }
 
+std::string FailureJson(const Json& run, std::string_view problem) {
+  return Pretty(Json::object(
+             {{"run", run}, {"passed", false}, {"problems", Json::array({problem})}})) +
+         "\n";
+}
+
 }  // namespace
 
 std::vector<std::string> ProblemsIn(const Stats& stats, const CoverageMatrix& coverage) {
@@ -429,10 +435,11 @@ std::string SummaryJson(const RunSummary& summary) {
 }
 
 std::string StartFailureJson(const RunOptions& options, std::string_view problem) {
-  return Pretty(Json::object({{"run", DescriptionOf(options)},
-                              {"passed", false},
-                              {"problems", Json::array({problem})}})) +
-         "\n";
+  return FailureJson(DescriptionOf(options), problem);
+}
+
+std::string UsageFailureJson(std::string_view command_line, std::string_view problem) {
+  return FailureJson({{"version", kVersion}, {"command_line", command_line}}, problem);
 }
 
 }  // namespace underfoot

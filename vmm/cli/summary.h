@@ -68,6 +68,8 @@ std::string SummaryText(const RunSummary& summary, bool colour = false);
 std::string SummaryJson(const RunSummary& summary);
 // The same object for a run that could not start: "run", "passed": false and the one problem.
 std::string StartFailureJson(const RunOptions& options, std::string_view problem);
+// The same for a command line that is wrong: "run" has the version and the command line only.
+std::string UsageFailureJson(std::string_view command_line, std::string_view problem);
 
 }  // namespace underfoot
 

@@ -335,13 +335,23 @@ std::string DevicesView(const Json& answer) {
   return devices + events.Text();
 }
 
+namespace {
+
+// 0: the answer has no such number.
+uint64_t NumberIn(const Json& answer, const char* name) {
+  return answer.is_object() && answer.value(name, Json()).is_number_unsigned()
+             ? answer.at(name).get<uint64_t>()
+             : 0;
+}
+
+}  // namespace
+
+bool GuestIsOff(const Json& answer, const GuestTarget& target) {
+  return NumberIn(answer, target.asked) != NumberIn(answer, target.reached);
+}
+
 bool GuestMoves(const Json& answer, const GuestTarget& target) {
-  const auto number = [&answer](const char* name) {
-    return answer.is_object() && answer.value(name, Json()).is_number_unsigned()
-               ? answer.at(name).get<uint64_t>()
-               : 0;
-  };
-  return number(target.asked) != number(target.reached) && number("idle_us") < kGuestPatienceUs;
+  return GuestIsOff(answer, target) && NumberIn(answer, "idle_us") < kGuestPatienceUs;
 }
 
 std::string BalloonView(const Json& answer) {

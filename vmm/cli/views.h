@@ -45,6 +45,8 @@ struct GuestTarget {
 };
 inline constexpr GuestTarget kBalloonTarget{"target_bytes", "actual_bytes"};
 inline constexpr GuestTarget kMemoryTarget{"requested_bytes", "plugged_bytes"};
+// Whether the guest has not reached what it was asked for.
+bool GuestIsOff(const Json& answer, const GuestTarget& target);
 bool GuestMoves(const Json& answer, const GuestTarget& target);
 std::string MemoryView(const Json& answer);
 std::string DirtyView(const Json& dirty);

@@ -35,7 +35,7 @@ int WaitForEnd(ControlClient& client, bool json, const Output& output) {
     const absl::StatusOr<Json> vm = client.Get("/v1/vm");
     if (!vm.ok() && name.empty()) {
       output.err << "underfoot: " << std::string(vm.status().message()) << "\n";
-      return kExitFailure;
+      return ExitCodeOf(RunEnd::kCouldNotRun);
     }
     if (!vm.ok()) {
       output.err << absl::StrFormat("underfoot: %s ended without reporting its result: %s\n", name,
@@ -63,7 +63,7 @@ int WaitForEnd(ControlClient& client, bool json, const Output& output) {
       output.err << absl::StrFormat(
           "underfoot: the answer of %s has no result (%s); is the machine of another version?\n",
           name, error.what());
-      return kExitFailure;
+      return ExitCodeOf(RunEnd::kCouldNotRun);
     }
   }
 }
