@@ -249,6 +249,16 @@ TEST_F(CommandTest, WatchTakesSecondsOrNothing) {
   for (const char* bad : {"0", "-1", "x", "nan", "1e9"}) {
     EXPECT_THAT(Error({"stats", std::string("--watch=") + bad}), HasSubstr("--watch")) << bad;
   }
+  for (const char* much : {"1e9", "366d", "100000000"}) {
+    EXPECT_THAT(Error({"stats", "--watch", much}),
+                AllOf(HasSubstr(much), HasSubstr("more than the most, 365d")));
+  }
+}
+
+TEST_F(CommandTest, AnOptionInThePlaceOfTheCommandIsNamed) {
+  EXPECT_THAT(Error({"--nonsense"}), HasSubstr("unknown option '--nonsense'"));
+  EXPECT_THAT(Error({"--json", "stats"}),
+              AllOf(HasSubstr("unknown option '--json'"), HasSubstr("stand behind it")));
 }
 
 TEST_F(CommandTest, StatsTakesAGroupAndWhatToLeaveOutOrCsv) {
@@ -299,6 +309,11 @@ TEST_F(CommandTest, TheWorkingSetOptionSelectsWhatTheBackingNeeds) {
               AllOf(HasSubstr("--working-set"), HasSubstr("--backing memfd")));
   EXPECT_THAT(Error({"run", "--working-set", "often"}), HasSubstr("--working-set: 'often'"));
   EXPECT_THAT(Error({"run", "--working-set", "2h"}), HasSubstr("must be from 10ms to 1h"));
+  EXPECT_THAT(Error({"run", "--working-set", "400d"}), HasSubstr("'400d' must be from 10ms to 1h"));
+  EXPECT_THAT(Error({"run", "--dirty-log", "400d"}), HasSubstr("'400d' must be from 10ms to 1h"));
+  EXPECT_THAT(Error({"run", "--duration", "400d"}), HasSubstr("365d; write 0 for no end"));
+  EXPECT_THAT(Error({"run", "--end-timeout", "400d"}),
+              AllOf(HasSubstr("more than the most, 365d"), Not(HasSubstr("no end"))));
   EXPECT_THAT(Error({"run", "--working-set", "1ms"}), HasSubstr("must be from 10ms to 1h"));
   EXPECT_THAT(Error({"run", "--write-protect", "never"}), HasSubstr("auto, sync or async"));
 }
@@ -406,7 +421,9 @@ TEST_F(CommandTest, TheGuestMixedHasALittleMemoryToPlugUnlessSomethingIsAgainstI
   EXPECT_THAT(error({"3M"}), HasSubstr("'3M': memory is plugged in blocks of 2 MiB"));
   EXPECT_THAT(error({"16M", "--memory", "100004K"}), HasSubstr("blocks of 2 MiB"));
   EXPECT_THAT(error({"2G"}), HasSubstr("more than the 1024 MiB that the guest can plug"));
-  EXPECT_THAT(error({"16M", "--memory", "222G"}), HasSubstr("its page tables can map"));
+  EXPECT_THAT(error({"16M", "--memory", "222G"}),
+              AllOf(HasSubstr("with --memory"), HasSubstr("page tables can map"),
+                    Not(HasSubstr("can plug"))));
   EXPECT_THAT(error({"16M", "--dirty-log", "1s"}), HasSubstr("leave out --dirty-log"));
   EXPECT_THAT(error({"16M", "--record", "r"}), HasSubstr("leave out --record and --replay"));
 }

@@ -12,6 +12,7 @@
 
 #include <array>
 #include <barrier>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 
@@ -342,6 +343,19 @@ TEST_F(SocketTest, NoneAndSeveralAreClearErrors) {
   EXPECT_THAT(ErrorOf(ResolveControl("vm-3", environment_).status()),
               AllOf(HasSubstr("no machine named vm-3"), HasSubstr(one->path())));
   EXPECT_EQ(*ResolveControl("./any/path", environment_), "./any/path");
+}
+
+// A path without a slash looks like a name.
+TEST_F(SocketTest, ADeadSocketInThisFolderIsNoNameThatIsUnknown) {
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(scratch_.path());
+  const UniqueFd dead(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const sockaddr_un address = *SocketAddress("k.sock");
+  const int bound = bind(dead.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  const std::string why = ErrorOf(ResolveControl("k.sock", environment_).status());
+  std::filesystem::current_path(before);
+  ASSERT_EQ(bound, 0);
+  EXPECT_THAT(why, AllOf(HasSubstr("no program answers at the socket"), HasSubstr("this folder")));
 }
 
 TEST_F(SocketTest, NamesArePortableFileNames) {

@@ -25,6 +25,7 @@
 namespace underfoot::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using virtio::Descriptor;
 using virtio::Disk;
@@ -299,7 +300,9 @@ TEST_F(RawDiskTest, AFileThatIsNotADiskIsRefusedWithTheReason) {
   const auto why = [](const std::string& path) {
     return std::string(RawDisk::Open(path, false).status().message());
   };
-  EXPECT_THAT(why(scratch_ / "none"), HasSubstr("No such file"));
+  EXPECT_THAT(why(scratch_ / "none"),
+              AllOf(HasSubstr("No such file"), HasSubstr("a regular file"), HasSubstr(",ro")));
+  EXPECT_THAT(why(scratch_ / "none,rw"), HasSubstr("nothing but ,ro may follow the path"));
   EXPECT_THAT(why(MakeFile(0)), HasSubstr("0 bytes"));
   EXPECT_THAT(why(MakeFile(32 * 1024 - 512)), HasSubstr("at least 32768 bytes"));
   EXPECT_THAT(why(MakeFile(40001)), HasSubstr("40001 bytes"));

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -399,6 +400,13 @@ absl::StatusOr<std::chrono::milliseconds> ParseSeconds(const std::string& text) 
   const bool bare = !text.empty() && text.back() >= '0' && text.back() <= '9';
   absl::StatusOr<std::chrono::milliseconds> duration = ParseDuration(bare ? text + "s" : text);
   if (duration.ok() && duration->count() > 0) return duration;
+  if (absl::IsOutOfRange(duration.status())) return duration.status();
+  double seconds = 0;
+  const char* const end = text.data() + text.size();
+  if (std::from_chars(text.data(), end, seconds).ptr == end && seconds > kMostDays * 24 * 3600) {
+    return absl::OutOfRangeError(
+        absl::StrFormat("'%s' is more than the most, %ud", text.substr(0, 80), kMostDays));
+  }
   return absl::InvalidArgumentError(absl::StrFormat(
       "'%s' is not a time above 0; write seconds, like 10 or 0.5, or 500ms, 2m, 1h, 1d",
       text.substr(0, 80)));
@@ -476,10 +484,17 @@ absl::Status UsageError(const CLI::App& app, std::string what) {
   return absl::InvalidArgumentError(absl::StrFormat("%s (see %s --help)", what, command));
 }
 
-// Reports a first word that is neither an option nor a command. The library would report only that
-// a command is missing.
+// Reports a first word that is neither a known option nor a command. The library would report only
+// that a command is missing.
 absl::Status CheckCommandName(const CLI::App& app, const std::vector<std::string>& arguments) {
-  if (arguments.empty() || arguments.front().starts_with('-')) return absl::OkStatus();
+  if (arguments.empty()) return absl::OkStatus();
+  if (const std::string& first = arguments.front(); first.starts_with('-')) {
+    if (first == "--help" || first == "-h" || first == "--version") return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrFormat("unknown option '%s'; before a command there are --help and --version, and "
+                        "the options of a command stand behind it (see underfoot --help)",
+                        absl::CEscape(first.substr(0, 80))));
+  }
   std::string names;
   for (const CLI::App* const sub : app.get_subcommands([](const CLI::App*) { return true; })) {
     if (sub->get_name() == arguments.front()) return absl::OkStatus();

@@ -149,20 +149,23 @@ absl::Status CheckHugePages(const std::string& text, RunOptions* options) {
 constexpr std::chrono::milliseconds kShortestPeriod(10);
 constexpr std::chrono::milliseconds kLongestPeriod(std::chrono::hours(1));
 
-absl::Status CheckPeriod(std::string_view option, const std::string& text,
-                         std::chrono::milliseconds period) {
-  if (period >= kShortestPeriod && period <= kLongestPeriod) return absl::OkStatus();
-  return Bad(option, absl::StrFormat("'%s' must be from 10ms to 1h, like 1s, or off", text));
+// A time from kShortestPeriod to kLongestPeriod; if `takes_none`, also 0.
+absl::StatusOr<std::chrono::milliseconds> ParsePeriod(std::string_view option,
+                                                      const std::string& text, bool takes_none) {
+  const absl::StatusOr<std::chrono::milliseconds> period = ParseDuration(text);
+  if (!period.ok() && !absl::IsOutOfRange(period.status())) return Bad(option, period.status());
+  if (period.ok() && takes_none && period->count() == 0) return *period;
+  if (period.ok() && *period >= kShortestPeriod && *period <= kLongestPeriod) return *period;
+  return Bad(option,
+             absl::StrFormat("'%s' must be from 10ms to 1h, like 1s, or off", text.substr(0, 80)));
 }
 
 // Must be called after the guest and the memory are known.
 absl::Status CheckDirtyLog(const std::string& text, RunOptions* options) {
   if (text == "off") return absl::OkStatus();
-  const absl::StatusOr<std::chrono::milliseconds> period = ParseDuration(text);
-  if (!period.ok()) return Bad("--dirty-log", period.status());
-  if (absl::Status checked = CheckPeriod("--dirty-log", text, *period); !checked.ok()) {
-    return checked;
-  }
+  const absl::StatusOr<std::chrono::milliseconds> period =
+      ParsePeriod("--dirty-log", text, /*takes_none=*/false);
+  if (!period.ok()) return period.status();
   options->dirty_log_period = *period;
   const std::string why_not = options->WhyNoDirtyLog();
   return why_not.empty() ? absl::OkStatus() : Bad("--dirty-log", why_not);
@@ -178,12 +181,10 @@ absl::Status CheckWorkingSet(const RunArguments& arguments, RunOptions* options)
   options->async_write_protect = mode == "async";
   const std::string& text = arguments.working_set;
   if (text == "off") return absl::OkStatus();
-  const absl::StatusOr<std::chrono::milliseconds> period = ParseDuration(text);
-  if (!period.ok()) return Bad("--working-set", period.status());
+  const absl::StatusOr<std::chrono::milliseconds> period =
+      ParsePeriod("--working-set", text, /*takes_none=*/true);
+  if (!period.ok()) return period.status();
   if (period->count() == 0) return absl::OkStatus();
-  if (absl::Status checked = CheckPeriod("--working-set", text, *period); !checked.ok()) {
-    return checked;
-  }
   options->working_set_period = *period;
   if (options->backing != Backing::kAnon) return absl::OkStatus();
   if (mode == "sync") {
@@ -280,6 +281,9 @@ absl::Status CheckSeedAndDuration(const RunArguments& arguments, RunOptions* opt
     if (options->RunsLinux()) options->duration = std::chrono::milliseconds(0);
   } else {
     const absl::StatusOr<std::chrono::milliseconds> duration = ParseDuration(arguments.duration);
+    if (absl::IsOutOfRange(duration.status())) {
+      return Bad("--duration", std::string(duration.status().message()) + "; write 0 for no end");
+    }
     if (!duration.ok()) return Bad("--duration", duration.status());
     options->duration = *duration;
   }

@@ -76,7 +76,7 @@ absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
 
 absl::StatusOr<std::chrono::milliseconds> ParseDuration(std::string_view text) {
   if (text == "0") return std::chrono::milliseconds(0);
-  constexpr double kMost = 365.0 * 24 * 60 * 60 * 1000;
+  constexpr double kMost = kMostDays * 24.0 * 60 * 60 * 1000;
   double number = 0;
   const char* const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, number, std::chars_format::fixed);
@@ -88,7 +88,8 @@ absl::StatusOr<std::chrono::milliseconds> ParseDuration(std::string_view text) {
   }
   const double ms = number * static_cast<double>(unit->factor);
   if (error != std::errc() || ms > kMost) {
-    return Wrong(text, "is more than a year; write 0 for no end");
+    return absl::OutOfRangeError(
+        absl::StrFormat("'%s' is more than the most, %ud", text.substr(0, 80), kMostDays));
   }
   const std::chrono::milliseconds rounded(std::llround(ms));
   // 0 has a special meaning.

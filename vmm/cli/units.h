@@ -17,6 +17,9 @@ namespace underfoot {
 // "4096", "64K", "256M", "256MiB", "1G", "1T": powers of 1024, upper or lower case.
 absl::StatusOr<uint64_t> ParseBytes(std::string_view text);
 
+// The longest duration that an option takes.
+inline constexpr unsigned kMostDays = 365;
+
 // "500ms", "0.5s", "10s", "2m", "1h", "1d", to the nearest millisecond; "0" alone needs no unit.
 absl::StatusOr<std::chrono::milliseconds> ParseDuration(std::string_view text);
 

@@ -192,9 +192,13 @@ struct RunOptions {
       return "together with --memory it is more than the " + std::to_string(kMaxLinuxBytes >> 20) +
              " MiB that a Linux guest can have; take less of one of them";
     }
-    if (!RunsLinux() && (bytes > abi::kMaxHotplugBytes || bytes > kMaxMemoryBytes - memory_bytes)) {
+    if (!RunsLinux() && bytes > abi::kMaxHotplugBytes) {
       return "it is more than the " + std::to_string(abi::kMaxHotplugBytes >> 20) +
-             " MiB that the guest can plug, or with --memory more than its page tables can map";
+             " MiB that the guest can plug";
+    }
+    if (!RunsLinux() && bytes > kMaxMemoryBytes - memory_bytes) {
+      return "together with --memory it is more than the " + std::to_string(kMaxMemoryBytes >> 20) +
+             " MiB that the guest's page tables can map; take less of one of them";
     }
     if (RecordsVisits()) {
       return "the guest records what it touches and writes of its --memory only; leave out "

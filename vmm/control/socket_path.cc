@@ -221,9 +221,14 @@ absl::StatusOr<std::string> ResolveControl(const std::string& control,
     for (const std::string& path : live) {
       if (path.ends_with(absl::StrFormat("/%s%s", control, kSuffix))) return path;
     }
-    if (ProbeSocket(control) == SocketProbe::kLive) return control;
-    return absl::NotFoundError(absl::StrFormat("no machine named %s runs; running: %s", control,
-                                               live.empty() ? "none" : ListOf(live)));
+    const SocketProbe here = ProbeSocket(control);
+    if (here == SocketProbe::kLive) return control;
+    return absl::NotFoundError(
+        absl::StrFormat("no machine named %s runs%s; running: %s", control,
+                        here == SocketProbe::kStale
+                            ? ", and no program answers at the socket of that name in this folder"
+                            : "",
+                        live.empty() ? "none" : ListOf(live)));
   }
   if (live.size() == 1) return live.front();
   if (live.empty()) {

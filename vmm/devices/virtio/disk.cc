@@ -59,6 +59,15 @@ absl::StatusOr<uint64_t> SizeOf(int fd, const std::string& path) {
       absl::StrFormat("'%s' is neither a regular file nor a block device; give one", path));
 }
 
+std::string_view RemedyForNoFile(std::string_view path) {
+  if (path.ends_with(",rw")) {
+    return "; nothing but ,ro may follow the path, and without it the disk is writable";
+  }
+  return "; give a regular file, which `truncate -s 1G FILE` makes, or a block device, and ,ro "
+         "behind "
+         "it to use it read-only";
+}
+
 bool IsTmpfs(int fd) {
   struct statfs info {};
   return fstatfs(fd, &info) == 0 && info.f_type == TMPFS_MAGIC;
@@ -78,8 +87,10 @@ absl::StatusOr<std::unique_ptr<RawDisk>> RawDisk::Open(const std::string& path, 
     return absl::Status(
         absl::ErrnoToStatusCode(error),
         absl::StrFormat("'%s' cannot be opened for %s: %s%s", path,
-                        read_only ? "reading" : "reading and writing", std::strerror(error),
-                        may_be_read ? "; append ,ro to use it read-only" : ""));
+                        read_only ? "reading" : "reading and writing", ErrnoText(error),
+                        may_be_read       ? "; append ,ro to use it read-only"
+                        : error == ENOENT ? RemedyForNoFile(path)
+                                          : ""));
   }
   const absl::StatusOr<uint64_t> bytes = SizeOf(fd.get(), path);
   if (!bytes.ok()) return bytes.status();
