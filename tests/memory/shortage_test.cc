@@ -96,7 +96,7 @@ class ShortageTest : public MemoryTest {
   }
 };
 
-TEST(ErrnoStatusTest, ALackOfDescriptorsHasItsOwnRemedyAndNoOther) {
+TEST(ErrnoStatusTest, ALimitThatWasMetHasItsOwnRemedyAndNoOther) {
   const Limit few(RLIMIT_NOFILE, 28);
   const absl::Status lacking = ErrnoStatus(EMFILE, "open of x", "use another kernel");
   EXPECT_TRUE(absl::IsResourceExhausted(lacking));
@@ -104,6 +104,9 @@ TEST(ErrnoStatusTest, ALackOfDescriptorsHasItsOwnRemedyAndNoOther) {
   EXPECT_EQ(ErrnoStatus(ENOENT, "open of x", "use another kernel").message(),
             "open of x; use another kernel: No such file or directory");
   EXPECT_EQ(ErrnoStatus(ENOENT, "open of x").message(), "open of x: No such file or directory");
+  const Limit shorter(RLIMIT_FSIZE, uint64_t{1} << 30);
+  EXPECT_EQ(ErrnoStatus(EFBIG, "write of x", "free room there").message(),
+            "write of x: File too large; raise `ulimit -f`, which allows 1073741824 bytes");
   EXPECT_NE(ErrnoText(ENFILE).find("fs.file-max"), std::string::npos);
 }
 

@@ -14,6 +14,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
+#include "vmm/base/errno_status.h"
 
 namespace underfoot {
 namespace {
@@ -68,9 +69,8 @@ absl::StatusOr<UniqueFd> SwapFile::Make(const HostPlaces& places, uint64_t bytes
   const int error = errno;
   // If the open failed, the file belongs to another process and must stay.
   if (fd.valid()) static_cast<void>(unlink(path.c_str()));
-  return absl::ErrnoToStatus(error, absl::StrFormat("making %s, a swap file of %u bytes; free room "
-                                                    "there, or add swap space yourself",
-                                                    path, bytes));
+  return ErrnoStatus(error, absl::StrFormat("making %s, a swap file of %u bytes", path, bytes),
+                     "free room there, or add swap space yourself");
 }
 
 std::vector<std::string> SwapFile::Orphans(const HostPlaces& places) {

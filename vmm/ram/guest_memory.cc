@@ -47,7 +47,7 @@ absl::StatusOr<UniqueFd> MakeMemfd(uint64_t bytes, HugePages huge_pages) {
   UniqueFd fd(memfd_create("underfoot-ram", MFD_CLOEXEC | HugetlbFlags(huge_pages, MFD_HUGETLB)));
   if (!fd.valid()) return ErrnoStatus(errno, "memfd_create for guest RAM");
   if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrFormat("ftruncate of guest RAM to %d bytes", bytes));
+    return ErrnoStatus(errno, absl::StrFormat("ftruncate of guest RAM to %d bytes", bytes));
   }
   return fd;
 }

@@ -113,14 +113,13 @@ absl::StatusOr<std::unique_ptr<RawDisk>> RawDisk::Temporary(uint64_t bytes) {
   UniqueFd fd(memfd_create("underfoot-disk", MFD_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, "memfd_create for a temporary disk");
   if (Retried([&] { return ftruncate(fd.get(), static_cast<off_t>(bytes)); }) != 0) {
-    return absl::ErrnoToStatus(errno,
-                               absl::StrFormat("ftruncate of a temporary disk to %d bytes", bytes));
+    return ErrnoStatus(errno, absl::StrFormat("ftruncate of a temporary disk to %d bytes", bytes));
   }
   return std::unique_ptr<RawDisk>(
       new RawDisk(std::move(fd), "the temporary disk", bytes / kSectorBytes, false));
 }
 
-std::string Disk::WhyFailed(int error) const { return std::generic_category().message(error); }
+std::string Disk::WhyFailed(int error) const { return ErrnoText(error); }
 
 std::string RawDisk::WhyFailed(int error) const {
   const std::string why = Disk::WhyFailed(error);
