@@ -91,7 +91,7 @@ struct Stage2Stats {
   uint64_t leaves_2m = 0;  // now
   uint64_t tables = 0;     // now, the root included
   uint64_t maps = 0;
-  // Leaves and stolen claims. Those of a table that was unmapped whole are counted when it is freed.
+  // Leaves, and claims that an unmap stole. Those of a table that was unmapped whole are counted when it is freed.
   uint64_t unmaps = 0;
   uint64_t walk_retries = 0;
   uint64_t flushes = 0;

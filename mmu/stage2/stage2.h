@@ -18,7 +18,7 @@
 //
 // Thread safety: any thread calls any operation, several threads at a time. The table has no lock;
 // the memory of table pages and the backlog of retired tables have one each. Lookup, Use,
-// MarkUsed and UseRange are called under an rcu::ReadScope of the caller; Unmap, WriteProtect, TestClearYoung,
+// MarkUsed, UseRange and Neighbours are called under an rcu::ReadScope of the caller; Unmap, WriteProtect, TestClearYoung,
 // CollectDirty, Split and FlushAndRetire inside or outside of one; all others outside of one,
 // because back-pressure may wait.
 // Invariants: I4, I5 (tables), I6 (no identical rewrite), I8 (dirty only after a successful
@@ -68,8 +68,8 @@ struct MmuGather {
 };
 
 struct Stage2Counters {
-  // Leaves and claims. A claim that becomes a leaf stays counted, and a table that is freed with its entries in
-  // it tells how many they are without a look at them.
+  // Leaves and claims. A claim that becomes a leaf stays counted. So the count of a table that is freed with
+  // its entries in it is the number to take off here.
   ShardedCounter entries_4k;
   ShardedCounter entries_2m;
   ShardedCounter entries_1g;
@@ -175,7 +175,7 @@ class Stage2 {
   [[nodiscard]] bool MarkUsed(Gfn gfn, const Leaf& leaf, Access access);
 
   // Use of frames that mostly lie near each other: it keeps the table of pages in which it found the last
-  // leaf, and walks only to a frame elsewhere and to a leaf that lacks a mark. All of it stands in one
+  // leaf, and walks only to a frame elsewhere, to a block, and to a leaf that lacks a mark. All of it stands in one
   // rcu::ReadScope, after the announcement of each of its pages, as UseRange does: an entry may be read
   // after its table has left its parent (P2, "Readers").
   class Neighbours {

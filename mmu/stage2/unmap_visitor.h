@@ -41,7 +41,7 @@ class UnmapVisitor {
   UnmapVisitor(const UnmapVisitor&) = delete;
   UnmapVisitor& operator=(const UnmapVisitor&) = delete;
 
-  // Whether a leaf went, and so a flush is due (I7). A claim alone has been used by nobody.
+  // Whether a leaf went, and so a flush is due (I7). No reader has used a claim.
   bool unmapped() const { return unmapped_ || detached_ != 0; }
   Gfn reached() const { return reached_; }
   // The block at which the walk stopped because there was no memory to split it.

@@ -141,7 +141,6 @@ TEST_F(KvmTracepointsTest, RecordsOfAllThreadsAndCpusAreInTheOrderOfTheirTimes) 
   EXPECT_FALSE(batch.overrun);
 }
 
-// A CPU says with its next record what was lost in its ring: on one CPU, all of it is said.
 TEST_F(KvmTracepointsTest, ARecordMakesADescriptorReadableOnlyWhileItIsAskedTo) {
   const auto readable = [&](int timeout_ms) {
     std::vector<pollfd> fds;
@@ -161,6 +160,7 @@ TEST_F(KvmTracepointsTest, ARecordMakesADescriptorReadableOnlyWhileItIsAskedTo) 
   EXPECT_EQ(UnmapsBy({gettid()}, batch).size(), 1u);
 }
 
+// A CPU reports with its next record what was lost in its ring: on one CPU, all of it is reported.
 TEST_F(KvmTracepointsTest, AFullRingIsNoticedAndTheLossIsCounted) {
   const bench::Pinned pinned(sched_getcpu());
   const auto large = KvmTracepoints::Open(Pages(0, kPages));

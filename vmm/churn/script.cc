@@ -321,9 +321,10 @@ absl::Status ScriptWriter::Begin() {
   }
   if (!status_.ok()) return status_;
   begun_ = true;
+  // An error from here on ends the record, as one of a later line does.
   Write(waiting_);
   waiting_ = std::string();
-  return status_;
+  return absl::OkStatus();
 }
 
 void ScriptWriter::Add(const ScriptedOperation& operation) {

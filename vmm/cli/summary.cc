@@ -285,13 +285,16 @@ std::string HintsText(const std::string& program) {
 
 // Of a run that has shown less than that memory stays correct while it moves. Empty: it has shown it.
 std::string ShownLess(const RunSummary& summary) {
-  const bool moved = TotalOperations(summary.stats.churn.operations) != 0;
+  // Of these, only operations that were not declined.
+  const bool moved = std::any_of(summary.coverage.rows.begin(), summary.coverage.rows.end(),
+                                 [](const CoverageRow& row) { return row.operations != 0; });
   const bool checked = summary.options.RunsLinux() || summary.stats.guest.pages_checked != 0;
   if (moved && checked) return "";
   const char* const less =
-      checked ? "no churn ran, so this shows nothing about memory that moves"
+      checked ? "no churn was done, so this shows nothing about memory that moves"
       : moved ? "the guest checked no page, so this does not show that it read nothing stale"
-              : "no churn ran and the guest checked no page, so this shows nothing about coherence";
+              : "no churn was done and the guest checked no page, so this shows nothing about "
+                "coherence";
   return absl::StrFormat(
       ": %s, nothing leaked; %s.\n",
       summary.options.RunsLinux() ? "Linux has powered off" : "the guest ended well", less);

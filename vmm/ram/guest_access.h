@@ -41,7 +41,7 @@ struct GuestCopy {
 
 // What GuestAccess::BringIn brings in of the pages around its range.
 enum class Around : uint8_t {
-  kNothing,  // as far as pages of the host are no larger
+  kNothing,  // only the pages of the range; a larger page of the host comes in whole
   kBlocks,   // with huge pages, the rest of each block of 2 MiB
 };
 

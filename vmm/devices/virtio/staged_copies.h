@@ -42,7 +42,7 @@ class StagedCopies {
     front_ += lines;
     return {at, bytes};
   }
-  // Whether `at` lies in a room that Allocate has returned.
+  // Whether `at` lies in this buffer.
   bool Owns(const std::byte* at) const {
     if (room_ == nullptr) return false;
     const std::less<> before;

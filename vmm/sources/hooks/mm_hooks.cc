@@ -128,13 +128,13 @@ bool ReplacesContent(const underfoot_change& change) {
 }
 
 // After ENOMEM a part of the range had no mapping, and the rest may be done. Linux 6.18 answers
-// UFFDIO_MOVE with EEXIST also of a page that it has moved; see Relocation::IsIn. A collapse that
-// fails may have put a part of the range into huge pages, or may have given a file its huge page and
-// then not have mapped it (EINVAL; see HugePageChurn::Collapse).
+// UFFDIO_MOVE with EEXIST also of a page that it has moved; see Relocation::IsIn. A collapse may
+// have given a file its huge page and then not have mapped it (EINVAL; see HugePageChurn::Collapse).
 bool MayBeDone(const underfoot_change& change) {
   return change.error == 0 || change.error == ENOMEM ||
          (change.call == UNDERFOOT_MOVE && change.error == EEXIST) ||
-         (change.call == UNDERFOOT_MADVISE && change.argument == newer::kMadvCollapse);
+         (change.call == UNDERFOOT_MADVISE && change.argument == newer::kMadvCollapse &&
+          change.error == EINVAL);
 }
 
 bool RevokesAccess(const underfoot_change& change) {

@@ -18,10 +18,8 @@ namespace {
 // Bounds the lag. A wake-up for each record would cost the thread that makes the change 10 us.
 constexpr int kPeriodMs = 2;
 // After this time without a record, the next one wakes the thread by itself: 500 wake-ups a second would
-// take a vCPU off its CPU for nothing. Then the thread looks at this period for what wakes nobody: ages, and
-// CPUs that have come online.
+// take a vCPU off its CPU for nothing.
 constexpr int64_t kQuietNs = 64'000'000;
-constexpr int kQuietPeriodMs = 50;
 // By when a change of one record is over, as a rule.
 constexpr int64_t kChangeEndsNs = 10'000'000;
 // A DAMON thread ages pages without end; its records must not displace those of other changes.
@@ -138,7 +136,8 @@ void KernelNotifier::Serve(KernelRecordSource& source) {
       wanted = drains_wanted_;
       if (wanted != drains_done_) source.LookForCpus();
     }
-    const bool quiet = !TakeAll(source) && again_.empty();
+    const bool quiet = !TakeAll(source) && again_.empty() &&
+                       (options_.removals == nullptr || options_.removals->None());
     timeout_ms = NextTimeoutMs(source, quiet);
     absl::MutexLock lock(&mutex_);
     drains_done_ = wanted;
@@ -155,7 +154,7 @@ int KernelNotifier::NextTimeoutMs(KernelRecordSource& source, bool quiet) {
     woken_by_record_ = false;
     return kPeriodMs;
   }
-  if (woken_by_record_) return kQuietPeriodMs;
+  if (woken_by_record_) return options_.quiet_period_ms;
   if (now_ns - quiet_since_ns_ < kQuietNs) return kPeriodMs;
   quiet_since_ns_ = now_ns;  // so that a source that cannot is asked seldom
   woken_by_record_ = source.WakeAtOnce(true);

@@ -16,7 +16,8 @@
 // A record may be that of a removal which userfaultfd has reported (RemovalRecords). After all
 // holders of mmap_lock have released it, the zap is then over and the removal is complete.
 //
-// The notifier's thread opens the source, which may take long, and reads it at least every kPeriod.
+// The notifier's thread opens the source, which may take long, and reads it at least every kPeriod. After a
+// time without records the next one wakes it, and it reads less often (quiet_period_ms).
 // It may wait for readers and holds nothing meanwhile. Only Drain waits for this thread.
 //
 // Thread safety: Start and Stop by the owner; all else from any thread.
@@ -65,6 +66,9 @@ struct KernelNotifierOptions {
   HostEventSink* sink = nullptr;
   // Receives each page that was young to us when the kernel aged it.
   std::function<void(Hva page)> young_sink = nullptr;
+  // How often the thread looks while records of unmaps wake it: for a few ages, and for CPUs that have come
+  // online. In ms.
+  int quiet_period_ms = 50;
   // Called when the source is open: a change from then on is reported. WaitUntilOpen returns after
   // it.
   std::function<void()> open_sink = nullptr;

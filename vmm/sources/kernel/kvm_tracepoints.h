@@ -5,8 +5,8 @@
 // out the unmaps. Hvas are numbers of some process: a change at the same number in another VMM is
 // reported here too.
 //
-// A fourth event of each CPU records the unmaps once more, into a ring that nobody reads, and wakes the
-// reader at each record. It counts only while WakeAtOnce is on.
+// A fourth event of each CPU records the unmaps once more, into a ring whose records are discarded, and wakes
+// the reader at each record. It counts only while WakeAtOnce is on.
 //
 // The CPUs are found by system calls and not by a file of /sys, which a container may replace:
 // every number is tried until the kernel does not know it. A CPU that is offline is tried again at
@@ -91,7 +91,7 @@ class KvmTracepoints final : public KernelRecordSource {
   };
   struct Watched {
     std::vector<Event> events;  // by kind
-    Event waker;
+    Event waker;                // without a descriptor: it could not be opened
     // After the events, so that a ring is unmapped before its event is closed.
     std::optional<PerfRing> unmaps;
     std::optional<PerfRing> ages;
@@ -117,7 +117,6 @@ class KvmTracepoints final : public KernelRecordSource {
   int64_t clock_offset_ns_ = 0;  // this process's CLOCK_MONOTONIC minus that of the host
   std::vector<std::unique_ptr<Watched>> cpus_;  // by number; nullptr: not watched
   std::vector<int> fds_;
-  bool wakes_at_once_ = false;
   int64_t next_look_ns_ = 0;
   int64_t last_look_ns_ = 0;
 };
