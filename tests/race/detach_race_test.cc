@@ -58,6 +58,21 @@ class DetachRaceTest : public ::testing::Test {
     InvalidationScope bracket(mmu_.notifier(), {host_.range(), InvalidationKind::kUnmap});
     host_.Move(host_.range());
   }
+  // The host moves all pages while `reader` is stopped at `inside`, in a section. It stops at `used` too, when
+  // it has its pages.
+  void MoveAllBeside(Task& reader, Gate& inside, Gate& used) {
+    ASSERT_TRUE(StopsAt(inside, reader));
+    Gate waits("reader-wait");
+    Task begin("begin", [&] { MoveAll(); });
+    ASSERT_TRUE(StopsAt(waits, begin));
+    EXPECT_EQ(stage2().Stats().tables, 1u) << "no look-up finds the table any more";
+    inside.Open();
+    ASSERT_TRUE(StopsAt(used, reader));
+    waits.Open();
+    used.Open();
+    reader.Join();
+    begin.Join();
+  }
   // Page 5 is claimed by kOwner.
   void Claim() {
     ASSERT_EQ(stage2().TryClaim(kTableBegin + 5, 0, Access::kRead, kOwner).outcome,
@@ -94,18 +109,8 @@ TEST_F(DetachRaceTest, ABeginWaitsForAReaderThatHasFoundTheTable) {
     if (!reads) return;
     EXPECT_EQ(page.pfn(), host_.PfnOf(host_.PageAt(0))) << "the page moved under a reader";
   });
-  ASSERT_TRUE(StopsAt(above, reader));
-  Gate waits("reader-wait");
-  Task begin("begin", [&] { MoveAll(); });
-  ASSERT_TRUE(StopsAt(waits, begin));
-  EXPECT_EQ(stage2().Stats().tables, 1u) << "no look-up finds the table any more";
-  above.Open();
-  ASSERT_TRUE(StopsAt(used, reader));
+  MoveAllBeside(reader, above, used);
   EXPECT_TRUE(reads);
-  waits.Open();
-  used.Open();
-  reader.Join();
-  begin.Join();
 }
 
 //   reader of two pages             Begin
@@ -131,18 +136,8 @@ TEST_F(DetachRaceTest, ABeginWaitsForAReaderInTheMiddleOfTheTable) {
     PassSyncPoint("pages-are-marked");
     EXPECT_EQ(host_.PfnOf(host_.PageAt(1)), frame) << "the page moved under a reader";
   });
-  ASSERT_TRUE(StopsAt(between, reader));
-  Gate waits("reader-wait");
-  Task begin("begin", [&] { MoveAll(); });
-  ASSERT_TRUE(StopsAt(waits, begin));
-  EXPECT_EQ(stage2().Stats().tables, 1u) << "no look-up finds the table any more";
-  between.Open();
-  ASSERT_TRUE(StopsAt(used, reader));
+  MoveAllBeside(reader, between, used);
   EXPECT_EQ(marked, 2u);
-  waits.Open();
-  used.Open();
-  reader.Join();
-  begin.Join();
 }
 
 //   section over two pages          Begin
@@ -165,18 +160,8 @@ TEST_F(DetachRaceTest, ABeginWaitsForASectionThatKnowsTheTable) {
     PassSyncPoint("pages-are-used");
     EXPECT_EQ(host_.PfnOf(host_.PageAt(1)), frame) << "the page moved under a reader";
   });
-  ASSERT_TRUE(StopsAt(between, reader));
-  Gate waits("reader-wait");
-  Task begin("begin", [&] { MoveAll(); });
-  ASSERT_TRUE(StopsAt(waits, begin));
-  EXPECT_EQ(stage2().Stats().tables, 1u) << "no look-up finds the table any more";
-  between.Open();
-  ASSERT_TRUE(StopsAt(used, reader));
+  MoveAllBeside(reader, between, used);
   EXPECT_EQ(found, 2u);
-  waits.Open();
-  used.Open();
-  reader.Join();
-  begin.Join();
 }
 
 //   installer                       bracket
