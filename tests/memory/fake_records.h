@@ -35,7 +35,7 @@ class FakeRecords {
     absl::MutexLock lock(&mutex_);
     return wakes_at_once_;
   }
-  // Written just before the notifier asks to be woken, so that it wakes nobody.
+  // Written just before the notifier asks to be woken, so this record does not wake it.
   void AddBeforeTheNextWait(HvaRange range) {
     absl::MutexLock lock(&mutex_);
     before_the_wait_ = range;

@@ -306,10 +306,10 @@ std::string PassedText(const RunSummary& summary) {
   const AuditStats& audit = summary.stats.audit;
   const bool linux_guest = summary.options.RunsLinux();
   const std::string less = ShownLess(summary);
-  if (!less.empty() && audit.unobserved == 0) return less;
   if (audit.unobserved == 0) {
-    return linux_guest ? ": Linux has powered off, the audit is clean, nothing leaked.\n"
-                       : ": nothing stale, nothing lost, nothing leaked.\n";
+    return !less.empty() ? less
+           : linux_guest ? ": Linux has powered off, the audit is clean, nothing leaked.\n"
+                         : ": nothing stale, nothing lost, nothing leaked.\n";
   }
   return absl::StrFormat(
       "%s"
