@@ -162,10 +162,11 @@ def block_of(question, results):
 
 def run_conditions(run):
     machine = run["machine"]
+    processes = f" in {run['processes']} processes" if run["processes"] > 1 else ""
     return (
         f"{machine['cpus']} CPUs, {machine['cpu']}; Linux {machine['kernel']}; {machine['kvm']}; "
         f"{machine['compiler']}; commit {run['commit'] or 'unknown'}; seed {run['seed']}; "
-        f"a {run['effort']} run. The load was {machine['load']:.1f} when the run began; "
+        f"a {run['effort']} run{processes}. The load was {machine['load']:.1f} when the run began; "
         + ("the machine was **not quiet**, so compare ratios and not times."
            if machine["load"] > 0.5 else "the machine was quiet."))
 

@@ -78,6 +78,7 @@ Bench::Bench(BenchOptions options) : options_(std::move(options)) {
   results_.machine = MachineInfo::OfThis();
   results_.commit = options_.commit;
   results_.effort = options_.effort;
+  results_.processes = options_.processes;
   results_.seed = options_.seed;
   if (prints()) std::cout << MachineText(results_.machine) << std::flush;
 }
@@ -125,9 +126,29 @@ void Bench::Compare(Comparison comparison) {
     comparison.time_limit = std::chrono::nanoseconds::max();
   }
   comparison.keep_disturbed = smoke();
-  results_.comparisons.push_back(Measure(comparison));
+  comparison.rounds = std::max((comparison.rounds + options_.processes - 1) / options_.processes,
+                               options_.rounds == 0 ? kLeastRounds : 1);
+  comparison.time_limit /= options_.processes;
+  const Rounds& rounds = rounds_[comparison.name] = TakeRounds(comparison);
+  results_.comparisons.push_back(ResultOf(comparison, rounds));
   if (prints()) std::cout << TableOf(results_.comparisons.back()) << std::flush;
-  // If that fails, it fails at the end of the run too, and is reported there.
+  SaveWhatThereIs();
+}
+
+void Bench::Add(const RoundsOfAll& rounds) {
+  for (ComparisonResult& comparison : results_.comparisons) {
+    const auto more = rounds.find(comparison.name);
+    if (more == rounds.end() || more->second.variants.size() != comparison.variants.size())
+      continue;
+    Rounds& all = rounds_[comparison.name];
+    Append(all, more->second);
+    Update(comparison, all);
+  }
+  SaveWhatThereIs();
+}
+
+// If that fails, it fails at the end of the run too, and is reported there.
+void Bench::SaveWhatThereIs() const {
   if (prints() && !options_.json_path.empty()) {
     static_cast<void>(SaveJson(options_.json_path, results_));
   }

@@ -15,6 +15,7 @@
 #include "tests/bench/options.h"
 #include "tests/bench/partner.h"
 #include "tests/bench/report.h"
+#include "tests/bench/rounds_file.h"
 
 namespace underfoot::bench {
 
@@ -37,11 +38,18 @@ class Bench {
   // Runs the groups of the table in bench.cc.
   void RunAll();
 
+  // Adds the rounds that another process has taken, and writes the JSON again. What that process did
+  // not measure, or measured with other variants, keeps its figures.
+  void Add(const RoundsOfAll& rounds);
+
   const Results& results() const { return results_; }
+  const RoundsOfAll& rounds() const { return rounds_; }
 
  private:
   bool WantsGroup(std::string_view group) const;
-  bool prints() const { return options_.json_path != "-"; }
+  bool is_first() const { return options_.rounds_path.empty(); }
+  bool prints() const { return is_first() && options_.json_path != "-"; }
+  void SaveWhatThereIs() const;
   void ShowProgress(std::string_view name) const;
 
   const BenchOptions options_;
@@ -49,6 +57,7 @@ class Bench {
   double seconds_left_ = 0;  // of the groups to come, in a full run
   double seconds_done_ = 0;
   Results results_;
+  RoundsOfAll rounds_;
 };
 
 // The groups: one declaration here and one row of the table in bench.cc for each. Each group's own

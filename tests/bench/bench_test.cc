@@ -43,6 +43,10 @@ TEST(Statistics, OneStrayRoundMovesNeitherMedianNorSpread) {
   EXPECT_EQ(spread.high, 10);
 }
 
+ComparisonResult Measure(const Comparison& comparison) {
+  return ResultOf(comparison, TakeRounds(comparison));
+}
+
 Variant Constant(std::string name, double ns) {
   return {.name = std::move(name), .run = [ns](Turn& turn) { turn.Record(ns); }, .goal = {}};
 }
@@ -99,6 +103,48 @@ TEST(Comparison, AVariantThatIsAlwaysDisturbedHasNoFigureAndMeetsNoGoal) {
   EXPECT_THAT(TableOf(result), HasSubstr("every turn was disturbed"));
 }
 
+TEST(Comparison, TheRoundsOfAnotherProcessCountLikeItsOwn) {
+  const auto comparison = [](double figure) {
+    return Comparison{.name = "g.c",
+                      .what = "",
+                      .variants = {Constant("a", 1), Constant("b", figure)},
+                      .rounds = 10};
+  };
+  Rounds rounds = TakeRounds(comparison(2));
+  ComparisonResult result = ResultOf(comparison(2), rounds);
+  EXPECT_EQ(result.variants[1].ratio->high, 2);
+  Append(rounds, TakeRounds(comparison(4)));
+  Update(result, rounds);
+  EXPECT_EQ(result.rounds, 20u);
+  EXPECT_EQ(result.variants[1].figure.samples, 20u);
+  EXPECT_EQ(result.variants[1].ratio->low, 2);
+  EXPECT_EQ(result.variants[1].ratio->high, 4) << "the spread does not contain the other process";
+}
+
+TEST(RoundsFile, HasWhatWasSaved) {
+  const std::string path = ::testing::TempDir() + "rounds_file_test";
+  const Rounds rounds{.count = 2,
+                      .variants = {{.samples = {1.5, 2.5}, .medians = {2.5}, .discarded = 3},
+                                   {.samples = {}, .medians = {}, .ratios = {0.25}}}};
+  ASSERT_EQ(SaveRounds(path, {{"g.c", rounds}}), absl::OkStatus());
+  const absl::StatusOr<RoundsOfAll> loaded = LoadRounds(path);
+  std::filesystem::remove(path);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  ASSERT_EQ(loaded->size(), 1u);
+  const Rounds& again = loaded->at("g.c");
+  EXPECT_EQ(again.count, 2u);
+  ASSERT_EQ(again.variants.size(), 2u);
+  EXPECT_THAT(again.variants[0].samples, ElementsAre(1.5, 2.5));
+  EXPECT_THAT(again.variants[0].medians, ElementsAre(2.5));
+  EXPECT_EQ(again.variants[0].discarded, 3u);
+  EXPECT_THAT(again.variants[1].ratios, ElementsAre(0.25));
+}
+
+TEST(RoundsFile, AnEmptyFileHasNoRoundsAndAMissingFolderTakesNone) {
+  EXPECT_THAT(std::string(LoadRounds("/dev/null").status().message()), HasSubstr("/dev/null"));
+  EXPECT_FALSE(SaveRounds("/nowhere/rounds", {}).ok());
+}
+
 TEST(Report, TimesHaveThreeDigitsAndAUnit) {
   EXPECT_EQ(FormatFigure(0.294, "ns"), "0.29 ns");
   EXPECT_EQ(FormatFigure(74.06, "ns"), "74.1 ns");
@@ -150,6 +196,13 @@ TEST(Options, AnUnknownArgumentIsNamed) {
   EXPECT_FALSE(ParseOptions({"--rounds=0"}).ok());
   EXPECT_THAT(ParseOptions({"--filter=a.b,c"})->filters, ElementsAre("a.b", "c"));
   EXPECT_EQ(ParseOptions({"--seed=9"})->seed, 9u);
+}
+
+TEST(Options, AFullRunIsDividedAmongProcessesAndAQuickOneIsNot) {
+  EXPECT_EQ(ParseOptions({})->processes, 4u);
+  EXPECT_EQ(ParseOptions({"--quick"})->processes, 1u);
+  EXPECT_EQ(ParseOptions({"--quick", "--processes=3"})->processes, 3u);
+  EXPECT_FALSE(ParseOptions({"--processes=0"}).ok());
 }
 
 TEST(Partner, EndsItsWorkBeforeTheNext) {
@@ -229,6 +282,27 @@ TEST(Benchmarks, WhatIsMeasuredIsSavedBeforeTheRunEnds) {
   const auto files = std::filesystem::directory_iterator(folder);
   EXPECT_EQ(std::distance(begin(files), end(files)), 1) << "something is left beside the JSON";
   std::filesystem::remove_all(folder);
+}
+
+TEST(Benchmarks, TheRoundsAreDividedAndThoseOfAnotherProcessAreAdded) {
+  BenchOptions options;
+  options.json_path = "-";
+  options.processes = 4;
+  const auto measure = [](Bench& bench) {
+    bench.Compare({.name = "both", .what = "", .variants = {Constant("a", 1)}, .rounds = 40});
+  };
+  Bench bench(options);
+  measure(bench);
+  bench.Compare({.name = "mine", .what = "", .variants = {Constant("a", 1)}, .rounds = 3});
+  EXPECT_EQ(bench.results().comparisons[0].rounds, 10u);
+  EXPECT_EQ(bench.results().comparisons[1].rounds, kLeastRounds);
+  options.rounds_path = "unused";
+  Bench other(options);
+  measure(other);
+  bench.Add(other.rounds());
+  EXPECT_EQ(bench.results().comparisons[0].rounds, 20u);
+  EXPECT_EQ(bench.results().comparisons[1].rounds, kLeastRounds);
+  EXPECT_EQ(nlohmann::json::parse(JsonOf(bench.results()))["processes"], 4);
 }
 
 TEST(Benchmarks, EachRunsBrieflyAndPrintsAFigure) {

@@ -54,7 +54,7 @@ def differences(old, new):
         runs = (figures.run_of(old, before[comparison["name"]]), figures.run_of(new, comparison))
         pairs = [(name, *(run["machine"][name] for run in runs))
                  for name in ("cpu", "cpus", "kernel", "kvm", "compiler")]
-        pairs += [(name, *(run[name] for run in runs)) for name in ("effort", "seed")]
+        pairs += [(name, *(run[name] for run in runs)) for name in ("effort", "seed", "processes")]
         found += [f"{name}: {earlier}, now {now}" for name, earlier, now in pairs if earlier != now]
     return list(dict.fromkeys(found))
 

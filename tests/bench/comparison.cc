@@ -6,15 +6,9 @@ namespace {
 // A discarded turn is taken again, so often in all.
 constexpr unsigned kAttempts = 4;
 
-struct Collected {
-  std::vector<double> samples;
-  std::vector<double> medians;
-  std::vector<double> ratios;
-  uint64_t discarded = 0;
-};
-
 // The median of a valid turn; nullopt when there was none.
-std::optional<double> TakeTurn(const Variant& variant, bool keep_disturbed, Collected& collected) {
+std::optional<double> TakeTurn(const Variant& variant, bool keep_disturbed,
+                               VariantRounds& collected) {
   for (unsigned attempt = 0; attempt < kAttempts; ++attempt) {
     Turn turn;
     variant.run(turn);
@@ -28,7 +22,8 @@ std::optional<double> TakeTurn(const Variant& variant, bool keep_disturbed, Coll
   return std::nullopt;
 }
 
-void TakeRound(const Comparison& comparison, unsigned round, std::vector<Collected>& collected) {
+void TakeRound(const Comparison& comparison, unsigned round,
+               std::vector<VariantRounds>& collected) {
   const std::vector<Variant>& variants = comparison.variants;
   std::vector<std::optional<double>> medians(variants.size());
   for (size_t i = 0; i < variants.size(); ++i) {
@@ -62,34 +57,58 @@ std::optional<bool> VariantResult::GoalMet() const {
   return FigureOf(goal->of) <= goal->at_most;
 }
 
-ComparisonResult Measure(const Comparison& comparison) {
-  std::vector<Collected> warm_up(comparison.variants.size());
+Rounds TakeRounds(const Comparison& comparison) {
+  std::vector<VariantRounds> warm_up(comparison.variants.size());
   TakeRound(comparison, 0, warm_up);
-  std::vector<Collected> collected(comparison.variants.size());
+  Rounds rounds;
+  rounds.variants.resize(comparison.variants.size());
   const auto start = std::chrono::steady_clock::now();
-  unsigned round = 0;
-  while (
-      round < comparison.rounds &&
-      (round < kLeastRounds || std::chrono::steady_clock::now() - start < comparison.time_limit)) {
-    TakeRound(comparison, round++, collected);
+  while (rounds.count < comparison.rounds &&
+         (rounds.count < kLeastRounds ||
+          std::chrono::steady_clock::now() - start < comparison.time_limit)) {
+    TakeRound(comparison, rounds.count++, rounds.variants);
   }
+  return rounds;
+}
+
+void Append(Rounds& rounds, const Rounds& more) {
+  const auto append = [](std::vector<double>& to, const std::vector<double>& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
+  rounds.count += more.count;
+  for (size_t i = 0; i < rounds.variants.size(); ++i) {
+    VariantRounds& variant = rounds.variants[i];
+    append(variant.samples, more.variants[i].samples);
+    append(variant.medians, more.variants[i].medians);
+    append(variant.ratios, more.variants[i].ratios);
+    variant.discarded += more.variants[i].discarded;
+  }
+}
+
+ComparisonResult ResultOf(const Comparison& comparison, const Rounds& rounds) {
   ComparisonResult result{.name = comparison.name,
                           .what = comparison.what,
-                          .rounds = round,
                           .unit = comparison.unit,
                           .sweep = comparison.sweep,
                           .variants = {}};
-  for (size_t i = 0; i < comparison.variants.size(); ++i) {
-    result.variants.push_back({.name = comparison.variants[i].name,
-                               .figure = Summarize(collected[i].samples),
-                               .round_medians = SpreadOf(collected[i].medians),
-                               .ratio = collected[i].ratios.empty()
-                                            ? std::nullopt
-                                            : std::optional(SpreadOf(collected[i].ratios)),
-                               .discarded = collected[i].discarded,
-                               .goal = comparison.variants[i].goal});
+  for (const Variant& variant : comparison.variants) {
+    result.variants.push_back({.name = variant.name, .goal = variant.goal});
   }
+  Update(result, rounds);
   return result;
+}
+
+void Update(ComparisonResult& result, const Rounds& rounds) {
+  result.rounds = rounds.count;
+  for (size_t i = 0; i < result.variants.size(); ++i) {
+    VariantResult& variant = result.variants[i];
+    const VariantRounds& taken = rounds.variants[i];
+    variant.figure = Summarize(taken.samples);
+    variant.round_medians = SpreadOf(taken.medians);
+    variant.ratio = std::nullopt;
+    if (!taken.ratios.empty()) variant.ratio = SpreadOf(taken.ratios);
+    variant.discarded = taken.discarded;
+  }
 }
 
 }  // namespace underfoot::bench

@@ -81,15 +81,28 @@ struct Comparison {
   bool keep_disturbed = false;
 };
 
+// What one variant has measured in all rounds, before any statistics.
+struct VariantRounds {
+  std::vector<double> samples = {};
+  std::vector<double> medians = {};  // one for each round with a valid turn
+  std::vector<double> ratios = {};   // one for each round in which the baseline had one too
+  uint64_t discarded = 0;            // turns
+};
+
+struct Rounds {
+  unsigned count = 0;
+  std::vector<VariantRounds> variants = {};  // in the order of the comparison
+};
+
 struct VariantResult {
   std::string name;
-  Summary figure;  // of all samples
-  Spread round_medians;
+  Summary figure = {};  // of all samples
+  Spread round_medians = {};
   // To the baseline, round by round. nullopt: in no round were both measured and the baseline above
   // 0.
-  std::optional<Spread> ratio;
+  std::optional<Spread> ratio = std::nullopt;
   uint64_t discarded = 0;  // turns
-  std::optional<Goal> goal;
+  std::optional<Goal> goal = std::nullopt;
 
   double FigureOf(Goal::Of of) const;
   // nullopt: there is no goal.
@@ -108,7 +121,14 @@ struct ComparisonResult {
 // One round more than asked for: the first one warms up and does not count. When the time limit has
 // passed, the round in progress is the last, but kLeastRounds are always measured.
 inline constexpr unsigned kLeastRounds = 2;
-ComparisonResult Measure(const Comparison& comparison);
+Rounds TakeRounds(const Comparison& comparison);
+
+// Adds the rounds that another process has taken of the same comparison.
+void Append(Rounds& rounds, const Rounds& more);
+
+ComparisonResult ResultOf(const Comparison& comparison, const Rounds& rounds);
+// Computes the figures of `result` again, from more rounds.
+void Update(ComparisonResult& result, const Rounds& rounds);
 
 }  // namespace underfoot::bench
 

@@ -23,8 +23,10 @@ def load(path):
 
 def run_of(results, comparison=None):
     """Where, and of what version, a comparison was measured: see merge.py."""
-    own = {name: results[name] for name in ("machine", "commit", "effort", "seed")}
-    return comparison.get("run", own) if comparison else own
+    own = {name: results[name] for name in ("machine", "commit", "effort", "seed", "processes")
+           if name in results}
+    run = comparison.get("run", own) if comparison else own
+    return {"processes": 1, **run}  # results from before there were several do not name them
 
 
 def runs(results):

@@ -1,14 +1,25 @@
 // underfoot_bench: the ratios that the project promises, measured.
 
+#include <signal.h>
+#include <spawn.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <iostream>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "mmu/base/rcu.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/cpus.h"
+#include "vmm/base/unique_fd.h"
 
 namespace underfoot::bench {
 namespace {
@@ -22,6 +33,39 @@ bool WriteJson(const std::string& path, const Results& results) {
   if (SaveJson(path, results)) return true;
   std::cerr << "underfoot_bench: cannot write '" << path << "'\n";
   return false;
+}
+
+// Runs this program once more with these arguments, and returns what it has measured.
+absl::StatusOr<RoundsOfAll> RoundsOfAnotherProcess(std::vector<std::string> arguments) {
+  const UniqueFd rounds(memfd_create("rounds", 0));
+  if (!rounds.valid()) return absl::ErrnoToStatus(errno, "memfd_create");
+  const std::string path = absl::StrCat("/proc/", getpid(), "/fd/", rounds.get());
+  arguments.insert(arguments.begin(), "/proc/self/exe");
+  arguments.push_back("--rounds-file=" + path);
+  std::vector<char*> pointers;
+  for (std::string& argument : arguments) pointers.push_back(argument.data());
+  pointers.push_back(nullptr);
+  pid_t pid = 0;
+  if (const int error =
+          posix_spawn(&pid, pointers[0], nullptr, nullptr, pointers.data(), environ)) {
+    return absl::ErrnoToStatus(error, "posix_spawn");
+  }
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (status != 0) return absl::InternalError(absl::StrFormat("ended with status 0x%x", status));
+  return LoadRounds(path);
+}
+
+// Of a process after the first: it measures for the one that started it, and ends with it.
+int TakeRoundsFor(const BenchOptions& options) {
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  Bench bench(options);
+  bench.RunAll();
+  const absl::Status saved = SaveRounds(options.rounds_path, bench.rounds());
+  if (saved.ok()) return 0;
+  std::cerr << "underfoot_bench: " << std::string(saved.message()) << "\n";
+  return 1;
 }
 
 int Main(const std::vector<std::string>& arguments) {
@@ -38,12 +82,29 @@ int Main(const std::vector<std::string>& arguments) {
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   AllowedCpus();       // before anything is pinned
   rcu::StartWorker();  // likewise: it keeps the CPUs that it starts with
+  if (!options->rounds_path.empty()) return TakeRoundsFor(*options);
   Bench bench(*options);
   bench.RunAll();
   if (bench.results().comparisons.empty() && bench.results().skipped.empty()) {
     std::cerr << "underfoot_bench: no comparison has '" << absl::StrJoin(options->filters, "' or '")
               << "' in its name\n";
     return 2;
+  }
+  for (unsigned process = 2; process <= options->processes; ++process) {
+    std::cerr << "process " << process << " of " << options->processes << "\n";
+    const absl::StatusOr<RoundsOfAll> more = RoundsOfAnotherProcess(arguments);
+    if (!more.ok()) {
+      std::cerr << "underfoot_bench: process " << process << " of " << options->processes << ": "
+                << std::string(more.status().message()) << "; the results are without it\n";
+      return 1;
+    }
+    bench.Add(*more);
+  }
+  if (options->processes > 1 && options->json_path != "-") {
+    std::cout << "\n== the rounds of all " << options->processes << " processes\n";
+    for (const ComparisonResult& comparison : bench.results().comparisons) {
+      std::cout << TableOf(comparison);
+    }
   }
   return WriteJson(options->json_path, bench.results()) ? 0 : 1;
 }

@@ -8,16 +8,26 @@
 #include "absl/strings/str_split.h"
 
 namespace underfoot::bench {
+namespace {
+
+constexpr unsigned kProcessesOfAFullRun = 4;
+constexpr unsigned kMostProcesses = 100;
+
+}  // namespace
 
 const char kUsage[] =
-    "Usage: underfoot_bench [--filter=TEXT,...] [--rounds=N] [--quick] [--json=FILE] [--seed=N]\n"
-    "                       [--allow-host-changes]\n"
+    "Usage: underfoot_bench [--filter=TEXT,...] [--rounds=N] [--processes=N] [--quick]\n"
+    "                       [--json=FILE] [--seed=N] [--allow-host-changes]\n"
     "\n"
     "Measures variants of one operation in turns and prints their ratios.\n"
     "\n"
     "  --filter=TEXT  only comparisons whose name contains TEXT, as in --filter=stage2; several\n"
     "                 texts are separated by commas\n"
     "  --rounds=N     N rounds of each instead of its own number; more rounds, less spread\n"
+    "  --processes=N  divides the rounds among N processes, one after the other, so that the "
+    "spread\n"
+    "                 contains what differs between processes: where memory lies, and the hour;\n"
+    "                 4 without this option, 1 with --quick\n"
     "  --quick        fewer rounds, at most two seconds for each comparison\n"
     "  --smoke        a few milliseconds each: shows that they run, the numbers mean nothing\n"
     "  --json=FILE    the results as JSON too; with --json=- nothing else is printed\n"
@@ -44,6 +54,7 @@ const char* NameOf(Effort effort) {
 
 absl::StatusOr<BenchOptions> ParseOptions(const std::vector<std::string>& arguments) {
   BenchOptions options;
+  options.processes = 0;
   for (const std::string& argument : arguments) {
     const auto value_of = [&](std::string_view flag) -> std::optional<std::string> {
       if (!argument.starts_with(flag)) return std::nullopt;
@@ -75,10 +86,22 @@ absl::StatusOr<BenchOptions> ParseOptions(const std::vector<std::string>& argume
         return absl::InvalidArgumentError(
             absl::StrCat(argument, ": give a number of rounds above 0, as in --rounds=100"));
       }
+    } else if (const auto processes = value_of("--processes=")) {
+      if (!absl::SimpleAtoi(*processes, &options.processes) || options.processes == 0 ||
+          options.processes > kMostProcesses) {
+        return absl::InvalidArgumentError(absl::StrCat(argument,
+                                                       ": give a number of processes from 1 to ",
+                                                       kMostProcesses, ", as in --processes=2"));
+      }
+    } else if (const auto rounds_path = value_of("--rounds-file=")) {
+      options.rounds_path = *rounds_path;
     } else {
       return absl::InvalidArgumentError(
           absl::StrCat("unknown argument '", argument, "'; --help lists what there is"));
     }
+  }
+  if (options.processes == 0) {
+    options.processes = options.effort == Effort::kFull ? kProcessesOfAFullRun : 1;
   }
   return options;
 }

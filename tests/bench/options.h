@@ -25,12 +25,17 @@ struct BenchOptions {
   // 0: as many as each comparison asks for, within the time that its effort allows.
   unsigned rounds = 0;
   Effort effort = Effort::kFull;
+  // Among how many processes the rounds are divided. A process lays out its memory once, and some
+  // figures depend on that: the spread is to contain it. ParseOptions makes it four for a full run.
+  unsigned processes = 1;
   // Seeds everything that a benchmark draws at random.
   uint64_t seed = 1;
   // What the JSON records as the version of the program.
   std::string commit;
   // Where the JSON goes besides the table; "-" is standard output, in the place of the table.
   std::string json_path;
+  // Of the processes after the first: where the rounds go, instead of any report.
+  std::string rounds_path;
   // The folder of peers/prepare.sh; empty: nothing is compared with a peer.
   std::string peers;
   // Huge pages may be reserved, and settings of the kernel changed; all is put back. Needs root.

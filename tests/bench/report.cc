@@ -124,6 +124,7 @@ std::string JsonOf(const Results& results) {
             {"commit", results.commit},
             {"effort", NameOf(results.effort)},
             {"seed", results.seed},
+            {"processes", results.processes},
             {"comparisons", Json::array()},
             {"skipped", Json::array()}};
   for (const ComparisonResult& result : results.comparisons) {

@@ -26,6 +26,7 @@ struct Results {
   std::string commit;
   Effort effort = Effort::kFull;
   uint64_t seed = 0;
+  unsigned processes = 1;  // that have taken the rounds
   std::vector<ComparisonResult> comparisons;
   std::vector<SkippedComparison> skipped;
 };

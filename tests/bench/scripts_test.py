@@ -140,6 +140,10 @@ class MergeTest(unittest.TestCase):
         self.assertIn("(5 rounds, run 2)", answers.comparison_table(made["comparisons"][1], made)[0])
         self.assertIn("(5 rounds)", answers.comparison_table(made["comparisons"][0], made)[0])
 
+    def test_the_conditions_say_how_many_processes_took_the_rounds(self):
+        self.assertIn("a full run in 4 processes.", answers.conditions(results(processes=4)))
+        self.assertIn("a full run. The load", answers.conditions(results()))
+
     def test_only_conditions_of_what_both_have_are_compared(self):
         new = self.new(comparison("g.b", variant("x", 3)))
         made = merge.merged(self.OLD, new)

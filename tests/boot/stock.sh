@@ -99,7 +99,7 @@ command_check_stock() {
 
 # stock_measure JSON OPTION... -- ARGUMENT...: underfoot_bench with ARGUMENTs on that machine, whose OPTIONs are
 # those of stock_kvm.sh. The results come out after the text. The load in them is this machine's: that one
-# knows its own only, and shares this one's CPUs.
+# knows its own only, and shares this one's CPUs. Counts do not differ between processes, so one takes all rounds.
 stock_measure() {
   local json=$1 log load status=0 options=()
   shift
@@ -113,7 +113,7 @@ stock_measure() {
   # shellcheck disable=SC2016  # the shell of that machine expands them
   stock_kvm "${options[@]}" --file "$PWD/build/underfoot_bench" -- \
     /bin/busybox sh -c '"$0" --json=/tmp/bench.json "$@" || exit; echo "results:"; cat /tmp/bench.json' \
-    "$PWD/build/underfoot_bench" "$@" | tee "$log" | sed -u '/^results:$/,$d' || status=$?
+    "$PWD/build/underfoot_bench" --processes=1 "$@" | tee "$log" | sed -u '/^results:$/,$d' || status=$?
   if ((status == 0)); then
     # Those of the last attempt.
     awk '/^results:$/ { text = ""; on = 1; next } on { text = text $0 "\n" } END { printf "%s", text }' "$log" |
