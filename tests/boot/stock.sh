@@ -1,5 +1,5 @@
 # For `dev`: what runs on another kernel than the host's. That is Debian's stock KVM under QEMU's software CPU
-# (stock_kvm.sh), and Debian as a guest of ours.
+# (stock_kvm.sh), and Debian as a guest of ours. tests/linux/check_linux.sh has `./dev check-linux`.
 # shellcheck shell=bash
 # shellcheck disable=SC2154  # dev has the lists of packages
 
@@ -128,59 +128,6 @@ stock_bench() {
   local version=$1 json=$2
   shift 2
   stock_measure "$json" --kernel "$version" --nodes 2 --memory 1024 --timeout 900 -- "$@"
-}
-
-# linux_lane NAME KERNEL VCPUS ROUNDS END EXPECTED OPTION...: one guest, see tests/linux/check_host.sh.
-# $stock_options has more options of that machine.
-linux_lane() {
-  local name=$1 image=$2 file files=()
-  shift 2
-  for file in build/underfoot "$image" "$folder/initrd" tests/linux/check_host.sh \
-    /sbin/mke2fs /sbin/e2fsck /sbin/debugfs; do
-    files+=(--file "$file")
-  done
-  step "$name" stock_run --kernel 6.1 --memory 1536 --timeout 300 "${stock_options[@]}" "${files[@]}" -- \
-    /bin/busybox sh "$PWD/tests/linux/check_host.sh" "$PWD/build/underfoot" "$image" "$folder/initrd" "$@"
-}
-
-command_check_linux() {
-  need_packages "${PACKAGES_BUILD[@]}" "${PACKAGES_STOCK[@]}"
-  configure_and_build dev underfoot
-  # shellcheck source=tests/boot/debian.sh
-  . tests/boot/debian.sh
-  get_kernel 6.1
-  local folder
-  folder=$(mktemp -d)
-  # shellcheck disable=SC2064  # expanded now: at the exit the variable has gone
-  trap "rm -rf '$folder'" EXIT
-  tests/linux/initrd.sh "$kernel" tests/linux/check_init.sh "$folder/initrd"
-  tests/linux/vmlinux.py "$kernel/vmlinuz" "$folder/vmlinux"
-  local memory=(--memory 192M --allow-host-changes) stock_options=()
-  linux_lane linux-anon "$kernel/vmlinuz" 2 1 poweroff 0 "${memory[@]}" --backing anon \
-    --churn pageout:10/s,fork:2/s,collapse:1/s,wp:10/s,memslot:2/s,remap:2/s,protect:2/s
-  linux_lane linux-memfd "$kernel/vmlinuz" 1 1 reboot 4 "${memory[@]}" --backing memfd \
-    --churn pageout:10/s,zap:10/s,wp:10/s,cold:2/s,memslot:2/s,remap:2/s,protect:2/s,adversary:1/s
-  # Pages migrate between two nodes.
-  stock_options=(--nodes 2 --smp 4 --timeout 500)
-  linux_lane linux-4-vcpus "$kernel/vmlinuz" 4 1 poweroff 0 "${memory[@]}" --backing anon \
-    --churn migrate:2/s,compact:1/s,split:1/s
-  stock_options=()
-  tests/linux/initrd.sh "$kernel" tests/linux/shell_init.sh "$folder/shell"
-  local tty
-  for tty in ttyS0 hvc0; do
-    step "linux-console-$tty" stock_run --kernel 6.1 --memory 1024 --timeout 300 --file build/underfoot \
-      --file "$kernel/vmlinuz" --file "$folder/shell" --file tests/linux/check_console.sh \
-      --file "$(command -v script)" -- \
-      /bin/busybox sh "$PWD/tests/linux/check_console.sh" "$PWD/build/underfoot" "$kernel/vmlinuz" \
-      "$folder/shell" "$tty"
-  done
-  tests/linux/initrd.sh "$kernel" tests/linux/memory_init.sh "$folder/memory"
-  step linux-memory stock_run --kernel 6.1 --memory 1536 --timeout 400 --file build/underfoot \
-    --file "$kernel/vmlinuz" --file "$folder/memory" --file tests/linux/check_memory.sh -- \
-    /bin/busybox sh "$PWD/tests/linux/check_memory.sh" "$PWD/build/underfoot" "$kernel/vmlinuz" \
-    "$folder/memory" --allow-host-changes --churn pageout:5/s,wp:5/s,memslot:1/s,remap:1/s
-  linux_lane linux-pvh-panic "$folder/vmlinux" 1 1 panic 1 "${memory[@]}"
-  summarize check-linux
 }
 
 # bench_linux JSON ARGUMENT...: boots of Linux by ours and by QEMU, in turns (tests/bench/peers.cc), on the

@@ -28,9 +28,12 @@ rm -r new
 
 # QEMU's software CPU has no XSETBV for guests of guests.
 "$program" run --kernel "$kernel" --initrd "$initrd" --vcpus "$vcpus" --disk vda --disk vdb,ro \
-  --append "noxsave quiet check_cpus=$vcpus check_rounds=$rounds check_end=$end" --duration 8m "$@"
+  --append "noxsave quiet check_cpus=$vcpus check_rounds=$rounds check_end=$end" --duration 8m "$@" >log 2>&1
 status=$?
+cat log
 [ $status -eq "$expected" ] || fail "exit code $status of the run; $expected expected"
+# A panic has one exit code at the end and before it.
+grep -q "guest: good" log || fail "the guest has not come to its end"
 
 /sbin/e2fsck -f -n vda >fsck 2>&1 || fail "e2fsck: $(cat fsck)"
 mkdir out
