@@ -20,7 +20,7 @@ WRONG = """
     torture --bogus; torture --events 0; torture --seconds 0; storm --duration 0s; storm --duration; storm --bogus
     bench --rounds=abc; bench --rounds=0; bench --json; bench --json=; bench peers extra; bench linux --only 1
     bench --bogus; bench --only; bench --only 99; bench --compare /nonexistent; bench --stock 5; bench --seed=x
-    bench --model --quick; mutants --bogus; instructions --bogus; instructions nothing
+    bench --model --quick; mutants --bogus; mutants --only; mutants --only nothing; instructions --bogus; instructions nothing
 """
 
 

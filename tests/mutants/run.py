@@ -171,6 +171,11 @@ def main():
         complaints = generate.complaints(rows, generate.mutants_in(), options.rows.name)
     except (generate.Mismatch, OSError) as error:
         sys.exit(f"run.py: {error}")
+    if options.only and options.only != "orders":
+        rows = [row for row in rows if row.mutant == options.only]
+        if not rows:
+            print(f"run.py: --only: kill_table.tsv has no mutant '{options.only}'", file=sys.stderr)
+            sys.exit(2)
     if options.targets:
         print("\n".join(sorted({row.binary for row in rows})))
         return
@@ -180,10 +185,7 @@ def main():
     if options.only == "orders":
         rows = []
     elif options.only:
-        rows = [row for row in rows if row.mutant == options.only]
         places = []
-        if not rows:
-            sys.exit(f"no row for mutant {options.only}")
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         verdicts = list(pool.map(lambda row: judge(row, options.build.resolve()), rows))
