@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "absl/strings/str_format.h"
+#include "mmu/base/sync_point.h"
 #include "vmm/base/errno_status.h"
 #include "vmm/base/file_lock.h"
 
@@ -188,6 +189,14 @@ absl::StatusOr<UniqueFd> OpenFile(const std::string& path, int flags, Use use, b
   return file;
 }
 
+// Whether `path` names the open file. `flags`: as of fstatat(2).
+bool IsFileAt(const std::string& path, int file, int flags) {
+  struct stat ours {};
+  struct stat there {};
+  return fstat(file, &ours) == 0 && fstatat(AT_FDCWD, path.c_str(), &there, flags) == 0 &&
+         ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
+}
+
 absl::StatusOr<std::string> ContentOf(const std::string& path) {
   absl::StatusOr<UniqueFd> file = OpenFile(path, O_RDONLY, kReplay, /*takes_device=*/false);
   if (!file.ok()) return std::move(file).status();
@@ -280,15 +289,25 @@ absl::StatusOr<ScriptWriter> ScriptWriter::Open(const std::string& path,
     file = OpenFile(path, kFlags, kRecord, /*takes_device=*/true);
   }
   if (!file.ok()) return std::move(file).status();
-  ScriptWriter writer(path, *std::move(file), created);
+  UNDERFOOT_SYNC_POINT("record-opened");
+  const auto refused = [&path](std::string_view why, std::string_view remedy) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("%s %s cannot be written: it %s; %s", kRecord.option, path, why, remedy));
+  };
   struct stat info {};
-  if (fstat(writer.file_.get(), &info) == 0 && S_ISREG(info.st_mode)) {
-    if (const std::string_view why_not = LockFile(writer.file_.get(), /*exclusive=*/true);
+  if (fstat(file->get(), &info) == 0 && S_ISREG(info.st_mode)) {
+    // The machine that has the lock may have it of a file that this one has created. So only a
+    // writer, which has the lock, removes a file.
+    if (const std::string_view why_not = LockFile(file->get(), /*exclusive=*/true);
         !why_not.empty()) {
-      return absl::FailedPreconditionError(absl::StrFormat(
-          "%s %s cannot be written: it %s; give another file", kRecord.option, path, why_not));
+      return refused(why_not, "give another file");
+    }
+    // Before it was locked, a machine that was refused may have removed it.
+    if (!IsFileAt(path, file->get(), 0)) {
+      return refused("was removed at this moment, by another machine", "start again");
     }
   }
+  ScriptWriter writer(path, *std::move(file), created);
   Json head = {{"underfoot_churn", kVersion},
                {"memory_bytes", machine.memory_bytes},
                {"backing", BackingName(machine.backing)},
@@ -302,12 +321,7 @@ absl::StatusOr<ScriptWriter> ScriptWriter::Open(const std::string& path,
 
 ScriptWriter::~ScriptWriter() {
   if (!file_.valid() || !created_ || begun_) return;
-  struct stat ours {};
-  struct stat there {};
-  if (fstat(file_.get(), &ours) == 0 && lstat(path_.c_str(), &there) == 0 &&
-      ours.st_dev == there.st_dev && ours.st_ino == there.st_ino) {
-    static_cast<void>(unlink(path_.c_str()));
-  }
+  if (IsFileAt(path_, file_.get(), AT_SYMLINK_NOFOLLOW)) static_cast<void>(unlink(path_.c_str()));
 }
 
 // The first line comes before the rest is cut off: if the disk is full, or the file may not grow, the
