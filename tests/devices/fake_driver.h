@@ -23,7 +23,7 @@ class FakeDriver {
  public:
   // The rings lie in the pages `first`, `first` + 1 and `first` + 2 of the side's slot.
   FakeDriver(MemorySide& side, uint16_t size = 16, uint64_t first = 0)
-      : side_(side),
+      : side_(&side),
         layout_{.size = size,
                 .descriptors = side.GpaAt(first),
                 .available = side.GpaAt(first + 1),
@@ -35,7 +35,7 @@ class FakeDriver {
 
   const virtio::RingLayout& layout() const { return layout_; }
   std::byte* At(Gpa gpa) const {
-    return static_cast<std::byte*>(PointerOf(side_.memory->hvas().begin + gpa.value));
+    return static_cast<std::byte*>(PointerOf(side_->memory->hvas().begin + gpa.value));
   }
 
   void SetDescriptor(uint16_t index, const virtio::Descriptor& descriptor) {
@@ -107,8 +107,8 @@ class FakeDriver {
     return virtio::WordAt<uint16_t>(At(area), offset);
   }
 
-  MemorySide& side_;
-  const virtio::RingLayout layout_;
+  MemorySide* side_;
+  virtio::RingLayout layout_;
   uint16_t offered_ = 0;
   uint16_t taken_ = 0;
   std::optional<virtio::UsedElement> run_;  // that is not taken whole yet

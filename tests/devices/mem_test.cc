@@ -19,7 +19,9 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
+#include "tests/devices/block_fixture.h"
 #include "tests/devices/device_test.h"
 #include "vmm/ram/hotplug_blocks.h"
 
@@ -229,6 +231,52 @@ TEST_P(MemTest, ABlockThatARequestIsAnnouncedOverIsBusyUntilItIsWithdrawn) {
   EXPECT_TRUE(request.Withdraw());
   EXPECT_EQ(Unplug(2, 2), VIRTIO_MEM_RESP_ACK);
   EXPECT_EQ(mem_->Stats().busy, 2u);
+}
+
+// The whole path: the worker of a disk is in the system call that reads its file into the block.
+TEST_P(MemTest, ABlockThatADiskReadsIntoIsBusyUntilTheReadIsOver) {
+  constexpr uint64_t kRings = 20;
+  constexpr uint64_t kHeader = 23;
+  constexpr uint64_t kStatus = 24;
+  constexpr uint32_t kBytes = virtio::Request::kLeastDirectBytes;
+  ASSERT_EQ(Plug(2), VIRTIO_MEM_RESP_ACK);
+  absl::Notification in_call;
+  absl::Notification file_answers;
+  auto fake = std::make_unique<FakeDisk>();
+  std::fill(fake->bytes_.begin(), fake->bytes_.end(), std::byte{7});
+  fake->before_bytes_ = [&] {
+    in_call.Notify();
+    file_answers.WaitForNotification();
+  };
+  auto disk = std::make_unique<virtio::MmioDevice>(
+      parts(), std::make_unique<virtio::Block>(std::move(fake), 1, "disk"));
+  std::optional<FakeDriver> disk_driver(std::in_place, side(), 16, kRings);
+  const auto turn_to_the_other_device = [&] {
+    device_.swap(disk);
+    driver_.swap(disk_driver);
+  };
+  turn_to_the_other_device();
+  ASSERT_TRUE(device().Start().ok());
+  Run();
+  virtio_blk_outhdr header{};
+  header.type = VIRTIO_BLK_T_IN;
+  std::memcpy(PointerOf(side().PageAt(kHeader)), &header, sizeof(header));
+  virtio::Descriptor payload = Writable(0, kBytes);
+  payload.gpa = BlockAt(2).value;
+  driver().SetChain(0, {Readable(kHeader, sizeof(header)), payload, Writable(kStatus, 1)});
+  driver().Offer(0);
+  Notify();
+  const bool called = in_call.WaitForNotificationWithTimeout(absl::FromChrono(kDeadline));
+  turn_to_the_other_device();
+  EXPECT_TRUE(called);
+  EXPECT_EQ(Unplug(2), VIRTIO_MEM_RESP_BUSY);
+  EXPECT_EQ(mem_->Stats().busy, 1u);
+  EXPECT_TRUE(blocks().is_plugged(2));
+  file_answers.Notify();
+  EXPECT_TRUE(WaitUntil([&] { return disk_driver->Take().has_value(); }));
+  EXPECT_EQ(ByteAt(BlockAt(2)), 7);
+  EXPECT_EQ(Unplug(2), VIRTIO_MEM_RESP_ACK);
+  EXPECT_EQ(ByteAt(BlockAt(2)), 0);
 }
 
 // A driver that waits as long as it takes.
