@@ -12,67 +12,13 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
-#include "absl/strings/str_split.h"
+#include "vmm/cli/help.h"
 #include "vmm/cli/run_arguments.h"
 #include "vmm/cli/units.h"
-#include "vmm/config/churn_kind.h"
 #include "vmm/config/churn_spec.h"
 
 namespace underfoot {
 namespace {
-
-constexpr char kMainFooter[] = R"(Examples:
-  underfoot doctor                                what this machine offers
-  underfoot run --churn mixed                     two vCPUs, 256 MiB, ten seconds of churn
-  underfoot run --churn storm --duration 0 &      until `underfoot quit`
-  underfoot stats --watch                         every counter, once a second
-  underfoot stats uffd --nonzero                  the counters of one group that are not 0
-  underfoot events                                each change of its host memory, as it happens
-  underfoot stage2 0x1000                         where guest frame 0x1000 is right now
-Exit codes: 0 good, 1 failure, 2 wrong command line; of `run` see `underfoot run --help`.
-`underfoot COMMAND --help` explains a command.)";
-
-constexpr char kStatsFooter[] = R"(Examples:
-  underfoot stats
-  underfoot stats uffd --watch              one group, once a second, with the increase per second
-  underfoot stats --nonzero --watch 5       the counters that are not 0, every 5 seconds
-  underfoot stats --csv --watch > run.csv   a line of numbers a second, for a spreadsheet
-On a terminal --watch shows what changes fastest, and as much of the rest as fits.
-)";
-
-constexpr char kEventsFooter[] =
-    R"(`known`: another source had reported this change before. `invalidated`: a translation of the range
-was dropped. `lag`: from the change until the source had acted on it.
-An event of a hook names the call that this program made. Private memory is discarded by
-UFFDIO_MOVE, which moves the pages out; memory of a memfd by fallocate, which punches a hole.
-)";
-
-constexpr char kDevicesFooter[] =
-    R"(status: the virtio status bits that the driver has set; 0xf: it drives the device. `needed`: the resets
-that the device has asked for, because a ring was broken. NEXT: the number of the next answer of the
-queue; -: not set up. REFRESHES: of the translations of its rings; IN REQUEST: those of them in
-the middle of a request. docs/devices.md explains the others.
-)";
-
-constexpr char kDirtyFooter[] =
-    R"(--take prints a line for each range: its first guest frame, and the frame after its last.
-)";
-
-constexpr char kCoverageFooter[] =
-    R"(DONE counts the operations that the host did; `underfoot churn` also counts those that it declined.
-docs/coverage.md explains the columns.
-)";
-
-constexpr char kChurnFooter[] =
-    R"(OPERATIONS counts also what the host declined; the DONE of `underfoot coverage` does not.
-)";
-
-constexpr char kDoctorFooter[] =
-    R"(Exit codes: 0 a guest can run here, 1 it cannot, 2 wrong command line.)";
-
-constexpr char kControlFooter[] =
-    "Without --control the command asks the only machine that runs. --control takes the path of a\n"
-    "socket or the name of a machine.";
 
 // The arguments that all client commands have, as text.
 struct ClientArguments {
@@ -123,46 +69,6 @@ constexpr std::array<ClientVerbInfo, 16> kClientVerbs = {{
      "Wait for the end of the machine; the exit code is that of its run, and 2 without a machine",
      false},
 }};
-
-const char* BackingNote(BackingNeed need) {
-  switch (need) {
-    case BackingNeed::kAny:
-      return "";
-    case BackingNeed::kAnon:
-      return " (anon only)";
-    case BackingNeed::kMemfd:
-      return " (memfd only)";
-  }
-  return "";
-}
-
-std::string RunFooter() {
-  std::string text = "Kinds of churn:\n";
-  for (const ChurnKindInfo& info : kChurnKinds) {
-    absl::StrAppendFormat(&text, "  %-10s%s%s\n", info.name, info.help, BackingNote(info.backing));
-  }
-  text +=
-      R"(A SPEC is off, mixed (2000/s in all), storm (20000/s), mixed:5000/s, or kinds with rates.
-Examples:
-  underfoot run --churn mixed
-  underfoot run --backing memfd --churn discard:2000/s,memslot:20/s --seed 7
-  underfoot run --guest stamp --vcpus 4 --memory 1G --churn storm --duration 2m --json
-  underfoot run --guest ./my-guest.elf --duration 0 --control /tmp/my.sock
-  underfoot run --kernel vmlinuz --initrd initrd.img --disk disk.img --console --churn pageout:100/s
-The status line: `mismatches` are pages that the guest found wrong, `audit` wrong translations that no
-source had reported. Both must stay 0.
-The first HUP, INT or TERM ends the run normally, with verdict and summary. The second one ends it
-at once. In both cases the changes of the host are undone.
-Exit codes:
-  0  passed: the guest's verdict is good (Linux: it has powered off), the audit is clean, nothing
-     leaked
-  1  wrong: a mismatch, an unexplained difference, a lost operation, a leak
-  2  could not run: an option, the host, rights
-  3  did not finish: no verdict in time, interrupted twice, the churn, the output or the record ended
-     early, or a Linux guest was switched off before it had powered off
-  4  rebooted: a Linux guest asked for a reset, and nothing was wrong; start it again to go on)";
-  return text;
-}
 
 // A check of CLI11: a script whose variable is empty must not get what happens without the option.
 std::string NamesSomething(const std::string& text) {
@@ -311,12 +217,6 @@ void AddChurnOptions(CLI::App* sub, ClientArguments* client) {
   AddFlag(sub, "--stop", client->churn_stop, "Stop the churn")->excludes(start);
   sub->add_option("--seed", client->churn_seed, "Begin the schedule anew from this seed")
       ->type_name("N");
-  sub->footer(std::string(R"(Examples:
-  underfoot churn
-  underfoot churn --set discard:5000/s,memslot:50/s --start
-  underfoot churn --stop
-)") + kChurnFooter +
-              kControlFooter);
 }
 
 void AddStatsOptions(CLI::App* sub, ClientArguments* client) {
@@ -325,11 +225,10 @@ void AddStatsOptions(CLI::App* sub, ClientArguments* client) {
   AddFlag(sub, "--nonzero", client->nonzero, "Leave out counters that are zero");
   AddFlag(sub, "--csv", client->csv,
           "Print comma-separated values: a line of names, then of numbers");
-  sub->footer(std::string(kStatsFooter) + kControlFooter);
 }
 
 void AddClientOptions(CLI::App* sub, const ClientVerbInfo& info, ClientArguments* client) {
-  sub->footer(kControlFooter);
+  sub->footer(ClientFooter(info.verb));
   if (info.verb == ClientVerb::kStats) AddStatsOptions(sub, client);
   if (info.verb == ClientVerb::kStage2) {
     sub->add_option("GFN", client->gfn, "Guest frame number, decimal or 0x...")->required();
@@ -357,12 +256,6 @@ void AddClientOptions(CLI::App* sub, const ClientVerbInfo& info, ClientArguments
     sub->add_option("--from", client->from,
                     "Number of the first event; 0: the oldest event that is kept")
         ->type_name("N");
-    sub->footer(std::string(kEventsFooter) + kControlFooter);
-  }
-  if (info.verb == ClientVerb::kDevices) sub->footer(std::string(kDevicesFooter) + kControlFooter);
-  if (info.verb == ClientVerb::kDirty) sub->footer(std::string(kDirtyFooter) + kControlFooter);
-  if (info.verb == ClientVerb::kCoverage) {
-    sub->footer(std::string(kCoverageFooter) + kControlFooter);
   }
   if (info.verb == ClientVerb::kWorkingSet) {
     sub->add_option("--seconds", client->seconds,
@@ -512,24 +405,6 @@ std::string WordsOf(const CLI::ParseError& error) {
   return absl::StrCat("--", what.substr(0, what.find(' ')), " takes no value");
 }
 
-// The library breaks no lines. The rest of the description of an option stands below its beginning.
-std::string Wrapped(const std::string& help) {
-  constexpr size_t kWidth = 100;
-  constexpr size_t kDescription = 30;  // the column where the library begins the descriptions
-  std::string text;
-  for (std::string& line : std::vector<std::string>(absl::StrSplit(help, '\n'))) {
-    while (line.size() > kWidth) {
-      const size_t end = line.rfind(' ', kWidth);
-      if (end == std::string::npos || end <= kDescription) break;
-      absl::StrAppend(&text, line.substr(0, end), "\n");
-      line = std::string(kDescription, ' ') + line.substr(end + 1);
-    }
-    absl::StrAppend(&text, line, "\n");
-  }
-  text.pop_back();
-  return text;
-}
-
 }  // namespace
 
 std::string CommandLine(const std::vector<std::string>& arguments) {
@@ -552,7 +427,7 @@ absl::StatusOr<Command> ParseCommandLine(const std::vector<std::string>& argumen
   DoctorCommand doctor;
   app.set_version_flag("--version", std::string("underfoot ") + kVersion);
   app.require_subcommand(1);
-  app.footer(kMainFooter);
+  app.footer(std::string(kMainFooter));
   // Only the command that is meant gets its options: those of all commands take longer to build
   // than the rest of the command line takes to parse.
   const auto command = std::find_if(arguments.begin(), arguments.end(),
@@ -572,7 +447,7 @@ absl::StatusOr<Command> ParseCommandLine(const std::vector<std::string>& argumen
     AddFlag(sub, "--json", doctor.json, "Print the checks as JSON");
     AddFlag(sub, "--restore", doctor.restore,
             "First put back what a killed run has changed about the host");
-    sub->footer(kDoctorFooter);
+    sub->footer(std::string(kDoctorFooter));
   }
 
   if (absl::Status known = CheckCommandName(app, arguments); !known.ok()) return known;
@@ -580,7 +455,7 @@ absl::StatusOr<Command> ParseCommandLine(const std::vector<std::string>& argumen
   try {
     app.parse(std::move(reversed));
   } catch (const CLI::CallForHelp&) {
-    return HelpCommand{Wrapped(app.help())};
+    return HelpCommand{WrappedHelp(app.help())};
   } catch (const CLI::CallForVersion&) {
     return HelpCommand{absl::StrFormat("underfoot %s\n", kVersion)};
   } catch (const CLI::ExtrasError&) {
