@@ -85,6 +85,40 @@ TEST_F(RefusalTest, ARunThatIsRefusedLeavesTheFileOfItsRecordAsItWas) {
   EXPECT_TRUE(is_as_it_was());
 }
 
+// A line on standard output would announce a change of the host.
+TEST_F(RefusalTest, TheHostIsNotChangedForARunThatIsRefused) {
+  UNDERFOOT_NEEDS_A_RUN();
+  const auto refused = [&](Arguments more, const std::string& says) {
+    Arguments all = {"--allow-host-changes", "--churn", "storm", "--huge-pages", "2M"};
+    all.insert(all.end(), more.begin(), more.end());
+    ExpectOneLine(Run(all), 2, says);
+  };
+  refused({"--disk", scratch_ / "none"}, "No such file");
+  refused({"--guest", FileOf("no ELF file")}, "not a loadable guest image");
+  refused({"--record", scratch_ / "no/such"}, "no/such cannot be written");
+  refused({"--control", FileOf("precious")}, "is not a socket");
+  const std::string record = scratch_ / "record";
+  std::ofstream(record) << R"({"underfoot_churn": 1, "memory_bytes": 4096, "backing": "anon"})"
+                        << "\n";
+  const Ended replayed = Run({"--allow-host-changes", "--huge-pages", "2M", "--replay", record});
+  ExpectOneLine(replayed, 2, "was recorded with --memory 4K");
+}
+
+// Root without capabilities.
+TEST_F(RefusalTest, ARunThatMustHaveTheKernelsRecordsAndMayNotDoesNotRunTheGuest) {
+  UNDERFOOT_NEEDS_A_RUN();
+  const std::string disk = scratch_ / "disk";
+  std::ofstream(disk) << std::string(1 << 20, '\0');
+  const Ended run = RunToEnd(
+      scratch_.path(), {"setpriv", "--bounding-set=-all", "--inh-caps=-all", ProgramPath(), "run",
+                        "--kernel-events", "on", "--disk", disk, "--control", control_});
+  if (run.exit == 127 || run.err.starts_with("setpriv")) GTEST_SKIP() << "no setpriv: " << run.err;
+  ExpectOneLine(run, 2, "--kernel-events on");
+  std::ifstream file(disk, std::ios::binary);
+  const std::string content(std::istreambuf_iterator<char>(file), {});
+  EXPECT_EQ(content, std::string(1 << 20, '\0')) << "the guest has written to its disk";
+}
+
 TEST_F(RefusalTest, AnOutputThatCannotBeWrittenIsExit1WithTheReason) {
   // The command's end of a pipe, whose other end is closed.
   const std::string fifo = scratch_ / "fifo";

@@ -254,6 +254,16 @@ absl::StatusOr<Script> Script::Read(const std::string& path) {
   return script;
 }
 
+absl::Status Script::CheckMemoryOf(const ScriptMachine& other, const std::string& path) const {
+  if (machine.memory_bytes == other.memory_bytes && machine.backing == other.backing &&
+      machine.huge_pages == other.huge_pages) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "%s was recorded with --memory %dK --backing %s --huge-pages %s; give the same", path,
+      machine.memory_bytes >> 10, BackingName(machine.backing), HugePagesName(machine.huge_pages)));
+}
+
 absl::Status CheckRecordIsNoInput(const RunOptions& options) {
   struct stat record {};
   if (options.record_path.empty() || stat(options.record_path.c_str(), &record) != 0) {

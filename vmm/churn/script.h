@@ -73,6 +73,9 @@ struct Script {
 
   // The error names the file, the line, the fault in it, and the remedy.
   static absl::StatusOr<Script> Read(const std::string& path);
+  // Refuses a machine whose memory differs. `path`: of the script, for the message.
+  [[nodiscard]] absl::Status CheckMemoryOf(const ScriptMachine& other,
+                                           const std::string& path) const;
 };
 
 // Refuses a --record that would overwrite a file that the run reads, by whatever name it is given.

@@ -9,14 +9,7 @@ namespace underfoot {
 absl::Status ChurnTape::Replay(const std::string& path, const ScriptMachine& machine) {
   absl::StatusOr<Script> script = Script::Read(path);
   if (!script.ok()) return std::move(script).status();
-  if (script->machine.memory_bytes != machine.memory_bytes ||
-      script->machine.backing != machine.backing ||
-      script->machine.huge_pages != machine.huge_pages) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "%s was recorded with --memory %dK --backing %s --huge-pages %s; give the same", path,
-        script->machine.memory_bytes >> 10, BackingName(script->machine.backing),
-        HugePagesName(script->machine.huge_pages)));
-  }
+  if (absl::Status fits = script->CheckMemoryOf(machine, path); !fits.ok()) return fits;
   for (ScriptedOperation& operation : script->operations) {
     lanes_[static_cast<size_t>(operation.lane)].push_back(std::move(operation));
   }

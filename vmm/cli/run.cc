@@ -31,6 +31,7 @@
 #include "vmm/cli/status_line.h"
 #include "vmm/cli/summary.h"
 #include "vmm/cli/units.h"
+#include "vmm/control/listener.h"
 #include "vmm/control/server.h"
 #include "vmm/control/socket_path.h"
 #include "vmm/host/host_changes.h"
@@ -155,10 +156,8 @@ absl::Status EndWithVerdict(Machine& machine, const EndSignals& signals, Console
 
 // Null: the run uses no console.
 absl::StatusOr<std::unique_ptr<GuestTerminal>> TerminalFor(const RunOptions& options,
-                                                           Machine& machine, Scene& scene,
-                                                           Console& console) {
+                                                           Machine& machine, Scene& scene) {
   if (!UsesConsole(options)) return nullptr;
-  console.Line("the guest's console; Ctrl-] switches the guest off");
   absl::StatusOr<std::unique_ptr<GuestTerminal>> terminal = GuestTerminal::Start(
       STDIN_FILENO,
       {.type = [&machine](std::string_view typed) { return machine.Type(typed); },
@@ -192,15 +191,17 @@ absl::StatusOr<RunSummary> LiveAndEnd(const RunOptions& options, const EndSignal
       ControlServer::Start(&control, server_options);
   if (!server.ok()) return std::move(server).status();
   scene.SetSocket((*server)->path());
-  if (absl::Status started = (*machine)->Start(); !started.ok()) return started;
-  console.Line(Announcement(options, **machine, (*server)->path()));
-  // The check would delay the guest's start, so it is made here.
-  if (options.kernel_events == KernelEvents::kAuto) WarnOfMissingRecords();
   {
+    // Before Start, which runs the guest and begins the record: it can be refused.
     const absl::StatusOr<std::unique_ptr<GuestTerminal>> terminal =
-        TerminalFor(options, **machine, scene, console);
+        TerminalFor(options, **machine, scene);
     if (!terminal.ok()) return terminal.status();
     const absl::Cleanup terminal_is_as_before = [&scene] { scene.SetTerminal(nullptr); };
+    if (absl::Status started = (*machine)->Start(); !started.ok()) return started;
+    console.Line(Announcement(options, **machine, (*server)->path()));
+    if (*terminal != nullptr) console.Line("the guest's console; Ctrl-] switches the guest off");
+    // The check would delay the guest's start, so it is made here.
+    if (options.kernel_events == KernelEvents::kAuto) WarnOfMissingRecords();
     RunUntilTheEnd(options, **machine, signals, console);
   }
   const uint64_t churned_us = (*machine)->GetStats().vm.uptime_us;
@@ -267,7 +268,10 @@ absl::StatusOr<ChurnSpec> ChurnWanted(const RunOptions& options, Console& consol
   if (options.replay_path.empty()) return options.churn;
   const absl::StatusOr<Script> script = Script::Read(options.replay_path);
   if (!script.ok()) return script.status();
-  const std::string missing = script->machine.OptionsMissingFrom(ScriptMachine::Of(options));
+  const ScriptMachine machine = ScriptMachine::Of(options);
+  if (absl::Status fits = script->CheckMemoryOf(machine, options.replay_path); !fits.ok())
+    return fits;
+  const std::string missing = script->machine.OptionsMissingFrom(machine);
   if (!missing.empty()) {
     console.Line(
         absl::StrFormat("replay: the churn was recorded with %s; without it, the guest touches "
@@ -281,12 +285,10 @@ absl::StatusOr<ChurnSpec> ChurnWanted(const RunOptions& options, Console& consol
 
 // Returns the options with the churn that this host can do. Announces the kinds that a preset must
 // leave out.
-absl::StatusOr<RunOptions> FitChurnToHost(RunOptions options, HostChanges* changes,
-                                          Console& console) {
-  const absl::StatusOr<ChurnSpec> wanted = ChurnWanted(options, console);
-  if (!wanted.ok()) return wanted.status();
+absl::StatusOr<RunOptions> FitChurnToHost(RunOptions options, const ChurnSpec& wanted,
+                                          HostChanges* changes, Console& console) {
   ChurnLimits chosen{options.backing, options.huge_pages};
-  ChurnLimits limits = ProvideForChurn(chosen, options.memory_bytes, wanted->rates, changes);
+  ChurnLimits limits = ProvideForChurn(chosen, options.memory_bytes, wanted.rates, changes);
   // The rates already exclude what the other options forbid.
   options.Limit(chosen);
   options.Limit(limits);
@@ -297,19 +299,24 @@ absl::StatusOr<RunOptions> FitChurnToHost(RunOptions options, HostChanges* chang
     }
   }
   // The same check as for all other inputs: a record is refused if --churn would be.
-  absl::StatusOr<ChurnRates> rates = ResolveChurn(*wanted, limits);
+  absl::StatusOr<ChurnRates> rates = ResolveChurn(wanted, limits);
   if (!rates.ok()) return std::move(rates).status();
   if (options.replay_path.empty()) options.churn.rates = *std::move(rates);
   options.unavailable_churn = limits.unavailable;
   return options;
 }
 
+// Otherwise these would refuse the run after the host has been changed for it.
+absl::Status Precheck(const RunOptions& options) {
+  if (absl::Status path = CheckPathIsFree(options.control_path); !path.ok()) return path;
+  return Machine::Precheck(options);
+}
+
 absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, EndSignals& signals,
                                      Console& console) {
-  // Before anything of the host is changed for such a run.
-  const std::string why_no_linux = asked.RunsLinux() ? WhyNoLinuxOn(KvmVendor()) : "";
-  if (!why_no_linux.empty()) return absl::FailedPreconditionError("--kernel: " + why_no_linux);
-  if (absl::Status checked = CheckRecordIsNoInput(asked); !checked.ok()) return checked;
+  if (absl::Status checked = Precheck(asked); !checked.ok()) return checked;
+  const absl::StatusOr<ChurnSpec> wanted = ChurnWanted(asked, console);
+  if (!wanted.ok()) return wanted.status();
   Scene scene;
   std::unique_ptr<HostChanges> changes;  // nullptr: the run may not change the host
   if (asked.allow_host_changes) {
@@ -326,7 +333,7 @@ absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, EndSignals& signal
   });
   if (!provided.ok()) return provided;
   absl::StatusOr<RunOptions> options =
-      scene.WithHost([&] { return FitChurnToHost(asked, changes.get(), console); });
+      scene.WithHost([&] { return FitChurnToHost(asked, *wanted, changes.get(), console); });
   if (!options.ok()) return std::move(options).status();
   absl::StatusOr<RunSummary> summary = LiveAndEnd(*options, signals, scene, console);
   const absl::Status put_back =

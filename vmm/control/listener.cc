@@ -25,13 +25,12 @@ absl::Status Failed(std::string_view what, const std::string& path, int error) {
       absl::StrFormat("control socket %s: %s: %s", path, what, ErrnoText(error)));
 }
 
-// Removes a stale socket at `path`, or returns the reason why the path must stay.
-absl::Status MakeRoomAt(const std::string& path) {
+}  // namespace
+
+absl::Status CheckPathIsFree(const std::string& path) {
   switch (ProbeSocket(path)) {
     case SocketProbe::kAbsent:
-      return absl::OkStatus();
     case SocketProbe::kStale:
-      if (unlink(path.c_str()) != 0) return Failed("cannot remove the stale socket", path, errno);
       return absl::OkStatus();
     case SocketProbe::kLive:
       return absl::AlreadyExistsError(absl::StrFormat(
@@ -50,16 +49,16 @@ absl::Status MakeRoomAt(const std::string& path) {
   return absl::InternalError("unreachable");
 }
 
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<UnixListener>> UnixListener::Bind(
     const std::string& path, std::chrono::milliseconds patience) {
   const absl::StatusOr<sockaddr_un> address = SocketAddress(path);
   if (!address.ok()) return address.status();
   const absl::StatusOr<UniqueFd> lock = LockDirectory(DirectoryOf(path), patience);
   if (!lock.ok()) return lock.status();
-  const absl::Status room = MakeRoomAt(path);
-  if (!room.ok()) return room;
+  if (absl::Status free = CheckPathIsFree(path); !free.ok()) return free;
+  if (unlink(path.c_str()) != 0 && errno != ENOENT) {
+    return Failed("cannot remove the stale socket", path, errno);
+  }
 
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) return Failed("socket", path, errno);

@@ -16,10 +16,15 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "vmm/base/unique_fd.h"
 
 namespace underfoot {
+
+// Refuses a path at which a machine answers, or a file that is no socket. A precheck outside of Bind: the
+// answer may be outdated at once.
+[[nodiscard]] absl::Status CheckPathIsFree(const std::string& path);
 
 class UnixListener {
  public:

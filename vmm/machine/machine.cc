@@ -60,6 +60,10 @@ absl::Status CheckOptions(const RunOptions& options) {
   if (const std::string why_not = options.WhyNoDisk(); !why_not.empty()) {
     return absl::InvalidArgumentError("--disk: " + why_not);
   }
+  if (const std::string why_not = options.WhyNoDirtyLog();
+      options.dirty_log_period.has_value() && !why_not.empty()) {
+    return absl::InvalidArgumentError("the dirty log: " + why_not);
+  }
   if (absl::Status checked = CheckRecordIsNoInput(options); !checked.ok()) return checked;
   const ChurnLimits limits = options.ChurnLimitsOfHost();
   for (const auto& [kind, rate] : options.churn.rates) {
@@ -80,22 +84,66 @@ absl::StatusOr<std::vector<std::byte>> ReadPart(std::string_view option, const s
                       absl::StrFormat("%s: %s", option, std::string(bytes.status().message())));
 }
 
+absl::StatusOr<std::unique_ptr<virtio::RawDisk>> OpenDisk(const DiskFile& file) {
+  absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk =
+      virtio::RawDisk::Open(file.path, file.read_only);
+  if (disk.ok()) return disk;
+  return absl::Status(disk.status().code(),
+                      absl::StrCat("--disk: ", std::string(disk.status().message())));
+}
+
+absl::StatusOr<Kvm> OpenKvm(const RunOptions& options) {
+  absl::StatusOr<Kvm> kvm = Kvm::Open();
+  if (!kvm.ok()) return kvm;
+  const std::string why_not = options.RunsLinux() ? WhyNoLinuxOn(KvmVendor()) : "";
+  if (!why_not.empty()) return absl::FailedPreconditionError("--kernel: " + why_not);
+  return kvm;
+}
+
+absl::StatusOr<LinuxStart> LoadLinuxFiles(const RunOptions& options, GuestWriter write) {
+  const absl::StatusOr<std::vector<std::byte>> kernel = ReadPart("--kernel", options.guest);
+  if (!kernel.ok()) return kernel.status();
+  const absl::StatusOr<std::vector<std::byte>> initrd =
+      ReadPart("--initrd", options.linux_guest->initrd);
+  if (!initrd.ok()) return initrd.status();
+  const std::string& append = options.linux_guest->append;
+  absl::StatusOr<LinuxStart> start = LoadLinux(
+      {.kernel = *kernel,
+       .initrd = *initrd,
+       .command_line = absl::StrCat(pc::kLinuxDefaults, append.empty() ? "" : " ", append),
+       .memory_bytes = options.memory_bytes,
+       .vcpus = options.vcpus},
+      write);
+  if (start.ok()) return start;
+  return absl::Status(start.status().code(), absl::StrCat("--kernel ", options.guest, ": ",
+                                                          std::string(start.status().message())));
+}
+
 }  // namespace
+
+absl::Status Machine::Precheck(const RunOptions& options) {
+  if (absl::Status checked = CheckOptions(options); !checked.ok()) return checked;
+  if (absl::Status opened = OpenKvm(options).status(); !opened.ok()) return opened;
+  for (const DiskFile& file : options.disks) {
+    if (absl::Status opened = OpenDisk(file).status(); !opened.ok()) return opened;
+  }
+  if (!options.record_path.empty()) {
+    const absl::Status opened =
+        ScriptWriter::Open(options.record_path, ScriptMachine::Of(options)).status();
+    if (!opened.ok()) return opened;
+  }
+  const auto write_nothing = [](Gpa, std::span<const std::byte>) { return absl::OkStatus(); };
+  if (options.RunsLinux()) return LoadLinuxFiles(options, write_nothing).status();
+  if (options.HasBuiltInGuest()) return absl::OkStatus();
+  return LoadElfFile(options.guest, kImageRange, write_nothing).status();
+}
 
 absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const RunOptions& options,
                                                          SerialPort::Sink serial_sink,
                                                          ByteSink byte_sink) {
   if (absl::Status checked = CheckOptions(options); !checked.ok()) return checked;
-  if (const std::string why_not = options.WhyNoDirtyLog();
-      options.dirty_log_period.has_value() && !why_not.empty()) {
-    return absl::InvalidArgumentError("the dirty log: " + why_not);
-  }
-  absl::StatusOr<Kvm> kvm = Kvm::Open();
+  absl::StatusOr<Kvm> kvm = OpenKvm(options);
   if (!kvm.ok()) return std::move(kvm).status();
-  if (const std::string why_not = WhyNoLinuxOn(KvmVendor());
-      options.RunsLinux() && !why_not.empty()) {
-    return absl::FailedPreconditionError("--kernel: " + why_not);
-  }
   absl::StatusOr<Vm> vm = kvm->CreateVm();
   if (!vm.ok()) return std::move(vm).status();
   std::unique_ptr<Machine> machine(new Machine(options, *std::move(vm)));
@@ -239,7 +287,7 @@ absl::Status Machine::AddDevices() {
     if (!added.ok()) return added;
   }
   for (const DiskFile& file : options_.disks) {
-    absl::Status added = AddDisk(virtio::RawDisk::Open(file.path, file.read_only));
+    absl::Status added = AddDisk(OpenDisk(file));
     if (!added.ok()) return added;
   }
   // Not by `this`: a worker that is left behind outlives the machine.
@@ -279,10 +327,7 @@ void Machine::AddConsole() {
 }
 
 absl::Status Machine::AddDisk(absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk) {
-  if (!disk.ok()) {
-    return absl::Status(disk.status().code(),
-                        absl::StrCat("--disk: ", std::string(disk.status().message())));
-  }
+  if (!disk.ok()) return std::move(disk).status();
   const auto queues =
       static_cast<uint16_t>(std::min<uint64_t>(options_.vcpus, abi::kMaxDiskQueues));
   // Each disk has a name of its own, by which Linux tells them apart in /dev/disk/by-id.
@@ -323,29 +368,15 @@ absl::Status Machine::AddSlots() {
 
 // The interrupt controllers come before the vCPUs, each of which gets a local APIC.
 absl::StatusOr<Machine::StartVcpu> Machine::LoadLinuxGuest(const Kvm& kvm) {
-  const absl::StatusOr<std::vector<std::byte>> kernel = ReadPart("--kernel", options_.guest);
-  if (!kernel.ok()) return kernel.status();
-  const absl::StatusOr<std::vector<std::byte>> initrd =
-      ReadPart("--initrd", options_.linux_guest->initrd);
-  if (!initrd.ok()) return initrd.status();
-  const std::string& append = options_.linux_guest->append;
   // As for a fault of the guest.
   const Around around = options_.FaultAround() > 1 ? Around::kBlocks : Around::kNothing;
   Reader reader(ram_->mmu().readers());
-  const absl::StatusOr<LinuxStart> start = LoadLinux(
-      {.kernel = *kernel,
-       .initrd = *initrd,
-       .command_line = absl::StrCat(pc::kLinuxDefaults, append.empty() ? "" : " ", append),
-       .memory_bytes = options_.memory_bytes,
-       .vcpus = options_.vcpus},
-      [&](Gpa gpa, std::span<const std::byte> bytes) {
+  const absl::StatusOr<LinuxStart> start =
+      LoadLinuxFiles(options_, [&](Gpa gpa, std::span<const std::byte> bytes) {
         ram_->access().BringIn(reader, {GfnOf(gpa), GfnOf(gpa + (bytes.size() - 1)) + 1}, around);
         return ram_->access().Write(reader, gpa, bytes);
       });
-  if (!start.ok()) {
-    return absl::Status(start.status().code(), absl::StrCat("--kernel ", options_.guest, ": ",
-                                                            std::string(start.status().message())));
-  }
+  if (!start.ok()) return start.status();
   if (absl::Status made = vm_.CreateInterruptControllers(pc::kPagesOfKvm, pc::kIoApicPins);
       !made.ok()) {
     return made;
@@ -407,6 +438,11 @@ absl::Status Machine::CreateVcpus(const Kvm& kvm, const StartVcpu& start) {
 // The vCPUs first, behind the devices that they notify: what else is started would delay the guest,
 // which needs none of it.
 absl::Status Machine::Start() {
+  // But a run that this host refuses must not have run the guest, which writes to its disk.
+  const bool needs_kernel = options_.kernel_events == KernelEvents::kOn;
+  if (needs_kernel) {
+    if (absl::Status started = StartKernelNotifier(); !started.ok()) return started;
+  }
   std::optional<uint32_t> first_gsi;
   if (options_.RunsLinux()) first_gsi = pc::kFirstVirtioGsi;
   if (absl::Status started = guest_->devices.Start(vm_, first_gsi); !started.ok()) return started;
@@ -417,7 +453,9 @@ absl::Status Machine::Start() {
     if (absl::Status started = guest_->ring->Start(); !started.ok()) return started;
   }
   if (absl::Status started = auditor_->Start(); !started.ok()) return started;
-  if (absl::Status started = StartKernelNotifier(); !started.ok()) return started;
+  if (!needs_kernel) {
+    if (absl::Status started = StartKernelNotifier(); !started.ok()) return started;
+  }
   if (working_set_ != nullptr && options_.working_set_period->count() > 0) {
     if (absl::Status started = working_set_->Start(); !started.ok()) return started;
   }
@@ -497,6 +535,8 @@ AllDevices Machine::devices() const {
 }
 
 size_t Machine::Type(std::string_view bytes) {
+  // The devices are not started yet. Pairs with: Start.
+  if (state() == VmState::kStarting) return 0;
   if (guest_->pc == nullptr) return bytes.size();
   return guest_->console != nullptr && LastConsoleIsHvc(options_.linux_guest->append)
              ? guest_->console->Receive(bytes)

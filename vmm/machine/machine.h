@@ -62,6 +62,10 @@ class Machine {
   // threads.
   using ByteSink = std::function<void(std::string_view bytes)>;
 
+  // A precheck, made before the host is changed for a run: opens and checks what the options name, and
+  // lets it go again. Create checks all of it once more.
+  [[nodiscard]] static absl::Status Precheck(const RunOptions& options);
+
   // The error names what this host refused and the remedy. Nothing is left behind. With `byte_sink`
   // the output of a Linux guest goes there, otherwise to `serial_sink` line by line, as of vCPU 0.
   static absl::StatusOr<std::unique_ptr<Machine>> Create(const RunOptions& options,
@@ -80,7 +84,8 @@ class Machine {
   void RequestQuit() { guest_->exits.RequestQuit(); }
 
   // Input for a Linux guest: for its virtio console, if the kernel's command line names that as its
-  // last console, and otherwise for the serial port. Returns how many bytes of it were taken.
+  // last console, and otherwise for the serial port. Returns how many bytes of it were taken: none
+  // before Start.
   size_t Type(std::string_view bytes);
   // The size of its terminal, for the virtio console; 0 x 0: not known.
   void SetTerminalSize(uint16_t columns, uint16_t rows);
