@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "vmm/boot/image_bytes.h"
 
 namespace underfoot {
 namespace {
@@ -34,10 +35,7 @@ absl::Status Bad(const absl::FormatSpec<Args...>& format, const Args&... args) {
 }  // namespace
 
 bool LooksLikeBzImage(std::span<const std::byte> file) {
-  uint32_t magic = 0;
-  if (file.size() < kMagicOffset + sizeof(magic)) return false;
-  std::memcpy(&magic, &file[kMagicOffset], sizeof(magic));
-  return magic == kMagic;
+  return ReadAt<uint32_t>(file, kMagicOffset) == kMagic;
 }
 
 absl::StatusOr<BzImage> ParseBzImage(std::span<const std::byte> file) {

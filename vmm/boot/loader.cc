@@ -8,13 +8,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "vmm/base/errno_status.h"
 #include "vmm/base/unique_fd.h"
+#include "vmm/boot/image_bytes.h"
 
 namespace underfoot {
 namespace {
@@ -31,16 +31,6 @@ template <class... Args>
 absl::Status Bad(const absl::FormatSpec<Args...>& format, const Args&... args) {
   return absl::InvalidArgumentError(
       absl::StrCat("not a loadable guest image: ", absl::StrFormat(format, args...)));
-}
-
-// Returns a copy, because the image may have any alignment; nullopt if the image does not contain
-// all of it.
-template <class T>
-std::optional<T> ReadAt(std::span<const std::byte> image, uint64_t offset) {
-  if (offset > image.size() || sizeof(T) > image.size() - offset) return std::nullopt;
-  T value;
-  std::memcpy(&value, image.data() + offset, sizeof(T));
-  return value;
 }
 
 std::string TypeName(uint16_t type) {

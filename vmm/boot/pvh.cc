@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "absl/strings/str_format.h"
+#include "vmm/boot/image_bytes.h"
 
 namespace underfoot {
 namespace {
@@ -53,15 +54,6 @@ absl::Status NotPvh(std::string_view why) {
       absl::StrFormat("not a kernel that can be started: %s; give a vmlinux that was built with "
                       "CONFIG_PVH=y, or a bzImage (vmlinuz)",
                       why));
-}
-
-// A copy, since the image may have any alignment; nullopt if the image does not contain all of it.
-template <class T>
-std::optional<T> ReadAt(std::span<const std::byte> image, uint64_t offset) {
-  if (offset > image.size() || sizeof(T) > image.size() - offset) return std::nullopt;
-  T value;
-  std::memcpy(&value, image.data() + offset, sizeof(T));
-  return value;
 }
 
 uint64_t Padded(uint64_t bytes) {
