@@ -1,5 +1,5 @@
-// A pfn cache: a translation that a device or a shared page uses over and over. A check takes
-// nanoseconds; a refresh brings the translation back after an invalidation has dropped it.
+// A pfn cache: a translation that a device or a shared page uses over and over. A check is short; a
+// refresh brings the translation back after an invalidation has dropped it.
 //
 //            Activate, Refresh           found and published
 //   INVALID ------------------> PENDING ---------------------> VALID

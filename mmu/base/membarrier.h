@@ -16,8 +16,8 @@ namespace underfoot {
 [[nodiscard]] bool RegisterMembarrier();
 
 // Every thread of the process executes a full barrier between the call and the return. This takes
-// some microseconds: the kernel interrupts each CPU that runs a thread of the process, and a vCPU
-// that runs there leaves its guest.
+// microseconds (`./dev bench --only 14`): the kernel interrupts each CPU that runs a thread of the
+// process, and a vCPU that runs there leaves its guest.
 void Membarrier();
 
 }  // namespace underfoot

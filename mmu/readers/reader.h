@@ -75,8 +75,8 @@ struct alignas(64) ReaderLine {
 
 }  // namespace internal
 
-// The registration of a thread. To make one takes a few hundred ns, and to keep it costs nearly
-// nothing: an invalidation that scans the readers loads the reader's cache line once.
+// The registration of a thread. To make one takes a search for a free line, and to keep it costs
+// nearly nothing: an invalidation that scans the readers loads the reader's cache line once.
 class Reader {
  public:
   explicit Reader(ReaderRegistry& registry);

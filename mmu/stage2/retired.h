@@ -4,8 +4,8 @@
 // handed over as one deferred call (I4). The backlog has a cap in bytes: above it the retiring
 // thread waits for a grace period, with no lock and no read section held, so that a stalled reader
 // gives back-pressure and not growth. A teardown gathers the tables of several walks, up to the
-// cap, and frees them itself after one grace period (FreeAfterGracePeriod): a wait for the worker
-// that makes deferred calls takes several milliseconds, and a grace period takes microseconds.
+// cap, and frees them itself after one grace period (FreeAfterGracePeriod): a grace period is much
+// shorter than a wait for the worker that makes deferred calls (`./dev bench --only 6`).
 //
 // A table that was detached still has its entries. They are counted, by the count of the table, when the
 // table is freed, because only then can no thread add or remove one.

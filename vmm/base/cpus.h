@@ -20,8 +20,8 @@ std::vector<int> AllowedCpus();
 void PinThisThread(std::span<const int> cpus);
 
 int CpuOfThisThread();
-// The CPU on which a thread of this process ran last. nullopt: there is no such thread. Takes about
-// 10 us, because the kernel formats a file.
+// The CPU on which a thread of this process ran last. nullopt: there is no such thread. Slow,
+// because the kernel formats a file.
 std::optional<int> CpuOfThread(int32_t tid);
 
 }  // namespace underfoot

@@ -5,7 +5,7 @@
 //
 // Thread safety: Run may be called by one thread at a time. After: process_madvise(2). On another
 // process the kernel allows only COLD, PAGEOUT, WILLNEED and COLLAPSE; DONTNEED and FREE return
-// EINVAL (measured on 6.18).
+// EINVAL (Linux 6.18).
 
 #ifndef UNDERFOOT_VMM_CHURN_ADVERSARY_H_
 #define UNDERFOOT_VMM_CHURN_ADVERSARY_H_

@@ -77,7 +77,7 @@ inline constexpr std::array kKernelOnly = {Duty::kMay, Duty::kMay, Duty::kMust};
 inline constexpr std::array kNobody = {Duty::kNone, Duty::kNone, Duty::kNone};
 }  // namespace duty
 
-// The shares follow the costs: a collapse or a fork takes as long as a thousand discards.
+// The shares follow the costs: a collapse or a fork takes as long as many discards.
 inline constexpr std::array<ChurnKindInfo, 19> kChurnKinds = {{
     {ChurnKind::kDiscard, "discard", BackingNeed::kAny, HostNeed::kNothing, 270, duty::kHooked,
      "give discardable pages back to the host (they read as zeroes)"},

@@ -19,15 +19,15 @@
 namespace underfoot {
 
 // KVM_GET_SUPPORTED_CPUID. KVM executes CPUID for each leaf. If this host is a guest itself, each of
-// these exits to its hypervisor, and the call takes 350 us.
+// these exits to its hypervisor, and the call is slow.
 absl::StatusOr<std::vector<kvm_cpuid_entry2>> SupportedCpuid(const Kvm& kvm);
 
 // KVM_SET_CPUID2, before the vCPU runs.
 [[nodiscard]] absl::Status SetCpuid(const Vcpu& vcpu, std::span<const kvm_cpuid_entry2> leaves);
 
 // For the test guest, which uses no more of a processor than long mode and the addresses of
-// guest/abi.h. Every KVM supports that. KVM_SET_CPUID2 with these leaves takes a sixth of the time that
-// it takes with all supported leaves.
+// guest/abi.h. Every KVM supports that. KVM_SET_CPUID2 with these few leaves is shorter than with
+// all that are supported.
 std::vector<kvm_cpuid_entry2> LongModeCpuid();
 
 struct PcCpu {

@@ -2,8 +2,8 @@
 //
 //   a thread of the pool ──fills──► ready ──Take──► UFFDIO_MOVE into guest RAM ──Return──► empty
 //
-// To clear 2 MiB takes the host about 200 us, and to move a huge page that is clear takes about
-// 5 us. If the guest is faster than the thread, Take clears a page itself.
+// To clear 2 MiB takes the host much longer than to move a huge page that is clear. If the guest is
+// faster than the thread, Take clears a page itself.
 //
 // Whether the host really had a huge page is not checked here: if it had none, the pages of the
 // block come in all the same, and the look at their frames says so.

@@ -3,7 +3,7 @@
 // Without CAP_SYS_ADMIN the kernel hides frame numbers; then the hva's page number stands in for
 // the pfn, and real_pfns() says so: presence can still be audited, frames cannot.
 //
-// Thread safety: any thread. A read takes about 1.2 us and may be old when it returns.
+// Thread safety: any thread. What a read returns may be old.
 // After: Documentation/admin-guide/mm/pagemap.rst in Linux.
 
 #ifndef UNDERFOOT_VMM_RAM_PAGEMAP_H_
@@ -34,8 +34,8 @@ class Pagemap {
   static absl::StatusOr<Pagemap> Open();
 
   PagemapEntry Read(Hva page) const;
-  // One entry for each page of `range`, which begins at a page: 32 ns a page where many are asked
-  // for at once.
+  // One entry for each page of `range`, which begins at a page. Many at once are cheaper than one
+  // by one.
   void Read(HvaRange range, std::span<PagemapEntry> entries) const;
   // Makes the call: the result of ioctl(2), with errno.
   using ScanCall = int (*)(int fd, newer::PagemapScan* scan);

@@ -4,7 +4,8 @@
 //   guest RAM ──MOVE──► bin of kPages ──(full)──► MADV_DONTNEED of all of it
 //
 // MADV_DONTNEED on guest RAM would hold its caller up until the userfaultfd's reader has read an
-// UFFD_EVENT_REMOVE, 8 to 47 us. The price: up to kPages go back to the host later.
+// UFFD_EVENT_REMOVE (`./dev bench --filter=discard.1_page`). The price: up to kPages go back to the
+// host later.
 //
 // Thread safety: any thread.
 

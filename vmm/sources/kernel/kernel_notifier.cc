@@ -15,7 +15,7 @@
 namespace underfoot {
 namespace {
 
-// Bounds the lag. A wake-up for each record would cost the thread that makes the change 10 us.
+// Bounds the lag. A wake-up for each record would delay the thread that makes the change.
 constexpr int kPeriodMs = 2;
 // After this time without a record, the next one wakes the thread by itself: 500 wake-ups a second would
 // take a vCPU off its CPU for nothing.

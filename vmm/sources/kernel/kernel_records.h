@@ -36,10 +36,10 @@ class KernelRecordSource {
   virtual void Read(KernelBatch& batch) = 0;
   // The next Read first looks for CPUs whose records have not been read so far.
   virtual void LookForCpus() {}
-  // Whether each record of an unmap makes a descriptor readable at once. A wake-up for a record costs the
-  // thread that makes the change 10 us: this is for times in which there are none. A record that was
-  // written before this call makes none readable, so the caller reads once more before it waits. False: the
-  // source cannot do it.
+  // Whether each record of an unmap makes a descriptor readable at once. A wake-up for a record
+  // delays the thread that makes the change: this is for times in which there are none. A record
+  // that was written before this call makes none readable, so the caller reads once more before it
+  // waits. False: the source cannot do it.
   virtual bool WakeAtOnce(bool /*on*/) { return false; }
   // A descriptor becomes readable when many records wait: the caller should then read before the
   // usual time. The result is valid until the next Read.

@@ -17,7 +17,7 @@
 // The kernel stamps records with the clock of the host. In a time namespace they are converted to
 // the CLOCK_MONOTONIC of this process.
 //
-// Thread safety: one thread. To close the last event of a tracepoint takes the kernel about 50 ms.
+// Thread safety: one thread. To close the last event of a tracepoint takes the kernel long.
 
 #ifndef UNDERFOOT_VMM_SOURCES_KERNEL_KVM_TRACEPOINTS_H_
 #define UNDERFOOT_VMM_SOURCES_KERNEL_KVM_TRACEPOINTS_H_
