@@ -353,6 +353,36 @@ class QuestionsTest(unittest.TestCase):
         self.assertFalse(questions.begins("stage2.maps", "stage2.map"))
         self.assertTrue(questions.begins("fault.alone", "fault."))
 
+    def test_what_documents_name_is_measured_and_answers_their_question(self):
+        made = figures.load(ROOT / "docs/plots/bench.json")
+        measured = [comparison["name"] for comparison in made["comparisons"]]
+        documents = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+        documents += [path for folder in ("docs", "mmu", "vmm", "guest", "tests")
+                      for kind in ("*.md", "*.h") for path in (ROOT / folder).rglob(kind)]
+        cited = 0
+        for path in documents:
+            text = re.sub(r"\n\s*(//|#)?\s*", " ", path.read_text(encoding="utf-8"))
+            for number in re.findall(r"\./dev bench --only (\d+)", text):
+                self.assertIn(int(number), self.table, path)
+            for filters in re.findall(r"\./dev bench [^`]*--filter=([\w.,]+)", text):
+                for name in filters.split(","):
+                    self.assertTrue(any(name in each for each in measured), f"{path}: {name}")
+            for number, option, value in re.findall(
+                    r"[Qq]uestion (\d+)\b[^`]{0,60}`\./dev bench --(only|filter)[ =]([\w.]+)`", text):
+                cited += 1
+                question = self.table[int(number)]
+                if option == "only":
+                    self.assertEqual(number, value, path)
+                else:
+                    self.assertTrue(any(value in each["name"] for each in question.comparisons(made)),
+                                    f"{path}: question {number}, {value}")
+        self.assertGreater(cited, 0)
+
+    def test_the_text_around_the_figures_names_none(self):
+        text = answers.ANSWERS.read_text(encoding="utf-8")
+        text = re.sub(r"(?s)<!-- (figures \d+|conditions) -->.*?<!-- end -->", "", text)
+        self.assertEqual(re.findall(r"\d[\d.,]*\s*(?:ns|us|ms|s|%|times)(?!\w).*", text), [])
+
     def test_the_committed_figures_are_those_of_the_document(self):
         made = figures.load(ROOT / "docs/plots/bench.json")
         text = answers.ANSWERS.read_text(encoding="utf-8")
