@@ -343,10 +343,15 @@ class QuestionsTest(unittest.TestCase):
             self.assertRegex(kills, rf"(?m)^{mutant}\t", f"question {number}")
 
     def test_the_comparisons_exist_in_the_program(self):
-        names = "\n".join(re.findall(r'"([a-z0-9_.]+)"', "\n".join(
+        names = "\n".join(re.findall(r'"([A-Za-z0-9_.]+)"', "\n".join(
             path.read_text(encoding="utf-8") for path in questions.HERE.glob("*.cc"))))
         for number, prefix in self.each("bench"):
             self.assertIn(prefix, names, f"question {number}")
+
+    def test_each_recorded_comparison_answers_a_question(self):
+        made = figures.load(ROOT / "docs/plots/bench.json")
+        answering = [each for question in self.table.values() for each in question.comparisons(made)]
+        self.assertEqual([each["name"] for each in made["comparisons"] if each not in answering], [])
 
     def test_a_name_begins_with_whole_words(self):
         self.assertTrue(questions.begins("stage2.map_range", "stage2.map"))
