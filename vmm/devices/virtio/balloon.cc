@@ -17,8 +17,6 @@ namespace {
 
 // Frame numbers that are handled at once.
 constexpr uint64_t kFramesAtOnce = 512;
-// Memory that is discarded by one call.
-constexpr uint64_t kMostAtOnce = uint64_t{16} << 20;
 
 // Section 5.5.6.4; <linux/virtio_balloon.h> has the same struct.
 static_assert(sizeof(virtio_balloon_stat) == 10);
@@ -147,19 +145,14 @@ Served Balloon::Serve(Request& request) {
 // The count grows after the discard. A thread that reads the count therefore finds the pages
 // discarded.
 void Balloon::Give(HvaRange pages, Counter& pages_given, Request& request) {
-  while (!pages.empty() && !request.abandoned()) {
-    // The host discards huge pages whole.
-    const uint64_t most = std::max(kMostAtOnce, HostPageBytes(memory_.huge_pages()));
-    const HvaRange some{pages.begin, std::min(pages.end, pages.begin + most)};
-    const uint64_t count = some.size() >> kPageShift;
-    pages.begin = some.end;
-    request.BeforeWait();
-    if (!discard_(some).ok()) {
+  give_back_(pages, request, [&](HvaRange piece, bool gone) {
+    const uint64_t count = piece.size() >> kPageShift;
+    if (!gone) {
       kept_.Add(count);
       request.counters().errors.Add();
     }
     pages_given.Add(count);
-  }
+  });
 }
 
 // The frames of a request in any order. Adjacent ones go in one call.

@@ -25,7 +25,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,6 +36,7 @@
 #include "mmu/base/types.h"
 #include "vmm/devices/virtio/backend.h"
 #include "vmm/devices/virtio/change_time.h"
+#include "vmm/devices/virtio/give_back.h"
 #include "vmm/ram/guest_memory.h"
 #include "vmm/stats/stats.h"
 
@@ -48,11 +48,8 @@ class Balloon final : public Backend {
   static constexpr uint16_t kDeflate = 1;
   static constexpr uint16_t kStatistics = 2;  // of a driver that has accepted them
 
-  // Gives the content of a range of guest memory back to the host.
-  using Discard = std::function<absl::Status(HvaRange)>;
-
-  Balloon(const GuestMemory& memory, Discard discard)
-      : memory_(memory), discard_(std::move(discard)) {
+  Balloon(const GuestMemory& memory, GiveBack::Discard discard)
+      : memory_(memory), give_back_(std::move(discard), memory.huge_pages()) {
     changed_.Note();
   }
 
@@ -85,7 +82,7 @@ class Balloon final : public Backend {
   void Give(HvaRange pages, Counter& pages_given, Request& request);
 
   const GuestMemory& memory_;
-  const Discard discard_;
+  const GiveBack give_back_;
   // Release and acquire: a driver that reads the new generation reads the new target.
   std::atomic<uint32_t> target_pages_{0};
   std::atomic<uint32_t> generation_{0};

@@ -13,20 +13,16 @@
 namespace underfoot::virtio {
 namespace {
 
-// Memory that is discarded by one call: a bracket is no longer than that, and a request that is given
-// up ends soon.
-constexpr size_t kBlocksAtOnce = 8;
-
 constexpr absl::Duration kPause = absl::Milliseconds(1);
 
 }  // namespace
 
-Mem::Mem(const GuestMemory& memory, const DirectRequests& requests, Discard discard,
+Mem::Mem(const GuestMemory& memory, const DirectRequests& requests, GiveBack::Discard discard,
          absl::Duration patience)
     : memory_(memory),
       blocks_(*memory.hotplug()),
       requests_(requests),
-      discard_(std::move(discard)),
+      give_back_(std::move(discard), memory.huge_pages()),
       patience_(patience) {
   changed_.Note();
 }
@@ -240,10 +236,9 @@ uint16_t Mem::UnplugAll(Request& request) {
 }
 
 void Mem::Give(const Blocks& blocks, Request& request) {
-  for (size_t done = 0; done < blocks.count && !request.abandoned(); done += kBlocksAtOnce) {
-    const Blocks some{blocks.first + done, std::min(blocks.count - done, kBlocksAtOnce)};
-    if (!discard_(HvasOf(some)).ok()) kept_.Add(some.count);
-  }
+  give_back_(HvasOf(blocks), request, [this](HvaRange piece, bool gone) {
+    if (!gone) kept_.Add(piece.size() / kHotplugBlockBytes);
+  });
 }
 
 }  // namespace underfoot::virtio

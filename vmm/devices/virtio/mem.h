@@ -24,7 +24,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -38,6 +37,7 @@
 #include "mmu/direct_requests.h"
 #include "vmm/devices/virtio/backend.h"
 #include "vmm/devices/virtio/change_time.h"
+#include "vmm/devices/virtio/give_back.h"
 #include "vmm/ram/guest_memory.h"
 #include "vmm/stats/stats.h"
 
@@ -45,15 +45,12 @@ namespace underfoot::virtio {
 
 class Mem final : public Backend {
  public:
-  // Gives the content of a range of guest memory back to the host.
-  using Discard = std::function<absl::Status(HvaRange)>;
-
   // How long an unplug waits for system calls of other devices. A driver that finds its blocks busy tries
   // again, Linux only after 50 seconds. A call that takes longer than this may take for ever.
   static constexpr absl::Duration kPatience = absl::Milliseconds(100);
 
   // `memory` has a hot-plug region.
-  Mem(const GuestMemory& memory, const DirectRequests& requests, Discard discard,
+  Mem(const GuestMemory& memory, const DirectRequests& requests, GiveBack::Discard discard,
       absl::Duration patience = kPatience);
 
   // How much memory the driver shall have plugged. InvalidArgument: more than there is room for, or no
@@ -98,7 +95,7 @@ class Mem final : public Backend {
   const GuestMemory& memory_;
   HotplugBlocks& blocks_;
   const DirectRequests& requests_;
-  const Discard discard_;
+  const GiveBack give_back_;
   const absl::Duration patience_;
   // What a Serve that has thrown std::bad_alloc leaves to the next one, which has the same request: blocks
   // that are marked as unplugged and not discarded yet, and an answer that is not written yet. Of the
