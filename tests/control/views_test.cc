@@ -515,6 +515,17 @@ TEST(SummaryTest, ARunClaimsOnlyWhatWasLookedAt) {
                         "moves.\n  The audit repaired 57 translations"));
 }
 
+TEST(SummaryTest, WhatTheHostHasDeclinedIsNamedWithItsKind) {
+  RunSummary summary = GoodSummary();
+  summary.stats.churn.operations = {
+      {ChurnKind::kZap, 5}, {ChurnKind::kCollapse, 3}, {ChurnKind::kMove, 50}};
+  summary.coverage.rows = {{.kind = ChurnKind::kZap, .operations = 5, .cells = {}},
+                           {.kind = ChurnKind::kCollapse, .operations = 0, .cells = {}},
+                           {.kind = ChurnKind::kMove, .operations = 8, .cells = {}}};
+  EXPECT_THAT(SummaryText(summary),
+              HasSubstr(", zap 5, collapse 3 (3 declined), move 50 (42 declined), seed "));
+}
+
 TEST(SummaryTest, OnlyTheVerdictIsColouredAndOnlyOnRequest) {
   RunSummary summary{.stats = GoodStats(), .problems = {}};
   EXPECT_THAT(SummaryText(summary, true), HasSubstr("\x1b[1;32mPASSED\x1b[0m: "));

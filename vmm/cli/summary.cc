@@ -50,6 +50,20 @@ ChurnRate RateOf(const RunSummary& summary) {
   return rate;
 }
 
+// "discard 270, move 50 (42 declined)".
+std::string KindsText(const RunSummary& summary) {
+  std::string text;
+  for (const auto& [kind, count] : summary.stats.churn.operations) {
+    if (count == 0) continue;
+    absl::StrAppendFormat(&text, ", %s %s", ChurnKindName(kind), FormatCount(count));
+    for (const CoverageRow& row : summary.coverage.rows) {
+      if (row.kind != kind || row.operations >= count) continue;
+      absl::StrAppendFormat(&text, " (%s declined)", FormatCount(count - row.operations));
+    }
+  }
+  return text;
+}
+
 std::string ChurnText(const RunSummary& summary) {
   // A schedule is random, and some operations are declined. A rate below this part of the requested
   // one cannot be explained by that.
@@ -68,11 +82,7 @@ std::string ChurnText(const RunSummary& summary) {
     }
     text += ")";
   }
-  for (const auto& [kind, count] : s.churn.operations) {
-    if (count != 0)
-      absl::StrAppendFormat(&text, ", %s %s", ChurnKindName(kind), FormatCount(count));
-  }
-  return text + absl::StrFormat(", seed %u", s.churn.seed);
+  return text + KindsText(summary) + absl::StrFormat(", seed %u", s.churn.seed);
 }
 
 std::string CachesText(const Stats& s) {
