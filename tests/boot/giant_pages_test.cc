@@ -5,37 +5,21 @@
 
 #include <string>
 
-#include "tests/boot/machine_fixture.h"
-#include "tests/support/host_huge_pages.h"
-#include "vmm/machine/machine_control.h"
+#include "tests/boot/huge_machine.h"
 
 namespace underfoot::testing {
 namespace {
 
-class GiantMachineTest : public MachineTest, public ::testing::WithParamInterface<Backing> {};
+class GiantMachineTest : public HugeMachine, public ::testing::WithParamInterface<Backing> {};
 
 TEST_P(GiantMachineTest, PassesItsGuestsVerdictAndHasLeavesOf1GiB) {
   RunOptions options = MachineOptions("stamp", GetParam(), 2, "off", HugePages::k1G);
   options.memory_bytes = 4 * kGiantBytes;
-  const HostHugePages pages(options.huge_pages, GetParam(), options.memory_bytes);
-  if (!pages.why_not().empty()) GTEST_SKIP() << pages.why_not();
-  SetChurn("mixed:100/s", &options);
-  const ChurnRates rates = options.churn.rates;
-  SetChurn("off", &options);
-  ASSERT_NO_FATAL_FAILURE(Start(options));
-  if (machine_ == nullptr) return;
-  EXPECT_TRUE(Becomes([](const Stats& stats) {
-    return stats.uffd.blocks > 0 && stats.stage2.leaves_1g > 0;
-  })) << "leaves of 1 GiB "
-      << machine_->GetStats().stage2.leaves_1g;
-  MachineControl control(*machine_);
-  ASSERT_TRUE(control.PutChurn({.running = true, .seed = {}, .rates = rates}).ok());
-  EXPECT_TRUE(Becomes([](const Stats& stats) {
-    return TotalOperations(stats.churn.operations) > 30 && stats.audit.checks > 0;
-  })) << "operations "
-      << TotalOperations(machine_->GetStats().churn.operations);
-  FinishWell();
-  machine_.reset();  // before its pages are given back
+  PassesUnderChurn(
+      options, "mixed:100/s", [](const Stats& stats) { return stats.stage2.leaves_1g > 0; },
+      [](const Stats& stats) {
+        return TotalOperations(stats.churn.operations) > 30 && stats.audit.checks > 0;
+      });
 }
 
 INSTANTIATE_TEST_SUITE_P(Machines, GiantMachineTest,

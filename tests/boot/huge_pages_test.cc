@@ -9,45 +9,25 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "tests/boot/machine_fixture.h"
-#include "tests/support/host_huge_pages.h"
-#include "vmm/audit/coverage.h"
-#include "vmm/churn/operations.h"
-#include "vmm/coherent/coherent_ram.h"
-#include "vmm/kvm/kvm.h"
-#include "vmm/machine/machine_control.h"
+#include "tests/boot/churned_memory.h"
+#include "tests/boot/huge_machine.h"
 
 namespace underfoot::testing {
 namespace {
 
 class HugeMachineTest
-    : public MachineTest,
+    : public HugeMachine,
       public ::testing::WithParamInterface<std::tuple<Backing, HugePages, const char*>> {};
 
 TEST_P(HugeMachineTest, PassesItsGuestsVerdictAndHasBlocks) {
   const auto [backing, huge, churn] = GetParam();
-  const ChurnRates rates = MachineOptions("mixed", backing, 2, churn, huge).churn.rates;
-  const RunOptions options = MachineOptions("mixed", backing, 2, "off", huge);
-  const HostHugePages pages(huge, backing, options.memory_bytes);
-  if (!pages.why_not().empty()) UNDERFOOT_SKIP(pages.why_not());
-  ASSERT_NO_FATAL_FAILURE(Start(options));
-  if (machine_ == nullptr) return;
-  // Before the churn: a fault brings in one page where a bracket lies over its block, and in a storm one
-  // nearly always does.
-  EXPECT_TRUE(Becomes([](const Stats& stats) {
-    return stats.uffd.blocks > 0 && stats.stage2.leaves_2m > 0;
-  })) << "blocks "
-      << machine_->GetStats().uffd.blocks;
-  MachineControl control(*machine_);
-  ASSERT_TRUE(control.PutChurn({.running = true, .seed = {}, .rates = rates}).ok());
-  EXPECT_TRUE(Becomes([](const Stats& stats) {
-    return TotalOperations(stats.churn.operations) > 200 && stats.guest.pages_checked > 1000 &&
-           stats.audit.checks > 0;
-  })) << "operations "
-      << TotalOperations(machine_->GetStats().churn.operations) << ", pages "
-      << machine_->GetStats().guest.pages_checked;
-  FinishWell();
-  machine_.reset();  // before its pages are given back
+  PassesUnderChurn(
+      MachineOptions("mixed", backing, 2, "off", huge), churn,
+      [](const Stats& stats) { return stats.stage2.leaves_2m > 0; },
+      [](const Stats& stats) {
+        return TotalOperations(stats.churn.operations) > 200 && stats.guest.pages_checked > 1000 &&
+               stats.audit.checks > 0;
+      });
 }
 
 std::string NameOf(const ::testing::TestParamInfo<HugeMachineTest::ParamType>& info) {
@@ -61,50 +41,27 @@ INSTANTIATE_TEST_SUITE_P(Machines, HugeMachineTest,
                                             ::testing::Values("mixed", "storm")),
                          NameOf);
 
-// The memory of a machine with KVM's memslots and no vCPU, and churn on it.
-class HugeChurnTest : public ::testing::TestWithParam<Backing> {
+class HugeChurnTest : public ::testing::TestWithParam<Backing>, protected ChurnedMemory {
  protected:
-  void SetUp() override { UNDERFOOT_NEEDS_KVM(); }
-
   // Skipped if the host has no such pages.
   void Create(HugePages huge) {
+    UNDERFOOT_NEEDS_KVM();
     pages_ = std::make_unique<HostHugePages>(huge, GetParam(), kBytes);
     if (!pages_->why_not().empty()) UNDERFOOT_SKIP(pages_->why_not());
-    const absl::StatusOr<Kvm> kvm = Kvm::Open();
-    ASSERT_TRUE(kvm.ok()) << kvm.status();
-    absl::StatusOr<Vm> vm = kvm->CreateVm();
-    ASSERT_TRUE(vm.ok()) << vm.status();
-    vm_ = std::make_unique<Vm>(*std::move(vm));
-    absl::StatusOr<std::unique_ptr<CoherentRam>> ram =
-        CoherentRam::Create({.bytes = kBytes,
-                             .backing = GetParam(),
-                             .huge_pages = huge,
-                             .fault_around = 64,
-                             .event_sink = &coverage_});
-    if (absl::IsPermissionDenied(ram.status())) UNDERFOOT_SKIP(std::string(ram.status().message()));
-    ASSERT_TRUE(ram.ok()) << ram.status();
-    ram_ = *std::move(ram);
-    ASSERT_TRUE(ram_->Start().ok());
-    for (const RamSlot& slot : ram_->memory().slots()) {
-      ASSERT_TRUE(ram_->memory().AddSlot(slot, ram_->mmu(), *vm_).ok());
-    }
-    operations_ = std::make_unique<ChurnOperations>(
-        ram_->memory(), ram_->mmu(), *vm_, ram_->hooks(), ram_->uffd(), coverage_,
-        ram_->page_source(), [](const std::function<absl::Status()>& change) { return change(); });
+    CreateMemory({.backing = GetParam(), .huge_pages = huge, .fault_around = 64},
+                 MemoryAway::kGuestRuns, GuestMemory::AtOnce);
   }
   ChurnResult Run(ChurnKind kind, uint64_t random) {
     const absl::StatusOr<ChurnResult> done = operations_->Run(kind, random);
     EXPECT_TRUE(done.ok()) << done.status();
     return done.ok() ? *done : ChurnResult{};
   }
-
-  static constexpr uint64_t kBytes = uint64_t{64} << 20;
+  void TearDown() override {
+    operations_.reset();
+    ram_.reset();  // before its pages are given back
+  }
 
   std::unique_ptr<HostHugePages> pages_;
-  Coverage coverage_;  // outlives the RAM, whose events it receives
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<CoherentRam> ram_;
-  std::unique_ptr<ChurnOperations> operations_;
 };
 
 // A part splits the huge page. Only an operation on all of it shows what the host does to one.

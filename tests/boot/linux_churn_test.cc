@@ -3,43 +3,21 @@
 
 #include <gtest/gtest.h>
 
-#include <memory>
+#include <functional>
 #include <string>
 
-#include "tests/support/minimal_vmm.h"
-#include "tests/support/skip.h"
-#include "vmm/audit/coverage.h"
-#include "vmm/churn/operations.h"
-#include "vmm/coherent/coherent_ram.h"
-#include "vmm/kvm/kvm.h"
+#include "tests/boot/churned_memory.h"
 #include "vmm/machine/machine.h"
 
 namespace underfoot::testing {
 namespace {
 
-class LinuxChurnTest : public ::testing::Test {
+class LinuxChurnTest : public ::testing::Test, protected ChurnedMemory {
  protected:
   void SetUp() override {
-    UNDERFOOT_NEEDS_KVM();
-    const absl::StatusOr<Kvm> kvm = Kvm::Open();
-    ASSERT_TRUE(kvm.ok()) << kvm.status();
-    absl::StatusOr<Vm> vm = kvm->CreateVm();
-    ASSERT_TRUE(vm.ok()) << vm.status();
-    vm_ = std::make_unique<Vm>(*std::move(vm));
-    absl::StatusOr<std::unique_ptr<CoherentRam>> ram = CoherentRam::Create(
-        {.bytes = uint64_t{64} << 20, .use = RamUse::kLinux, .event_sink = &coverage_});
-    if (absl::IsPermissionDenied(ram.status())) UNDERFOOT_SKIP(std::string(ram.status().message()));
-    ASSERT_TRUE(ram.ok()) << ram.status();
-    ram_ = *std::move(ram);
-    ASSERT_TRUE(ram_->Start().ok());
-    for (const RamSlot& slot : ram_->memory().slots()) {
-      ASSERT_TRUE(ram_->memory().AddSlot(slot, ram_->mmu(), *vm_).ok());
-    }
-    operations_ = std::make_unique<ChurnOperations>(
-        ram_->memory(), ram_->mmu(), *vm_, ram_->hooks(), ram_->uffd(), coverage_,
-        ram_->page_source(),
-        [this](const std::function<absl::Status()>& change) { return WithVcpusOut(change); },
-        MemoryAway::kVcpusOut);
+    CreateMemory(
+        {.use = RamUse::kLinux}, MemoryAway::kVcpusOut,
+        [this](const std::function<absl::Status()>& change) { return WithVcpusOut(change); });
   }
 
   absl::Status WithVcpusOut(const std::function<absl::Status()>& change) {
@@ -58,10 +36,6 @@ class LinuxChurnTest : public ::testing::Test {
     return true;
   }
 
-  Coverage coverage_;  // outlives the RAM, whose events it receives
-  std::unique_ptr<Vm> vm_;
-  std::unique_ptr<CoherentRam> ram_;
-  std::unique_ptr<ChurnOperations> operations_;
   absl::Status gate_answers_;  // an error: what is to happen behind the gate does not
   int gate_passed_ = 0;
   uint32_t protections_ = 0;  // made and lifted, while the vCPUs were outside

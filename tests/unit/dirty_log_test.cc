@@ -58,6 +58,37 @@ class CollectDirtyTest : public MmuRig {
     ASSERT_EQ(mmu_.faults().FaultIn(reader_, GfnAt(page), Access::kWrite).outcome,
               FaultInOutcome::kMapped);
   }
+  void CreateLoggedSlot(uint32_t id, GfnRange gfns, Hva hva) {
+    ASSERT_TRUE(
+        mmu_.CreateMemslot({.id = id, .gfns = gfns, .hva = hva, .flags = {.log_dirty = true}})
+            .ok());
+  }
+  // A dirty leaf of this level at the begin of slot kOther, which has `pages` pages.
+  void MapDirtyLeaf(unsigned level, uint64_t pages) {
+    const Gfn leaf{PagesAt(level)};
+    ASSERT_NO_FATAL_FAILURE(CreateLoggedSlot(kOther, {leaf, leaf + pages}, kOthersHva));
+    ASSERT_EQ(mmu_.stage2().TryClaim(leaf, level, Access::kWrite, reader_.tag()).outcome,
+              ClaimOutcome::kClaimed);
+    ASSERT_TRUE(mmu_.stage2().Publish(leaf, reader_.tag(),
+                                      Pte::Leaf({PagesAt(level)}, Access::kWrite).Dirty()));
+  }
+  // Each page of the leaf is reported once, and once more after a write and a split.
+  void ExpectAllPagesOfALeaf(unsigned level) {
+    ASSERT_NO_FATAL_FAILURE(MapDirtyLeaf(level, PagesAt(level)));
+    EXPECT_EQ(mmu_.CollectDirty(kOther)->count(), PagesAt(level));
+    EXPECT_EQ(mmu_.CollectDirty(kOther)->count(), 0u);
+    EXPECT_TRUE(mmu_.Translate(reader_, GpaOf(Gfn{PagesAt(level)} + 5), Access::kWrite));
+    {
+      const HvaRange part = PageRangeOf(kOthersHva + 7 * kPageSize, 2);
+      InvalidationScope scope(mmu_.notifier(), {part, InvalidationKind::kUnmap});
+    }
+    EXPECT_EQ(mmu_.Stats().stage2.leaves_4k, PagesAt(1) - 2);
+    EXPECT_EQ(mmu_.CollectDirty(kOther)->count(), PagesAt(level));
+    EXPECT_EQ(mmu_.CollectDirty(kOther)->count(), 0u);
+  }
+
+  static constexpr uint32_t kOther = 9;
+  static constexpr Hva kOthersHva{0x4000'0000};
 };
 
 TEST_F(CollectDirtyTest, AWriteIsReportedOnceAndTheNextOneAgain) {
@@ -110,17 +141,13 @@ TEST_F(CollectDirtyTest, ACacheKeyedByHvaLogsNothing) {
 }
 
 TEST_F(CollectDirtyTest, AliasesHaveALogEach) {
-  ASSERT_TRUE(mmu_.CreateMemslot({.id = 9,
-                                  .gfns = {{0x8000}, {0x8004}},
-                                  .hva = host_.PageAt(4),
-                                  .flags = {.log_dirty = true}})
-                  .ok());
+  CreateLoggedSlot(kOther, {{0x8000}, {0x8004}}, host_.PageAt(4));
   Write(5);
   ASSERT_EQ(mmu_.faults().HandleFault(reader_, {0x8002}, Access::kWrite).outcome,
             FaultOutcome::kMapped);
   Invalidate(4, 4);
   EXPECT_THAT(Collect(), ElementsAre(5u));
-  EXPECT_THAT(PagesOf(*mmu_.CollectDirty(9)), ElementsAre(2u));
+  EXPECT_THAT(PagesOf(*mmu_.CollectDirty(kOther)), ElementsAre(2u));
 }
 
 TEST_F(CollectDirtyTest, ALogStartsEmptyWhenItIsTurnedOn) {
@@ -155,11 +182,7 @@ TEST_F(CollectDirtyTest, AMovedSlotTakesItsLogAlong) {
 TEST_F(CollectDirtyTest, ASlotCreatedAgainHasAnEmptyLog) {
   Write(5);
   ASSERT_TRUE(mmu_.DeleteMemslot(kSlot).ok());
-  ASSERT_TRUE(mmu_.CreateMemslot({.id = kSlot,
-                                  .gfns = {kFirst, kFirst + kPages},
-                                  .hva = host_.PageAt(0),
-                                  .flags = {.log_dirty = true}})
-                  .ok());
+  CreateLoggedSlot(kSlot, {kFirst, kFirst + kPages}, host_.PageAt(0));
   EXPECT_THAT(Collect(), IsEmpty());
 }
 
@@ -219,67 +242,18 @@ TEST_F(CollectDirtyTest, ASlotWithoutALogIsNotDeletedCollecting) {
 }
 
 TEST_F(CollectDirtyTest, ADirtyBlockReportsAllItsPagesAlsoWhenItIsSplit) {
-  constexpr Gfn kBlock{PagesAt(1)};
-  ASSERT_TRUE(mmu_.CreateMemslot({.id = 9,
-                                  .gfns = {kBlock, kBlock + PagesAt(1)},
-                                  .hva = {0x4000'0000},
-                                  .flags = {.log_dirty = true}})
-                  .ok());
-  const auto map = [&] {
-    const ClaimResult claim = mmu_.stage2().TryClaim(kBlock, 1, Access::kWrite, reader_.tag());
-    ASSERT_EQ(claim.outcome, ClaimOutcome::kClaimed);
-    ASSERT_TRUE(mmu_.stage2().Publish(kBlock, reader_.tag(),
-                                      Pte::Leaf({PagesAt(1)}, Access::kWrite).Dirty()));
-  };
-  map();
-  EXPECT_EQ(mmu_.CollectDirty(9)->count(), PagesAt(1));
-  EXPECT_EQ(mmu_.CollectDirty(9)->count(), 0u);
-  EXPECT_TRUE(mmu_.Translate(reader_, GpaOf(kBlock + 5), Access::kWrite));
-  {
-    const HvaRange part = PageRangeOf({0x4000'0000 + 7 * kPageSize}, 2);
-    InvalidationScope scope(mmu_.notifier(), {part, InvalidationKind::kUnmap});
-  }
-  EXPECT_EQ(mmu_.Stats().stage2.leaves_4k, PagesAt(1) - 2);
-  EXPECT_EQ(mmu_.CollectDirty(9)->count(), PagesAt(1));
-  EXPECT_EQ(mmu_.CollectDirty(9)->count(), 0u);
+  ExpectAllPagesOfALeaf(1);
 }
 
 TEST_F(CollectDirtyTest, ADirtyLeafOf1GiBReportsAllItsPagesAlsoWhenItIsSplit) {
-  constexpr Gfn kGiant{PagesAt(2)};
-  ASSERT_TRUE(mmu_.CreateMemslot({.id = 9,
-                                  .gfns = {kGiant, kGiant + PagesAt(2)},
-                                  .hva = {0x4000'0000},
-                                  .flags = {.log_dirty = true}})
-                  .ok());
-  ASSERT_EQ(mmu_.stage2().TryClaim(kGiant, 2, Access::kWrite, reader_.tag()).outcome,
-            ClaimOutcome::kClaimed);
-  ASSERT_TRUE(mmu_.stage2().Publish(kGiant, reader_.tag(),
-                                    Pte::Leaf({PagesAt(2)}, Access::kWrite).Dirty()));
-  EXPECT_EQ(mmu_.CollectDirty(9)->count(), PagesAt(2));
-  EXPECT_EQ(mmu_.CollectDirty(9)->count(), 0u);
-  EXPECT_TRUE(mmu_.Translate(reader_, GpaOf(kGiant + 5), Access::kWrite));
-  {
-    const HvaRange part = PageRangeOf({0x4000'0000 + 7 * kPageSize}, 2);
-    InvalidationScope scope(mmu_.notifier(), {part, InvalidationKind::kUnmap});
-  }
-  EXPECT_EQ(mmu_.CollectDirty(9)->count(), PagesAt(2));
-  EXPECT_EQ(mmu_.CollectDirty(9)->count(), 0u);
+  ExpectAllPagesOfALeaf(2);
 }
 
 // Such a leaf is dirty for the sake of another slot's pages too: it is reported too often instead.
 TEST_F(CollectDirtyTest, ABlockThatReachesOutOfTheSlotStaysDirty) {
-  constexpr Gfn kBlock{PagesAt(1)};
-  ASSERT_TRUE(mmu_.CreateMemslot({.id = 9,
-                                  .gfns = {kBlock, kBlock + 3},
-                                  .hva = {0x4000'0000},
-                                  .flags = {.log_dirty = true}})
-                  .ok());
-  ASSERT_EQ(mmu_.stage2().TryClaim(kBlock, 1, Access::kWrite, reader_.tag()).outcome,
-            ClaimOutcome::kClaimed);
-  ASSERT_TRUE(mmu_.stage2().Publish(kBlock, reader_.tag(),
-                                    Pte::Leaf({PagesAt(1)}, Access::kWrite).Dirty()));
-  EXPECT_THAT(PagesOf(*mmu_.CollectDirty(9)), ElementsAre(0u, 1u, 2u));
-  EXPECT_THAT(PagesOf(*mmu_.CollectDirty(9)), ElementsAre(0u, 1u, 2u));
+  ASSERT_NO_FATAL_FAILURE(MapDirtyLeaf(1, 3));
+  EXPECT_THAT(PagesOf(*mmu_.CollectDirty(kOther)), ElementsAre(0u, 1u, 2u));
+  EXPECT_THAT(PagesOf(*mmu_.CollectDirty(kOther)), ElementsAre(0u, 1u, 2u));
 }
 
 TEST_F(CollectDirtyTest, AnImpossibleCollectionIsAnErrorWithTheReason) {
