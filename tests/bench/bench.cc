@@ -11,7 +11,7 @@
 namespace underfoot::bench {
 namespace {
 
-constexpr unsigned kSmokeRounds = 2;
+constexpr unsigned kSmokeRounds = 1;
 constexpr unsigned kQuickShare = 4;  // of the rounds of a full run
 
 // `name` is how the names of all its comparisons begin, up to the first dot. `seconds` is the time
@@ -125,9 +125,10 @@ void Bench::Compare(Comparison comparison) {
     comparison.rounds = options_.rounds;
     comparison.time_limit = std::chrono::nanoseconds::max();
   }
-  comparison.keep_disturbed = smoke();
-  comparison.rounds = std::max((comparison.rounds + options_.processes - 1) / options_.processes,
-                               options_.rounds == 0 ? kLeastRounds : 1);
+  comparison.smoke = smoke();
+  const unsigned least = options_.rounds == 0 && !smoke() ? kLeastRounds : 1;
+  comparison.rounds =
+      std::max((comparison.rounds + options_.processes - 1) / options_.processes, least);
   comparison.time_limit /= options_.processes;
   const Rounds& rounds = rounds_[comparison.name] = TakeRounds(comparison);
   results_.comparisons.push_back(ResultOf(comparison, rounds));

@@ -93,6 +93,25 @@ TEST(Comparison, TheTimeLimitEndsItAfterTheLeastRounds) {
   EXPECT_EQ(result.rounds, kLeastRounds);
 }
 
+TEST(Comparison, ASmokeRunWarmsNothingUpAndKeepsADisturbedTurn) {
+  int turns = 0;
+  Variant disturbed{.name = "b",
+                    .run =
+                        [&turns](Turn& turn) {
+                          ++turns;
+                          turn.Record(2);
+                          turn.Discard();
+                        },
+                    .goal = {}};
+  const ComparisonResult result = Measure({.name = "g.smoke",
+                                           .what = "",
+                                           .variants = {Constant("a", 1), disturbed},
+                                           .rounds = 1,
+                                           .smoke = true});
+  EXPECT_EQ(turns, 1);
+  EXPECT_EQ(result.variants[1].figure.samples, 1u);
+}
+
 TEST(Comparison, AVariantThatIsAlwaysDisturbedHasNoFigureAndMeetsNoGoal) {
   Variant hopeless{.name = "b",
                    .run = [](Turn& turn) { turn.Discard(); },

@@ -7,12 +7,11 @@ namespace {
 constexpr unsigned kAttempts = 4;
 
 // The median of a valid turn; nullopt when there was none.
-std::optional<double> TakeTurn(const Variant& variant, bool keep_disturbed,
-                               VariantRounds& collected) {
+std::optional<double> TakeTurn(const Variant& variant, bool smoke, VariantRounds& collected) {
   for (unsigned attempt = 0; attempt < kAttempts; ++attempt) {
     Turn turn;
     variant.run(turn);
-    if (turn.samples().empty() || (turn.discarded() && !keep_disturbed)) {
+    if (turn.samples().empty() || (turn.discarded() && !smoke)) {
       ++collected.discarded;
       continue;
     }
@@ -28,7 +27,7 @@ void TakeRound(const Comparison& comparison, unsigned round,
   std::vector<std::optional<double>> medians(variants.size());
   for (size_t i = 0; i < variants.size(); ++i) {
     const size_t turn = (i + round) % variants.size();
-    medians[turn] = TakeTurn(variants[turn], comparison.keep_disturbed, collected[turn]);
+    medians[turn] = TakeTurn(variants[turn], comparison.smoke, collected[turn]);
     if (medians[turn].has_value()) collected[turn].medians.push_back(*medians[turn]);
   }
   if (!medians[0].has_value() || *medians[0] <= 0) return;
@@ -58,8 +57,10 @@ std::optional<bool> VariantResult::GoalMet() const {
 }
 
 Rounds TakeRounds(const Comparison& comparison) {
-  std::vector<VariantRounds> warm_up(comparison.variants.size());
-  TakeRound(comparison, 0, warm_up);
+  if (!comparison.smoke) {
+    std::vector<VariantRounds> warm_up(comparison.variants.size());
+    TakeRound(comparison, 0, warm_up);
+  }
   Rounds rounds;
   rounds.variants.resize(comparison.variants.size());
   const auto start = std::chrono::steady_clock::now();

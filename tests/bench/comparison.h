@@ -77,8 +77,9 @@ struct Comparison {
   // Set if the comparison is one point of a curve.
   std::optional<SweepPoint> sweep = std::nullopt;
   std::chrono::nanoseconds time_limit = std::chrono::nanoseconds::max();
-  // In a smoke run a turn is shorter than the second thread's step: disturbed turns count too.
-  bool keep_disturbed = false;
+  // A smoke run only shows that each variant measures something. Nothing is warmed up; and a turn is
+  // shorter than the second thread's step, so disturbed turns count too.
+  bool smoke = false;
 };
 
 // What one variant has measured in all rounds, before any statistics.
@@ -118,7 +119,7 @@ struct ComparisonResult {
   std::vector<VariantResult> variants;
 };
 
-// One round more than asked for: the first one warms up and does not count. When the time limit has
+// One round more than asked for, but in a smoke run: the first one warms up and does not count. When the time limit has
 // passed, the round in progress is the last, but kLeastRounds are always measured.
 inline constexpr unsigned kLeastRounds = 2;
 Rounds TakeRounds(const Comparison& comparison);
