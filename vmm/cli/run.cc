@@ -306,10 +306,9 @@ absl::StatusOr<RunOptions> FitChurnToHost(RunOptions options, const ChurnSpec& w
   return options;
 }
 
-// Otherwise these would refuse the run after the host has been changed for it. A run that may not
-// change it is refused by the same checks of Machine::Create, and need not read its images twice.
+// Otherwise these would refuse the run after it has announced which churn it skips, and after the host
+// has been changed for it.
 absl::Status Precheck(const RunOptions& options) {
-  if (!options.allow_host_changes) return absl::OkStatus();
   if (absl::Status path = CheckPathIsFree(options.control_path); !path.ok()) return path;
   return Machine::Precheck(options);
 }

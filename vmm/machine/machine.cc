@@ -132,6 +132,8 @@ absl::Status Machine::Precheck(const RunOptions& options) {
         ScriptWriter::Open(options.record_path, ScriptMachine::Of(options)).status();
     if (!opened.ok()) return opened;
   }
+  // Create reads the images too, which takes a while, and without leave nothing is changed before.
+  if (!options.allow_host_changes) return absl::OkStatus();
   const auto write_nothing = [](Gpa, std::span<const std::byte>) { return absl::OkStatus(); };
   if (options.RunsLinux()) return LoadLinuxFiles(options, write_nothing).status();
   if (options.HasBuiltInGuest()) return absl::OkStatus();
