@@ -27,11 +27,13 @@ cp new/checksums new/vdb.checksum .
 rm -r new
 
 # QEMU's software CPU has no XSETBV for guests of guests.
-"$program" run --kernel "$kernel" --initrd "$initrd" --vcpus "$vcpus" --disk vda --disk vdb,ro \
-  --append "noxsave quiet check_cpus=$vcpus check_rounds=$rounds check_end=$end" --duration 8m "$@" >log 2>&1
-status=$?
-cat log
-[ $status -eq "$expected" ] || fail "exit code $status of the run; $expected expected"
+{
+  "$program" run --kernel "$kernel" --initrd "$initrd" --vcpus "$vcpus" --disk vda --disk vdb,ro \
+    --append "noxsave quiet check_cpus=$vcpus check_rounds=$rounds check_end=$end" --duration 8m "$@"
+  echo $? >status
+} 2>&1 | tee log
+status=$(cat status)
+[ "$status" -eq "$expected" ] || fail "exit code $status of the run; $expected expected"
 # A panic has one exit code at the end and before it.
 grep -q "guest: good" log || fail "the guest has not come to its end"
 

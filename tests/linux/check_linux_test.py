@@ -109,20 +109,27 @@ class CheckLinux(unittest.TestCase):
                 self.assertRegex(self.output, "linux-anon     passed .*(died|not done|broke down)")
 
     def test_a_guest_that_dies_each_time_has_failed_if_those_of_qemu_live(self):
-        self.run_with("dies panics hangs good")
+        self.run_with("dies panics dies panics dies good")
         self.expect(1, anon="FAILED")
-        self.assertEqual(self.played[3], ["control", "good"])
+        self.assertEqual(self.played[5], ["control", "good"])
 
     def test_a_guest_that_dies_each_time_has_failed_if_no_control_can_be_made(self):
-        self.run_with("dies dies dies unmade")
+        self.run_with("dies dies dies dies dies unmade")
         self.expect(1, anon="FAILED")
 
     def test_a_guest_that_dies_each_time_is_not_judged_if_one_of_qemu_dies_too(self):
         for control in "peer-dies", "breaks":
             with self.subTest(control):
-                self.run_with(f"dies breaks dies {control}")
+                self.run_with(f"dies breaks dies panics dies dies {control}")
                 self.expect(3, anon="UNJUDGED")
-                self.assertEqual(self.played[3], ["control", control])
+                self.assertEqual(self.played[6], ["control", control])
+
+    def test_a_control_that_died_counts_for_the_steps_after_it(self):
+        deaths = 5 * "dies "
+        self.run_with(f"{deaths} peer-dies {deaths} good {deaths}")
+        self.expect(3, anon="UNJUDGED", memfd="UNJUDGED", **{"memory": "UNJUDGED"})
+        self.assertEqual(self.played.count(["control", "peer-dies"]), 1)
+        self.assertNotIn(["control", "good"], self.played)
 
     def test_a_machine_that_breaks_down_each_time_judges_nothing(self):
         self.run_with("breaks breaks breaks")
