@@ -125,6 +125,26 @@ TEST_F(CommandTest, HugePagesNeedWholeHugePagesOfMemory) {
               AllOf(HasSubstr("256 MiB"), HasSubstr("at least 4G"), HasSubstr("--huge-pages 2M")));
 }
 
+TEST_F(CommandTest, OnlyALinuxGuestInPrivateMemoryHasHugePagesByDefault) {
+  const std::string kernel = Kernel();
+  const auto pages = [&](std::vector<std::string> more, bool thp = true) {
+    more.insert(more.begin(), {"--kernel", kernel});
+    return Run(more).PagesOn(thp);
+  };
+  EXPECT_EQ(pages({}), HugePages::kThp);
+  EXPECT_EQ(pages({"--huge-pages", "auto"}), HugePages::kThp);
+  EXPECT_EQ(pages({}, /*thp=*/false), HugePages::kOff);
+  EXPECT_EQ(pages({"--huge-pages", "off"}), HugePages::kOff);
+  EXPECT_EQ(pages({"--huge-pages", "2M"}), HugePages::k2M);
+  EXPECT_EQ(pages({"--huge-pages", "thp"}, /*thp=*/false), HugePages::kThp);
+  EXPECT_EQ(pages({"--backing", "memfd"}), HugePages::kOff);
+  EXPECT_EQ(pages({"--memory", "65M"}), HugePages::kOff);  // not in whole huge pages
+  EXPECT_EQ(pages({"--fault-around", "1"}), HugePages::kOff);
+  EXPECT_EQ(pages({"--working-set", "1s"}), HugePages::kOff);
+  EXPECT_EQ(Run({}).PagesOn(/*thp=*/true), HugePages::kOff);
+  EXPECT_EQ(Run({"--huge-pages", "thp"}).PagesOn(/*thp=*/false), HugePages::kThp);
+}
+
 TEST_F(CommandTest, HugetlbMemoryRefusesUnsupportedChurnWithTheReason) {
   const auto error = [&](const char* kind) {
     return Error({"run", "--huge-pages", "2M", "--churn", kind});

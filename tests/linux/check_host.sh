@@ -2,7 +2,8 @@
 # shellcheck shell=dash
 # check_host.sh PROGRAM KERNEL INITRD VCPUS ROUNDS END EXPECTED OPTION...: runs check_init.sh in a Linux
 # guest of PROGRAM (`underfoot`) with these options, and looks at its disk afterwards: e2fsck, and the
-# content file by file. END is poweroff, reboot or panic, EXPECTED the exit code of PROGRAM.
+# content file by file. END is poweroff, reboot or panic, EXPECTED the exit code of PROGRAM. With CHECK_TEXT in the
+# environment the run must print that.
 # For `./dev check-linux`, inside the machine of stock_kvm.sh.
 program=$1 kernel=$2 initrd=$3 vcpus=$4 rounds=$5 end=$6 expected=$7
 shift 7
@@ -38,6 +39,7 @@ status=$(cat status)
 grep -q "guest: good" log || fail "the guest has not come to its end"
 
 /sbin/e2fsck -f -n vda >fsck 2>&1 || fail "e2fsck: $(cat fsck)"
+[ -z "$CHECK_TEXT" ] || grep -qF "$CHECK_TEXT" log || fail "the run does not say '$CHECK_TEXT'"
 mkdir out
 /sbin/debugfs -R "rdump / out" vda >/dev/null 2>&1
 (cd out/tree && sha256sum -s -c ../../checksums) || fail "the tree is not as it was"

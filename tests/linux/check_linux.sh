@@ -171,6 +171,10 @@ command_check_linux() {
   stock_options=(--nodes 2 --smp 4)
   linux_lane linux-4-vcpus $LINUX_SECONDS "$kernel/vmlinuz" 4 1 poweroff 0 "${memory[@]}" --backing anon \
     --churn migrate:2/s,compact:1/s,split:1/s
+  # A KVM whose host has UFFDIO_MOVE, for which memory is made of transparent huge pages by default.
+  stock_options=(--kernel 6.12 --env "CHECK_TEXT=in huge pages (thp)")
+  linux_lane linux-thp $LINUX_SECONDS "$kernel/vmlinuz" 2 1 poweroff 0 "${memory[@]}" \
+    --churn pageout:5/s,fork:1/s,collapse:1/s,wp:5/s,memslot:1/s,remap:1/s,protect:1/s
   stock_options=()
   tests/linux/initrd.sh "$kernel" tests/linux/memory_init.sh "$folder/memory"
   linux_step linux-memory $LINUX_SECONDS --memory 1536 --file build/underfoot \

@@ -10,7 +10,7 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COPIES = "dev", "tests/arguments.sh", "tests/boot/stock.sh", "tests/linux/check_linux.sh"
-STEPS = ("linux-anon linux-memfd linux-4-vcpus linux-memory linux-panic console-ttyS0 console-hvc0").split()
+STEPS = ("linux-anon linux-memfd linux-4-vcpus linux-thp linux-memory linux-panic console-ttyS0 console-hvc0").split()
 
 # Plays the next word of `plan`, and a good run when there is none left. Writes down what it played.
 MACHINE = r"""#!/usr/bin/env bash
@@ -127,7 +127,7 @@ class CheckLinux(unittest.TestCase):
     def test_a_control_that_died_counts_for_the_steps_after_it(self):
         deaths = 5 * "dies "
         self.run_with(f"{deaths} peer-dies {deaths} good {deaths}")
-        self.expect(3, anon="UNJUDGED", memfd="UNJUDGED", **{"memory": "UNJUDGED"})
+        self.expect(3, anon="UNJUDGED", memfd="UNJUDGED", **{"thp": "UNJUDGED"})
         self.assertEqual(self.played.count(["control", "peer-dies"]), 1)
         self.assertNotIn(["control", "good"], self.played)
 

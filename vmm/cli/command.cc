@@ -120,8 +120,9 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
   sub->add_option(
          "--huge-pages", run->huge_pages,
          "Pages of the host that guest memory is made of: 4 KiB, transparent huge pages, or "
-         "reserved (hugetlb) pages of 2 MiB or 1 GiB")
-      ->type_name("off|thp|2M|1G")
+         "reserved (hugetlb) pages of 2 MiB or 1 GiB; auto: thp for a Linux guest in private "
+         "memory, if this host can bring them in as a whole (Linux 6.8), otherwise off")
+      ->type_name("auto|off|thp|2M|1G")
       ->capture_default_str();
   sub->add_option(
          "--fault-around", run->fault_around,

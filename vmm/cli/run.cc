@@ -40,6 +40,7 @@
 #include "vmm/machine/census.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_control.h"
+#include "vmm/ram/userfaultfd.h"
 #include "vmm/stats/run_end.h"
 
 namespace underfoot {
@@ -306,6 +307,11 @@ absl::StatusOr<RunOptions> FitChurnToHost(RunOptions options, const ChurnSpec& w
   return options;
 }
 
+// Whether a fault can bring in a whole huge page of private memory.
+bool BringsInThp(const HugePageHost& host) {
+  return host.OffersThp() && Userfaultfd::Open({.events = UffdEvents::kNone, .move = true}).ok();
+}
+
 // Otherwise these would refuse the run after it has announced which churn it skips, and after the host
 // has been changed for it.
 absl::Status Precheck(const RunOptions& options) {
@@ -313,8 +319,11 @@ absl::Status Precheck(const RunOptions& options) {
   return Machine::Precheck(options);
 }
 
-absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, EndSignals& signals,
-                                     Console& console) {
+absl::StatusOr<RunSummary> RunOnHost(RunOptions asked, EndSignals& signals, Console& console) {
+  const HugePageHost huge_pages;
+  if (asked.PagesOn(/*thp=*/true) != asked.huge_pages) {
+    asked.huge_pages = asked.PagesOn(BringsInThp(huge_pages));
+  }
   if (absl::Status checked = Precheck(asked); !checked.ok()) return checked;
   const absl::StatusOr<ChurnSpec> wanted = ChurnWanted(asked, console);
   if (!wanted.ok()) return wanted.status();
@@ -328,7 +337,6 @@ absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, EndSignals& signal
   }
   signals.SetAtOnce([&] { scene.Leave(changes.get()); });
   const absl::Cleanup no_more = [&signals] { signals.SetAtOnce(nullptr); };
-  const HugePageHost huge_pages;
   const absl::Status provided = scene.WithHost([&] {
     return huge_pages.Provide(asked.huge_pages, asked.backing, asked.memory_bytes, changes.get());
   });

@@ -132,10 +132,12 @@ absl::Status CheckBacking(const std::string& text, RunOptions* options) {
 
 // Must be called after the memory is known.
 absl::Status CheckHugePages(const std::string& text, RunOptions* options) {
+  options->choose_huge_pages = text == "auto";
+  if (options->choose_huge_pages) return absl::OkStatus();
   const std::optional<HugePages> huge = FindHugePages(text);
   if (!huge.has_value()) {
     return Bad("--huge-pages",
-               absl::StrFormat("'%s' must be off, thp, 2M or 1G", text.substr(0, 80)));
+               absl::StrFormat("'%s' must be auto, off, thp, 2M or 1G", text.substr(0, 80)));
   }
   const std::string_view why = RamSizeError(options->memory_bytes, *huge);
   if (!why.empty()) {

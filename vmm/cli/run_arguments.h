@@ -26,7 +26,7 @@ struct RunArguments {
   std::string hotplug_memory;
   std::string vcpus = "2";
   std::string backing = "anon";
-  std::string huge_pages = "off";
+  std::string huge_pages = "auto";
   std::string fault_around = "64";
   std::string fault_handlers = "auto";
   bool pin_vcpus = false;

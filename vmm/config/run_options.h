@@ -80,6 +80,7 @@ struct RunOptions {
   uint32_t vcpus = 2;  // 1..kMaxVcpus
   Backing backing = Backing::kAnon;
   HugePages huge_pages = HugePages::kOff;  // memory_bytes is a multiple of SlotGranule
+  bool choose_huge_pages = false;  // `huge_pages` is kOff, and a run may choose: see PagesOn
   // The most pages that a fault brings in, 1..512; 1: only the faulting page.
   uint64_t fault_around = 64;
   // Threads that serve faults, 1..kMostEventReaders; absent: FaultHandlersForThisHost.
@@ -253,6 +254,14 @@ struct RunOptions {
   bool SamplesWrites() const { return working_set_period.has_value() && backing == Backing::kAnon; }
   // Fault-around and read-ahead must be off then: a page that is present counts as touched.
   bool page_in_is_touch() const { return working_set_period.has_value(); }
+  // What memory is made of. `thp`: a fault can bring in a whole transparent huge page of private
+  // memory on this host. A Linux guest touches most of its memory and starts faster with them; the
+  // built-in guests check single pages.
+  HugePages PagesOn(bool thp) const {
+    const bool wanted = choose_huge_pages && RunsLinux() && backing == Backing::kAnon &&
+                        RamSizeError(memory_bytes, HugePages::kThp).empty() && FaultAround() > 1;
+    return wanted && thp ? HugePages::kThp : huge_pages;
+  }
   // The most pages that a fault brings in.
   uint64_t FaultAround() const { return page_in_is_touch() ? 1 : fault_around; }
 };
