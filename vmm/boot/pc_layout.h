@@ -57,8 +57,11 @@ inline constexpr uint8_t kSleepTypeOff = 5;
 inline constexpr Gpa kWarmStart{0x472};
 inline constexpr uint16_t kWarmStartValue = 0x1234;
 // Comes before what the operator adds. ACPI's reset register is the one reset that this machine has,
-// and a kernel that waits after a panic would wait for ever.
-inline constexpr char kLinuxDefaults[] = "console=ttyS0 reboot=acpi,panic_warm panic=-1";
+// and a kernel that waits after a panic would wait for ever. The last two spare the kernel the search
+// for what this machine lacks, with an exit for each access: PCI's configuration space, and three
+// more serial ports.
+inline constexpr char kLinuxDefaults[] =
+    "console=ttyS0 reboot=acpi,panic_warm panic=-1 pci=off 8250.nr_uarts=1";
 
 }  // namespace underfoot::pc
 
