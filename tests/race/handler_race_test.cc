@@ -112,6 +112,21 @@ TEST_F(HandlerRaceTest, AnEventThatAnotherHandlerHasReadExplainsALostPage) {
   EXPECT_EQ(Stats().lost_copies_repaired, 0u);
 }
 
+// vmm/sources/uffd/handler_rest.h: each fault and each event wakes both handlers.
+TEST_F(HandlerRaceTest, AHandlerThatIsWokenInVainRestsAndTheOtherOneServes) {
+  Gate gate("handler-rests");
+  for (uint64_t i = 0; !gate.arrived() && i < 100'000; ++i) {
+    EXPECT_EQ(Load(i % kPages), 0u);
+    Remove(i % kPages);
+  }
+  ASSERT_TRUE(gate.arrived()) << "no handler was woken in vain";
+  for (uint64_t i = 0; i < 10 * kPages; ++i) {  // the one that rests stands at the gate
+    EXPECT_EQ(Load(i % kPages), 0u);
+    Remove(i % kPages);
+  }
+  gate.Open();
+}
+
 // vmm/evidence/event_reads.h: what its Wait promises to the auditor.
 TEST_F(HandlerRaceTest, AWaitForReadsEndsWhenEachReadThatWasOpenIsApplied) {
   FaultIn(3);

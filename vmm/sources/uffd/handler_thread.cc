@@ -70,9 +70,15 @@ void HandlerThread::Main() {
     BatchThisThread();
   }
   Reader reader(shared_.mmu.readers());
+  HandlerRest rest(shared_.listening);
+  bool more = false;
   while (!stop_.load(kAcquire)) {
-    WaitForWork();
-    const bool more = ReadAndServe(reader);
+    // The thread of a fault often runs, and faults again, as soon as its page is there, before its
+    // handler on the same CPU continues: then the next message waits already.
+    const bool try_at_once = more && !place_.cpus.empty();
+    readable_ = false;
+    if (!try_at_once) WaitForWork(rest);
+    more = ReadAndServe(reader, rest);
     // In turns: a queue that never runs empty must not starve those that were put off.
     RetryDeferred(reader);
     if (!more) shared_.resolver.BringIn(reader, ahead_);
@@ -80,28 +86,29 @@ void HandlerThread::Main() {
 }
 
 // Never by a read that blocks: then the word would be odd while the thread sleeps.
-void HandlerThread::WaitForWork() {
+void HandlerThread::WaitForWork(HandlerRest& rest) {
   // A fork event that waits for a descriptor keeps userfaultfd readable: it is looked at again,
   // as a deferred fault is, and not without a pause.
-  std::array<pollfd, 2> fds{
-      {{fork_waits_ ? -1 : shared_.uffd.fd(), POLLIN, 0}, {wake_.get(), POLLIN, 0}}};
-  std::optional<int64_t> next_ns;
-  if (fork_waits_) next_ns = fork_retry_ns_;
+  std::array<pollfd, 2> fds{{{fork_waits_ || rest.rests() ? -1 : shared_.uffd.fd(), POLLIN, 0},
+                             {wake_.get(), POLLIN, 0}}};
+  std::optional<int64_t> next_ns = rest.until_ns();
+  if (fork_waits_) next_ns = std::min(next_ns.value_or(fork_retry_ns_), fork_retry_ns_);
   for (const UffdFault& fault : deferred_) {
     next_ns = std::min(next_ns.value_or(fault.retry.due_ns()), fault.retry.due_ns());
   }
-  const int64_t now_ns = MonotonicNs();
-  if (!ahead_.last.empty()) next_ns = now_ns;
-  const int64_t wait_ns = next_ns.has_value() ? std::max(*next_ns - now_ns, int64_t{0}) : 0;
+  if (!ahead_.last.empty()) next_ns = 0;
+  const int64_t wait_ns = next_ns.has_value() ? std::max(*next_ns - MonotonicNs(), int64_t{0}) : 0;
   const timespec timeout = absl::ToTimespec(absl::Nanoseconds(wait_ns));
   static_cast<void>(
       ppoll(fds.data(), fds.size(), next_ns.has_value() ? &timeout : nullptr, nullptr));
+  rest.Listen();
+  readable_ = fds[0].revents != 0;
   eventfd_t ignored = 0;
   if (fds[1].revents != 0) static_cast<void>(eventfd_read(wake_.get(), &ignored));
 }
 
 // One read, and what it gave. Returns false if that has emptied the queue.
-bool HandlerThread::ReadAndServe(const Reader& reader) {
+bool HandlerThread::ReadAndServe(const Reader& reader, HandlerRest& rest) {
   std::array<uffd_msg, kMostMessages> buffer;
   const UffdEventHandler::Before before = shared_.events.NoteBeforeRead();
   EventReads::Scope reading(shared_.reads, place_.index);
@@ -113,6 +120,7 @@ bool HandlerThread::ReadAndServe(const Reader& reader) {
   }
   UNDERFOOT_CHECK(n.ok(), "userfaultfd cannot be read", shared_.uffd.fd(), n.status().raw_code());
   const std::span<const uffd_msg> messages(buffer.data(), *n);
+  NoteRead(rest, !messages.empty());
   // Faults are read before events, so a read that gave faults only says nothing of the fork.
   const bool fork_read = std::any_of(messages.begin(), messages.end(), [](const uffd_msg& message) {
     return message.event == UFFD_EVENT_FORK;
@@ -130,6 +138,13 @@ bool HandlerThread::ReadAndServe(const Reader& reader) {
     if (IsFault(message)) TakeFault(reader, message);
   }
   return *n == place_.messages;
+}
+
+// A handler that has something to do apart from messages does not rest.
+void HandlerThread::NoteRead(HandlerRest& rest, bool found) {
+  if (found) return rest.FoundMessage();
+  if (!readable_ || fork_waits_ || !deferred_.empty() || !ahead_.last.empty()) return;
+  if (rest.WasWokenInVain(MonotonicNs())) UNDERFOOT_SYNC_POINT("handler-rests");
 }
 
 // While one handler tries to read the event, another finds nothing to read, and comes back later.

@@ -4,6 +4,9 @@
 //    ▲                                                                       deferred:       │
 //    └── what is due is tried again ◄──────────── put off, with a deadline of its own ◄──────┘
 //
+// A pinned handler that has read a message reads again without a poll. One of several handlers may
+// rest for a few milliseconds (handler_rest.h).
+//
 // Order of the kernel: read() returns faults before events, whichever came first, and while an event
 // waits to be read every copy answers EAGAIN. A handler that has put a fault off therefore reads
 // again before it tries the fault again: only a read lets the event go on.
@@ -39,6 +42,7 @@
 #include "vmm/evidence/expected_events.h"
 #include "vmm/ram/userfaultfd.h"
 #include "vmm/sources/uffd/fault_resolver.h"
+#include "vmm/sources/uffd/handler_rest.h"
 #include "vmm/sources/uffd/uffd_event_handler.h"
 
 namespace underfoot {
@@ -54,6 +58,7 @@ struct HandlerContext {
   // only whether the event is counted anew.
   std::atomic<unsigned> met_fork_that_waits{0};
   Counter fork_waits_count{};
+  std::atomic<unsigned> listening{0};  // HandlerRest
 };
 
 // Where a handler runs, and how many messages it reads at once.
@@ -94,8 +99,9 @@ class HandlerThread {
 
  private:
   void Main();
-  void WaitForWork();
-  bool ReadAndServe(const Reader& reader);
+  void WaitForWork(HandlerRest& rest);
+  bool ReadAndServe(const Reader& reader, HandlerRest& rest);
+  void NoteRead(HandlerRest& rest, bool found);
   void TakeFault(const Reader& reader, const uffd_msg& message);
   void CountReordered(std::span<const uffd_msg> messages);
   void SampleCpu(const uffd_msg& message);
@@ -109,6 +115,7 @@ class HandlerThread {
   UniqueFd wake_;
   std::thread thread_;
   std::vector<UffdFault> deferred_;  // of the thread, as the next
+  bool readable_ = false;            // poll has found userfaultfd readable
   bool fork_waits_ = false;          // an event that the kernel has no descriptor for
   int64_t fork_retry_ns_ = 0;        // when it is tried again
   bool raised_ = false;

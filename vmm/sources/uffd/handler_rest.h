@@ -1,0 +1,91 @@
+// When one of several handlers does not listen to userfaultfd. A fault wakes every handler that
+// listens, and one of them gets its message. The others were woken in vain: a handler on a CPU that
+// was idle costs the faulting thread an interrupt to that CPU, about as long as the whole fault
+// takes on its own CPU; a handler on a busy CPU takes a moment of it.
+//
+// A handler that was woken in vain several times in a row rests: it does not listen for a
+// millisecond, then for twice as long each time, up to eight milliseconds, until it gets a message
+// again. After each rest it listens until it was woken in vain as often again. So a vCPU that
+// moves to another CPU, or that begins to fault, has the handler of its CPU after a few milliseconds;
+// until then another handler serves it. If no thread faults, no handler is woken.
+//
+// One handler always listens: the last one does not rest.
+//
+//   handler of the vCPU's CPU      the other handler
+//   listens                        listens
+//   message, message, ...          in vain, 4 times
+//   message, message, ...          rests 1 ms; in vain, 4 times
+//   message, message, ...          rests 2 ms; ...
+//
+// Thread safety: `listening` is shared by the handlers; the rest belongs to one thread.
+
+#ifndef UNDERFOOT_VMM_SOURCES_UFFD_HANDLER_REST_H_
+#define UNDERFOOT_VMM_SOURCES_UFFD_HANDLER_REST_H_
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <optional>
+
+#include "mmu/base/ordering.h"
+
+namespace underfoot {
+
+class HandlerRest {
+ public:
+  static constexpr unsigned kVainReads = 4;
+  static constexpr int64_t kFirstNs = 1'000'000;
+  static constexpr int64_t kLongestNs = 8'000'000;
+
+  // While it exists it listens or rests. `listening`: how many handlers listen.
+  // Relaxed, here and below: the count decides only who listens. In the order of its changes it is
+  // never 0 while a handler exists, and a handler that it counts is about to poll.
+  explicit HandlerRest(std::atomic<unsigned>& listening) : listening_(listening) {
+    listening_.fetch_add(1, kRelaxed);
+  }
+  ~HandlerRest() {
+    if (!rests()) listening_.fetch_sub(1, kRelaxed);
+  }
+  HandlerRest(const HandlerRest&) = delete;
+  HandlerRest& operator=(const HandlerRest&) = delete;
+
+  bool rests() const { return until_ns_.has_value(); }
+  // When it listens again; empty: it listens.
+  std::optional<int64_t> until_ns() const { return until_ns_; }
+
+  void FoundMessage() {
+    vain_ = 0;
+    wait_ns_ = kFirstNs;
+  }
+  // Userfaultfd had something to read, and another handler has read it. Returns whether this handler
+  // now rests.
+  bool WasWokenInVain(int64_t now_ns) {
+    if (rests() || ++vain_ < kVainReads || !LeaveToOthers()) return false;
+    vain_ = 0;
+    until_ns_ = now_ns + wait_ns_;
+    wait_ns_ = std::min(2 * wait_ns_, kLongestNs);
+    return true;
+  }
+  void Listen() {
+    if (!rests()) return;
+    until_ns_.reset();
+    listening_.fetch_add(1, kRelaxed);
+  }
+
+ private:
+  bool LeaveToOthers() {
+    for (unsigned count = listening_.load(kRelaxed); count > 1;) {
+      if (listening_.compare_exchange_weak(count, count - 1, kRelaxed, kRelaxed)) return true;
+    }
+    return false;
+  }
+
+  std::atomic<unsigned>& listening_;
+  std::optional<int64_t> until_ns_;
+  unsigned vain_ = 0;
+  int64_t wait_ns_ = kFirstNs;
+};
+
+}  // namespace underfoot
+
+#endif  // UNDERFOOT_VMM_SOURCES_UFFD_HANDLER_REST_H_
