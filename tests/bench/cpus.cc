@@ -10,13 +10,10 @@ const std::vector<int>& AllowedCpus() {
 }
 
 // A pin that the host refuses costs precision and not correctness: it is not an error.
-Pinned::Pinned(int cpu) {
+Pinned::Pinned(const std::vector<int>& cpus) {
   CPU_ZERO(&before_);
   static_cast<void>(sched_getaffinity(0, sizeof(before_), &before_));
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  CPU_SET(cpu, &one);
-  static_cast<void>(sched_setaffinity(0, sizeof(one), &one));
+  PinThisThread(cpus);
 }
 
 Pinned::~Pinned() { static_cast<void>(sched_setaffinity(0, sizeof(before_), &before_)); }

@@ -17,7 +17,8 @@ const std::vector<int>& AllowedCpus();
 // Pins the calling thread, and the threads that it makes meanwhile, for as long as it lives.
 class Pinned {
  public:
-  explicit Pinned(int cpu);
+  explicit Pinned(int cpu) : Pinned(std::vector<int>{cpu}) {}
+  explicit Pinned(const std::vector<int>& cpus);
   ~Pinned();
   Pinned(const Pinned&) = delete;
   Pinned& operator=(const Pinned&) = delete;

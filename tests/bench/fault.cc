@@ -5,11 +5,11 @@
 // the handler's work. If a thread brings the page in before it writes, there is no fault and no
 // thread is woken.
 
-#include <array>
 #include <functional>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "tests/bench/anonymous_memory.h"
 #include "tests/bench/bench.h"
@@ -46,12 +46,12 @@ absl::StatusOr<Variant> Raw(int cpu) {
       [raw](uint64_t page) { raw->memory().Touch(page); });
 }
 
-absl::StatusOr<Variant> Monitored(int cpu) {
-  absl::StatusOr<std::unique_ptr<HookedMemory>> made = HookedMemory::Registered(kPages, cpu);
+absl::StatusOr<Variant> Monitored(std::string name,
+                                  absl::StatusOr<std::unique_ptr<HookedMemory>> made) {
   if (!made.ok()) return std::move(made).status();
   std::shared_ptr<HookedMemory> hooked = *std::move(made);
   Variant variant = Touching(
-      "our monitor and fault path", [hooked] { hooked->Discard(0, kPages); },
+      std::move(name), [hooked] { hooked->Discard(0, kPages); },
       [hooked](uint64_t page) { hooked->memory().Touch(page); });
   variant.goal = Goal{.of = Goal::Of::kRatio, .at_most = 1.2};
   return variant;
@@ -76,10 +76,19 @@ Variant KernelsOwn() {
       [memory](uint64_t page) { memory->Touch(page); });
 }
 
-void Compare(Bench& bench, std::string name, std::string what, int handler_cpu) {
+// `local`: whether the handler that serves is the one that the machine has for the thread's CPU.
+void Compare(Bench& bench, std::string name, std::string what, int handler_cpu, bool local) {
   Comparison comparison{.name = std::move(name), .what = std::move(what), .variants = {}};
-  for (absl::StatusOr<Variant>& made :
-       std::array{Raw(handler_cpu), Monitored(handler_cpu), AskedFor(handler_cpu)}) {
+  std::vector<absl::StatusOr<Variant>> variants;
+  variants.push_back(Raw(handler_cpu));
+  if (local) {
+    variants.push_back(Monitored("our monitor and fault path, a handler for each CPU",
+                                 HookedMemory::WithLocalHandlers(kPages)));
+  }
+  variants.push_back(Monitored("our monitor and fault path, one raised handler",
+                               HookedMemory::Registered(kPages, handler_cpu)));
+  variants.push_back(AskedFor(handler_cpu));
+  for (absl::StatusOr<Variant>& made : variants) {
     if (!made.ok()) return bench.Skip(comparison.name, std::string(made.status().message()));
     comparison.variants.push_back(*std::move(made));
   }
@@ -95,12 +104,12 @@ void BenchFault(Bench& bench) {
   const std::vector<int>& cpus = AllowedCpus();
   const Pinned pinned(cpus[0]);
   if (bench.Wants(kSame)) {
-    Compare(bench, kSame, "a host thread's first write to a page, resolved on its own CPU",
-            cpus[0]);
+    Compare(bench, kSame, "a host thread's first write to a page, resolved on its own CPU", cpus[0],
+            true);
   }
   if (cpus.size() < 2) return bench.Skip(kOther, "it takes two CPUs");
   if (bench.Wants(kOther)) {
-    Compare(bench, kOther, "the same, resolved by a thread on the other CPU", cpus[1]);
+    Compare(bench, kOther, "the same, resolved by a thread on the other CPU", cpus[1], false);
   }
 }
 

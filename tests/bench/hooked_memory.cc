@@ -7,18 +7,20 @@
 #include "mmu/base/check.h"
 #include "tests/bench/cpus.h"
 #include "vmm/base/backing.h"
+#include "vmm/coherent/coherent_ram.h"
 #include "vmm/sources/hooks/hooked_calls.h"
 
 namespace underfoot::bench {
 
 absl::StatusOr<std::unique_ptr<HookedMemory>> HookedMemory::Create(uint64_t pages,
-                                                                   const UffdOptions& options) {
+                                                                   const UffdOptions& options,
+                                                                   unsigned handlers) {
   absl::StatusOr<Userfaultfd> uffd = Userfaultfd::Open(options);
   if (!uffd.ok()) return std::move(uffd).status();
   absl::StatusOr<Pagemap> pagemap = Pagemap::Open();
   if (!pagemap.ok()) return std::move(pagemap).status();
   std::unique_ptr<HookedMemory> self(
-      new HookedMemory(pages, *std::move(uffd), *std::move(pagemap)));
+      new HookedMemory(pages, *std::move(uffd), *std::move(pagemap), handlers));
   absl::Status created = self->mmu_.CreateMemslot(
       {.id = 0, .gfns = {{0}, {pages}}, .hva = self->memory_.range().begin});
   if (!created.ok()) return created;
@@ -34,23 +36,37 @@ absl::StatusOr<std::unique_ptr<HookedMemory>> HookedMemory::Registered(uint64_t 
                                                                        const UffdOptions& options) {
   absl::StatusOr<std::unique_ptr<HookedMemory>> self = Create(pages, options);
   if (!self.ok()) return self;
-  absl::Status registered = (*self)->uffd_.Register((*self)->memory_.range(), Backing::kAnon);
-  if (!registered.ok()) return registered;
-  absl::Status attached = (*self)->hooks_.Attach((*self)->memory_.range(), Backing::kAnon);
-  if (!attached.ok()) return attached;
+  if (absl::Status registered = (*self)->Register(); !registered.ok()) return registered;
   const Pinned pinned(monitor_cpu);  // the monitor's thread takes it over
   if (absl::Status started = (*self)->monitor_.Start(); !started.ok()) return started;
   return self;
 }
 
-HookedMemory::HookedMemory(uint64_t pages, Userfaultfd uffd, Pagemap pagemap)
+absl::StatusOr<std::unique_ptr<HookedMemory>> HookedMemory::WithLocalHandlers(uint64_t pages) {
+  const Pinned anywhere(AllowedCpus());  // the monitor shares out the CPUs that its maker may use
+  absl::StatusOr<std::unique_ptr<HookedMemory>> self =
+      Create(pages, {}, FaultHandlersForThisHost());
+  if (!self.ok()) return self;
+  if (absl::Status registered = (*self)->Register(); !registered.ok()) return registered;
+  if (absl::Status started = (*self)->monitor_.Start(); !started.ok()) return started;
+  return self;
+}
+
+absl::Status HookedMemory::Register() {
+  absl::Status registered = uffd_.Register(memory_.range(), Backing::kAnon);
+  if (!registered.ok()) return registered;
+  return hooks_.Attach(memory_.range(), Backing::kAnon);
+}
+
+HookedMemory::HookedMemory(uint64_t pages, Userfaultfd uffd, Pagemap pagemap, unsigned handlers)
     : memory_(pages),
       uffd_(std::move(uffd)),
       pagemap_(std::move(pagemap)),
       source_(uffd_, pagemap_, settling_, Backing::kAnon),
       mmu_(source_),
       hooks_(mmu_.notifier(), uffd_, expected_, &events_),
-      monitor_(mmu_, uffd_, pagemap_, source_, expected_, settling_, {.sink = &events_}),
+      monitor_(mmu_, uffd_, pagemap_, source_, expected_, settling_, {.sink = &events_},
+               {.handlers = handlers}),
       reader_(mmu_.readers()) {}
 
 HookedMemory::~HookedMemory() { monitor_.Stop(); }

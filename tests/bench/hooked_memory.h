@@ -28,6 +28,8 @@ class HookedMemory {
   // Registered with userfaultfd, its monitor on `monitor_cpu`.
   static absl::StatusOr<std::unique_ptr<HookedMemory>> Registered(uint64_t pages, int monitor_cpu,
                                                                   const UffdOptions& options = {});
+  // Registered, with one handler for each CPU, as the machine has them.
+  static absl::StatusOr<std::unique_ptr<HookedMemory>> WithLocalHandlers(uint64_t pages);
   // Translations only: the memory is the kernel's own business.
   static absl::StatusOr<std::unique_ptr<HookedMemory>> Unregistered(uint64_t pages);
   ~HookedMemory();
@@ -45,9 +47,11 @@ class HookedMemory {
   void DiscardInBracket(uint64_t first, uint64_t count);
 
  private:
-  HookedMemory(uint64_t pages, Userfaultfd uffd, Pagemap pagemap);
+  HookedMemory(uint64_t pages, Userfaultfd uffd, Pagemap pagemap, unsigned handlers);
   static absl::StatusOr<std::unique_ptr<HookedMemory>> Create(uint64_t pages,
-                                                              const UffdOptions& options = {});
+                                                              const UffdOptions& options = {},
+                                                              unsigned handlers = 1);
+  absl::Status Register();
 
   AnonymousMemory memory_;
   // Destroyed before the memory: otherwise the unmap would wait until a thread reads its event.
