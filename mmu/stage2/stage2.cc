@@ -288,48 +288,20 @@ void Stage2::CollectDirty(GfnRange range, DirtySink log) {
   }
 }
 
-bool Stage2::MarkUsed(Gfn gfn, const Leaf& leaf, Access access) {
-  const Pte used = leaf.pte.Used(access);
-  if (used == leaf.pte) return true;
-  return FindEntry(gfn).entry.Replace(leaf.pte, used);
+bool Stage2::Neighbours::UseElsewhere(Gfn gfn, Access access) {
+  const std::optional<Place> place = stage2_.UseFromRoot(gfn, access);
+  if (!place.has_value()) return false;
+  entries_ = place->table.entries.data();
+  shift_ = kIndexBits * place->level;
+  table_ = gfn.value >> shift_ >> kIndexBits;
+  return true;
 }
 
-bool Stage2::Neighbours::UseFromRoot(Gfn gfn, Access access) {
-  if (!kGuestFrames.Contains(gfn)) return false;
-  for (;;) {
-    const Place place = stage2_.FindEntry(gfn);
-    if (!place.pte.Grants(access)) return false;
-    const Pte used = place.pte.Used(access);
-    if (used != place.pte && !place.entry.Replace(place.pte, used)) continue;
-    if (place.level == 0) {
-      entries_ = place.table.entries.data();
-      table_ = gfn.value >> kIndexBits;
-    }
-    return true;
-  }
-}
-
-// Entries may be read after their table has left its parent (P2, "Readers"): the section of the caller was
-// entered before the walk, for all of the range.
 uint64_t Stage2::UseRange(GfnRange gfns, Access access) {
-  for (Gfn gfn = gfns.begin; gfn < gfns.end;) {
-    if (!kGuestFrames.Contains(gfn)) return gfn - gfns.begin;
-    const Place place = FindEntry(gfn);
-    const Gfn end = std::min(gfns.end, EntryRange(gfn, place.level + 1).end);
-    for (Entry* entry = &place.entry; gfn < end; ++entry) {
-      UNDERFOOT_SYNC_POINT("use-range-entry");
-      Pte pte = entry->Load();
-      if (pte.is_table()) break;  // its leaves are found by a walk of their own
-      for (;;) {
-        if (!pte.is_leaf() || !pte.Grants(access)) return gfn - gfns.begin;
-        const Pte used = pte.Used(access);
-        if (used == pte || entry->Replace(pte, used)) break;
-        pte = entry->Load();
-      }
-      gfn = EntryRange(gfn, place.level).end;
-    }
-  }
-  return gfns.size();
+  Neighbours leaves(*this);
+  Gfn gfn = gfns.begin;
+  while (gfn < gfns.end && leaves.Use(gfn, access)) gfn += 1;
+  return gfn - gfns.begin;
 }
 
 Stage2::Path Stage2::WalkPath(Gfn gfn) const {

@@ -18,7 +18,7 @@
 //
 // Thread safety: any thread calls any operation, several threads at a time. The table has no lock;
 // the memory of table pages and the backlog of retired tables have one each. Lookup, Use,
-// MarkUsed, UseRange and Neighbours are called under an rcu::ReadScope of the caller; Unmap, WriteProtect, TestClearYoung,
+// UseRange and Neighbours are called under an rcu::ReadScope of the caller; Unmap, WriteProtect, TestClearYoung,
 // CollectDirty, Split and FlushAndRetire inside or outside of one; all others outside of one,
 // because back-pressure may wait.
 // Invariants: I4, I5 (tables), I6 (no identical rewrite), I8 (dirty only after a successful
@@ -165,43 +165,41 @@ class Stage2 {
   // An access as on hardware: finds the leaf that grants it, and makes the leaf young, and dirty
   // for a write. Returns the leaf as it was found, or nothing if no leaf grants the access.
   std::optional<Leaf> Use(Gfn gfn, Access access) {
-    for (;;) {
-      const std::optional<Leaf> leaf = Lookup(gfn);
-      if (!leaf.has_value() || !leaf->pte.Grants(access)) return std::nullopt;
-      if (MarkUsed(gfn, *leaf, access)) return leaf;
-    }
+    const std::optional<Place> place = UseFromRoot(gfn, access);
+    if (!place.has_value()) return std::nullopt;
+    return Leaf{place->pte, place->level};
   }
-  // The second half of Use. Returns false if the leaf has changed since it was looked up.
-  [[nodiscard]] bool MarkUsed(Gfn gfn, const Leaf& leaf, Access access);
 
-  // Use of frames that mostly lie near each other: it keeps the table of pages in which it found the last
-  // leaf, and walks only to a frame elsewhere, to a block, and to a leaf that lacks a mark. All of it stands in one
-  // rcu::ReadScope, after the announcement of each of its pages, as UseRange does: an entry may be read
-  // after its table has left its parent (P2, "Readers").
+  // Use of frames that mostly lie near each other: it keeps the table in which it found the last leaf,
+  // and walks only to a frame elsewhere and to a leaf that lacks a mark. All of it stands in one
+  // rcu::ReadScope, after the announcement of each of its pages: an entry may be read after its table
+  // has left its parent (P2, "Readers").
   class Neighbours {
    public:
     explicit Neighbours(Stage2& stage2) : stage2_(stage2) {}
 
     // Whether a leaf grants the access. It is marked, as Use marks it.
     [[gnu::always_inline]] bool Use(Gfn gfn, Access access) {
-      if (gfn.value >> kIndexBits == table_) [[likely]] {
+      const uint64_t entry = gfn.value >> shift_;
+      if (entry >> kIndexBits == table_) [[likely]] {
         UNDERFOOT_SYNC_POINT("neighbour-entry");
-        const Pte pte = entries_[IndexOf(gfn, 0)].Load();
+        const Pte pte = entries_[entry % kEntries].Load();
         if (pte.GrantsUnchanged(access)) return true;
       }
-      return UseFromRoot(gfn, access);
+      return UseElsewhere(gfn, access);
     }
 
    private:
-    bool UseFromRoot(Gfn gfn, Access access);
+    bool UseElsewhere(Gfn gfn, Access access);
 
     Stage2& stage2_;
     Entry* entries_ = nullptr;     // of that table
-    uint64_t table_ = UINT64_MAX;  // its frames' number without their index; of no frame
+    uint64_t table_ = UINT64_MAX;  // which one it is of those of its level; of no frame
+    unsigned shift_ = 0;  // from a frame's number to that of its entry in a table of that level
   };
 
-  // Use of each frame in turn, with one walk for each table. Returns the number of frames before the first
-  // one to which no leaf grants the access.
+  // Use of each frame in turn, by Neighbours. Returns the number of frames before the first one to
+  // which no leaf grants the access.
   uint64_t UseRange(GfnRange gfns, Access access);
 
   // The entries on the way down to `gfn`, from the root's to the last one. Of a frame outside of
@@ -248,6 +246,18 @@ class Stage2 {
     }
     Entry& entry = table->entries[IndexOf(gfn, 0)];
     return {*table, entry, entry.Load(), 0};
+  }
+  // The walk of every access: down to the leaf that grants it, which is marked. The place as it was
+  // found, or nothing if no leaf grants the access.
+  std::optional<Place> UseFromRoot(Gfn gfn, Access access) {
+    if (!kGuestFrames.Contains(gfn)) return std::nullopt;
+    for (;;) {
+      const Place place = FindEntry(gfn);
+      if (place.pte.GrantsUnchanged(access)) return place;
+      if (!place.pte.Grants(access)) return std::nullopt;
+      UNDERFOOT_SYNC_POINT("use-marks");
+      if (place.entry.Replace(place.pte, place.pte.Used(access))) return place;
+    }
   }
   bool IsInHole(GfnRange range) const;
   void Prune(Table& parent, Gfn gfn, RetiredBatch& batch);

@@ -207,7 +207,7 @@ TEST_F(BlockRaceTest, ASplitLosesNoDirtyBit) {
   ASSERT_TRUE(StopsAt(gate, split));
   {
     rcu::ReadScope rcu;
-    EXPECT_TRUE(stage2.MarkUsed(kFirst + 5, *stage2.Lookup(kFirst + 5), Access::kWrite));
+    EXPECT_TRUE(stage2.Use(kFirst + 5, Access::kWrite).has_value());
   }
   gate.Open();
   split.Join();

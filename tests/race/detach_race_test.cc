@@ -122,11 +122,7 @@ TEST_F(DetachRaceTest, ABeginWaitsForAReaderThatHasFoundTheTable) {
 TEST_F(DetachRaceTest, ABeginWaitsForAReaderInTheMiddleOfTheTable) {
   FaultIn(1);
   const Pfn frame = host_.PfnOf(host_.PageAt(1));
-  std::atomic<unsigned> entries = 0;
-  SetSyncPoint("use-range-entry", [&] {
-    if (++entries == 2) PassSyncPoint("between-the-pages");
-  });
-  Gate between("between-the-pages");
+  Gate between("neighbour-entry");
   Gate used("pages-are-marked");
   std::atomic<uint64_t> marked = 0;
   Task reader("reader", [&] {

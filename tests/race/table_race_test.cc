@@ -31,9 +31,9 @@ class TableRaceTest : public ::testing::Test {
     EXPECT_EQ(stage2_.RetiredStats().pending_tables, 0u);
   }
 
-  static void Map(Stage2& stage2, Gfn gfn) {
-    ASSERT_EQ(stage2.TryClaim(gfn, 0, Access::kRead, kMe).outcome, ClaimOutcome::kClaimed);
-    ASSERT_TRUE(stage2.Publish(gfn, kMe, Pte::Leaf({0x55}, Access::kRead)));
+  static void Map(Stage2& stage2, Gfn gfn, Access granted = Access::kRead) {
+    ASSERT_EQ(stage2.TryClaim(gfn, 0, granted, kMe).outcome, ClaimOutcome::kClaimed);
+    ASSERT_TRUE(stage2.Publish(gfn, kMe, Pte::Leaf({0x55}, granted)));
   }
   static void UnmapRange(Stage2& stage2, GfnRange range, DirtySink log = {}) {
     MmuGather gather;
@@ -173,13 +173,15 @@ TEST_F(TableRaceTest, AnEntryThatAnotherThreadEmptiesIsNotCountedTwice) {
 //                                   the leaf is dirty
 //   it is not the leaf that was seen: again, and into the log
 TEST_F(TableRaceTest, AWriteInTheMiddleOfAnUnmapOfAWholeTableIsNotLost) {
+  Unmap(stage2_, kGfn);
+  Map(stage2_, kGfn, Access::kWrite);
   DirtyLog log(kEntries);
   Gate gate("unmap-leaf");
   Task unmap("unmap", [&] { UnmapRange(stage2_, kWholeTable, {.log = &log, .first = kGfn}); });
   ASSERT_TRUE(StopsAt(gate, unmap));
   {
     rcu::ReadScope rcu;
-    ASSERT_TRUE(stage2_.MarkUsed(kGfn, *stage2_.Lookup(kGfn), Access::kWrite));
+    ASSERT_TRUE(stage2_.Use(kGfn, Access::kWrite).has_value());
   }
   gate.Open();
   unmap.Join();

@@ -81,14 +81,13 @@ class Stage2StressTest : public ::testing::Test {
         while (!squad_.Stopped()) {
           const Gfn gfn = kTableFirst + random.Below(kTablePages);
           rcu::ReadScope rcu;
-          const std::optional<Stage2::Leaf> leaf = stage2_.Lookup(gfn);
+          const std::optional<Stage2::Leaf> leaf = stage2_.Use(gfn, Access::kRead);
           if (!leaf.has_value()) continue;
           ++found_;
           if (leaf->pte.pfn().value != EntryRange(gfn, leaf->level).begin.value) {
             ++misplaced_;
             squad_.Stop();
           }
-          static_cast<void>(stage2_.MarkUsed(gfn, *leaf, Access::kRead));
         }
       });
     }

@@ -187,9 +187,7 @@ TEST_F(Stage2BlocksTest, ASplitKeepsDirtyAndYoung) {
   Map(kBlockGfn, 1);
   {
     rcu::ReadScope rcu;
-    const auto leaf = stage2_.Lookup(kBlockGfn + 3);
-    ASSERT_TRUE(leaf.has_value());
-    ASSERT_TRUE(stage2_.MarkUsed(kBlockGfn + 3, *leaf, Access::kWrite));
+    ASSERT_TRUE(stage2_.Use(kBlockGfn + 3, Access::kWrite).has_value());
   }
   WriteProtect({kBlockGfn + 8, kBlockGfn + 9});
   for (const RawEntry& leaf : ReadTables(stage2_).leaves) {
@@ -201,7 +199,7 @@ TEST_F(Stage2BlocksTest, AnUnmapOfAPartKeepsDirtyAndYoungOfTheRest) {
   Map(kBlockGfn, 1);
   {
     rcu::ReadScope rcu;
-    ASSERT_TRUE(stage2_.MarkUsed(kBlockGfn + 3, *stage2_.Lookup(kBlockGfn + 3), Access::kWrite));
+    ASSERT_TRUE(stage2_.Use(kBlockGfn + 3, Access::kWrite).has_value());
   }
   Unmap({kBlockGfn + 8, kBlockGfn + 9});
   const auto leaves = ReadTables(stage2_).leaves;

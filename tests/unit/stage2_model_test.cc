@@ -99,9 +99,8 @@ class Stage2ModelTest : public ::testing::Test {
   void WriteOne() {
     const Gfn gfn = kModelFirst + random_.Below(kModelPages);
     rcu::ReadScope rcu;
-    const auto leaf = stage2_.Lookup(gfn);
-    if (!leaf.has_value() || !leaf->pte.writable()) return;
-    ASSERT_TRUE(stage2_.MarkUsed(gfn, *leaf, Access::kWrite));
+    const auto leaf = stage2_.Use(gfn, Access::kWrite);
+    if (!leaf.has_value()) return;
     const GfnRange covers = EntryRange(gfn, leaf->level);
     for (Gfn page = covers.begin; page < covers.end; page += 1) model_[page].dirty = true;
   }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "mmu/base/rcu.h"
+#include "mmu/base/sync_point.h"
 #include "tests/unit/raw_table.h"
 
 namespace underfoot::testing {
@@ -39,9 +40,7 @@ class Stage2Test : public ::testing::Test {
   }
   void Write(Gfn gfn) {
     rcu::ReadScope rcu;
-    const auto leaf = stage2_.Lookup(gfn);
-    ASSERT_TRUE(leaf.has_value());
-    ASSERT_TRUE(stage2_.MarkUsed(gfn, *leaf, Access::kWrite));
+    ASSERT_TRUE(stage2_.Use(gfn, Access::kWrite).has_value());
   }
   // The word of the entry that decides about `gfn`, and an entry like it that must not change.
   uint64_t WordOf(Gfn gfn) {
@@ -347,14 +346,31 @@ TEST_F(Stage2Test, AgeingTestsAndClears) {
   EXPECT_FALSE(stage2_.TestClearYoung({kGfn, kGfn + 3}, false));
 }
 
-TEST_F(Stage2Test, AMarkOnAChangedLeafIsRefused) {
+TEST_F(Stage2Test, AMarkOnALeafThatHasChangedIsMadeAgain) {
   Map(kGfn, {0x55});
+  bool changed = false;
+  SetSyncPoint("use-marks", [&] {
+    if (std::exchange(changed, true)) return;
+    stage2_.TestClearYoung({kGfn, kGfn + 1}, true);
+  });
   rcu::ReadScope rcu;
-  const auto leaf = stage2_.Lookup(kGfn);
-  ASSERT_TRUE(leaf.has_value());
-  stage2_.TestClearYoung({kGfn, kGfn + 1}, true);
-  EXPECT_FALSE(stage2_.MarkUsed(kGfn, *leaf, Access::kWrite));
-  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x55 w--"));
+  EXPECT_TRUE(stage2_.Use(kGfn, Access::kWrite).has_value());
+  ClearSyncPoints();
+  EXPECT_TRUE(changed);
+  EXPECT_THAT(LeafLines(stage2_), ElementsAre("0x12345+1 -> 0x55 wyd"));
+}
+
+// The second walk finds no leaf any more.
+TEST_F(Stage2Test, AMarkOnALeafThatHasGoneIsRefused) {
+  Map(kGfn, {0x55});
+  MmuGather gather;
+  SetSyncPoint("use-marks", [&] { stage2_.Unmap({kGfn, kGfn + 1}, gather); });
+  {
+    rcu::ReadScope rcu;
+    EXPECT_FALSE(stage2_.Use(kGfn, Access::kWrite).has_value());
+  }
+  ClearSyncPoints();
+  EXPECT_TRUE(stage2_.Finish(gather));
 }
 
 TEST_F(Stage2Test, APathShowsEveryLevel) {
