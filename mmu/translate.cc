@@ -37,20 +37,21 @@ size_t Translate(const MemslotTable& memslots, Stage2& stage2, const RangeSectio
   rcu::ReadScope rcu;
   UNDERFOOT_SYNC_POINT("range-section-entered");
   Stage2::Neighbours leaves(stage2);
-  GfnRange gfns;  // of the last memslot, which begins at `hva`
-  Hva hva;
+  GfnRange announced;  // in the last memslot
+  Hva hva;             // of its first frame
   size_t found = 0;
   for (PagePiece& piece : pieces) {
     const Gfn gfn = GfnOf(piece.gpa);
-    if (!gfns.Contains(gfn)) {
+    if (!announced.Contains(gfn)) {
       const Memslot* const slot = memslots.Current().Find(gfn);
       if (slot == nullptr) break;
-      gfns = slot->gfns;
-      hva = slot->hva;
+      const HvaRange hvas = slot->hvas().Intersect(section.announced());
+      announced = slot->GfnsOf(hvas);
+      hva = hvas.begin;
+      if (!announced.Contains(gfn)) break;
     }
-    const Hva page = hva + (gfn - gfns.begin) * kPageSize;
-    if (!section.Announces(page) || !leaves.Use(gfn, piece.access)) break;
-    piece.data = static_cast<std::byte*>(PointerOf(page + OffsetInPage(piece.gpa)));
+    if (!leaves.Use(gfn, piece.access)) break;
+    piece.data = static_cast<std::byte*>(PointerOf(hva + (piece.gpa - GpaOf(announced.begin))));
     ++found;
   }
   return found;
@@ -63,8 +64,7 @@ uint64_t MarkUsed(const MemslotTable& memslots, Stage2& stage2, const RangeSecti
   const Memslot* slot = memslots.Current().Find(gfns.begin);
   if (slot == nullptr) return 0;
   const GfnRange here{gfns.begin, std::min(gfns.end, slot->gfns.end)};
-  const HvaRange hvas = slot->HvasOf(here);
-  if (!section.Announces(hvas.begin) || !section.Announces(hvas.end - kPageSize)) return 0;
+  if (!section.announced().Contains(slot->HvasOf(here))) return 0;
   return stage2.UseRange(here, access);
 }
 

@@ -58,8 +58,8 @@ class RangeSection {
     section_.CountAsOther();
   }
 
-  // Whether `page` is a page of the announced range.
-  bool Announces(Hva page) const { return page >= range_.begin && page < range_.end; }
+  // The pages that are announced.
+  const HvaRange& announced() const { return range_; }
 
  private:
   const HvaRange range_;
