@@ -293,6 +293,10 @@ TEST_F(RawDiskTest, ASystemCallThatIsInterruptedIsMadeAgain) {
   const iovec guest{back.data(), back.size()};
   interrupted([&] { EXPECT_EQ((*disk)->ReadOnce(512, std::span(&guest, 1)), 4096); });
   EXPECT_EQ(back, content);
+  back.assign(back.size(), std::byte{0});
+  const std::array<iovec, 2> parts{{{back.data(), 100}, {back.data() + 100, 3996}}};
+  interrupted([&] { EXPECT_EQ((*disk)->ReadOnce(512, parts), 4096); });
+  EXPECT_EQ(back, content);
   interrupted([&] { EXPECT_EQ((*disk)->Flush(), 0); });
 }
 

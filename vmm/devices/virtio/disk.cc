@@ -137,11 +137,17 @@ RawDisk::RawDisk(UniqueFd fd, std::string file, uint64_t sectors, bool read_only
       in_memory_(IsTmpfs(fd_.get())) {}
 
 bool RawDisk::TryRead(uint64_t offset, std::span<std::byte> bytes) {
+  const auto at = static_cast<off_t>(offset);
   const iovec part{bytes.data(), bytes.size()};
   // tmpfs does not know the flag.
-  const int flags = in_memory_ ? 0 : RWF_NOWAIT;
-  return Retried([&] { return preadv2(fd_.get(), &part, 1, static_cast<off_t>(offset), flags); }) ==
-         static_cast<ssize_t>(bytes.size());
+  const ssize_t moved = in_memory_
+                            ? ReadInto(part, at)
+                            : Retried([&] { return preadv2(fd_.get(), &part, 1, at, RWF_NOWAIT); });
+  return moved == static_cast<ssize_t>(bytes.size());
+}
+
+ssize_t RawDisk::ReadInto(const iovec& part, off_t at) const {
+  return Retried([&] { return pread(fd_.get(), part.iov_base, part.iov_len, at); });
 }
 
 int RawDisk::Read(uint64_t offset, std::span<std::byte> bytes) {
@@ -151,10 +157,10 @@ int RawDisk::Read(uint64_t offset, std::span<std::byte> bytes) {
 }
 
 ssize_t RawDisk::ReadOnce(uint64_t offset, std::span<const iovec> guest) {
-  return Retried([&] {
-    return preadv(fd_.get(), guest.data(), static_cast<int>(guest.size()),
-                  static_cast<off_t>(offset));
-  });
+  const auto at = static_cast<off_t>(offset);
+  if (guest.size() == 1) return ReadInto(guest.front(), at);
+  return Retried(
+      [&] { return preadv(fd_.get(), guest.data(), static_cast<int>(guest.size()), at); });
 }
 
 int RawDisk::Write(uint64_t offset, std::span<const std::byte> bytes) {

@@ -79,6 +79,8 @@ class RawDisk final : public Disk {
 
  private:
   RawDisk(UniqueFd fd, std::string file, uint64_t sectors, bool read_only);
+  // One part by pread, which takes less time than preadv.
+  ssize_t ReadInto(const iovec& part, off_t at) const;
 
   UniqueFd fd_;
   const std::string file_;
