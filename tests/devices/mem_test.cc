@@ -393,7 +393,7 @@ TEST_P(MemTest, ASystemCallIsNotMadeOnABlockThatIsNotPlugged) {
   ASSERT_EQ(Plug(0), VIRTIO_MEM_RESP_ACK);
   DirectRequest direct(mmu().direct_requests(), mmu().in_flight(), mmu().memslots());
   virtio::QueueCounters counters;
-  std::vector<std::byte> scratch;
+  virtio::PageBuffer scratch;
   const std::atomic<bool> let_go{false};
   virtio::Chain chain;
   constexpr uint64_t kBytes = virtio::Request::kLeastDirectBytes;

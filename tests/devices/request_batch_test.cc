@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -416,6 +417,18 @@ TEST_P(RequestBatchTest, NothingIsCopiedWhileAPageIsInABracket) {
 }
 
 UNDERFOOT_FOR_BOTH_BACKINGS(RequestBatchTest);
+
+TEST(PageBufferTest, ABufferOfAnySizeBeginsInTheMiddleOfAPage) {
+  virtio::PageBuffer buffer;
+  EXPECT_EQ(buffer.data(), nullptr);
+  for (const size_t bytes : {size_t{1}, size_t{2048}, size_t{2049}, size_t{100'000}}) {
+    const std::span<std::byte> room = buffer.AtLeast(bytes);
+    ASSERT_EQ(room.size(), bytes);
+    EXPECT_EQ(OffsetInPage(HvaOf(room.data())), kPageSize / 2);
+    std::memset(room.data(), 7, room.size());
+  }
+  EXPECT_EQ(buffer.AtLeast(1).back(), std::byte{7}) << "it has room already";
+}
 
 }  // namespace
 }  // namespace underfoot::testing

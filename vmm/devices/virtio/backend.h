@@ -20,7 +20,6 @@
 #include <span>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "mmu/base/check.h"
@@ -28,6 +27,7 @@
 #include "mmu/base/stats.h"
 #include "mmu/direct_requests.h"
 #include "mmu/mmu.h"
+#include "vmm/devices/virtio/page_buffer.h"
 #include "vmm/devices/virtio/staged_copies.h"
 #include "vmm/devices/virtio/virtqueue.h"
 #include "vmm/ram/guest_access.h"
@@ -71,7 +71,7 @@ class Request {
     Reader& reader;
     DirectRequest& direct;
     QueueCounters& counters;
-    std::vector<std::byte>& scratch;
+    PageBuffer& scratch;
     const std::atomic<bool>& let_go;  // the worker shall let go of the ring, or end
     uint16_t queue = 0;
     bool waited = false;
@@ -131,9 +131,7 @@ class Request {
     if (staged_ != nullptr) {
       if (const std::span<std::byte> room = staged_->Allocate(bytes); !room.empty()) return room;
     }
-    std::vector<std::byte>& scratch = worker_.scratch;
-    if (scratch.size() < bytes) scratch.resize(bytes);
-    return std::span(scratch).first(bytes);
+    return worker_.scratch.AtLeast(bytes);
   }
 
   // Calls `copy` with the gpa, the bytes before it, and the size of each part of `bytes` bytes from

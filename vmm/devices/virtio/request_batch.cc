@@ -88,8 +88,7 @@ size_t RequestBatch::Answered() const {
   return served_ != 0 && !jobs_[served_ - 1].served.answered ? served_ - 1 : served_;
 }
 
-Request RequestBatch::RequestOf(Reader& reader, size_t number, std::vector<std::byte>& scratch,
-                                bool waited) {
+Request RequestBatch::RequestOf(Reader& reader, size_t number, PageBuffer& scratch, bool waited) {
   return Request({.mmu = parts_.machine.mmu,
                   .access = parts_.machine.access,
                   .reader = reader,

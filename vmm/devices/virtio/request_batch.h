@@ -32,10 +32,10 @@
 #include <functional>
 #include <span>
 #include <utility>
-#include <vector>
 
 #include "mmu/direct_requests.h"
 #include "vmm/devices/virtio/backend.h"
+#include "vmm/devices/virtio/page_buffer.h"
 #include "vmm/devices/virtio/staged_copies.h"
 #include "vmm/devices/virtio/virtqueue.h"
 
@@ -84,8 +84,7 @@ class RequestBatch {
   };
 
   void Fetch(Reader& reader);
-  Request RequestOf(Reader& reader, size_t number, std::vector<std::byte>& scratch,
-                    bool waited = false);
+  Request RequestOf(Reader& reader, size_t number, PageBuffer& scratch, bool waited = false);
   // False: the request is to be served again later.
   bool Serve(Reader& reader);
   void ServeUnstaged(Reader& reader, size_t number);
@@ -109,8 +108,8 @@ class RequestBatch {
   bool may_serve_again_ = true;  // the backend, each of these requests
   StagedCopies fetched_;
   StagedCopies staged_;
-  std::vector<std::byte> scratch_;
-  std::vector<std::byte> unstaged_scratch_;
+  PageBuffer scratch_;
+  PageBuffer unstaged_scratch_;
 };
 
 }  // namespace underfoot::virtio

@@ -1,23 +1,21 @@
 // Bytes on their way between a device and guest memory, and the copies that move them.
 //
-//   page                                                          kBytes
+//   0                                                             kBytes
 //   | payload, each at a cache line -->              <-- headers, statuses |
 //
-// The payload of requests of whole pages so begins at pages, as it does in the guest: a copy whose two
-// sides lie differently in their cache lines takes longer.
+// A copy whose two sides lie differently in their cache lines takes longer.
 //
 // Thread safety: one thread.
 
 #ifndef UNDERFOOT_VMM_DEVICES_VIRTIO_STAGED_COPIES_H_
 #define UNDERFOOT_VMM_DEVICES_VIRTIO_STAGED_COPIES_H_
 
-#include <array>
 #include <cstddef>
 #include <functional>
-#include <memory>
 #include <span>
 #include <vector>
 
+#include "vmm/devices/virtio/page_buffer.h"
 #include "vmm/ram/guest_access.h"
 
 namespace underfoot::virtio {
@@ -30,23 +28,23 @@ class StagedCopies {
 
   // Room for `bytes`; empty: there is none. Valid until Clear.
   std::span<std::byte> Allocate(size_t bytes) {
-    if (room_ == nullptr) room_ = std::make_unique_for_overwrite<Room>();
+    std::byte* const room = room_.AtLeast(kBytes).data();
     if (bytes < kLine) {
       if (bytes > behind_ - front_) return {};
       behind_ -= bytes;
-      return {room_->bytes.data() + behind_, bytes};
+      return {room + behind_, bytes};
     }
     const size_t lines = (bytes + kLine - 1) / kLine * kLine;
     if (bytes > kBytes || lines > behind_ - front_) return {};
-    std::byte* const at = room_->bytes.data() + front_;
+    std::byte* const at = room + front_;
     front_ += lines;
     return {at, bytes};
   }
   // Whether `at` lies in this buffer.
   bool Owns(const std::byte* at) const {
-    if (room_ == nullptr) return false;
+    const std::byte* const begin = room_.data();
+    if (begin == nullptr) return false;
     const std::less<> before;
-    const std::byte* const begin = room_->bytes.data();
     return !before(at, begin) && before(at, begin + kBytes);
   }
 
@@ -65,13 +63,9 @@ class StagedCopies {
   }
 
  private:
-  struct alignas(kPageSize) Room {
-    std::array<std::byte, kBytes> bytes;
-  };
-
-  std::unique_ptr<Room> room_;  // made when it is needed first
-  size_t front_ = 0;            // the bytes in use at its beginning
-  size_t behind_ = kBytes;      // where those at its end begin
+  PageBuffer room_;         // made when it is needed first
+  size_t front_ = 0;        // the bytes in use at its beginning
+  size_t behind_ = kBytes;  // where those at its end begin
   std::vector<GuestCopy> copies_;
 };
 
