@@ -531,7 +531,7 @@ TEST_F(CommandTest, NoLineOfAHelpIsLongerThan100Characters) {
       EXPECT_LE(line.size(), 100u) << command << ": " << line;
     }
   }
-  EXPECT_THAT(As<HelpCommand>({"run", "--help"}).text, HasSubstr("--retired-cap SIZE=4M"));
+  EXPECT_THAT(As<HelpCommand>({"run", "--help"}).text, HasSubstr("--retired-cap SIZE=16M"));
 }
 
 TEST_F(CommandTest, AFlagTakesNoValue) {

@@ -89,7 +89,7 @@ struct RunOptions {
   bool removal_events = true;  // userfaultfd reports the removals of other threads and processes
   ChurnSpec churn;             // resolved for `backing`: every kind in it is possible
   // The most bytes of table pages that may wait to be freed.
-  uint64_t retired_cap_bytes = uint64_t{4} << 20;
+  uint64_t retired_cap_bytes = uint64_t{16} << 20;
   KernelEvents kernel_events = KernelEvents::kAuto;
   // The kernel resolves write-protect faults itself and only records them; needs Linux 6.7.
   bool async_write_protect = false;
