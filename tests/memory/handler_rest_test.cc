@@ -10,9 +10,9 @@ namespace underfoot::testing {
 namespace {
 
 // Until it rests; returns how often it was woken.
-unsigned WakeInVain(HandlerRest& rest, int64_t now_ns) {
+unsigned WakeInVain(HandlerRest& rest, int64_t at_ns) {
   unsigned woken = 1;
-  while (!rest.WasWokenInVain(now_ns) && woken < 100) ++woken;
+  while (!rest.WasWokenInVain(at_ns) && woken < 100) ++woken;
   return woken;
 }
 
