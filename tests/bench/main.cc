@@ -90,13 +90,15 @@ int Main(const std::vector<std::string>& arguments) {
               << "' in its name\n";
     return 2;
   }
+  bool failed = false;
   for (unsigned process = 2; process <= options->processes; ++process) {
     std::cerr << "process " << process << " of " << options->processes << "\n";
     const absl::StatusOr<RoundsOfAll> more = RoundsOfAnotherProcess(arguments);
     if (!more.ok()) {
       std::cerr << "underfoot_bench: process " << process << " of " << options->processes << ": "
                 << std::string(more.status().message()) << "; the results are without it\n";
-      return 1;
+      failed = true;
+      break;
     }
     bench.Add(*more);
   }
@@ -106,7 +108,7 @@ int Main(const std::vector<std::string>& arguments) {
       std::cout << TableOf(comparison);
     }
   }
-  return WriteJson(options->json_path, bench.results()) ? 0 : 1;
+  return WriteJson(options->json_path, bench.results()) && !failed ? 0 : 1;
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -94,6 +95,10 @@ TEST_F(RefusalTest, TheHostIsNotChangedForARunThatIsRefused) {
     ExpectOneLine(Run(all), 2, says);
   };
   refused({"--disk", scratch_ / "none"}, "No such file");
+  const std::string link = scratch_ / "link";
+  ASSERT_EQ(symlink((scratch_ / "target").c_str(), link.c_str()), 0);
+  refused({"--record", link, "--guest", FileOf("no ELF file")}, "not a loadable guest image");
+  EXPECT_FALSE(std::filesystem::exists(scratch_ / "target")) << "the refused run has made a record";
   refused({"--guest", FileOf("no ELF file")}, "not a loadable guest image");
   refused({"--record", scratch_ / "no/such"}, "no/such cannot be written");
   refused({"--control", FileOf("precious")}, "is not a socket");

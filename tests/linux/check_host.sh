@@ -37,6 +37,8 @@ status=$(cat status)
 [ "$status" -eq "$expected" ] || fail "exit code $status of the run; $expected expected"
 # A panic has one exit code at the end and before it.
 grep -q "guest: good" log || fail "the guest has not come to its end"
+[ "$end" != panic ] || [ "$(sed -n '/^FAILED:/,/^$/p' log | grep -c '^  ')" -eq 1 ] ||
+  fail "the run has failed by more than the panic"
 
 /sbin/e2fsck -f -n vda >fsck 2>&1 || fail "e2fsck: $(cat fsck)"
 [ -z "$CHECK_TEXT" ] || grep -qF "$CHECK_TEXT" log || fail "the run does not say '$CHECK_TEXT'"

@@ -30,6 +30,8 @@ linux_outcome() {
       tr -d '\r' <"$output" | awk -v hung=$((status == 124)) '
         BEGIN { died = hung }
         /guest: FAILED/ { wrong = 1 }
+        # Whatever check_host.sh finds, apart from the end of the run itself.
+        /^check_host\.sh: / && !/exit code|has not come to its end/ { wrong = 1 }
         /^FAILED:$/ { reasons = 1; next }
         reasons && /^  / {
           if (/KVM_EXIT_(SHUTDOWN|INTERNAL_ERROR|FAIL_ENTRY)|the guest.s kernel has panicked/) died = 1
@@ -42,10 +44,12 @@ linux_outcome() {
   esac
 }
 
-# linux_control: whether QEMU's own guests live on that software CPU (control.sh): good, broken, or wrong if
-# it cannot be found out. One that has died is remembered: that CPU is not well now.
+# linux_control: whether QEMU's own guests live on the step's machine (control.sh): good, broken, or wrong if
+# it cannot be found out. One that has died is remembered: that software CPU is not well now.
 linux_control() {
-  if [[ -e $folder/control-died ]]; then
+  local died
+  died=$folder/control-died-$(tr -c 'a-z0-9.\n' _ <<<"${stock_options[*]}")
+  if [[ -e $died ]]; then
     echo broken
     return
   fi
@@ -56,13 +60,13 @@ linux_control() {
     files+=(--file "$file")
   done
   say "a control: guests of QEMU on the same KVM" >&2
-  tests/boot/stock_kvm.sh --kernel 6.1 --memory 1536 --timeout "$seconds" "${files[@]}" -- \
+  tests/boot/stock_kvm.sh --kernel 6.1 --memory 1536 --timeout "$seconds" "${stock_options[@]}" "${files[@]}" -- \
     /bin/busybox sh "$PWD/tests/linux/control.sh" $((seconds - 70)) "$kernel/vmlinuz" "$folder/control" \
     "$(realpath -s "$qemu")" "${firmware[@]}" >&2 || status=$?
   case $status in
     0) echo good ;;
     3 | 124 | 125)
-      touch "$folder/control-died" "$folder/broke-down"
+      touch "$died" "$folder/broke-down"
       echo broken
       ;;
     *) echo wrong ;;

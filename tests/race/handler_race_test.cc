@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 
 #include "mmu/base/rcu.h"
 #include "mmu/base/sync_point.h"
@@ -22,6 +23,7 @@
 #include "vmm/ram/guest_page_source.h"
 #include "vmm/ram/pagemap.h"
 #include "vmm/ram/userfaultfd.h"
+#include "vmm/sources/uffd/handler_rest.h"
 #include "vmm/sources/uffd/uffd_monitor.h"
 
 namespace underfoot::testing {
@@ -112,14 +114,42 @@ TEST_F(HandlerRaceTest, AnEventThatAnotherHandlerHasReadExplainsALostPage) {
   EXPECT_EQ(Stats().lost_copies_repaired, 0u);
 }
 
-// vmm/sources/uffd/handler_rest.h: each fault and each event wakes both handlers.
+// vmm/sources/uffd/handler_rest.h: at each fault both handlers are woken, and the same one of them comes
+// to an empty queue.
 TEST_F(HandlerRaceTest, AHandlerThatIsWokenInVainRestsAndTheOtherOneServes) {
+  constexpr unsigned kFaults = HandlerRest::kVainReads;
+  struct State {
+    std::atomic<std::thread::id> late{};  // the handler that was woken first
+    std::atomic<unsigned> fault{0};
+    std::atomic<unsigned> woken{0};
+    std::atomic<unsigned> served{0};
+    std::atomic<unsigned> in_vain{0};
+  };
+  const auto state = std::make_shared<State>();  // a handler may look at it after the test
+  SetSyncPoint("handler-woken", [state] {
+    std::thread::id none{};
+    state->late.compare_exchange_strong(none, std::this_thread::get_id());
+    const unsigned fault = state->fault;
+    if (fault > kFaults) return;
+    if (state->late.load() == std::this_thread::get_id()) {
+      state->woken = fault;
+      state->woken.notify_all();
+      state->served.wait(fault - 1);
+    } else {
+      state->woken.wait(fault - 1);
+    }
+  });
+  SetSyncPoint("handler-woken-in-vain", [state] { ++state->in_vain; });
   Gate gate("handler-rests");
-  for (uint64_t i = 0; !gate.arrived() && i < 100'000; ++i) {
-    EXPECT_EQ(Load(i % kPages), 0u);
-    Remove(i % kPages);
+  for (unsigned fault = 1; fault <= kFaults; ++fault) {
+    state->fault = fault;
+    EXPECT_EQ(Load(fault), 0u);
+    state->served = fault;
+    state->served.notify_all();
+    ASSERT_TRUE(WaitUntil([&] { return state->in_vain.load() == fault; }));
   }
-  ASSERT_TRUE(gate.arrived()) << "no handler was woken in vain";
+  state->fault = kFaults + 1;
+  ASSERT_TRUE(gate.AwaitArrival());
   for (uint64_t i = 0; i < 10 * kPages; ++i) {  // the one that rests stands at the gate
     EXPECT_EQ(Load(i % kPages), 0u);
     Remove(i % kPages);

@@ -312,7 +312,7 @@ absl::StatusOr<ScriptWriter> ScriptWriter::Open(const std::string& path,
         !why_not.empty()) {
       return refused(why_not, "give another file");
     }
-    // Before it was locked, a machine that was refused may have removed it.
+    // Before it was locked, a machine that was refused, or that only checked, may have removed it.
     if (!IsFileAt(path, file->get(), 0)) {
       return refused("was removed at this moment, by another machine", "start again");
     }

@@ -21,8 +21,9 @@ On a terminal --watch shows what changes fastest, and as much of the rest as fit
 constexpr char kEventsFooter[] =
     R"(`known`: another source had reported this change before. `invalidated`: a translation of the range
 was dropped. `lag`: from the change until the source had acted on it.
-An event of a hook names the call that this program made. Private memory is discarded by
-UFFDIO_MOVE, which moves the pages out; memory of a memfd by fallocate, which punches a hole.
+An event of a hook names the call that this program made. Private memory in pages of 4 KiB is
+discarded by UFFDIO_MOVE, which moves the pages out; memory of a memfd by fallocate, which punches
+a hole.
 )";
 
 constexpr char kDevicesFooter[] =

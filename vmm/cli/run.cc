@@ -308,22 +308,20 @@ absl::StatusOr<RunOptions> FitChurnToHost(RunOptions options, const ChurnSpec& w
 }
 
 // Whether a fault can bring in a whole huge page of private memory.
-bool BringsInThp(const HugePageHost& host) {
-  return host.OffersThp() && Userfaultfd::Open({.events = UffdEvents::kNone, .move = true}).ok();
+bool BringsInThp() {
+  return HugePageHost().OffersThp() &&
+         Userfaultfd::Open({.events = UffdEvents::kNone, .move = true}).ok();
 }
 
-// Otherwise these would refuse the run after it has announced which churn it skips, and after the host
-// has been changed for it.
+// Otherwise these would refuse the run after the host has been changed for it, and most of them after
+// it has announced which churn it skips.
 absl::Status Precheck(const RunOptions& options) {
   if (absl::Status path = CheckPathIsFree(options.control_path); !path.ok()) return path;
   return Machine::Precheck(options);
 }
 
-absl::StatusOr<RunSummary> RunOnHost(RunOptions asked, EndSignals& signals, Console& console) {
-  const HugePageHost huge_pages;
-  if (asked.PagesOn(/*thp=*/true) != asked.huge_pages) {
-    asked.huge_pages = asked.PagesOn(BringsInThp(huge_pages));
-  }
+absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, EndSignals& signals,
+                                     Console& console) {
   if (absl::Status checked = Precheck(asked); !checked.ok()) return checked;
   const absl::StatusOr<ChurnSpec> wanted = ChurnWanted(asked, console);
   if (!wanted.ok()) return wanted.status();
@@ -338,7 +336,8 @@ absl::StatusOr<RunSummary> RunOnHost(RunOptions asked, EndSignals& signals, Cons
   signals.SetAtOnce([&] { scene.Leave(changes.get()); });
   const absl::Cleanup no_more = [&signals] { signals.SetAtOnce(nullptr); };
   const absl::Status provided = scene.WithHost([&] {
-    return huge_pages.Provide(asked.huge_pages, asked.backing, asked.memory_bytes, changes.get());
+    return HugePageHost().Provide(asked.huge_pages, asked.backing, asked.memory_bytes,
+                                  changes.get());
   });
   if (!provided.ok()) return provided;
   absl::StatusOr<RunOptions> options =
@@ -355,7 +354,8 @@ absl::StatusOr<RunSummary> RunOnHost(RunOptions asked, EndSignals& signals, Cons
 
 }  // namespace
 
-int RunMachine(const RunOptions& options) {
+int RunMachine(const RunOptions& asked) {
+  RunOptions options = asked;
   const bool terminal = isatty(STDOUT_FILENO) == 1;
   const Output output{.out = std::cout, .err = std::cerr, .terminal = terminal};
   Console console(options.json ? stderr : stdout);
@@ -370,6 +370,9 @@ int RunMachine(const RunOptions& options) {
   if (!signals.ok()) return could_not_run(signals.status());
   const absl::Status ready = RestoreHostAndStartRcu(console);
   if (!ready.ok()) return could_not_run(ready);
+  if (asked.PagesOn(/*thp=*/true) != asked.huge_pages) {
+    options.huge_pages = asked.PagesOn(BringsInThp());
+  }
   const Census before = Census::Take();
   absl::StatusOr<RunSummary> summary = RunOnHost(options, **signals, console);
   if (!summary.ok()) return could_not_run(summary.status());

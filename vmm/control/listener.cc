@@ -25,10 +25,8 @@ absl::Status Failed(std::string_view what, const std::string& path, int error) {
       absl::StrFormat("control socket %s: %s: %s", path, what, ErrnoText(error)));
 }
 
-}  // namespace
-
-absl::Status CheckPathIsFree(const std::string& path) {
-  switch (ProbeSocket(path)) {
+absl::Status CheckNotBusy(SocketProbe probe, const std::string& path) {
+  switch (probe) {
     case SocketProbe::kAbsent:
     case SocketProbe::kStale:
       return absl::OkStatus();
@@ -49,14 +47,21 @@ absl::Status CheckPathIsFree(const std::string& path) {
   return absl::InternalError("unreachable");
 }
 
+}  // namespace
+
+absl::Status CheckPathIsFree(const std::string& path) {
+  return CheckNotBusy(ProbeSocket(path), path);
+}
+
 absl::StatusOr<std::unique_ptr<UnixListener>> UnixListener::Bind(
     const std::string& path, std::chrono::milliseconds patience) {
   const absl::StatusOr<sockaddr_un> address = SocketAddress(path);
   if (!address.ok()) return address.status();
   const absl::StatusOr<UniqueFd> lock = LockDirectory(DirectoryOf(path), patience);
   if (!lock.ok()) return lock.status();
-  if (absl::Status free = CheckPathIsFree(path); !free.ok()) return free;
-  if (unlink(path.c_str()) != 0 && errno != ENOENT) {
+  const SocketProbe probe = ProbeSocket(path);
+  if (absl::Status free = CheckNotBusy(probe, path); !free.ok()) return free;
+  if (probe == SocketProbe::kStale && unlink(path.c_str()) != 0) {
     return Failed("cannot remove the stale socket", path, errno);
   }
 

@@ -3,9 +3,11 @@
 #include <linux/kvm.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -124,16 +126,26 @@ absl::StatusOr<LinuxStart> LoadLinuxFiles(const RunOptions& options, GuestWriter
 absl::Status Machine::Precheck(const RunOptions& options) {
   if (absl::Status checked = CheckOptions(options); !checked.ok()) return checked;
   if (absl::Status opened = OpenKvm(options).status(); !opened.ok()) return opened;
+  // Without leave nothing of the host is changed before Create makes the other checks.
+  if (!options.allow_host_changes) return absl::OkStatus();
+  // All open at a time, so that a disk that is given twice is refused.
+  std::vector<std::unique_ptr<virtio::RawDisk>> disks;
   for (const DiskFile& file : options.disks) {
-    if (absl::Status opened = OpenDisk(file).status(); !opened.ok()) return opened;
+    std::error_code error;
+    // When a block device is closed that was open for writing, udev looks at it and locks it meanwhile.
+    if (std::filesystem::is_block_file(file.path, error)) continue;
+    absl::StatusOr<std::unique_ptr<virtio::RawDisk>> disk = OpenDisk(file);
+    if (!disk.ok()) return std::move(disk).status();
+    disks.push_back(*std::move(disk));
   }
-  if (!options.record_path.empty()) {
+  // To open a link that leads to no file would make the file.
+  std::error_code error;
+  if (!options.record_path.empty() && (std::filesystem::exists(options.record_path, error) ||
+                                       !std::filesystem::is_symlink(options.record_path, error))) {
     const absl::Status opened =
         ScriptWriter::Open(options.record_path, ScriptMachine::Of(options)).status();
     if (!opened.ok()) return opened;
   }
-  // Create reads the images too, which takes a while, and without leave nothing is changed before.
-  if (!options.allow_host_changes) return absl::OkStatus();
   const auto write_nothing = [](Gpa, std::span<const std::byte>) { return absl::OkStatus(); };
   if (options.RunsLinux()) return LoadLinuxFiles(options, write_nothing).status();
   if (options.HasBuiltInGuest()) return absl::OkStatus();

@@ -15,6 +15,7 @@
 
 #include "mmu/base/rcu.h"
 #include "mmu/base/types.h"
+#include "mmu/stage2/retired.h"
 
 namespace underfoot::bench {
 
@@ -22,7 +23,7 @@ enum class RetirePolicy { kPerTable, kPerSubtree, kBatchedWithCap, kGracePeriodA
 
 class RetirePolicies {
  public:
-  static constexpr uint64_t kCapTables = 1024;     // 4 MiB
+  static constexpr uint64_t kCapTables = RetiredTables::kDefaultCapBytes / kPageSize;
   static constexpr uint64_t kSubtreeTables = 512;  // those of 1 GiB of pages of 4 KiB
   static constexpr uint64_t kBatchTables = 8;      // what one invalidation of 16 MiB unlinks
 

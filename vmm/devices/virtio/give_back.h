@@ -28,7 +28,7 @@ class GiveBack {
         // The host discards huge pages whole.
         piece_bytes_(std::max(kPieceBytes, HostPageBytes(huge_pages))) {}
 
-  // Calls `done` after each piece; `gone`: its content is.
+  // Calls `done` after each piece; `gone`: the host has taken its content back.
   void operator()(HvaRange pages, Request& request,
                   absl::FunctionRef<void(HvaRange piece, bool gone)> done) const {
     while (!pages.empty() && !request.abandoned()) {

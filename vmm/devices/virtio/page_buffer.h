@@ -1,10 +1,10 @@
 // A buffer for bytes of guest pages and of files. It begins in the middle of a page.
 //
-// Guest pages and the pages of a file begin at pages. A copy is slow if its two sides lie in an
-// unlucky way within their pages: with `rep movsb`, by which the C library and the kernel copy,
-// it takes 16 times as long on Zen 3 if the destination is 8 or 16 bytes behind the source, and
-// memory of malloc begins 16 bytes behind a page. Half a page apart nothing of that kind happens,
-// and the two sides compete for no set of the nearest cache.
+// Guest pages and the pages of a file begin at pages. By `rep movsb`, with which the C library and
+// the kernel copy, some CPUs copy much slower if the destination begins 8 or 16 bytes behind the
+// source within their pages ("Copies" in tests/bench/README.md), and memory of malloc begins 16 bytes
+// behind a page. Half a page apart they copy at full speed, and the two sides compete for no set of
+// the nearest cache.
 //
 // Thread safety: one thread.
 

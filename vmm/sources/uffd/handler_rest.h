@@ -9,7 +9,11 @@
 // moves to another CPU, or that begins to fault, has the handler of its CPU after a few milliseconds;
 // until then another handler serves it. If no thread faults, no handler is woken.
 //
-// One handler always listens: the last one does not rest.
+// A handler whose CPU takes longer to wake than the other one takes for the fault does not notice
+// that it was woken: poll finds nothing any more and goes on. Such a handler does not rest.
+//
+// One handler always listens: the last one does not rest. If it is busy, those that rest come back
+// after at most eight milliseconds.
 //
 //   handler of the vCPU's CPU      the other handler
 //   listens                        listens
@@ -39,7 +43,7 @@ class HandlerRest {
 
   // While it exists it listens or rests. `listening`: how many handlers listen.
   // Relaxed, here and below: the count decides only who listens. In the order of its changes it is
-  // never 0 while a handler exists, and a handler that it counts is about to poll.
+  // never 0 while a handler exists.
   explicit HandlerRest(std::atomic<unsigned>& listening) : listening_(listening) {
     listening_.fetch_add(1, kRelaxed);
   }

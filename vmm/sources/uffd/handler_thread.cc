@@ -103,6 +103,7 @@ void HandlerThread::WaitForWork(HandlerRest& rest) {
       ppoll(fds.data(), fds.size(), next_ns.has_value() ? &timeout : nullptr, nullptr));
   rest.Listen();
   readable_ = fds[0].revents != 0;
+  if (readable_) UNDERFOOT_SYNC_POINT("handler-woken");
   eventfd_t ignored = 0;
   if (fds[1].revents != 0) static_cast<void>(eventfd_read(wake_.get(), &ignored));
 }
@@ -144,6 +145,7 @@ bool HandlerThread::ReadAndServe(const Reader& reader, HandlerRest& rest) {
 void HandlerThread::NoteRead(HandlerRest& rest, bool found) {
   if (found) return rest.FoundMessage();
   if (!readable_ || fork_waits_ || !deferred_.empty() || !ahead_.last.empty()) return;
+  UNDERFOOT_SYNC_POINT("handler-woken-in-vain");
   if (rest.WasWokenInVain(MonotonicNs())) UNDERFOOT_SYNC_POINT("handler-rests");
 }
 
