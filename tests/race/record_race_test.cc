@@ -30,7 +30,9 @@ class RecordRaceTest : public ::testing::Test {
     SetSyncPoint("record-opened", [&between] {
       if (const auto once = std::exchange(between, nullptr)) once();
     });
-    return Open();
+    absl::StatusOr<ScriptWriter> opened = Open();
+    ClearSyncPoints();  // of `between`
+    return opened;
   }
   std::string Content() const {
     std::ifstream file(path_);
