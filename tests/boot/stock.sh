@@ -59,6 +59,21 @@ stock_run() {
   return "$status"
 }
 
+# stock_tests ARGUMENT...: tests there, and once more if they are not done in time. On a host whose CPUs others keep
+# busy, a guest of several vCPUs whose memory nobody moves has hung there in 1 of 40 runs, and nowhere else; the
+# cause is not known. The summary says so.
+stock_tests() {
+  local status=0
+  stock_kvm "$@" || status=$?
+  if ((status == 124)); then
+    say "not done in time; once more"
+    note "after a hang"
+    status=0
+    stock_kvm "$@" || status=$?
+  fi
+  return "$status"
+}
+
 # stock MINUTES COMMAND...: runs it on Debian's 6.12 kernel with what the tests of the program call.
 stock() {
   local minutes=$1
@@ -78,7 +93,7 @@ command_check_stock() {
   (($# == 0)) || refuse "check-stock: unknown argument '$1'; there is only --all"
   need_packages "${PACKAGES_BUILD[@]}" "${PACKAGES_STOCK[@]}"
   configure_and_build dev
-  step guest-boot-test stock_kvm --timeout 400 -- build/guest_boot_test
+  step guest-boot-test stock_tests --timeout 400 -- build/guest_boot_test
   # Among them what only shmem_enabled=always shows, which is not for a host that others use.
   step huge-pages stock_kvm --timeout 200 --env UNDERFOOT_ALLOW_HOST_CHANGES=1 -- build/huge_pages_test
   if [[ $all == true ]]; then
