@@ -45,11 +45,9 @@ linux_outcome() {
 }
 
 # linux_control: whether QEMU's own guests live on the step's machine (control.sh): good, broken, or wrong if
-# it cannot be found out. One that has died is remembered: that software CPU is not well now.
+# it cannot be found out. $control_died remembers one that has died: that software CPU is not well now.
 linux_control() {
-  local died
-  died=$folder/control-died-$(tr -c 'a-z0-9.\n' _ <<<"${stock_options[*]}")
-  if [[ -e $died ]]; then
+  if [[ -e $control_died ]]; then
     echo broken
     return
   fi
@@ -66,7 +64,7 @@ linux_control() {
   case $status in
     0) echo good ;;
     3 | 124 | 125)
-      touch "$died" "$folder/broke-down"
+      touch "$control_died" "$folder/broke-down"
       echo broken
       ;;
     *) echo wrong ;;
@@ -76,12 +74,14 @@ linux_control() {
 # linux_run END ARGUMENT...: stock_kvm.sh with ARGUMENTs, again if the guest's kernel dies or the machine breaks
 # down, until END (a value of SECONDS).
 linux_run() {
-  local end=$1 status outcome limit begun output died=0 broken=0
+  local end=$1 status outcome limit begun output control_died died=0 broken=0
   shift
   output=$folder/output
+  # On a machine with the same options.
+  control_died=$folder/control-died-$(tr -c 'a-z0-9.\n' _ <<<"${stock_options[*]}")
   while ((died < LINUX_DEATHS && broken < LINUX_BREAKDOWNS)); do
     limit=$((end - SECONDS))
-    if ((died > 0)) && [[ ! -e $folder/control-died ]]; then limit=$((limit - LINUX_CONTROL_SECONDS)); fi
+    if ((died > 0)) && [[ ! -e $control_died ]]; then limit=$((limit - LINUX_CONTROL_SECONDS)); fi
     ((limit >= LINUX_LEAST_SECONDS)) || break
     ((limit <= LINUX_ATTEMPT_SECONDS)) || limit=$LINUX_ATTEMPT_SECONDS
     ((died + broken == 0)) || say "once more"
@@ -113,7 +113,7 @@ linux_run() {
     esac
   done
   if ((died == 0 && broken == LINUX_BREAKDOWNS)); then return "$UNJUDGED"; fi
-  if ((died == 0)) || [[ ! -e $folder/control-died && $((end - SECONDS)) -lt $LINUX_CONTROL_SECONDS ]]; then
+  if ((died == 0)) || [[ ! -e $control_died && $((end - SECONDS)) -lt $LINUX_CONTROL_SECONDS ]]; then
     note "the time of this command was over"
     return "$NOT_RUN"
   fi
