@@ -18,21 +18,35 @@
 namespace underfoot::bench {
 namespace {
 
-// Standard output to the pipe, errors to nowhere.
-absl::StatusOr<pid_t> Spawn(const std::vector<std::string>& command, int output) {
+absl::StatusOr<pid_t> Spawn(const std::vector<std::string>& command,
+                            const posix_spawn_file_actions_t* actions) {
   std::vector<std::string> strings = command;
   std::vector<char*> arguments;
   for (std::string& argument : strings) arguments.push_back(argument.data());
   arguments.push_back(nullptr);
+  pid_t pid = 0;
+  const int error = posix_spawn(&pid, arguments[0], actions, nullptr, arguments.data(), environ);
+  if (error != 0) return absl::ErrnoToStatus(error, "cannot start " + command[0]);
+  return pid;
+}
+
+// Standard output to the pipe, errors to nowhere.
+absl::StatusOr<pid_t> SpawnWithOutput(const std::vector<std::string>& command, int output) {
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
   posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-  pid_t pid = 0;
-  const int error = posix_spawn(&pid, arguments[0], &actions, nullptr, arguments.data(), environ);
+  absl::StatusOr<pid_t> pid = Spawn(command, &actions);
   posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) return absl::ErrnoToStatus(error, "cannot start " + command[0]);
   return pid;
+}
+
+// Returns the wait status of the program, which has ended.
+int WaitFor(pid_t pid) {
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  return status;
 }
 
 // The peak of a process's resident memory. wait4's would be that of the process that started it, if that
@@ -74,19 +88,25 @@ absl::StatusOr<ChildRun> RunChild(const std::vector<std::string>& command,
   const UniqueFd input(ends[0]);
   UniqueFd output(ends[1]);
   const Stopwatch watch;
-  const absl::StatusOr<pid_t> pid = Spawn(command, output.get());
+  const absl::StatusOr<pid_t> pid = SpawnWithOutput(command, output.get());
   if (!pid.ok()) return pid.status();
   output.Reset();
   ChildRun run;
   const bool found = ReadUntilEnd(input.get(), *pid, marker, watch, run);
-  int status = 0;
-  while (waitpid(*pid, &status, 0) < 0 && errno == EINTR) {
-  }
+  const int status = WaitFor(*pid);
   if (!found) {
     return absl::UnavailableError(absl::StrFormat("%s ended with status 0x%x and without '%s'",
                                                   command[0], status, std::string(marker)));
   }
   return run;
+}
+
+absl::Status RunToEnd(const std::vector<std::string>& command) {
+  const absl::StatusOr<pid_t> pid = Spawn(command, nullptr);
+  if (!pid.ok()) return pid.status();
+  const int status = WaitFor(*pid);
+  if (status == 0) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrFormat("%s ended with status 0x%x", command[0], status));
 }
 
 absl::StatusOr<double> NsUntilOutput(const std::vector<std::string>& command,

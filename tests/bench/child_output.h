@@ -1,4 +1,4 @@
-// Starts a program and measures the time until it has written an expected output.
+// Starts a program, and measures the time until it has written an expected output.
 //
 // Thread safety: any thread.
 
@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace underfoot::bench {
@@ -26,6 +27,9 @@ absl::StatusOr<ChildRun> RunChild(const std::vector<std::string>& command, std::
 // end. As RunChild.
 absl::StatusOr<double> NsUntilOutput(const std::vector<std::string>& command,
                                      std::string_view marker);
+
+// Runs a program, which writes to where this one does, to its end. An error says how it ended, if not well.
+absl::Status RunToEnd(const std::vector<std::string>& command);
 
 // A program in the folder of this one.
 std::string Sibling(std::string_view name);

@@ -1,10 +1,8 @@
 // underfoot_bench: the ratios that the project promises, measured.
 
 #include <signal.h>
-#include <spawn.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -13,11 +11,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "mmu/base/rcu.h"
 #include "tests/bench/bench.h"
+#include "tests/bench/child_output.h"
 #include "tests/bench/cpus.h"
 #include "vmm/base/unique_fd.h"
 
@@ -42,18 +40,7 @@ absl::StatusOr<RoundsOfAll> RoundsOfAnotherProcess(std::vector<std::string> argu
   const std::string path = absl::StrCat("/proc/", getpid(), "/fd/", rounds.get());
   arguments.insert(arguments.begin(), "/proc/self/exe");
   arguments.push_back("--rounds-file=" + path);
-  std::vector<char*> pointers;
-  for (std::string& argument : arguments) pointers.push_back(argument.data());
-  pointers.push_back(nullptr);
-  pid_t pid = 0;
-  if (const int error =
-          posix_spawn(&pid, pointers[0], nullptr, nullptr, pointers.data(), environ)) {
-    return absl::ErrnoToStatus(error, "posix_spawn");
-  }
-  int status = 0;
-  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (status != 0) return absl::InternalError(absl::StrFormat("ended with status 0x%x", status));
+  if (absl::Status run = RunToEnd(arguments); !run.ok()) return run;
   return LoadRounds(path);
 }
 
