@@ -129,7 +129,7 @@ TEST_F(CommandTest, OnlyALinuxGuestInPrivateMemoryHasHugePagesByDefault) {
   const std::string kernel = Kernel();
   const auto pages = [&](std::vector<std::string> more, bool thp = true) {
     more.insert(more.begin(), {"--kernel", kernel});
-    return Run(more).PagesOn(thp);
+    return Run(more).PagesOn([thp] { return thp; });
   };
   EXPECT_EQ(pages({}), HugePages::kThp);
   EXPECT_EQ(pages({"--huge-pages", "auto"}), HugePages::kThp);
@@ -141,8 +141,9 @@ TEST_F(CommandTest, OnlyALinuxGuestInPrivateMemoryHasHugePagesByDefault) {
   EXPECT_EQ(pages({"--memory", "65M"}), HugePages::kOff);  // not in whole huge pages
   EXPECT_EQ(pages({"--fault-around", "1"}), HugePages::kOff);
   EXPECT_EQ(pages({"--working-set", "1s"}), HugePages::kOff);
-  EXPECT_EQ(Run({}).PagesOn(/*thp=*/true), HugePages::kOff);
-  EXPECT_EQ(Run({"--huge-pages", "thp"}).PagesOn(/*thp=*/false), HugePages::kThp);
+  const auto yes = [] { return true; };
+  EXPECT_EQ(Run({}).PagesOn(yes), HugePages::kOff);
+  EXPECT_EQ(Run({"--huge-pages", "thp"}).PagesOn(yes), HugePages::kThp);
 }
 
 TEST_F(CommandTest, HugetlbMemoryRefusesUnsupportedChurnWithTheReason) {

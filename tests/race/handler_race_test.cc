@@ -23,7 +23,7 @@
 #include "vmm/ram/guest_page_source.h"
 #include "vmm/ram/pagemap.h"
 #include "vmm/ram/userfaultfd.h"
-#include "vmm/sources/uffd/handler_rest.h"
+#include "vmm/sources/uffd/handler_back_off.h"
 #include "vmm/sources/uffd/uffd_monitor.h"
 
 namespace underfoot::testing {
@@ -114,16 +114,16 @@ TEST_F(HandlerRaceTest, AnEventThatAnotherHandlerHasReadExplainsALostPage) {
   EXPECT_EQ(Stats().lost_copies_repaired, 0u);
 }
 
-// vmm/sources/uffd/handler_rest.h: at each fault both handlers are woken, and the same one of them comes
+// vmm/sources/uffd/handler_back_off.h: at each fault both handlers are woken, and the same one of them comes
 // to an empty queue.
-TEST_F(HandlerRaceTest, AHandlerThatIsWokenInVainRestsAndTheOtherOneServes) {
-  constexpr unsigned kFaults = HandlerRest::kVainReads;
+TEST_F(HandlerRaceTest, SpuriousWakeUpsMakeAHandlerBackOffAndTheOtherOneServes) {
+  constexpr unsigned kFaults = HandlerBackOff::kSpuriousWakeUps;
   struct State {
     std::atomic<std::thread::id> late{};  // the handler that was woken first
     std::atomic<unsigned> fault{0};
     std::atomic<unsigned> woken{0};
     std::atomic<unsigned> served{0};
-    std::atomic<unsigned> in_vain{0};
+    std::atomic<unsigned> spurious{0};
   };
   const auto state = std::make_shared<State>();  // a handler may look at it after the test
   SetSyncPoint("handler-woken", [state] {
@@ -139,18 +139,18 @@ TEST_F(HandlerRaceTest, AHandlerThatIsWokenInVainRestsAndTheOtherOneServes) {
       state->woken.wait(fault - 1);
     }
   });
-  SetSyncPoint("handler-woken-in-vain", [state] { ++state->in_vain; });
-  Gate gate("handler-rests");
+  SetSyncPoint("handler-woken-spuriously", [state] { ++state->spurious; });
+  Gate gate("handler-backs-off");
   for (unsigned fault = 1; fault <= kFaults; ++fault) {
     state->fault = fault;
     EXPECT_EQ(Load(fault), 0u);
     state->served = fault;
     state->served.notify_all();
-    ASSERT_TRUE(WaitUntil([&] { return state->in_vain.load() == fault; }));
+    ASSERT_TRUE(WaitUntil([&] { return state->spurious.load() == fault; }));
   }
   state->fault = kFaults + 1;
   ASSERT_TRUE(gate.AwaitArrival());
-  for (uint64_t i = 0; i < 10 * kPages; ++i) {  // the one that rests stands at the gate
+  for (uint64_t i = 0; i < 10 * kPages; ++i) {  // the one that backs off stands at the gate
     EXPECT_EQ(Load(i % kPages), 0u);
     Remove(i % kPages);
   }

@@ -40,6 +40,7 @@
 #include "vmm/machine/census.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_control.h"
+#include "vmm/machine/run_inputs.h"
 #include "vmm/ram/userfaultfd.h"
 #include "vmm/stats/run_end.h"
 
@@ -315,14 +316,14 @@ bool BringsInThp() {
 
 // Otherwise these would refuse the run after the host has been changed for it, and most of them after
 // it has announced which churn it skips.
-absl::Status Precheck(const RunOptions& options) {
+absl::Status CheckBeforeChanges(const RunOptions& options) {
   if (absl::Status path = CheckPathIsFree(options.control_path); !path.ok()) return path;
-  return Machine::Precheck(options);
+  return CheckRunInputs(options);
 }
 
 absl::StatusOr<RunSummary> RunOnHost(const RunOptions& asked, EndSignals& signals,
                                      Console& console) {
-  if (absl::Status checked = Precheck(asked); !checked.ok()) return checked;
+  if (absl::Status checked = CheckBeforeChanges(asked); !checked.ok()) return checked;
   const absl::StatusOr<ChurnSpec> wanted = ChurnWanted(asked, console);
   if (!wanted.ok()) return wanted.status();
   Scene scene;
@@ -370,9 +371,7 @@ int RunMachine(const RunOptions& asked) {
   if (!signals.ok()) return could_not_run(signals.status());
   const absl::Status ready = RestoreHostAndStartRcu(console);
   if (!ready.ok()) return could_not_run(ready);
-  if (asked.PagesOn(/*thp=*/true) != asked.huge_pages) {
-    options.huge_pages = asked.PagesOn(BringsInThp());
-  }
+  options.huge_pages = asked.PagesOn(BringsInThp);
   const Census before = Census::Take();
   absl::StatusOr<RunSummary> summary = RunOnHost(options, **signals, console);
   if (!summary.ok()) return could_not_run(summary.status());

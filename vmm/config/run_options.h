@@ -17,7 +17,9 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "guest/abi.h"
+#include "mmu/mmu.h"
 #include "vmm/base/backing.h"
 #include "vmm/config/churn_kind.h"
 #include "vmm/config/churn_limits.h"
@@ -89,7 +91,7 @@ struct RunOptions {
   bool removal_events = true;  // userfaultfd reports the removals of other threads and processes
   ChurnSpec churn;             // resolved for `backing`: every kind in it is possible
   // The most bytes of table pages that may wait to be freed.
-  uint64_t retired_cap_bytes = uint64_t{16} << 20;
+  uint64_t retired_cap_bytes = MmuOptions().retired_cap_bytes;
   KernelEvents kernel_events = KernelEvents::kAuto;
   // The kernel resolves write-protect faults itself and only records them; needs Linux 6.7.
   bool async_write_protect = false;
@@ -254,13 +256,13 @@ struct RunOptions {
   bool SamplesWrites() const { return working_set_period.has_value() && backing == Backing::kAnon; }
   // Fault-around and read-ahead must be off then: a page that is present counts as touched.
   bool page_in_is_touch() const { return working_set_period.has_value(); }
-  // What memory is made of. `thp`: a fault can bring in a whole transparent huge page of private
-  // memory on this host. A Linux guest touches most of its memory and starts faster with them; the
-  // built-in guests check single pages.
-  HugePages PagesOn(bool thp) const {
+  // What memory is made of. `brings_in_thp`, which is asked only if it matters: whether a fault can
+  // bring in a whole transparent huge page of private memory on this host. A Linux guest touches most
+  // of its memory and starts faster with them; the built-in guests check single pages.
+  HugePages PagesOn(absl::FunctionRef<bool()> brings_in_thp) const {
     const bool wanted = choose_huge_pages && RunsLinux() && backing == Backing::kAnon &&
                         RamSizeError(memory_bytes, HugePages::kThp).empty() && FaultAround() > 1;
-    return wanted && thp ? HugePages::kThp : huge_pages;
+    return wanted && brings_in_thp() ? HugePages::kThp : huge_pages;
   }
   // The most pages that a fault brings in.
   uint64_t FaultAround() const { return page_in_is_touch() ? 1 : fault_around; }

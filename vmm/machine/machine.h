@@ -62,10 +62,6 @@ class Machine {
   // threads.
   using ByteSink = std::function<void(std::string_view bytes)>;
 
-  // A precheck, made before the host is changed for a run: opens and checks what the options name, and
-  // lets it go again. Create checks all of it once more.
-  [[nodiscard]] static absl::Status Precheck(const RunOptions& options);
-
   // The error names what this host refused and the remedy. Nothing is left behind. With `byte_sink`
   // the output of a Linux guest goes there, otherwise to `serial_sink` line by line, as of vCPU 0.
   static absl::StatusOr<std::unique_ptr<Machine>> Create(const RunOptions& options,

@@ -70,15 +70,15 @@ void HandlerThread::Main() {
     BatchThisThread();
   }
   Reader reader(shared_.mmu.readers());
-  HandlerRest rest(shared_.listening);
+  HandlerBackOff back_off(shared_.listening);
   bool more = false;
   while (!stop_.load(kAcquire)) {
     // The thread of a fault often runs, and faults again, as soon as its page is there, before its
     // handler on the same CPU continues: then the next message waits already.
     const bool try_at_once = more && !place_.cpus.empty();
     readable_ = false;
-    if (!try_at_once) WaitForWork(rest);
-    more = ReadAndServe(reader, rest);
+    if (!try_at_once) WaitForWork(back_off);
+    more = ReadAndServe(reader, back_off);
     // In turns: a queue that never runs empty must not starve those that were put off.
     RetryDeferred(reader);
     if (!more) shared_.resolver.BringIn(reader, ahead_);
@@ -86,12 +86,13 @@ void HandlerThread::Main() {
 }
 
 // Never by a read that blocks: then the word would be odd while the thread sleeps.
-void HandlerThread::WaitForWork(HandlerRest& rest) {
+void HandlerThread::WaitForWork(HandlerBackOff& back_off) {
   // A fork event that waits for a descriptor keeps userfaultfd readable: it is looked at again,
   // as a deferred fault is, and not without a pause.
-  std::array<pollfd, 2> fds{{{fork_waits_ || rest.rests() ? -1 : shared_.uffd.fd(), POLLIN, 0},
-                             {wake_.get(), POLLIN, 0}}};
-  std::optional<int64_t> next_ns = rest.until_ns();
+  std::array<pollfd, 2> fds{
+      {{fork_waits_ || back_off.backs_off() ? -1 : shared_.uffd.fd(), POLLIN, 0},
+       {wake_.get(), POLLIN, 0}}};
+  std::optional<int64_t> next_ns = back_off.until_ns();
   if (fork_waits_) next_ns = std::min(next_ns.value_or(fork_retry_ns_), fork_retry_ns_);
   for (const UffdFault& fault : deferred_) {
     next_ns = std::min(next_ns.value_or(fault.retry.due_ns()), fault.retry.due_ns());
@@ -101,7 +102,7 @@ void HandlerThread::WaitForWork(HandlerRest& rest) {
   const timespec timeout = absl::ToTimespec(absl::Nanoseconds(wait_ns));
   static_cast<void>(
       ppoll(fds.data(), fds.size(), next_ns.has_value() ? &timeout : nullptr, nullptr));
-  rest.Listen();
+  back_off.Listen();
   readable_ = fds[0].revents != 0;
   if (readable_) UNDERFOOT_SYNC_POINT("handler-woken");
   eventfd_t ignored = 0;
@@ -109,7 +110,7 @@ void HandlerThread::WaitForWork(HandlerRest& rest) {
 }
 
 // One read, and what it gave. Returns false if that has emptied the queue.
-bool HandlerThread::ReadAndServe(const Reader& reader, HandlerRest& rest) {
+bool HandlerThread::ReadAndServe(const Reader& reader, HandlerBackOff& back_off) {
   std::array<uffd_msg, kMostMessages> buffer;
   const UffdEventHandler::Before before = shared_.events.NoteBeforeRead();
   EventReads::Scope reading(shared_.reads, place_.index);
@@ -121,7 +122,7 @@ bool HandlerThread::ReadAndServe(const Reader& reader, HandlerRest& rest) {
   }
   UNDERFOOT_CHECK(n.ok(), "userfaultfd cannot be read", shared_.uffd.fd(), n.status().raw_code());
   const std::span<const uffd_msg> messages(buffer.data(), *n);
-  NoteRead(rest, !messages.empty());
+  NoteRead(back_off, !messages.empty());
   // Faults are read before events, so a read that gave faults only says nothing of the fork.
   const bool fork_read = std::any_of(messages.begin(), messages.end(), [](const uffd_msg& message) {
     return message.event == UFFD_EVENT_FORK;
@@ -141,12 +142,12 @@ bool HandlerThread::ReadAndServe(const Reader& reader, HandlerRest& rest) {
   return *n == place_.messages;
 }
 
-// A handler that has something to do apart from messages does not rest.
-void HandlerThread::NoteRead(HandlerRest& rest, bool found) {
-  if (found) return rest.FoundMessage();
+// A handler that has something to do apart from messages does not back off.
+void HandlerThread::NoteRead(HandlerBackOff& back_off, bool found) {
+  if (found) return back_off.FoundMessage();
   if (!readable_ || fork_waits_ || !deferred_.empty() || !ahead_.last.empty()) return;
-  UNDERFOOT_SYNC_POINT("handler-woken-in-vain");
-  if (rest.WasWokenInVain(MonotonicNs())) UNDERFOOT_SYNC_POINT("handler-rests");
+  UNDERFOOT_SYNC_POINT("handler-woken-spuriously");
+  if (back_off.WokenSpuriously(MonotonicNs())) UNDERFOOT_SYNC_POINT("handler-backs-off");
 }
 
 // While one handler tries to read the event, another finds nothing to read, and comes back later.

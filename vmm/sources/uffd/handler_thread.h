@@ -5,7 +5,7 @@
 //    └── what is due is tried again ◄──────────── put off, with a deadline of its own ◄──────┘
 //
 // A pinned handler that has read a message reads again without a poll. One of several handlers may
-// rest for a few milliseconds (handler_rest.h).
+// back off for a few milliseconds (handler_back_off.h).
 //
 // Order of the kernel: read() returns faults before events, whichever came first, and while an event
 // waits to be read every copy answers EAGAIN. A handler that has put a fault off therefore reads
@@ -42,7 +42,7 @@
 #include "vmm/evidence/expected_events.h"
 #include "vmm/ram/userfaultfd.h"
 #include "vmm/sources/uffd/fault_resolver.h"
-#include "vmm/sources/uffd/handler_rest.h"
+#include "vmm/sources/uffd/handler_back_off.h"
 #include "vmm/sources/uffd/uffd_event_handler.h"
 
 namespace underfoot {
@@ -58,7 +58,7 @@ struct HandlerContext {
   // only whether the event is counted anew.
   std::atomic<unsigned> met_fork_that_waits{0};
   Counter fork_waits_count{};
-  std::atomic<unsigned> listening{0};  // HandlerRest
+  std::atomic<unsigned> listening{0};  // HandlerBackOff
 };
 
 // Where a handler runs, and how many messages it reads at once.
@@ -99,9 +99,9 @@ class HandlerThread {
 
  private:
   void Main();
-  void WaitForWork(HandlerRest& rest);
-  bool ReadAndServe(const Reader& reader, HandlerRest& rest);
-  void NoteRead(HandlerRest& rest, bool found);
+  void WaitForWork(HandlerBackOff& back_off);
+  bool ReadAndServe(const Reader& reader, HandlerBackOff& back_off);
+  void NoteRead(HandlerBackOff& back_off, bool found);
   void TakeFault(const Reader& reader, const uffd_msg& message);
   void CountReordered(std::span<const uffd_msg> messages);
   void SampleCpu(const uffd_msg& message);

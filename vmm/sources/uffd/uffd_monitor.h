@@ -8,8 +8,8 @@
 // handlers are pinned, each to CPUs of its own, so that a fault is served where its thread has just
 // gone to sleep. They have the policy SCHED_BATCH: they do not preempt a vCPU, although a fault wakes
 // all of them. A handler that has put a fault off is raised until it has resolved it. They read one
-// message at a time, so no handler takes the faults of another CPU along. A handler that is woken in
-// vain again and again rests for a few milliseconds (handler_rest.h).
+// message at a time, so no handler takes the faults of another CPU along. A handler whose
+// wake-ups are spurious again and again backs off for a few milliseconds (handler_back_off.h).
 //
 // Order is repaired, not ignored: a fault may be read before the removal that preceded it (counted:
 // reordered), and a page copied in just after a removal was read may be zapped by it (lost copy:
