@@ -7,7 +7,7 @@
 #                [--file PATH]... [--env NAME=VALUE]... -- BINARY ARGS...
 #
 #   --kernel V     Debian 12's own, or its backport's (6.1)
-#   --smp N        CPUs of that machine (2)          --timeout S   seconds at most (300)
+#   --smp N        CPUs for the command (2)          --timeout S   seconds at most (300)
 #   --nodes N      NUMA nodes, which share the CPUs and the memory (1)
 #   --memory MB    its memory (1024)                 --env N=V     in the command's environment
 #   --file PATH    a file that the command needs, at the same path there
@@ -152,7 +152,8 @@ for cpu in $(busybox seq 0 $(($(busybox nproc) - 1))); do
 done
 cd /tmp
 # Through a pipe: on a terminal, programs would draw and colour.
-{ busybox sh /command </dev/null 2>&1; echo $? >/status; } | busybox cat >/dev/ttyS1
+{ busybox taskset -c 1-$(($(busybox nproc) - 1)) busybox sh /command </dev/null 2>&1; echo $? >/status; } |
+  busybox cat >/dev/ttyS1
 echo "underfoot-exit-status: $(busybox cat /status)"
 busybox reboot -f
 INIT
@@ -199,14 +200,14 @@ build_root() {
 }
 
 # Waits for the end of QEMU. Ends it after $timeout seconds, or if one of its CPUs has not said for
-# $patience seconds that it lives: now and then one of them gets no timer interrupt any more, and
-# whatever waits on that CPU waits for ever.
+# $patience seconds that it lives: a CPU that gets no timer interrupt any more lets whatever waits on it
+# wait for ever.
 watch_machine() {
   local begun=$SECONDS cpu words
   touch "$work/console"  # QEMU makes it when it has begun
   local -a said=() heard=()
   while kill -0 "$machine" 2>/dev/null; do
-    for ((cpu = 0; cpu < smp; ++cpu)); do
+    for ((cpu = 0; cpu < cpus; ++cpu)); do
       words=$(grep -ac "cpu $cpu lives" "$work/console" || true)
       if [ "$words" != "${said[cpu]:-0}" ]; then
         said[cpu]=$words
@@ -216,7 +217,7 @@ watch_machine() {
         break_down "its CPU $cpu has said nothing for $patience s"
       fi
     done
-    if ((${#heard[@]} < smp && SECONDS - begun > until_it_is_up)); then
+    if ((${#heard[@]} < cpus && SECONDS - begun > until_it_is_up)); then
       show_console
       break_down "it was not up after $until_it_is_up s"
     fi
@@ -240,6 +241,11 @@ end_machine() {
   rm -rf "$work"
 }
 
+# The command does not get CPU 0. In QEMU (7.2, 10.0) every thread that executes FXRSTOR or XRSTOR clears a
+# bit in the flags of CPU 0 (cpu_clear_ignne), and not atomically: what CPU 0 sets in the same moment is lost.
+# If that is the bit that says "nested paging" in a VMRUN, the guest's page tables are looked for at the host's
+# physical addresses, and the guest dies by a triple fault; if it is the bit that STGI sets, CPU 0 takes no
+# interrupt any more. A CPU that runs no guest sets neither.
 # Without cx16: its flags have come out wrong of QEMU now and then, and Linux 6.12's slab relies on
 # them. On a busy machine the timer's interrupt may not come in time for the kernel's test of it, and it
 # panics: no_timer_check.
@@ -247,10 +253,10 @@ run_machine() {
   local status=0 node numa=()
   for ((node = 0; nodes > 1 && node < nodes; ++node)); do
     numa+=(-object "memory-backend-ram,id=m$node,size=$((memory / nodes))M"
-           -numa "node,nodeid=$node,memdev=m$node,cpus=$((smp * node / nodes))-$((smp * (node + 1) / nodes - 1))")
+           -numa "node,nodeid=$node,memdev=m$node,cpus=$((node == 0 ? 0 : smp * node / nodes + 1))-$((smp * (node + 1) / nodes))")
   done
   "$qemu" "${firmware[@]}" \
-    -accel tcg,thread=multi -cpu max,-cx16,-la57 -smp "$smp" -m "$memory" ${numa[@]+"${numa[@]}"} \
+    -accel tcg,thread=multi -cpu max,-cx16,-la57 -smp "$cpus" -m "$memory" ${numa[@]+"${numa[@]}"} \
     -nodefaults -display none -no-user-config -no-reboot \
     -serial "file:$work/console" -chardev stdio,id=output,signal=off -serial chardev:output \
     -kernel "$kernel/vmlinuz" -initrd "$work/initrd" \
@@ -279,6 +285,7 @@ main() {
   check
   get_kernel "$version"
   get_qemu
+  cpus=$((smp + 1))
   work=$(mktemp -d "${TMPDIR:-/tmp}/stock-kvm.XXXXXX")
   trap end_machine EXIT
   root=$work/root
