@@ -40,40 +40,6 @@ stock_kvm() {
   return "$UNJUDGED"
 }
 
-# stock_run ARGUMENT...: a run of the program there, and up to five times more after a triple fault. That software CPU
-# makes one by itself now and then: in 1 of 13 boots of Linux whose memory nobody moves. The summary says so,
-# because a wrong translation could be the cause of one too. On some hosts and in some hours every second run ends so.
-stock_run() {
-  local log attempt status
-  log=$(mktemp)
-  for attempt in 1 2 3 4 5 6; do
-    if ((attempt > 1)); then
-      say "a triple fault; once more"
-      note "after a triple fault"
-    fi
-    status=0
-    stock_kvm "$@" | tee "$log" || status=$?
-    if ((status == 0)) || ! grep -q 'KVM_EXIT_SHUTDOWN' "$log"; then break; fi
-  done
-  rm -f "$log"
-  return "$status"
-}
-
-# stock_tests ARGUMENT...: tests there, and once more if they are not done in time. On a host whose CPUs others keep
-# busy, a guest of several vCPUs whose memory nobody moves has hung there in 1 of 40 runs, and nowhere else; the
-# cause is not known. The summary says so.
-stock_tests() {
-  local status=0
-  stock_kvm "$@" || status=$?
-  if ((status == 124)); then
-    say "not done in time; once more"
-    note "after a hang"
-    status=0
-    stock_kvm "$@" || status=$?
-  fi
-  return "$status"
-}
-
 # stock MINUTES COMMAND...: runs it on Debian's 6.12 kernel with what the tests of the program call.
 stock() {
   local minutes=$1
@@ -93,7 +59,7 @@ command_check_stock() {
   (($# == 0)) || refuse "check-stock: unknown argument '$1'; there is only --all"
   need_packages "${PACKAGES_BUILD[@]}" "${PACKAGES_STOCK[@]}"
   configure_and_build dev
-  step guest-boot-test stock_tests --timeout 400 -- build/guest_boot_test
+  step guest-boot-test stock_kvm --timeout 400 -- build/guest_boot_test
   # Among them what only shmem_enabled=always shows, which is not for a host that others use.
   step huge-pages stock_kvm --timeout 200 --env UNDERFOOT_ALLOW_HOST_CHANGES=1 -- build/huge_pages_test
   if [[ $all == true ]]; then
@@ -106,7 +72,7 @@ command_check_stock() {
   fi
   local backing
   for backing in anon memfd; do
-    step "run-$backing" stock_run --timeout 240 -- \
+    step "run-$backing" stock_kvm --timeout 240 -- \
       build/underfoot run --backing "$backing" --vcpus 2 --memory 64M --churn mixed:500/s --duration 5s
   done
   summarize check-stock

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""`./dev check-linux` with a machine that is played: what it repeats, what fails it, and what it leaves unjudged."""
+"""`./dev check-linux` with a machine that is played: what it repeats, what fails it, and what it leaves
+unjudged."""
 
 import os
 import pathlib
@@ -16,24 +17,14 @@ STEPS = ("linux-anon linux-memfd linux-4-vcpus linux-thp linux-memory linux-pani
 MACHINE = r"""#!/usr/bin/env bash
 word=$(head -1 plan)
 sed -i 1d plan
-case "$*" in *control.sh*) what=control ;; *) what=run ;; esac
-echo "$what ${word:-good} $2" >>played
-dies() { printf '%s\r\n' 'FAILED:' "  vCPU 0: KVM_EXIT_SHUTDOWN (triple fault) at rip 0x10" "$@" '' 'machine  vm-1'; exit 1; }
+echo "${word:-good}" >>played
 case $word in
   ''|good) echo "check_host.sh: good" ;;
   breaks) exit 125 ;;
   hangs) exit 124 ;;
-  dies) dies ;;
-  panics) printf '%s\n' "FAILED:" "  the guest's kernel has panicked; its output says why" ""; exit 1 ;;
-  dies+audit) dies "  the audit found 1 unexplained differences in 9 checks" ;;
-  panics+content)
-    printf '%s\n' 'FAILED:' "  the guest's kernel has panicked; its output says why" '' "check_host.sh: the tree is not as it was"
-    exit 1 ;;
-  content) echo "check_host.sh: the tree is not as it was" >&2; exit 1 ;;
-  guest) echo "[vcpu 0] guest: FAILED: round 1: the copy"; dies ;;
-  crashes) echo "dies by KVM_EXIT_SHUTDOWN"; exit 139 ;;
+  wrong) exit 1 ;;
+  crashes) exit 139 ;;
   unmade) exit 126 ;;
-  peer-dies) exit 3 ;;
 esac
 """
 FAKES = {
@@ -79,11 +70,10 @@ class CheckLinux(unittest.TestCase):
             words = line.split()
             if words and words[0] in STEPS:
                 self.verdicts[words[0]] = "NOT RUN" if words[1] == "NOT" else words[1]
-        self.played = [line.split()[:2] for line in
-                       (self.folder / "played").read_text(encoding="utf-8").splitlines()]
+        self.played = (self.folder / "played").read_text(encoding="utf-8").split()
 
     def expect(self, code, **verdicts):
-        """`anon` and `memfd`, if they have not passed; each other step has passed."""
+        """Names the steps that have not passed."""
         expected = {step: "passed" for step in STEPS}
         expected.update({f"linux-{name}": verdict for name, verdict in verdicts.items()})
         self.assertEqual((self.code, self.verdicts), (code, expected), self.output)
@@ -93,70 +83,39 @@ class CheckLinux(unittest.TestCase):
         self.expect(0)
         self.assertEqual(len(self.played), len(STEPS))
 
-    def test_fails_at_once_by_whatever_is_not_the_death_of_the_guest(self):
-        for wrong in "content", "panics+content", "guest", "dies+audit", "crashes", "unmade":
+    def test_whatever_the_run_has_found_fails_at_once(self):
+        for wrong in "wrong", "crashes", "unmade", "hangs":
             with self.subTest(wrong):
                 self.run_with(wrong)
                 self.expect(1, anon="FAILED")
                 self.assertEqual(len(self.played), len(STEPS))
 
-    def test_fails_if_a_later_attempt_is_wrong(self):
-        self.run_with("good dies content")
-        self.expect(1, memfd="FAILED")
-
-    def test_passes_if_a_later_attempt_does_and_says_what_was_before(self):
-        for first in "dies", "panics", "hangs", "breaks":
-            with self.subTest(first):
-                self.run_with(f"{first} {first} good")
-                self.expect(0)
-                self.assertRegex(self.output, "linux-anon     passed .*(died|not done|broke down)")
-
-    def test_a_guest_that_dies_each_time_has_failed_if_those_of_qemu_live(self):
-        self.run_with("dies panics dies panics dies good")
+    def test_only_a_machine_that_breaks_down_is_started_again_and_the_summary_says_so(self):
+        self.run_with("breaks breaks good")
+        self.expect(0)
+        self.assertRegex(self.output, "linux-anon     passed .*the machine broke down,the machine broke down")
+        self.run_with("breaks wrong")
         self.expect(1, anon="FAILED")
-        self.assertEqual(self.played[5], ["control", "good"])
-
-    def test_a_guest_that_dies_each_time_has_failed_if_no_control_can_be_made(self):
-        self.run_with("dies dies dies dies dies unmade")
-        self.expect(1, anon="FAILED")
-
-    def test_a_guest_that_dies_each_time_is_not_judged_if_one_of_qemu_dies_too(self):
-        for control in "peer-dies", "breaks":
-            with self.subTest(control):
-                self.run_with(f"dies breaks dies panics dies dies {control}")
-                self.expect(3, anon="UNJUDGED")
-                self.assertEqual(self.played[6], ["control", control])
-
-    def test_a_control_that_died_counts_for_the_later_steps_on_such_a_machine(self):
-        deaths = 5 * "dies "
-        self.run_with(f"{deaths} peer-dies {deaths} good {deaths} good")
-        self.expect(1, anon="UNJUDGED", memfd="UNJUDGED", **{"thp": "FAILED"})
-        self.assertEqual(self.played.count(["control", "peer-dies"]), 1)
-        self.assertEqual(self.played.count(["control", "good"]), 1)
 
     def test_a_machine_that_breaks_down_each_time_judges_nothing(self):
-        self.run_with("breaks breaks breaks")
-        self.expect(3, anon="UNJUDGED")
-        self.assertNotIn("control", dict(self.played))
-
-    def test_only_the_first_two_steps_must_be_judged(self):
         self.run_with("good good breaks breaks breaks")
         self.expect(0, **{"4-vcpus": "UNJUDGED"})
 
-    def test_a_failure_counts_more_than_what_is_not_judged(self):
-        self.run_with("breaks breaks breaks content")
-        self.expect(1, anon="UNJUDGED", memfd="FAILED")
+    def test_the_first_two_steps_must_be_judged(self):
+        self.run_with("breaks breaks breaks")
+        self.expect(1, anon="UNJUDGED")
+        self.assertIn("must be judged", self.output)
+
+    def test_a_run_that_had_less_time_than_others_has_not_failed(self):
+        self.run_with("hangs", seconds=100)
+        self.expect(1, anon="NOT RUN")
+        self.assertIn("must be judged", self.output)
 
     def test_steps_without_time_are_not_run_and_named(self):
         self.run_with(seconds=5)
         self.assertEqual(self.code, 1, self.output)
         self.assertEqual(self.verdicts, {step: "NOT RUN" for step in STEPS}, self.output)
         self.assertEqual(self.played, [])
-
-    def test_a_death_without_time_for_a_control_is_no_verdict(self):
-        # linux-anon has 320 s less than the whole, which is enough for one attempt.
-        self.run_with("dies", seconds=310)
-        self.expect(1, anon="NOT RUN")
 
 
 if __name__ == "__main__":
