@@ -36,6 +36,7 @@ stock_kvm() {
     status=0
     tests/boot/stock_kvm.sh "$@" || status=$?
     ((status == 125)) || return "$status"
+    note "the machine broke down"
   done
   return "$UNJUDGED"
 }
@@ -104,7 +105,7 @@ stock_measure() {
   ((status == 0)) || fail "bench: that machine has no figures; the output above says why"
 }
 
-# stock_bench VERSION JSON ARGUMENT...: with two NUMA nodes, one CPU each.
+# stock_bench VERSION JSON ARGUMENT...: with two NUMA nodes; the command has one CPU in each.
 stock_bench() {
   local version=$1 json=$2
   shift 2

@@ -8,7 +8,8 @@
 #
 #   --kernel V     Debian 12's own, or its backport's (6.1)
 #   --smp N        CPUs for the command (2)          --timeout S   seconds at most (300)
-#   --nodes N      NUMA nodes, which share the CPUs and the memory (1)
+#                  the machine has one more, CPU 0, which no guest shall run on (run_machine says why)
+#   --nodes N      NUMA nodes, which share those CPUs and the memory (1); CPU 0 is in node 0
 #   --memory MB    its memory (1024)                 --env N=V     in the command's environment
 #   --file PATH    a file that the command needs, at the same path there
 #
@@ -23,7 +24,8 @@
 set -euo pipefail
 
 readonly broke_down=125 no_machine=126
-readonly patience=90       # seconds without a word of a CPU
+readonly patience=90       # seconds without a word of a CPU, which has one each 5 seconds
+readonly at_the_end=30     # the same when the time of the command is over
 readonly until_it_is_up=180  # seconds, at most, until each CPU has said its first word
 machine=  # the process of QEMU, while it runs
 
@@ -150,6 +152,10 @@ for cpu in $(busybox seq 0 $(($(busybox nproc) - 1))); do
   { while busybox sleep 5; do echo "cpu $cpu lives"; done; } >/dev/console &
   busybox taskset -pc $cpu $! >/dev/null
 done
+if [ "$(busybox nproc)" != "$(busybox cat /cpus)" ]; then
+  echo "only $(busybox nproc) CPUs of $(busybox cat /cpus) came up"  # no exit status: the machine broke down
+  busybox reboot -f
+fi
 cd /tmp
 # Through a pipe: on a terminal, programs would draw and colour.
 { busybox taskset -c 1-$(($(busybox nproc) - 1)) busybox sh /command </dev/null 2>&1; echo $? >/status; } |
@@ -195,26 +201,28 @@ build_root() {
       ln -s busybox "$root/bin/$applet"
     fi
   done
+  echo "$cpus" >"$root/cpus"
   write_init
   (cd "$root" && find . -print0 | cpio --null --quiet -H newc -o) >"$work/initrd"
 }
 
 # Waits for the end of QEMU. Ends it after $timeout seconds, or if one of its CPUs has not said for
-# $patience seconds that it lives: a CPU that gets no timer interrupt any more lets whatever waits on it
-# wait for ever.
+# $patience seconds that it lives: a thread that waits for a CPU without timer interrupts waits for ever. Near
+# the end of the time less silence tells the same.
 watch_machine() {
-  local begun=$SECONDS cpu words
+  local begun=$SECONDS silence cpu words
   touch "$work/console"  # QEMU makes it when it has begun
   local -a said=() heard=()
   while kill -0 "$machine" 2>/dev/null; do
+    silence=$((SECONDS - begun > timeout ? at_the_end : patience))
     for ((cpu = 0; cpu < cpus; ++cpu)); do
       words=$(grep -ac "cpu $cpu lives" "$work/console" || true)
       if [ "$words" != "${said[cpu]:-0}" ]; then
         said[cpu]=$words
         heard[cpu]=$SECONDS
-      elif [ -n "${heard[cpu]:-}" ] && ((SECONDS - heard[cpu] > patience)); then
+      elif [ -n "${heard[cpu]:-}" ] && ((SECONDS - heard[cpu] > silence)); then
         show_console
-        break_down "its CPU $cpu has said nothing for $patience s"
+        break_down "its CPU $cpu has said nothing for $silence s"
       fi
     done
     if ((${#heard[@]} < cpus && SECONDS - begun > until_it_is_up)); then

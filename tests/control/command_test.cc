@@ -72,6 +72,7 @@ TEST_F(CommandTest, RunHasTheDefaultsThatTheHelpShows) {
   EXPECT_EQ(options.vcpus, 2U);
   EXPECT_EQ(options.backing, Backing::kAnon);
   EXPECT_EQ(options.huge_pages, HugePages::kOff);
+  EXPECT_EQ(options.retired_cap_bytes, MmuOptions().retired_cap_bytes);
   EXPECT_TRUE(options.removal_events);
   EXPECT_TRUE(options.churn.off());
   EXPECT_EQ(options.kernel_events, KernelEvents::kAuto);
@@ -141,9 +142,13 @@ TEST_F(CommandTest, OnlyALinuxGuestInPrivateMemoryHasHugePagesByDefault) {
   EXPECT_EQ(pages({"--memory", "65M"}), HugePages::kOff);  // not in whole huge pages
   EXPECT_EQ(pages({"--fault-around", "1"}), HugePages::kOff);
   EXPECT_EQ(pages({"--working-set", "1s"}), HugePages::kOff);
-  const auto yes = [] { return true; };
-  EXPECT_EQ(Run({}).PagesOn(yes), HugePages::kOff);
-  EXPECT_EQ(Run({"--huge-pages", "thp"}).PagesOn(yes), HugePages::kThp);
+  const auto not_asked = [] {
+    ADD_FAILURE() << "the host is asked without need";
+    return true;
+  };
+  EXPECT_EQ(Run({}).PagesOn(not_asked), HugePages::kOff);
+  EXPECT_EQ(Run({"--huge-pages", "thp"}).PagesOn(not_asked), HugePages::kThp);
+  EXPECT_EQ(Run({"--kernel", kernel, "--backing", "memfd"}).PagesOn(not_asked), HugePages::kOff);
 }
 
 TEST_F(CommandTest, HugetlbMemoryRefusesUnsupportedChurnWithTheReason) {

@@ -17,7 +17,8 @@ STEPS = ("linux-anon linux-memfd linux-4-vcpus linux-thp linux-memory linux-pani
 MACHINE = r"""#!/usr/bin/env bash
 word=$(head -1 plan)
 sed -i 1d plan
-echo "${word:-good}" >>played
+[ "$3 $4" = "--timeout ${4}" ] || exit 7
+echo "${word:-good}" "$4" >>played
 case $word in
   ''|good) echo "check_host.sh: good" ;;
   breaks) exit 125 ;;
@@ -57,7 +58,7 @@ class CheckLinux(unittest.TestCase):
         (self.folder / "played").write_text("", encoding="utf-8")
         if seconds is not None:
             script = self.folder / "tests/linux/check_linux.sh"
-            text = script.read_text(encoding="utf-8")
+            text = (ROOT / "tests/linux/check_linux.sh").read_text(encoding="utf-8")
             self.assertEqual(text.count("LINUX_SECONDS=590"), 1)
             script.write_text(text.replace("LINUX_SECONDS=590", f"LINUX_SECONDS={seconds}"), encoding="utf-8")
         path = f"{self.folder}/bin:{os.environ['PATH']}"
@@ -70,7 +71,8 @@ class CheckLinux(unittest.TestCase):
             words = line.split()
             if words and words[0] in STEPS:
                 self.verdicts[words[0]] = "NOT RUN" if words[1] == "NOT" else words[1]
-        self.played = (self.folder / "played").read_text(encoding="utf-8").split()
+        self.played = (self.folder / "played").read_text(encoding="utf-8").split()[::2]
+        self.limits = [int(limit) for limit in (self.folder / "played").read_text(encoding="utf-8").split()[1::2]]
 
     def expect(self, code, **verdicts):
         """Names the steps that have not passed."""
@@ -81,7 +83,7 @@ class CheckLinux(unittest.TestCase):
     def test_passes_if_each_step_does(self):
         self.run_with()
         self.expect(0)
-        self.assertEqual(len(self.played), len(STEPS))
+        self.assertEqual(self.limits, len(STEPS) * [190])
 
     def test_whatever_the_run_has_found_fails_at_once(self):
         for wrong in "wrong", "crashes", "unmade", "hangs":
@@ -105,11 +107,16 @@ class CheckLinux(unittest.TestCase):
         self.run_with("breaks breaks breaks")
         self.expect(1, anon="UNJUDGED")
         self.assertIn("must be judged", self.output)
+        self.run_with("good breaks breaks breaks")
+        self.expect(1, memfd="UNJUDGED")
 
     def test_a_run_that_had_less_time_than_others_has_not_failed(self):
         self.run_with("hangs", seconds=100)
         self.expect(1, anon="NOT RUN")
         self.assertIn("must be judged", self.output)
+        self.assertLessEqual(max(self.limits), 100)
+        self.run_with("hangs", seconds=150)
+        self.expect(1, anon="FAILED")
 
     def test_steps_without_time_are_not_run_and_named(self):
         self.run_with(seconds=5)

@@ -314,8 +314,8 @@ bool BringsInThp() {
          Userfaultfd::Open({.events = UffdEvents::kNone, .move = true}).ok();
 }
 
-// Otherwise these would refuse the run after the host has been changed for it, and most of them after
-// it has announced which churn it skips.
+// Makes the checks that would otherwise refuse the run after the host has been changed for it, and most of
+// them after the run has announced which churn it skips.
 absl::Status CheckBeforeChanges(const RunOptions& options) {
   if (absl::Status path = CheckPathIsFree(options.control_path); !path.ok()) return path;
   return CheckRunInputs(options);

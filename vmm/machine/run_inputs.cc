@@ -15,7 +15,6 @@
 #include "vmm/boot/loader.h"
 #include "vmm/boot/pc_layout.h"
 #include "vmm/churn/script.h"
-#include "vmm/churn/tape.h"
 
 namespace underfoot {
 namespace {

@@ -1,7 +1,7 @@
 // What a run takes from this host by the names in its options: KVM, disks, a kernel and its initrd.
 //
-// Every entrance of a run opens and checks them by these functions, so that each error is the same: it
-// names the option, the value and the remedy.
+// Machine::Create and the precheck below open them by these functions, so that both say the same of the same
+// fault. An error about a file names its option.
 //
 // Thread safety: any thread.
 
@@ -23,14 +23,15 @@ namespace underfoot {
 // Whether the options agree with each other.
 [[nodiscard]] absl::Status CheckOptions(const RunOptions& options);
 
-// FailedPrecondition if it cannot run this kind of guest.
+// FailedPrecondition if the KVM of this host cannot run this kind of guest.
 absl::StatusOr<Kvm> OpenKvm(const RunOptions& options);
 absl::StatusOr<std::unique_ptr<virtio::RawDisk>> OpenDisk(const DiskFile& file);
 // Writes the kernel and its initrd by `write`.
 absl::StatusOr<LinuxStart> LoadLinuxFiles(const RunOptions& options, GuestWriter write);
 
-// All of the above and the record, opened and let go again. For a run that changes the host: what would
-// refuse it later refuses it before the first change.
+// A precheck, made before the host is changed for a run: opens what the options name and lets it go again,
+// but for block devices and for a record behind a link that leads to no file. Without leave to change the host
+// only the options and KVM are checked. Machine::Create makes every check again.
 [[nodiscard]] absl::Status CheckRunInputs(const RunOptions& options);
 
 }  // namespace underfoot
