@@ -460,6 +460,7 @@ TEST_F(CommandTest, APresetLeavesOutWhatALinuxGuestCannotBearAndKeepsItsRate) {
   EXPECT_EQ(options.churn.rates.count(ChurnKind::kDiscard), 0u);
   EXPECT_EQ(options.churn.rates.count(ChurnKind::kForeign), 0u);
   EXPECT_GT(options.churn.rates.at(ChurnKind::kMemslot), 0);
+  EXPECT_GT(options.churn.rates.at(ChurnKind::kMove), 0);
   EXPECT_NEAR(options.churn.TotalRate(), 1000, 0.1);
 }
 

@@ -72,7 +72,7 @@ command_check_linux() {
   # A KVM whose host has UFFDIO_MOVE, for which memory is made of transparent huge pages by default.
   stock_options=(--kernel 6.12 --env "CHECK_TEXT=in huge pages (thp)")
   linux_lane linux-thp "$kernel/vmlinuz" 2 1 poweroff 0 "${memory[@]}" \
-    --churn pageout:5/s,fork:1/s,collapse:1/s,wp:5/s,memslot:1/s,remap:1/s,protect:1/s
+    --churn pageout:5/s,move:5/s,fork:1/s,collapse:1/s,wp:5/s,memslot:1/s,remap:1/s,protect:1/s
   stock_options=()
   tests/linux/initrd.sh "$kernel" tests/linux/memory_init.sh "$folder/memory"
   step linux-memory linux_run --memory 1536 --file build/underfoot \

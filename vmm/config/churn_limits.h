@@ -32,9 +32,6 @@ struct ChurnLimits {
           "erases content of pages, and Linux gives a page up only by its own word; take a kind "
           "that keeps the content, like pageout";
     }
-    unavailable[ChurnKind::kMove] =
-        "takes pages away while the vCPUs run, and a Linux guest under it has ended in a triple "
-        "fault; take remap, which keeps the vCPUs outside meanwhile";
   }
   // Excludes the kinds that would erase the write protection that the working-set sampler reads.
   void SpareWriteProtection() {
