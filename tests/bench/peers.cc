@@ -127,7 +127,7 @@ void CompareStarts(Bench& bench, const Peers& peers) {
         "-accel",
         "kvm",
         "-cpu",
-        "host",
+        "host,arch-capabilities=off",  // KVM offers that MSR on some AMD hosts and refuses its value
         "-m",
         "32M",
         "-nodefaults",
