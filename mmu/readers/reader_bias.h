@@ -38,9 +38,9 @@ namespace underfoot {
 class ReaderBias {
  public:
   // The number of sections after which a reader without bias may take it. A membarrier costs as
-  // much as some 2^11 exchanges (`./dev bench --only 14`). So with a window of 2^16, readers that
-  // lose their bias as often as possible make invalidations pay a small part of what the readers
-  // save.
+  // much as thousands of exchanges, how many depends on the CPU (`./dev bench --only 14`). So with
+  // a window of 2^16, readers that lose their bias as often as possible make invalidations pay less
+  // than the readers save.
   static constexpr uint64_t kWindow = uint64_t{1} << 16;
 
   // Relaxed: the owner itself takes the bias. If this load misses that a Begin has taken the bias
