@@ -27,19 +27,22 @@ with_kvm() {
   stock_kvm --kernel 6.12 --memory 2048 --timeout $((60 * minutes)) "${files[@]}" -- "${words[@]}"
 }
 
-# stock_kvm ARGUMENT...: stock_kvm.sh, and up to twice more if the machine itself broke down (125), then $UNJUDGED:
-# a software CPU that makes its kernel panic says nothing of the command.
-stock_kvm() {
+# unless_broken COMMAND...: runs it, and up to twice more if the machine of stock_kvm.sh itself broke down (125), then
+# $UNJUDGED: a software CPU that makes its kernel panic says nothing of what ran there.
+unless_broken() {
   local attempt status
   for attempt in 1 2 3; do
     ((attempt == 1)) || say "the machine broke down; once more"
     status=0
-    tests/boot/stock_kvm.sh "$@" || status=$?
+    "$@" || status=$?
     ((status == 125)) || return "$status"
     note "the machine broke down"
   done
   return "$UNJUDGED"
 }
+
+# stock_kvm ARGUMENT...: stock_kvm.sh with ARGUMENTs, by unless_broken.
+stock_kvm() { unless_broken tests/boot/stock_kvm.sh "$@"; }
 
 # stock MINUTES COMMAND...: runs it on Debian's 6.12 kernel with what the tests of the program call.
 stock() {

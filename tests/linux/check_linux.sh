@@ -7,27 +7,20 @@ readonly LINUX_ATTEMPT_SECONDS=190  # of one run, at most; on 2 CPUs with nothin
 readonly LINUX_ENOUGH_SECONDS=120   # a run that is not done in this time has failed
 readonly LINUX_LEAST_SECONDS=20     # with less time than this nothing begins
 
-# linux_run ARGUMENT...: stock_kvm.sh with ARGUMENTs, again if the machine itself breaks down.
-linux_run() {
-  local limit status breakdowns=0
-  while ((breakdowns < 3)); do
-    limit=$((linux_begun + LINUX_SECONDS - SECONDS))
-    ((limit <= LINUX_ATTEMPT_SECONDS)) || limit=$LINUX_ATTEMPT_SECONDS
-    if ((limit < LINUX_LEAST_SECONDS)); then
-      note "the time of this command was over"
-      return "$NOT_RUN"
-    fi
-    status=0
-    tests/boot/stock_kvm.sh --kernel 6.1 --timeout "$limit" "$@" || status=$?
-    if ((status == 124 && limit < LINUX_ENOUGH_SECONDS)); then
-      note "not done in $limit s, and there was no more time"
-      return "$NOT_RUN"
-    fi
-    ((status == 125)) || return "$status"
-    breakdowns=$((breakdowns + 1))
-    note "the machine broke down"
-  done
-  return "$UNJUDGED"
+# linux_attempt ARGUMENT...: stock_kvm.sh with ARGUMENTs, in the time that is left.
+linux_attempt() {
+  local limit=$((linux_begun + LINUX_SECONDS - SECONDS)) status=0
+  ((limit <= LINUX_ATTEMPT_SECONDS)) || limit=$LINUX_ATTEMPT_SECONDS
+  if ((limit < LINUX_LEAST_SECONDS)); then
+    note "the time of this command was over"
+    return "$NOT_RUN"
+  fi
+  tests/boot/stock_kvm.sh --kernel 6.1 --timeout "$limit" "$@" || status=$?
+  if ((status == 124 && limit < LINUX_ENOUGH_SECONDS)); then
+    note "not done in $limit s, and there was no more time"
+    return "$NOT_RUN"
+  fi
+  return "$status"
 }
 
 # linux_lane NAME KERNEL VCPUS ROUNDS END EXPECTED OPTION...: one guest, see tests/linux/check_host.sh.
@@ -39,7 +32,7 @@ linux_lane() {
     /sbin/mke2fs /sbin/e2fsck /sbin/debugfs; do
     files+=(--file "$file")
   done
-  step "$name" linux_run --memory 1536 "${stock_options[@]}" "${files[@]}" -- \
+  step "$name" unless_broken linux_attempt --memory 1536 "${stock_options[@]}" "${files[@]}" -- \
     /bin/busybox sh "$PWD/tests/linux/check_host.sh" "$PWD/build/underfoot" "$image" "$folder/initrd" "$@"
 }
 
@@ -75,7 +68,7 @@ command_check_linux() {
     --churn pageout:5/s,move:5/s,fork:1/s,collapse:1/s,wp:5/s,memslot:1/s,remap:1/s,protect:1/s
   stock_options=()
   tests/linux/initrd.sh "$kernel" tests/linux/memory_init.sh "$folder/memory"
-  step linux-memory linux_run --memory 1536 --file build/underfoot \
+  step linux-memory unless_broken linux_attempt --memory 1536 --file build/underfoot \
     --file "$kernel/vmlinuz" --file "$folder/memory" --file tests/linux/check_memory.sh -- \
     /bin/busybox sh "$PWD/tests/linux/check_memory.sh" "$PWD/build/underfoot" "$kernel/vmlinuz" \
     "$folder/memory" --allow-host-changes --churn pageout:5/s,wp:5/s,memslot:1/s,remap:1/s
@@ -83,7 +76,7 @@ command_check_linux() {
   tests/linux/initrd.sh "$kernel" tests/linux/shell_init.sh "$folder/shell"
   local tty
   for tty in ttyS0 hvc0; do
-    step "console-$tty" linux_run --memory 1024 --file build/underfoot \
+    step "console-$tty" unless_broken linux_attempt --memory 1024 --file build/underfoot \
       --file "$kernel/vmlinuz" --file "$folder/shell" --file tests/linux/check_console.sh \
       --file "$(command -v script)" -- \
       /bin/busybox sh "$PWD/tests/linux/check_console.sh" "$PWD/build/underfoot" "$kernel/vmlinuz" \
