@@ -260,6 +260,46 @@ TEST_F(ServerTest, AFloodOfConnectionsIsSurvived) {
   EXPECT_TRUE(WaitUntil([&] { return StatusIn(Ask(kGetVmAndClose)) == 200; }));
 }
 
+// The server is kept away until all of them have come and gone, as a busy host keeps it away.
+TEST_F(ServerTest, ClientsThatAreGoneTakeNoPlaceFromTheNext) {
+  Start([](auto* options) { options->max_connections = 2; });
+  target_.CloseGate();
+  RawClient waiting(server_->path());
+  waiting.Send("GET /v1/stats HTTP/1.1\r\nHost: x\r\n\r\n");
+  ASSERT_TRUE(WaitUntil([&] { return target_.SomebodyWaitsAtTheGate(); }));
+  for (int i = 0; i < 10; ++i) {
+    RawClient gone(server_->path());
+    // The server reads some of them to the end before it knows what they are.
+    if (i % 3 != 0) gone.Send(i % 3 == 1 ? "\x16\x03" : "GET /v1/vm HT");
+  }
+  RawClient next(server_->path());
+  next.Send(kGetVmAndClose);
+  target_.OpenGate();
+  EXPECT_EQ(StatusIn(next.ReadToEnd()), 200);
+}
+
+TEST_F(ServerTest, AStreamWhoseClientIsGoneLeavesRoomForTheNext) {
+  Start();
+  target_.HappenTo(1);
+  RawClient next(server_->path());  // older than the streams, so the server would look at it first
+  next.Send(kGetVm);
+  ASSERT_EQ(StatusIn(next.ReadUntil("}\n")), 200);
+  std::vector<std::unique_ptr<RawClient>> streams;
+  for (int i = 0; i < 8; ++i) {
+    streams.push_back(std::make_unique<RawClient>(server_->path()));
+    ASSERT_TRUE(streams.back()->Send(kGetEvents));
+    EXPECT_THAT(streams.back()->ReadUntil("id: 0"), HasSubstr("id: 0"));
+  }
+  target_.CloseGate();
+  RawClient waiting(server_->path());
+  waiting.Send("GET /v1/stats HTTP/1.1\r\nHost: x\r\n\r\n");
+  ASSERT_TRUE(WaitUntil([&] { return target_.SomebodyWaitsAtTheGate(); }));
+  streams.pop_back();
+  next.Send(kGetEvents);
+  target_.OpenGate();
+  EXPECT_EQ(StatusIn(next.ReadUntil("\r\n\r\n")), 200);
+}
+
 TEST_F(ServerTest, AnotherUserIsRefusedEvenIfTheFileModeAdmitsThem) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can become another user";
   Start();
