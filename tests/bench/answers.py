@@ -166,9 +166,9 @@ def run_conditions(run):
     return (
         f"{machine['cpus']} CPUs, {machine['cpu']}; Linux {machine['kernel']}; {machine['kvm']}; "
         f"{machine['compiler']}; commit {run['commit'] or 'unknown'}; seed {run['seed']}; "
-        f"a {run['effort']} run{processes}. The load was {machine['load']:.1f} when the run began; "
-        + ("the machine was **not quiet**, so compare ratios and not times."
-           if machine["load"] > 0.5 else "the machine was quiet."))
+        f"a {run['effort']} run{processes}; {figures.others_text(run)}: "
+        + ("the machine was quiet." if figures.quiet(run)
+           else "the machine was **not quiet**, so compare ratios and not times."))
 
 
 def conditions(results):

@@ -132,6 +132,7 @@ void Bench::Compare(Comparison comparison) {
   comparison.time_limit /= options_.processes;
   const Rounds& rounds = rounds_[comparison.name] = TakeRounds(comparison);
   results_.comparisons.push_back(ResultOf(comparison, rounds));
+  results_.others = OthersShare(began_, CpuSeconds::Now());
   if (prints()) std::cout << TableOf(results_.comparisons.back()) << std::flush;
   SaveWhatThereIs();
 }
@@ -145,6 +146,7 @@ void Bench::Add(const RoundsOfAll& rounds) {
     Append(all, more->second);
     Update(comparison, all);
   }
+  results_.others = OthersShare(began_, CpuSeconds::Now());
   SaveWhatThereIs();
 }
 

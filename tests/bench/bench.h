@@ -13,6 +13,7 @@
 
 #include "tests/bench/comparison.h"
 #include "tests/bench/options.h"
+#include "tests/bench/others_time.h"
 #include "tests/bench/partner.h"
 #include "tests/bench/report.h"
 #include "tests/bench/rounds_file.h"
@@ -56,6 +57,7 @@ class Bench {
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   double seconds_left_ = 0;  // of the groups to come, in a full run
   double seconds_done_ = 0;
+  const CpuSeconds began_ = CpuSeconds::Now();
   Results results_;
   RoundsOfAll rounds_;
 };

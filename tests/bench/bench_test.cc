@@ -11,6 +11,7 @@
 #include <fstream>
 #include <iterator>
 #include <span>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -207,6 +208,38 @@ TEST(Report, TheTableShowsWhetherAGoalWasMet) {
                                            .rounds = 3});
   EXPECT_THAT(TableOf(result), HasSubstr("goal x2.50: met"));
   EXPECT_THAT(TableOf(result), HasSubstr("goal p99 25.0 ns: missed"));
+}
+
+CpuSeconds CpuSecondsOf(const std::string& proc_stat) {
+  std::istringstream stream(proc_stat);
+  return CpuSecondsIn(stream, 0.01);
+}
+
+TEST(OthersTime, IsWhatWasBusyWithoutOneself) {
+  // user nice system idle iowait irq softirq steal guest guest_nice
+  const CpuSeconds before = CpuSecondsOf("cpu  100 0 50 800 10 1 2 37 90 0\ncpu0 1 1");
+  EXPECT_DOUBLE_EQ(before.all, 10);
+  EXPECT_DOUBLE_EQ(before.busy, 1.9);
+  CpuSeconds after = CpuSecondsOf("cpu  600 0 150 1100 10 1 2 137 290 0\n");
+  after.own = before.own + 6;
+  EXPECT_DOUBLE_EQ(OthersShare(before, after), 0.1);  // 7 of 10 s were busy, 6 by oneself
+}
+
+TEST(OthersTime, ThereIsNoneWithoutATime) {
+  for (const char* text :
+       {"", "cpu", "cpu  1 2 3", "intr 1 2 3 4 5 6 7 8", "cpu a 2 3 4 5 6 7 8"}) {
+    EXPECT_DOUBLE_EQ(CpuSecondsOf(text).all, 0) << text;
+  }
+  EXPECT_DOUBLE_EQ(OthersShare({}, {}), 0);
+}
+
+TEST(OthersTime, OnesOwnTimeAndThatOfAllCpusPass) {
+  const CpuSeconds before = CpuSeconds::Now();
+  CpuSeconds after;
+  do {
+    after = CpuSeconds::Now();
+  } while (after.own < before.own + 0.1 || after.all < before.all + 0.1);
+  EXPECT_GT(after.busy, before.busy);
 }
 
 TEST(Options, AnUnknownArgumentIsNamed) {

@@ -61,7 +61,7 @@ def differences(old, new):
 
 def report(old, new):
     lines = [f"commit {old['commit'] or 'unknown'}, now {new['commit'] or 'unknown'}; "
-             f"load {old['machine']['load']:.1f}, now {new['machine']['load']:.1f}"]
+             f"{figures.others_text(old)}, now {figures.others_text(new)}"]
     lines += [f"Not the same conditions: {difference}" for difference in differences(old, new)]
     rows = list(changes(old, new))
     if not rows:

@@ -23,10 +23,22 @@ def load(path):
 
 def run_of(results, comparison=None):
     """Where, and of what version, a comparison was measured: see merge.py."""
-    own = {name: results[name] for name in ("machine", "commit", "effort", "seed", "processes")
+    own = {name: results[name]
+           for name in ("machine", "commit", "effort", "seed", "processes", "others")
            if name in results}
     run = comparison.get("run", own) if comparison else own
     return {"processes": 1, **run}  # results from before there were several do not name them
+
+
+def quiet(run):
+    """Whether times of this run can be compared with those of another one, and not only ratios."""
+    return run["others"] <= 0.02 if "others" in run else run["machine"]["load"] <= 0.5
+
+
+def others_text(run):
+    if "others" in run:
+        return f"others took {100 * run['others']:.1f} % of the CPUs' time"
+    return f"the load was {run['machine']['load']:.1f} when the run began"  # of an older version
 
 
 def runs(results):

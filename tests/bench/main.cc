@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "mmu/base/rcu.h"
@@ -94,6 +95,10 @@ int Main(const std::vector<std::string>& arguments) {
     for (const ComparisonResult& comparison : bench.results().comparisons) {
       std::cout << TableOf(comparison);
     }
+  }
+  if (options->json_path != "-") {
+    std::cout << absl::StrFormat("\nothers took %.1f %% of the CPUs' time\n",
+                                 100 * bench.results().others);
   }
   return WriteJson(options->json_path, bench.results()) && !failed ? 0 : 1;
 }

@@ -125,6 +125,7 @@ std::string JsonOf(const Results& results) {
             {"effort", NameOf(results.effort)},
             {"seed", results.seed},
             {"processes", results.processes},
+            {"others", results.others},
             {"comparisons", Json::array()},
             {"skipped", Json::array()}};
   for (const ComparisonResult& result : results.comparisons) {

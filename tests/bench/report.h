@@ -27,6 +27,7 @@ struct Results {
   Effort effort = Effort::kFull;
   uint64_t seed = 0;
   unsigned processes = 1;  // that have taken the rounds
+  double others = 0;       // the share of the CPUs' time that others took during the run
   std::vector<ComparisonResult> comparisons;
   std::vector<SkippedComparison> skipped;
 };

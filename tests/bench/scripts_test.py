@@ -40,7 +40,8 @@ def comparison(name, *variants, **more):
 def results(*comparisons, **more):
     made = {"machine": {"cpu": "a CPU", "cpus": 2, "kernel": "6.1", "kvm": "kvm_amd",
                         "compiler": "g++", "load": 0.1},
-            "commit": "abc", "effort": "full", "seed": 1, "comparisons": list(comparisons),
+            "commit": "abc", "effort": "full", "seed": 1, "others": 0.01,
+            "comparisons": list(comparisons),
             "skipped": []}
     made.update(more)
     return made
@@ -111,7 +112,8 @@ class MergeTest(unittest.TestCase):
 
     def new(self, *comparisons):
         made = results(*comparisons, commit="def")
-        made["machine"] = {**made["machine"], "cpu": "another CPU", "load": 6}
+        made["machine"] = {**made["machine"], "cpu": "another CPU"}
+        made["others"] = 0.4
         return made
 
     def test_a_comparison_is_replaced_as_a_whole_and_names_its_run(self):
@@ -141,8 +143,8 @@ class MergeTest(unittest.TestCase):
         self.assertIn("(5 rounds)", answers.comparison_table(made["comparisons"][0], made)[0])
 
     def test_the_conditions_say_how_many_processes_took_the_rounds(self):
-        self.assertIn("a full run in 4 processes.", answers.conditions(results(processes=4)))
-        self.assertIn("a full run. The load", answers.conditions(results()))
+        self.assertIn("a full run in 4 processes;", answers.conditions(results(processes=4)))
+        self.assertIn("a full run; others took 1.0 %", answers.conditions(results()))
 
     def test_only_conditions_of_what_both_have_are_compared(self):
         new = self.new(comparison("g.b", variant("x", 3)))
@@ -263,9 +265,16 @@ class AnswersTest(unittest.TestCase):
         self.assertEqual(self.filled(first, made), first)
 
     def test_a_busy_machine_is_called_one(self):
-        made = results()
-        made["machine"]["load"] = 6
+        made = results(others=0.03)
         self.assertIn("not quiet", self.filled("<!-- conditions -->\n<!-- end -->\n", made))
+
+    def test_a_run_that_did_not_measure_the_others_has_the_load_before_it(self):
+        made = results()
+        del made["others"]
+        self.assertIn("the load was 0.1 when the run began: the machine was quiet",
+                      answers.conditions(made))
+        made["machine"]["load"] = 6
+        self.assertIn("not quiet", answers.conditions(made))
 
     def test_a_question_that_there_is_not_is_named(self):
         with self.assertRaisesRegex(figures.Wrong, "question 8"):
