@@ -77,11 +77,13 @@ parse() {
 }
 
 check() {
-  local number
+  local name
   [[ $version == 6.1 || $version == 6.12 ]] || fail "--kernel $version: must be 6.1 or 6.12"
-  for number in "$smp" "$nodes" "$memory" "$timeout"; do
-    [[ $number =~ ^[1-9][0-9]*$ ]] || fail "'$number' is not a positive number"
+  for name in smp nodes memory timeout; do
+    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "--$name ${!name}: must be a positive number"
   done
+  # A node without a CPU for the command would have nothing to run there.
+  [ "$nodes" -le "$smp" ] || fail "--nodes $nodes: must be at most --smp, which is $smp"
   [ ${#command_line[@]} -gt 0 ] || fail "no command after --; see --help"
   local tool
   for tool in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio ldd:libc-bin \

@@ -27,6 +27,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "mmu/base/types.h"
+#include "vmm/base/cpus.h"
 #include "vmm/base/errno_status.h"
 #include "vmm/base/unique_fd.h"
 #include "vmm/config/run_options.h"
@@ -394,14 +395,15 @@ DoctorCheck CheckHugePages(const DoctorPaths& paths) {
 }
 
 DoctorCheck CheckCores() {
-  const long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  const std::string found = absl::StrFormat("%d online", cores);
+  const size_t cores = AllowedCpus().size();
+  const std::string found =
+      absl::StrFormat("%u for this process, %d online", cores, sysconf(_SC_NPROCESSORS_ONLN));
   if (cores >= 2) return Ok("cores", found);
   return {.name = "cores",
           .result = CheckResult::kLess,
           .found = found,
           .cost = "vCPUs and churn take turns, so few races are met",
-          .remedy = "give the machine two or more CPUs"};
+          .remedy = "give the machine, or this process (taskset), two or more CPUs"};
 }
 
 DoctorCheck CheckHostChanges(const DoctorPaths& paths) {
