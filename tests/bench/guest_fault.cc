@@ -151,7 +151,6 @@ void BenchGuestFault(Bench& bench) {
   const std::vector<int>& cpus = AllowedCpus();
   if (cpus.size() < 2) bench.Skip("fault.handlers.*", "it takes two CPUs");
   if (cpus.size() >= 2) CompareNumbersOfHandlers(bench);
-  const Pinned pinned(cpus[0]);
   const auto compare = [&](const std::string& where, int cpu) {
     const std::string group = "fault.sequential.";
     Compare(bench, group + "anon." + where, Backing::kAnon, Left::kNothing, cpu, 0.5);

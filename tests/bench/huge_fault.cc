@@ -63,7 +63,7 @@ void CompareInTurn(Bench& bench, const InTurn& c, int cpu, HostChanges* host) {
     return MonitoredRam::Create({.backing = c.backing,
                                  .left = c.left,
                                  .around = around,
-                                 .cpu = cpu,
+                                 .handlers = FaultHandlersForThisHost(),
                                  .huge = huge,
                                  .host = host});
   };
@@ -96,13 +96,15 @@ void CompareInTurn(Bench& bench, const InTurn& c, int cpu, HostChanges* host) {
 }
 
 // One fault brings in 512 of the pages that a scattered guest will touch.
-void CompareScattered(Bench& bench, const std::string& name, Backing backing, int cpu,
-                      HostChanges* host) {
+void CompareScattered(Bench& bench, const std::string& name, Backing backing, HostChanges* host) {
   if (!bench.Wants(name)) return;
   const auto ours = [&](const char* what, HugePages huge, std::optional<Goal> goal) {
     return Touched(what,
-                   MonitoredRam::Create(
-                       {.backing = backing, .around = 64, .cpu = cpu, .huge = huge, .host = host}),
+                   MonitoredRam::Create({.backing = backing,
+                                         .around = 64,
+                                         .handlers = FaultHandlersForThisHost(),
+                                         .huge = huge,
+                                         .host = host}),
                    goal, {.stride = kScattered});
   };
   CompareHuge(bench,
@@ -196,17 +198,14 @@ void BenchHugeFault(Bench& bench) {
   const std::unique_ptr<HostChanges> changes = TakeHostChanges(bench);
   HostChanges* const host = changes.get();
   const std::vector<int>& cpus = AllowedCpus();
-  {
-    const Pinned pinned(cpus[0]);
-    for (const InTurn& c : std::array<InTurn, 3>{
-             {{.name = "fault.huge.anon"},
-              {.name = "fault.huge.memfd", .backing = Backing::kMemfd},
-              {.name = "fault.huge.file", .backing = Backing::kMemfd, .left = Left::kContent}}}) {
-      CompareInTurn(bench, c, cpus[0], host);
-    }
-    CompareScattered(bench, "fault.huge.scattered.anon", Backing::kAnon, cpus[0], host);
-    CompareScattered(bench, "fault.huge.scattered.memfd", Backing::kMemfd, cpus[0], host);
+  for (const InTurn& c : std::array<InTurn, 3>{
+           {{.name = "fault.huge.anon"},
+            {.name = "fault.huge.memfd", .backing = Backing::kMemfd},
+            {.name = "fault.huge.file", .backing = Backing::kMemfd, .left = Left::kContent}}}) {
+    CompareInTurn(bench, c, cpus[0], host);
   }
+  CompareScattered(bench, "fault.huge.scattered.anon", Backing::kAnon, host);
+  CompareScattered(bench, "fault.huge.scattered.memfd", Backing::kMemfd, host);
   if (cpus.size() < 2) return bench.Skip("fault.huge.touch_1_GiB.*", "it takes two CPUs");
   const unsigned only = bench.smoke() ? 4 : bench.quick() ? 2 : 0;  // 0: each
   for (const unsigned vcpus : {1u, 2u, 4u}) {

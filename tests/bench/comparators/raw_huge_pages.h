@@ -36,7 +36,7 @@ class RawHugePages {
   void Empty();
 
  private:
-  static constexpr uint64_t kReady = 4;  // as many as HugePagePool keeps
+  static constexpr uint64_t kReady = 8;  // those of a turn: a handler that waits for the filler is no limit
 
   RawHugePages(How how, UniqueFd uffd, UniqueFd stop)
       : how_(how), uffd_(std::move(uffd)), stop_fd_(std::move(stop)) {}
