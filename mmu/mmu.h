@@ -52,6 +52,7 @@ struct MemslotConfig {
 };
 
 struct MmuOptions {
+  // The tables that may wait to be freed. See RetiredCapFor.
   uint64_t retired_cap_bytes = RetiredTables::kDefaultCapBytes;
   // The most page-ins that a waiting caller makes for one page while the page source answers
   // kAgain.

@@ -119,6 +119,7 @@ struct RcuStats {
   uint64_t pending_bytes = 0;   // now
   uint64_t oldest_us = 0;       // now: the age of the oldest pending batch
   uint64_t peak_bytes = 0;      // the highest pending_bytes so far
+  uint64_t cap_bytes = 0;       // of pending_bytes
 };
 
 struct MmuStats {

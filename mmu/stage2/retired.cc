@@ -109,6 +109,7 @@ RcuStats RetiredTables::Stats() const {
   stats.pending_tables = stats.retired - stats.freed;
   stats.pending_bytes = stats.pending_tables * sizeof(Table);
   stats.peak_bytes = peak_bytes_.Get();
+  stats.cap_bytes = cap_bytes_;
   absl::MutexLock lock(&mutex_);
   if (oldest_pending_ != nullptr) {
     const uint64_t now = NowUs();

@@ -48,8 +48,6 @@ class RetiredBatch {
 
 class RetiredTables {
  public:
-  // A large teardown makes a grace period for each of these. With 4 MiB they came so often that the
-  // interrupts of their membarriers made the p99 of faults elsewhere (tests/bench/README.md).
   static constexpr uint64_t kDefaultCapBytes = 16u << 20;
 
   explicit RetiredTables(uint64_t cap_bytes = kDefaultCapBytes) : cap_bytes_(cap_bytes) {}
@@ -97,6 +95,15 @@ class RetiredTables {
   RetiredHead* oldest_pending_ ABSL_GUARDED_BY(mutex_) = nullptr;
   RetiredHead* newest_pending_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
+
+// A cap to which a teardown of the whole guest keeps, so that it makes no grace period. Each one
+// interrupts every CPU that runs a thread of the process, and a teardown that makes one for each
+// kDefaultCapBytes makes them so often that they are the p99 of faults elsewhere
+// (tests/bench/README.md). No memory is added by it: until they are torn down these tables are in
+// use.
+constexpr uint64_t RetiredCapFor(uint64_t guest_bytes) {
+  return RetiredTables::kDefaultCapBytes + guest_bytes / (kEntries * kPageSize) * sizeof(Table);
+}
 
 }  // namespace underfoot
 

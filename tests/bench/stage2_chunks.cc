@@ -67,7 +67,7 @@ struct OurTable {
     KeepAlive(stage2.Lookup(gfn).has_value());
   }
 
-  Stage2 stage2;
+  Stage2 stage2{RetiredCapFor(uint64_t{64} << 30)};  // as a machine of that size
 };
 
 struct FairlyLockedTable {

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_format.h"
 #include "mmu/base/rcu.h"
+#include "mmu/stage2/retired.h"
 #include "tests/boot/machine_fixture.h"
 #include "vmm/machine/machine_control.h"
 
@@ -159,6 +160,16 @@ TEST_F(MachineTest, AGuestThatEndsByItselfEndsTheWait) {
   EXPECT_TRUE(machine_->WaitForEnd(absl::FromChrono(3 * kDeadline)));
   EXPECT_TRUE(machine_->Finish().ok());
   EXPECT_GT(lines_, 0);
+}
+
+TEST_F(MachineTest, TheCapOfRetiredTablesHoldsThoseOfAllGuestMemory) {
+  RunOptions options = MachineOptions("hello", Backing::kAnon, 1, "off");
+  ASSERT_NO_FATAL_FAILURE(Start(options));
+  if (machine_ == nullptr) return;
+  EXPECT_EQ(machine_->GetStats().rcu.cap_bytes,
+            RetiredCapFor(options.memory_bytes + options.HotplugBytes()));
+  EXPECT_TRUE(machine_->WaitForEnd(absl::FromChrono(3 * kDeadline)));
+  FinishWell();
 }
 
 TEST_F(MachineTest, AQuitEndsTheWait) {

@@ -72,7 +72,7 @@ TEST_F(CommandTest, RunHasTheDefaultsThatTheHelpShows) {
   EXPECT_EQ(options.vcpus, 2U);
   EXPECT_EQ(options.backing, Backing::kAnon);
   EXPECT_EQ(options.huge_pages, HugePages::kOff);
-  EXPECT_EQ(options.retired_cap_bytes, MmuOptions().retired_cap_bytes);
+  EXPECT_EQ(options.retired_cap_bytes, std::nullopt);
   EXPECT_TRUE(options.removal_events);
   EXPECT_TRUE(options.churn.off());
   EXPECT_EQ(options.kernel_events, KernelEvents::kAuto);
@@ -538,7 +538,6 @@ TEST_F(CommandTest, NoLineOfAHelpIsLongerThan100Characters) {
       EXPECT_LE(line.size(), 100u) << command << ": " << line;
     }
   }
-  EXPECT_THAT(As<HelpCommand>({"run", "--help"}).text, HasSubstr("--retired-cap SIZE=16M"));
 }
 
 TEST_F(CommandTest, AFlagTakesNoValue) {

@@ -12,7 +12,7 @@ Stats SomeStats() {
   s.stage2 = {120, 121, 122, 123, 124, 125, 126, 158};
   s.notifier = {127, 128, 129, 131};
   s.memslots = {132, 133, 134, 135};
-  s.rcu = {136, 137, 138, 139, 140, 157};
+  s.rcu = {136, 137, 138, 139, 140, 157, 399};
   LatencyHistogram latency;
   for (const unsigned us : {1U, 3U, 3U, 100U}) latency.Record(us);
   // clang-format off

@@ -34,7 +34,7 @@ constexpr char kStats[] = R"({
   "notifier": {"begins": 127, "ends": 128, "in_flight": 129, "stray_ends": 131},
   "memslots": {"count": 132, "generation": 133, "updates": 134, "update_wait_us_max": 135},
   "rcu": {"retired": 136, "freed": 137, "pending_tables": 138, "pending_bytes": 139,
-          "oldest_us": 140, "peak_bytes": 157},
+          "oldest_us": 140, "peak_bytes": 157, "cap_bytes": 399},
   "uffd": {"handlers": 2, "by_handler": {"0": 196, "1": 197}, "missing": 141, "wp": 142,
            "minor": 143, "around": 178, "blocks": 250, "block_fallbacks": 251, "removes": 144,
            "unmaps": 145, "remaps": 146, "forks": 147, "fork_waits": 195, "eagain": 148,

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "mmu/base/rcu.h"
+#include "mmu/base/sync_point.h"
 #include "mmu/stage2/stage2.h"
 #include "tests/unit/raw_table.h"
 
@@ -130,6 +131,20 @@ TEST(Stage2TearDownTest, ATeardownGathersTheTablesOfSeveralWalks) {
   EXPECT_GT(stage2.Stats().flushes, 1u);
   EXPECT_LE(stage2.Stats().flushes, kTables / 200);
   EXPECT_GT(stage2.RetiredStats().freed, 200u);
+}
+
+// More tables than the default cap holds.
+TEST(Stage2TearDownTest, ATeardownOfTheGuestForWhichTheCapWasMadeWaitsForNoGracePeriod) {
+  constexpr uint64_t kTables = 2 * RetiredTables::kDefaultCapBytes / sizeof(Table);
+  Stage2 stage2(RetiredCapFor(kTables * k2M * kPageSize));
+  ASSERT_NO_FATAL_FAILURE(MapAPageOfEachTable(stage2, kTables));
+  uint64_t waits = 0;
+  SetSyncPoint("retired-synchronize", [&] { ++waits; });
+  SetSyncPoint("retired-drain", [&] { ++waits; });
+  stage2.TearDown({{0}, {kTables * k2M}});
+  ClearSyncPoints();
+  EXPECT_EQ(waits, 0u);
+  EXPECT_EQ(stage2.Stats().flushes, 1u);
 }
 
 TEST(Stage2TearDownTest, AnUnmapOfAsManyFlushesOnce) {

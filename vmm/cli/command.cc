@@ -146,8 +146,8 @@ void AddRunOptions(CLI::App* sub, RunArguments* run) {
       ->capture_default_str();
   sub->add_option("--retired-cap", run->retired_cap,
                   "Bytes of table pages that may wait to be freed; above it, code that retires "
-                  "more of them waits")
-      ->type_name("SIZE")
+                  "more of them waits (auto: 16M, and the tables of all guest memory)")
+      ->type_name("SIZE|auto")
       ->capture_default_str();
   sub->add_option("--kernel-events", run->kernel_events,
                   "Whether to read KVM's tracepoints; auto: if the host allows it; on: fail if it "

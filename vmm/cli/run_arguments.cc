@@ -243,6 +243,7 @@ absl::Status CheckUffdEvents(const std::string& text, RunOptions* options) {
 }
 
 absl::Status CheckRetiredCap(const std::string& text, RunOptions* options) {
+  if (text == "auto") return absl::OkStatus();
   const absl::StatusOr<uint64_t> bytes = ParseBytes(text);
   if (!bytes.ok()) return Bad("--retired-cap", bytes.status());
   options->retired_cap_bytes = *bytes;

@@ -32,7 +32,7 @@ struct RunArguments {
   bool pin_vcpus = false;
   std::string uffd_events = "on";
   std::string churn = "off";
-  std::string retired_cap = "16M";
+  std::string retired_cap = "auto";
   std::string kernel_events = "auto";
   std::string write_protect = "auto";
   std::string working_set = "off";

@@ -19,7 +19,6 @@
 
 #include "absl/functional/function_ref.h"
 #include "guest/abi.h"
-#include "mmu/mmu.h"
 #include "vmm/base/backing.h"
 #include "vmm/config/churn_kind.h"
 #include "vmm/config/churn_limits.h"
@@ -90,8 +89,8 @@ struct RunOptions {
   bool pin_vcpus = false;  // vCPU i stays on the i-th CPU that this process may use, round robin
   bool removal_events = true;  // userfaultfd reports the removals of other threads and processes
   ChurnSpec churn;             // resolved for `backing`: every kind in it is possible
-  // The most bytes of table pages that may wait to be freed.
-  uint64_t retired_cap_bytes = MmuOptions().retired_cap_bytes;
+  // The most bytes of table pages that may wait to be freed; absent: RetiredCapFor all guest memory.
+  std::optional<uint64_t> retired_cap_bytes = {};
   KernelEvents kernel_events = KernelEvents::kAuto;
   // The kernel resolves write-protect faults itself and only records them; needs Linux 6.7.
   bool async_write_protect = false;

@@ -118,7 +118,8 @@ absl::Status Machine::Build(SerialPort::Sink serial_sink, ByteSink byte_sink) {
       .huge_pages = options_.huge_pages,
       .uffd = {.events = options_.removal_events ? UffdEvents::kAll : UffdEvents::kNoRemovals,
                .async_write_protect = options_.async_write_protect},
-      .mmu = {.retired_cap_bytes = options_.retired_cap_bytes},
+      .mmu = {.retired_cap_bytes = options_.retired_cap_bytes.value_or(
+                  RetiredCapFor(options_.memory_bytes + options_.HotplugBytes()))},
       .log_writes = options_.dirty_log_period.has_value(),
       .fault_around = options_.FaultAround(),
       .fault_handlers = options_.fault_handlers.value_or(FaultHandlersForThisHost()),
