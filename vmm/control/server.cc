@@ -91,10 +91,10 @@ class ControlServer::Loop {
   // Waits until something can be done, at most until `limit`, and does it. Returns true if the
   // owner requests the end.
   bool Turn(std::optional<Clock::time_point> limit);
-  // Accepts while there is room, and refuses the others. They wait in the backlog for the next turn
-  // instead if room may come without anybody waiting for a peer: some peers are gone, or this turn
-  // has accepted connections that it has not looked at.
-  void AcceptAll(bool peers_gone);
+  // Accepts while there is room, and refuses the others. If all places are taken and a client of one is
+  // gone, or if this turn has accepted connections that it has not read yet, the others wait in the
+  // backlog for the next turn instead.
+  void AcceptAll(bool clients_gone);
   void Refuse(UniqueFd fd, int status, std::string_view message);
 
   const unsigned max_connections_;
@@ -162,26 +162,27 @@ bool ControlServer::Loop::Turn(std::optional<Clock::time_point> limit) {
   // EINTR is impossible because all signals are blocked. Any other failure counts as a wake-up
   // without a cause.
   if (poll(polled.data(), polled.size(), timeout) < 0) return false;
-  // Those whose peer is gone come first, because others may need the place or the stream that they
+  // Those whose client is gone come first, because others may need the place or the stream that they
   // hold.
-  bool peers_gone = false;
+  const size_t served = connections_.size();
+  bool clients_gone = false;
   for (const bool gone : {true, false}) {
     for (size_t i = 0; i < all.size(); ++i) {
       const short revents = polled[first + i].revents;
       if (((revents & POLLHUP) != 0) != gone) continue;
-      peers_gone |= gone;
+      clients_gone |= gone && i < served;
       all[i]->Step(revents);
     }
   }
   const auto closed = [](const auto& connection) { return connection->closed(); };
   std::erase_if(connections_, closed);
   std::erase_if(refused_, closed);
-  if ((polled[1].revents & POLLIN) != 0) AcceptAll(peers_gone);
+  if ((polled[1].revents & POLLIN) != 0) AcceptAll(clients_gone);
   return polled[0].revents != 0;
 }
 
-void ControlServer::Loop::AcceptAll(bool peers_gone) {
-  const bool refuses = connections_.size() >= max_connections_ && !peers_gone;
+void ControlServer::Loop::AcceptAll(bool clients_gone) {
+  const bool refuses = connections_.size() >= max_connections_ && !clients_gone;
   while (refuses || connections_.size() < max_connections_) {
     UniqueFd fd(accept4(listener_->fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!fd.valid()) {

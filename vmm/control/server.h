@@ -5,7 +5,7 @@
 // the target delays only other clients, and no locks are needed.
 //
 // Because a client may be hostile or hung, there are limits: the size of a body, the number of
-// connections (the next one gets a 503), the time until a request line is complete, and the time of
+// connections (a client gets a 503 if each of them has another client), the time until a request line is complete, and the time of
 // a whole request, however steadily its bytes arrive. Only this user and root are answered.
 //
 // Thread safety: Start and the destructor belong to one owner. The destructor ends all connections,
