@@ -52,12 +52,22 @@ struct MemslotConfig {
 };
 
 struct MmuOptions {
-  // The tables that may wait to be freed. See RetiredCapFor.
+  // The tables that may wait to be freed, in bytes. See RetiredCapFor.
   uint64_t retired_cap_bytes = RetiredTables::kDefaultCapBytes;
   // The most page-ins that a waiting caller makes for one page while the page source answers
   // kAgain.
   unsigned page_in_tries = PageInRetries::kMost;
 };
+
+// A cap to which a teardown of all memory of a guest keeps, so that it waits for no grace period: its
+// tables share one, for which the RCU worker waits. A grace period interrupts every CPU that runs a
+// thread of the process. A teardown that makes one for each kDefaultCapBytes makes them so often that
+// they are the p99 of faults elsewhere (tests/bench/README.md, "What a teardown does to the others").
+// The price: until the tables of a teardown are free, those that the guest needs meanwhile exist beside
+// them. So there may be twice the tables of the guest, and kDefaultCapBytes.
+constexpr uint64_t RetiredCapFor(uint64_t guest_bytes) {
+  return RetiredTables::kDefaultCapBytes + guest_bytes / (kEntries * kPageSize) * sizeof(Table);
+}
 
 class Mmu final : private Subscriber {
  public:

@@ -3,8 +3,8 @@
 // A walk collects what it unlinks in a RetiredBatch; when it has finished and flushed, the batch is
 // handed over as one deferred call (I4). The backlog has a cap in bytes: above it the retiring
 // thread waits for a grace period, with no lock and no read section held, so that a stalled reader
-// gives back-pressure and not growth. A teardown gathers the tables of several walks, up to the
-// cap, and frees them itself after one grace period (FreeAfterGracePeriod): a grace period is much
+// gives back-pressure and not growth. A teardown gathers the tables of several walks. Only if they
+// exceed the cap it frees them itself after one grace period (FreeAfterGracePeriod), which is much
 // shorter than a wait for the worker that makes deferred calls (`./dev bench --only 6`).
 //
 // A table that was detached still has its entries. They are counted, by the count of the table, when the
@@ -95,15 +95,6 @@ class RetiredTables {
   RetiredHead* oldest_pending_ ABSL_GUARDED_BY(mutex_) = nullptr;
   RetiredHead* newest_pending_ ABSL_GUARDED_BY(mutex_) = nullptr;
 };
-
-// A cap to which a teardown of the whole guest keeps, so that it makes no grace period. Each one
-// interrupts every CPU that runs a thread of the process, and a teardown that makes one for each
-// kDefaultCapBytes makes them so often that they are the p99 of faults elsewhere
-// (tests/bench/README.md). No memory is added by it: until they are torn down these tables are in
-// use.
-constexpr uint64_t RetiredCapFor(uint64_t guest_bytes) {
-  return RetiredTables::kDefaultCapBytes + guest_bytes / (kEntries * kPageSize) * sizeof(Table);
-}
 
 }  // namespace underfoot
 

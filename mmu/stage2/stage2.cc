@@ -214,7 +214,7 @@ void Stage2::TearDown(GfnRange range, DirtySink log) {
     do {
       range.begin = UnmapSome(range, gather, log);
     } while (!range.empty() && !gather.unsplit && retired_.HasRoomFor(gather.retired));
-    // The caller of a small teardown does not wait: the worker frees what keeps to the cap.
+    // A teardown whose tables keep to the cap waits for nothing: the worker frees them.
     if (retired_.HasRoomFor(gather.retired)) {
       Finish(gather);
     } else {

@@ -85,8 +85,8 @@ command_check_stock() {
 }
 
 # stock_measure JSON OPTION... -- ARGUMENT...: underfoot_bench with ARGUMENTs on that machine, whose OPTIONs are
-# those of stock_kvm.sh. The results come out after the text. The load in them is this machine's: that one
-# knows its own only, and shares this one's CPUs. Counts do not differ between processes, so one takes all rounds.
+# those of stock_kvm.sh. The results come out after the text. The load in them is this machine's, and they do not
+# say what others took: that machine knows its own only, and shares this one's CPUs. Counts do not differ between processes, so one takes all rounds.
 stock_measure() {
   local json=$1 log load status=0 options=()
   shift
@@ -104,7 +104,7 @@ stock_measure() {
   if ((status == 0)); then
     # Those of the last attempt.
     awk '/^results:$/ { text = ""; on = 1; next } on { text = text $0 "\n" } END { printf "%s", text }' "$log" |
-      sed -E "s/(\"load\": )[0-9.e+-]+/\1$load/" >"$json"
+      sed -E -e "s/(\"load\": )[0-9.e+-]+/\1$load/" -e '/^  "others": /d' >"$json"
   fi
   rm -f "$log"
   ((status == 0)) || fail "bench: that machine has no figures; the output above says why"

@@ -82,7 +82,7 @@ check() {
   for name in smp nodes memory timeout; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "--$name ${!name}: must be a positive number"
   done
-  # A node without a CPU for the command would have nothing to run there.
+  # Each node needs a CPU on which the command may run.
   [ "$nodes" -le "$smp" ] || fail "--nodes $nodes: must be at most --smp, which is $smp"
   [ ${#command_line[@]} -gt 0 ] || fail "no command after --; see --help"
   local tool

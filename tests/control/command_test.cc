@@ -65,6 +65,11 @@ class CommandTest : public ::testing::Test {
   SocketEnvironment environment_;
 };
 
+TEST_F(CommandTest, TheCapOfRetiredTablesIsAutoOrASize) {
+  EXPECT_EQ(Run({"--retired-cap", "4M"}).retired_cap_bytes, uint64_t{4} << 20);
+  EXPECT_EQ(Run({"--retired-cap", "auto"}).retired_cap_bytes, std::nullopt);
+}
+
 TEST_F(CommandTest, RunHasTheDefaultsThatTheHelpShows) {
   const RunOptions options = Run({});
   EXPECT_EQ(options.guest, "mixed");

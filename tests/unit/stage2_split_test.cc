@@ -4,6 +4,7 @@
 
 #include "mmu/base/rcu.h"
 #include "mmu/base/sync_point.h"
+#include "mmu/mmu.h"
 #include "mmu/stage2/stage2.h"
 #include "tests/unit/raw_table.h"
 

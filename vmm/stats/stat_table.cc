@@ -150,7 +150,7 @@ constexpr std::array kTable = {
     ROW(RcuStats, rcu, peak_bytes, kGauge, kBytes,
         "The most bytes that waited for a grace period at once"),
     ROW(RcuStats, rcu, cap_bytes, kGauge, kBytes,
-        "The bytes above which code that retires more of them waits"),
+        "The pending bytes above which a thread that retires tables waits"),
 
     ROW(UffdStats, uffd, handlers, kGauge, kNumber, "Threads that serve faults and read events"),
     ROW(UffdStats, uffd, by_handler, kCounter, kNumber, "Faults, by the handler that read them"),
