@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -57,7 +58,7 @@ class Bench {
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   double seconds_left_ = 0;  // of the groups to come, in a full run
   double seconds_done_ = 0;
-  const CpuSeconds began_ = CpuSeconds::Now();
+  const std::optional<CpuSeconds> began_ = CpuSeconds::Now();
   Results results_;
   RoundsOfAll rounds_;
 };

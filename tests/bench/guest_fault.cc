@@ -2,8 +2,11 @@
 // and fault path, with and without fault-around, against the kernel's own demand paging of the same
 // guest; and one handler for all CPUs against one for each.
 
+#include <sys/mman.h>
+
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -13,6 +16,7 @@
 #include <vector>
 
 #include "tests/bench/bench.h"
+#include "tests/bench/comparators/raw_uffd.h"
 #include "tests/bench/cpus.h"
 #include "tests/bench/touched_ram.h"
 #include "tests/bench/touching_guest.h"
@@ -29,11 +33,12 @@ void Compare(Bench& bench, std::string name, Backing backing, Left left, int cpu
                         .what = "a guest's first write to a page, one page after the other",
                         .variants = {}};
   for (absl::StatusOr<Variant>& made :
-       std::array{Touched("the kernel's own, not registered", PlainRam::Create(backing, left)),
-                  Touched("our monitor, --fault-around 1", ours(1)),
+       std::array{Touched("the kernel's own, not registered", PlainRam::Create(backing, left), {},
+                          {.pin = true}),
+                  Touched("our monitor, --fault-around 1", ours(1), {}, {.pin = true}),
                   Touched("our monitor, --fault-around 64", ours(64),
-                          Goal{.of = Goal::Of::kRatio, .at_most = goal}),
-                  Touched("our monitor, --fault-around 512", ours(512))}) {
+                          Goal{.of = Goal::Of::kRatio, .at_most = goal}, {.pin = true}),
+                  Touched("our monitor, --fault-around 512", ours(512), {}, {.pin = true})}) {
     if (!made.ok()) return bench.Skip(comparison.name, std::string(made.status().message()));
     comparison.variants.push_back(*std::move(made));
   }
@@ -64,6 +69,32 @@ class BusyCpus {
   std::vector<std::thread> threads_;
 };
 
+// Memory with the bare loops of handlers: what the kernel's part costs, whoever drives it.
+class RawRam {
+ public:
+  // One handler for all CPUs, or one for each.
+  static absl::StatusOr<std::shared_ptr<RawRam>> Create(uint64_t window, bool for_each_cpu) {
+    absl::StatusOr<std::unique_ptr<RawUffdMemory>> made =
+        RawUffdMemory::Create(kPages, RawUffdMemory::Events::kFaultsOnly);
+    if (!made.ok()) return std::move(made).status();
+    if (!for_each_cpu) (*made)->Serve({}, window);
+    for (const int cpu : AllowedCpus()) {
+      if (for_each_cpu) (*made)->Serve(cpu, window);
+    }
+    return std::make_shared<RawRam>(*std::move(made));
+  }
+  explicit RawRam(std::unique_ptr<RawUffdMemory> memory) : memory_(std::move(memory)) {}
+
+  HvaRange range() const { return memory_->memory().range(); }
+  void Empty() const {
+    const int result = madvise(PointerOf(range().begin), range().size(), MADV_DONTNEED);
+    UNDERFOOT_CHECK(result == 0, "raw memory cannot be emptied", range().begin.value, errno);
+  }
+
+ private:
+  const std::unique_ptr<RawUffdMemory> memory_;
+};
+
 enum class Figure : uint8_t { kMean, kEachWrite };
 
 struct HandlersCase {
@@ -76,22 +107,26 @@ struct HandlersCase {
   std::optional<double> goal = {};
 };
 
-absl::StatusOr<Variant> Handled(const HandlersCase& c, std::string name, unsigned handlers,
+template <class Ram>
+absl::StatusOr<Variant> Handled(const HandlersCase& c, std::string name,
+                                absl::StatusOr<std::shared_ptr<Ram>> made, bool pin_vcpus,
                                 std::optional<Goal> goal) {
-  return WithGuest(
-      std::move(name),
-      MonitoredRam::Create({.backing = c.backing, .around = c.around, .handlers = handlers}),
-      c.guest, goal, [c](MonitoredRam& ram, TouchingGuest& guest, Turn& turn) {
-        ram.Empty();
-        std::optional<BusyCpus> busy;
-        if (c.busy) busy.emplace();
-        if (c.figure == Figure::kMean) {
-          turn.Time(kPages, [&] { guest.TouchAll(); });
-          return;
-        }
-        guest.TouchAll();
-        for (const double ns : guest.WriteNs()) turn.Record(ns);
-      });
+  TouchingGuest::Options options = c.guest;
+  options.pin = pin_vcpus;
+  return WithGuest(std::move(name), std::move(made), options, goal,
+                   [c, pin_vcpus](Ram& ram, TouchingGuest& guest, Turn& turn) {
+                     std::optional<Pinned> first_vcpu;
+                     if (pin_vcpus) first_vcpu.emplace(AllowedCpus().front());
+                     ram.Empty();
+                     std::optional<BusyCpus> busy;
+                     if (c.busy) busy.emplace();
+                     if (c.figure == Figure::kMean) {
+                       turn.Time(kPages, [&] { guest.TouchAll(); });
+                       return;
+                     }
+                     guest.TouchAll();
+                     for (const double ns : guest.WriteNs()) turn.Record(ns);
+                   });
 }
 
 void CompareHandlers(Bench& bench, const HandlersCase& c) {
@@ -104,9 +139,21 @@ void CompareHandlers(Bench& bench, const HandlersCase& c) {
                         .rounds = c.busy ? 6u : 20u};
   std::optional<Goal> goal;
   if (c.goal.has_value()) goal = Goal{.of = Goal::Of::kRatio, .at_most = *c.goal};
-  for (absl::StatusOr<Variant>& made :
-       std::array{Handled(c, "one handler, raised, on any CPU", 1, {}),
-                  Handled(c, "one handler for each CPU", FaultHandlersForThisHost(), goal)}) {
+  const auto ours = [&](unsigned handlers) {
+    return MonitoredRam::Create({.backing = c.backing, .around = c.around, .handlers = handlers});
+  };
+  const unsigned each = FaultHandlersForThisHost();
+  std::vector<absl::StatusOr<Variant>> variants;
+  variants.push_back(Handled(c, "one handler, raised, on any CPU", ours(1), false, {}));
+  variants.push_back(Handled(c, "one handler for each CPU", ours(each), false, goal));
+  variants.push_back(Handled(c, "one handler for each CPU, --pin-vcpus", ours(each), true, goal));
+  if (c.backing == Backing::kAnon) {
+    variants.push_back(
+        Handled(c, "the bare loop, one handler", RawRam::Create(c.around, false), false, {}));
+    variants.push_back(Handled(c, "the bare loop, one handler for each CPU",
+                               RawRam::Create(c.around, true), false, {}));
+  }
+  for (absl::StatusOr<Variant>& made : variants) {
     if (!made.ok()) return bench.Skip(comparison.name, std::string(made.status().message()));
     comparison.variants.push_back(*std::move(made));
   }
@@ -154,7 +201,7 @@ void BenchGuestFault(Bench& bench) {
   const auto compare = [&](const std::string& where, int cpu) {
     const std::string group = "fault.sequential.";
     Compare(bench, group + "anon." + where, Backing::kAnon, Left::kNothing, cpu, 0.5);
-    Compare(bench, group + "memfd." + where, Backing::kMemfd, Left::kNothing, cpu, 0.3);
+    Compare(bench, group + "memfd." + where, Backing::kMemfd, Left::kNothing, cpu, 0.4);
     Compare(bench, group + "memfd_zapped." + where, Backing::kMemfd, Left::kContent, cpu, 0.3);
   };
   compare("handler_on_this_cpu", cpus[0]);

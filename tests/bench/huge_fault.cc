@@ -72,22 +72,19 @@ void CompareInTurn(Bench& bench, const InTurn& c, int cpu, HostChanges* host) {
   const bool moved = c.backing == Backing::kAnon;
   const bool continued = c.left == Left::kContent;
   std::vector<absl::StatusOr<Variant>> variants;
-  variants.push_back(Touched("the kernel's own, 4 KiB", PlainRam::Create(c.backing, c.left)));
-  variants.push_back(
-      Touched("the kernel's own, THP", PlainRam::Create(c.backing, c.left, HugePages::kThp)));
-  if (moved) {
-    variants.push_back(Touched("read and UFFDIO_MOVE of 2 MiB", Raw(How::kMoved, cpu, host)));
-  }
-  if (continued) {
-    variants.push_back(
-        Touched("read and UFFDIO_CONTINUE of 2 MiB", Raw(How::kContinued, cpu, host)));
-  }
-  variants.push_back(Touched("ours, --fault-around 1", ours(1, HugePages::kOff)));
-  variants.push_back(Touched("ours, --fault-around 64", ours(64, HugePages::kOff)));
-  variants.push_back(Touched("ours, --huge-pages thp", ours(64, HugePages::kThp),
-                             moved ? std::optional(AtMost(0.15)) : std::nullopt));
-  variants.push_back(Touched("ours, --huge-pages 2M", ours(64, HugePages::k2M),
-                             continued ? std::optional(AtMost(0.05)) : std::nullopt));
+  const auto add = [&](std::string name, auto ram, std::optional<Goal> goal = {}) {
+    variants.push_back(Touched(std::move(name), std::move(ram), goal, {.pin = true}));
+  };
+  add("the kernel's own, 4 KiB", PlainRam::Create(c.backing, c.left));
+  add("the kernel's own, THP", PlainRam::Create(c.backing, c.left, HugePages::kThp));
+  if (moved) add("read and UFFDIO_MOVE of 2 MiB", Raw(How::kMoved, cpu, host));
+  if (continued) add("read and UFFDIO_CONTINUE of 2 MiB", Raw(How::kContinued, cpu, host));
+  add("ours, --fault-around 1", ours(1, HugePages::kOff));
+  add("ours, --fault-around 64", ours(64, HugePages::kOff));
+  add("ours, --huge-pages thp", ours(64, HugePages::kThp),
+      moved ? std::optional(AtMost(0.15)) : std::nullopt);
+  add("ours, --huge-pages 2M", ours(64, HugePages::k2M),
+      continued ? std::optional(AtMost(0.05)) : std::nullopt);
   CompareHuge(bench,
               {.name = c.name,
                .what = "a guest's first write to a page, one page after the other",
@@ -105,7 +102,7 @@ void CompareScattered(Bench& bench, const std::string& name, Backing backing, Ho
                                          .handlers = FaultHandlersForThisHost(),
                                          .huge = huge,
                                          .host = host}),
-                   goal, {.stride = kScattered});
+                   goal, {.stride = kScattered, .pin = true});
   };
   CompareHuge(bench,
               {.name = name,

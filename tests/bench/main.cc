@@ -96,9 +96,8 @@ int Main(const std::vector<std::string>& arguments) {
       std::cout << TableOf(comparison);
     }
   }
-  if (options->json_path != "-") {
-    std::cout << absl::StrFormat("\nothers took %.1f %% of the CPUs' time\n",
-                                 100 * bench.results().others);
+  if (const auto others = bench.results().others; others && options->json_path != "-") {
+    std::cout << absl::StrFormat("\nothers took %.1f %% of the CPUs' time\n", 100 * *others);
   }
   return WriteJson(options->json_path, bench.results()) && !failed ? 0 : 1;
 }

@@ -5,7 +5,7 @@
 
 A comparison that both have is replaced as a whole, and one that is new goes to the end: the variants
 of a comparison took turns in one process, and never come from two runs. Each comparison that INTO
-has from another run than its own names that run: machine, commit, effort, seed.
+has from another run than its own names that run: what figures.run_of returns.
 """
 
 import json

@@ -7,7 +7,10 @@
 #include <array>
 #include <fstream>
 #include <numeric>
+#include <sstream>
 #include <string>
+
+#include "tests/bench/cpus.h"
 
 namespace underfoot::bench {
 namespace {
@@ -26,29 +29,45 @@ double SecondsOf(int who) {
   return seconds(used.ru_utime) + seconds(used.ru_stime);
 }
 
-}  // namespace
-
-CpuSeconds CpuSecondsIn(std::istream& proc_stat, double tick_s) {
-  std::string name;
-  std::array<double, kFields> fields = {};
-  proc_stat >> name;
-  for (double& field : fields) proc_stat >> field;
-  if (!proc_stat || name != "cpu") return {};
-  const double all = std::accumulate(fields.begin(), fields.end(), 0.0);
-  return {.all = all * tick_s, .busy = (all - fields[kIdle] - fields[kIowait]) * tick_s};
+bool IsOneOf(std::span<const int> cpus, const std::string& name) {
+  return std::any_of(cpus.begin(), cpus.end(),
+                     [&](int cpu) { return name == "cpu" + std::to_string(cpu); });
 }
 
-CpuSeconds CpuSeconds::Now() {
+}  // namespace
+
+std::optional<CpuSeconds> CpuSecondsIn(std::istream& proc_stat, std::span<const int> cpus,
+                                       double tick_s) {
+  CpuSeconds sum;
+  size_t found = 0;
+  for (std::string line; std::getline(proc_stat, line);) {
+    std::istringstream words(line);
+    std::string name;
+    std::array<double, kFields> fields = {};
+    words >> name;
+    for (double& field : fields) words >> field;
+    if (!words || !IsOneOf(cpus, name)) continue;
+    const double all = std::accumulate(fields.begin(), fields.end(), 0.0);
+    sum.all += all * tick_s;
+    sum.busy += (all - fields[kIdle] - fields[kIowait]) * tick_s;
+    ++found;
+  }
+  return found == cpus.size() ? std::optional(sum) : std::nullopt;
+}
+
+std::optional<CpuSeconds> CpuSeconds::Now() {
   std::ifstream stat("/proc/stat");
-  CpuSeconds now = CpuSecondsIn(stat, 1.0 / static_cast<double>(sysconf(_SC_CLK_TCK)));
-  now.own = SecondsOf(RUSAGE_SELF) + SecondsOf(RUSAGE_CHILDREN);
+  std::optional<CpuSeconds> now =
+      CpuSecondsIn(stat, AllowedCpus(), 1.0 / static_cast<double>(sysconf(_SC_CLK_TCK)));
+  if (now.has_value()) now->own = SecondsOf(RUSAGE_SELF) + SecondsOf(RUSAGE_CHILDREN);
   return now;
 }
 
-double OthersShare(const CpuSeconds& before, const CpuSeconds& after) {
-  const double all = after.all - before.all;
-  if (all <= 0) return 0;
-  return std::clamp(((after.busy - before.busy) - (after.own - before.own)) / all, 0.0, 1.0);
+std::optional<double> OthersShare(const std::optional<CpuSeconds>& before,
+                                  const std::optional<CpuSeconds>& after) {
+  if (!before.has_value() || !after.has_value() || after->all <= before->all) return std::nullopt;
+  const double others = (after->busy - before->busy) - (after->own - before->own);
+  return std::clamp(others / (after->all - before->all), 0.0, 1.0);
 }
 
 }  // namespace underfoot::bench

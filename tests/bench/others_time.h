@@ -1,5 +1,5 @@
-// How much of the CPUs' time this machine gave to others while this process and the children that it
-// has waited for were measured: other programs, and other machines on the same host (steal).
+// How much of the time of this process's CPUs went to others while it was measured: to other programs,
+// to kernel threads and interrupts, and to other machines on the same host (steal).
 //
 // Thread safety: one thread.
 
@@ -7,24 +7,29 @@
 #define UNDERFOOT_TESTS_BENCH_OTHERS_TIME_H_
 
 #include <istream>
+#include <optional>
+#include <span>
 
 namespace underfoot::bench {
 
 // Seconds since some moment in the past.
 struct CpuSeconds {
-  double all = 0;   // of all CPUs, idle or not
-  double busy = 0;  // of all CPUs, without those that were idle
-  double own = 0;   // of this process and its children
+  double all = 0;   // of the CPUs, idle or not
+  double busy = 0;  // of the CPUs, without those that were idle
+  double own = 0;   // of this process and of the children that it has waited for
 
-  static CpuSeconds Now();
+  // Of the CPUs that this process may use. nullopt: this host does not say it.
+  static std::optional<CpuSeconds> Now();
 };
 
-// The fields of the line "cpu" of /proc/stat (proc_stat(5)), in ticks of `tick_s` seconds. Zeroes if
-// it begins with something else.
-CpuSeconds CpuSecondsIn(std::istream& proc_stat, double tick_s);
+// What /proc/stat has of `cpus` (proc_stat(5)), in ticks of `tick_s` seconds. nullopt: it does not have
+// a line with all fields for each.
+std::optional<CpuSeconds> CpuSecondsIn(std::istream& proc_stat, std::span<const int> cpus,
+                                       double tick_s);
 
-// From 0 to 1. What the kernel does on behalf of a process in threads of its own counts as others'.
-double OthersShare(const CpuSeconds& before, const CpuSeconds& after);
+// From 0 to 1. nullopt: one of them is, or no time has passed.
+std::optional<double> OthersShare(const std::optional<CpuSeconds>& before,
+                                  const std::optional<CpuSeconds>& after);
 
 }  // namespace underfoot::bench
 

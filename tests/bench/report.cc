@@ -124,10 +124,10 @@ std::string JsonOf(const Results& results) {
             {"commit", results.commit},
             {"effort", NameOf(results.effort)},
             {"seed", results.seed},
-            {"processes", results.processes},
-            {"others", results.others},
-            {"comparisons", Json::array()},
-            {"skipped", Json::array()}};
+            {"processes", results.processes}};
+  if (results.others.has_value()) json["others"] = *results.others;
+  json["comparisons"] = Json::array();
+  json["skipped"] = Json::array();
   for (const ComparisonResult& result : results.comparisons) {
     Json variants = Json::array();
     for (const VariantResult& variant : result.variants) variants.push_back(VariantJson(variant));

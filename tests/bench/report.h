@@ -6,6 +6,7 @@
 #define UNDERFOOT_TESTS_BENCH_REPORT_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,8 +27,8 @@ struct Results {
   std::string commit;
   Effort effort = Effort::kFull;
   uint64_t seed = 0;
-  unsigned processes = 1;  // that have taken the rounds
-  double others = 0;       // the share of the CPUs' time that others took during the run
+  unsigned processes = 1;        // that have taken the rounds
+  std::optional<double> others;  // the share of the CPUs' time that others took during the run
   std::vector<ComparisonResult> comparisons;
   std::vector<SkippedComparison> skipped;
 };

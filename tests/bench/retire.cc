@@ -71,7 +71,7 @@ void BenchRetire(Bench& bench) {
       {"per subtree of 1 GiB", std::make_shared<RetirePolicies>(RetirePolicy::kPerSubtree)},
       {"batches, capped (as Unmap)",
        std::make_shared<RetirePolicies>(RetirePolicy::kBatchedWithCap)},
-      {"grace period at the cap (as TearDown)",
+      {"grace period at the cap (as TearDown above it)",
        std::make_shared<RetirePolicies>(RetirePolicy::kGracePeriodAtCap)}};
   const Kind kinds[] = {{"cost", "time of the retiring thread for one table", "ns",
                          [](const Figures& f) { return f.ns_a_table; }},

@@ -99,6 +99,12 @@ class CompareTest(unittest.TestCase):
         disturbed["comparisons"][0]["variants"][1]["samples"] = 0
         self.assertEqual(len(self.rows(disturbed)), 1)
 
+    def test_how_much_others_took_of_both_runs_comes_first(self):
+        new = copy.deepcopy(self.OLD)
+        new["others"] = 0.04
+        self.assertIn("others took 1.0 % of the CPUs' time, now others took 4.0 %",
+                      compare.report(self.OLD, new)[0])
+
     def test_other_conditions_are_named(self):
         new = copy.deepcopy(self.OLD)
         new["machine"]["kernel"] = "6.18"

@@ -19,6 +19,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "mmu/base/rcu.h"
+#include "mmu/mmu.h"
 #include "mmu/stage2/stage2.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/comparators/exclusive_table.h"

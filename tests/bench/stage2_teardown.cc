@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "mmu/base/rcu.h"
+#include "mmu/mmu.h"
 #include "mmu/stage2/stage2.h"
 #include "tests/bench/bench.h"
 #include "tests/bench/comparators/exclusive_table.h"

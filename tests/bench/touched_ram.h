@@ -184,15 +184,16 @@ absl::StatusOr<Variant> Touching(std::string name, absl::StatusOr<std::shared_pt
                    });
 }
 
-// The guest runs on the first CPU; where handlers run is up to `made`. Nothing else is pinned: a
-// thread that works ahead of the guest must not share its CPU.
+// With options.pin the guest runs on the first CPU. Nothing else is pinned by it: a thread that works
+// ahead of the guest must not share its CPU.
 template <class Ram>
 absl::StatusOr<Variant> Touched(std::string name, absl::StatusOr<std::shared_ptr<Ram>> made,
                                 std::optional<Goal> goal = {},
                                 const TouchingGuest::Options& options = {}) {
   return WithGuest(std::move(name), std::move(made), options, goal,
-                   [](Ram& ram, TouchingGuest& guest, Turn& turn) {
-                     const Pinned pinned(AllowedCpus().front());
+                   [pin = options.pin](Ram& ram, TouchingGuest& guest, Turn& turn) {
+                     std::optional<Pinned> pinned;
+                     if (pin) pinned.emplace(AllowedCpus().front());
                      ram.Empty();
                      turn.Time(kPages, [&] { guest.TouchAll(); });
                    });

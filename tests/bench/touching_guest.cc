@@ -13,6 +13,7 @@
 
 #include "guest/abi.h"
 #include "mmu/base/check.h"
+#include "tests/bench/cpus.h"
 #include "tests/bench/stopwatch.h"
 #include "vmm/boot/boot.h"
 #include "vmm/kvm/cpuid.h"
@@ -138,7 +139,13 @@ TouchingGuest::~TouchingGuest() {
   }
 }
 
+std::vector<int> TouchingGuest::CpusOf(unsigned vcpu) const {
+  const std::vector<int>& all = AllowedCpus();
+  return options_.pin ? std::vector<int>{all[vcpu % all.size()]} : all;
+}
+
 void TouchingGuest::Serve(unsigned vcpu) {
+  const Pinned pinned(CpusOf(vcpu));
   for (;;) {
     threads_[vcpu].go.acquire();
     if (stop_) return;

@@ -36,6 +36,7 @@ class TouchingGuest {
     uint64_t stride = 1;
     // Whether WriteNs is wanted: each vCPU has room for the times of 16384 pages.
     bool keep_times = true;
+    bool pin = false;  // as --pin-vcpus. The caller pins itself: its thread runs the first vCPU
   };
   // `memory`: what it touches.
   static absl::StatusOr<std::unique_ptr<TouchingGuest>> Create(HvaRange memory,
@@ -83,6 +84,7 @@ class TouchingGuest {
   uint64_t PagesOfVcpu() const { return pages_ / options_.vcpus; }
   static Gpa TimesOf(unsigned vcpu);
   void Run(unsigned vcpu);
+  std::vector<int> CpusOf(unsigned vcpu) const;
   void Serve(unsigned vcpu);
 
   // A vCPU stays with its thread: KVM waits for a grace period when it changes.

@@ -51,6 +51,7 @@ absl::StatusOr<std::shared_ptr<RawHugePages>> RawHugePages::Create(How how, uint
 
 absl::Status RawHugePages::Map(uint64_t pages) {
   const uint64_t bytes = pages * kPageSize;
+  blocks_ = bytes / kBlockBytes;
   int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   if (how_ == How::kContinued) {
     file_ = UniqueFd(memfd_create("bench", MFD_CLOEXEC | MFD_HUGETLB | kHuge2M));
@@ -63,7 +64,7 @@ absl::Status RawHugePages::Map(uint64_t pages) {
   if (!range.ok()) return range.status();
   range_ = *range;
   if (how_ == How::kContinued) return absl::OkStatus();
-  const absl::StatusOr<HvaRange> pool = Mapped(kReady * kBlockBytes, flags, -1);
+  const absl::StatusOr<HvaRange> pool = Mapped(bytes, flags, -1);
   if (!pool.ok()) return pool.status();
   pool_ = *pool;
   for (const HvaRange& memory : {range_, pool_}) {
@@ -84,7 +85,7 @@ RawHugePages::~RawHugePages() {
   stop_.store(true, std::memory_order::relaxed);
   static_cast<void>(eventfd_write(stop_fd_.get(), 1));
   if (handler_.joinable()) handler_.join();
-  moved_.fetch_add(kReady, std::memory_order::release);  // the filler finds work, and then the stop
+  moved_.fetch_add(blocks_, std::memory_order::release);  // the filler finds work, and then the stop
   moved_.notify_one();
   if (filler_.joinable()) filler_.join();
   for (const HvaRange& memory : {range_, pool_}) {
@@ -96,7 +97,7 @@ void RawHugePages::Empty() {
   const int result = madvise(PointerOf(range_.begin), range_.size(), MADV_DONTNEED);
   UNDERFOOT_CHECK(result == 0, "MADV_DONTNEED failed", range_.begin.value, errno);
   if (how_ == How::kContinued) return;
-  const uint64_t wanted = moved_.load(std::memory_order::acquire) + kReady;
+  const uint64_t wanted = moved_.load(std::memory_order::acquire) + blocks_;
   for (;;) {
     const uint64_t cleared = cleared_.load(std::memory_order::acquire);
     if (cleared == wanted) return;
@@ -105,14 +106,14 @@ void RawHugePages::Empty() {
 }
 
 Hva RawHugePages::PoolBlock(uint64_t number) const {
-  return pool_.begin + number % kReady * kBlockBytes;
+  return pool_.begin + number % blocks_ * kBlockBytes;
 }
 
 void RawHugePages::Fill() {
   for (uint64_t number = 0;; ++number) {
     for (;;) {
       const uint64_t moved = moved_.load(std::memory_order::acquire);
-      if (number < moved + kReady) break;
+      if (number < moved + blocks_) break;
       moved_.wait(moved, std::memory_order::acquire);
     }
     if (stop_.load(std::memory_order::relaxed)) return;

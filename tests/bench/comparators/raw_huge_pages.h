@@ -1,5 +1,6 @@
 // Memory whose blocks of 2 MiB are brought in by one userfaultfd ioctl each, with nothing around it:
-// the least that a program must do to bring in huge pages. No other implementation of that is faster.
+// the least that a program must do to bring in huge pages. The handler is on the guest's CPU, and never
+// waits for a block to be cleared: as many are ready as the memory has.
 //
 //   kMoved      private memory; a thread clears transparent huge pages ahead, UFFDIO_MOVE moves them in
 //   kContinued  hugetlb pages of a memfd that are there; UFFDIO_CONTINUE maps them
@@ -36,8 +37,6 @@ class RawHugePages {
   void Empty();
 
  private:
-  static constexpr uint64_t kReady = 8;  // those of a turn: a handler that waits for the filler is no limit
-
   RawHugePages(How how, UniqueFd uffd, UniqueFd stop)
       : how_(how), uffd_(std::move(uffd)), stop_fd_(std::move(stop)) {}
   absl::Status Map(uint64_t pages);
@@ -50,7 +49,8 @@ class RawHugePages {
   const How how_;
   UniqueFd file_;  // of kContinued
   HvaRange range_;
-  HvaRange pool_;  // of kMoved: kReady blocks
+  HvaRange pool_;  // of kMoved: as many blocks
+  uint64_t blocks_ = 0;
   UniqueFd uffd_;
   UniqueFd stop_fd_;
   // How many blocks were cleared, and how many of them were moved away. Each is written by one

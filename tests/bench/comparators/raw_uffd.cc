@@ -13,6 +13,7 @@
 
 #include "mmu/base/check.h"
 #include "tests/bench/cpus.h"
+#include "vmm/base/thread_priority.h"
 
 namespace underfoot::bench {
 
@@ -37,9 +38,8 @@ absl::StatusOr<std::unique_ptr<RawUffdMemory>> RawUffdMemory::Create(uint64_t pa
 }
 
 RawUffdMemory::~RawUffdMemory() {
-  if (!thread_.joinable()) return;
   static_cast<void>(eventfd_write(stop_.get(), 1));
-  thread_.join();
+  for (std::thread& thread : threads_) thread.join();
 }
 
 int RawUffdMemory::CopyZeroesTo(HvaRange pages) {
@@ -59,12 +59,19 @@ bool RawUffdMemory::RefusesCopies(uint64_t present) {
   return CopyZeroesTo(memory_.Pages(present, 1)) == EAGAIN;
 }
 
-void RawUffdMemory::Serve(int cpu) {
-  thread_ = std::thread([this, cpu] { Main(cpu); });
+void RawUffdMemory::Serve(std::optional<int> cpu, uint64_t pages) {
+  threads_.emplace_back([this, cpu, pages] { Main(cpu, pages); });
 }
 
-void RawUffdMemory::Main(int cpu) {
-  const Pinned pinned(cpu);
+void RawUffdMemory::Main(std::optional<int> cpu, uint64_t pages) {
+  std::optional<Pinned> pinned;
+  if (cpu.has_value()) {
+    pinned.emplace(*cpu);
+    BatchThisThread();
+  } else {
+    RaiseThisThread();
+  }
+  const uint64_t bytes = pages * kPageSize;
   for (;;) {
     std::array<pollfd, 2> fds{{{fd_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
     static_cast<void>(poll(fds.data(), fds.size(), -1));
@@ -72,7 +79,10 @@ void RawUffdMemory::Main(int cpu) {
     uffd_msg message{};
     if (read(fd_.get(), &message, sizeof(message)) != sizeof(message)) continue;
     if (message.event != UFFD_EVENT_PAGEFAULT) continue;
-    static_cast<void>(CopyZeroesTo(PageRangeOf(PageOf(Hva{message.arg.pagefault.address}))));
+    // The memory begins at a window.
+    const uint64_t offset = message.arg.pagefault.address - memory_.range().begin.value;
+    static_cast<void>(
+        CopyZeroesTo(PageRangeOf(memory_.range().begin + offset / bytes * bytes, pages)));
   }
 }
 

@@ -1,15 +1,17 @@
 // Userfaultfd with nothing around it: the minimum that a program must do to bring its own pages in,
 // and the cost of receiving events about removals.
 //
-// Thread safety: any thread calls CopyZeroes; Serve is called once.
+// Thread safety: any thread calls CopyZeroes, one thread Serve.
 
 #ifndef UNDERFOOT_TESTS_BENCH_COMPARATORS_RAW_UFFD_H_
 #define UNDERFOOT_TESTS_BENCH_COMPARATORS_RAW_UFFD_H_
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "mmu/base/types.h"
@@ -39,21 +41,23 @@ class RawUffdMemory {
   // gone on since. `present`: a page that is there, so nothing is copied.
   bool RefusesCopies(uint64_t present);
 
-  // A thread on `cpu` that polls, reads a message, copies zeroes to the page of a fault, and only
-  // reads everything else.
-  void Serve(int cpu);
+  // Starts a thread that polls, reads a message, copies zeroes to the aligned window of `pages`
+  // (a power of two, at most kMostPages) in which a fault lies, and only reads everything else.
+  // `cpu`: it is pinned there and preempts nobody; absent: it is raised, on any CPU, as a machine's only
+  // handler is.
+  void Serve(std::optional<int> cpu, uint64_t pages = 1);
 
  private:
   RawUffdMemory(uint64_t pages, UniqueFd fd, UniqueFd stop)
       : memory_(pages), fd_(std::move(fd)), stop_(std::move(stop)) {}
   int CopyZeroesTo(HvaRange pages);  // 0, EEXIST or EAGAIN
-  void Main(int cpu);
+  void Main(std::optional<int> cpu, uint64_t pages);
 
   AnonymousMemory memory_;
   const AnonymousMemory zeroes_{kMostPages};
   UniqueFd fd_;
   UniqueFd stop_;
-  std::thread thread_;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace underfoot::bench
