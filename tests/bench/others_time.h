@@ -1,5 +1,6 @@
 // How much of the time of this process's CPUs went to others while it was measured: to other programs,
-// to kernel threads and interrupts, and to other machines on the same host (steal).
+// to kernel threads and interrupts, and to other machines on the same host (steal). The kernel counts busy
+// time in ticks and a process's own exactly, so a share of a few percent is lost in the difference.
 //
 // Thread safety: one thread.
 
