@@ -273,6 +273,8 @@ TEST_F(CommandTest, WatchTakesSecondsOrNothing) {
   EXPECT_EQ(As<ClientCommand>({"stats", "--watch"}).watch, std::chrono::milliseconds(1000));
   EXPECT_EQ(As<ClientCommand>({"stats", "--watch", "2"}).watch, std::chrono::milliseconds(2000));
   EXPECT_EQ(As<ClientCommand>({"stats", "--watch=0.5"}).watch, std::chrono::milliseconds(500));
+  EXPECT_EQ(As<ClientCommand>({"working-set", "--seconds", "1000000"}).seconds, "1000000");
+  EXPECT_EQ(As<ClientCommand>({"working-set", "--seconds", "0.25"}).seconds, "0.25");
   EXPECT_EQ(As<ClientCommand>({"stats", "--watch", "250ms"}).watch, std::chrono::milliseconds(250));
   EXPECT_EQ(As<ClientCommand>({"stats", "--watch", "--json"}).watch,
             std::chrono::milliseconds(1000));

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <string>
 
@@ -56,6 +57,33 @@ TEST(EndSignalsTest, ASecondOneEndsAtOnceAfterTheHostIsRestored) {
         static_cast<void>(WaitUntil([] { return false; }));
       },
       ExitedWithCode(ExitCodeOf(RunEnd::kUnfinished)), "put back");
+}
+
+bool IsPending(int signal) {
+  sigset_t pending{};
+  return sigpending(&pending) == 0 && sigismember(&pending, signal) == 1;
+}
+
+// As timeout(1) does.
+TEST(EndSignalsTest, TheSameSignalTwiceAtOnceIsOneRequest) {
+  EXPECT_EXIT(
+      {
+        const auto signals = EndSignals::Start(std::chrono::hours(1));
+        kill(getpid(), SIGTERM);
+        static_cast<void>(WaitUntil([&] { return (*signals)->Count() == 1; }));
+        kill(getpid(), SIGTERM);
+        static_cast<void>(WaitUntil([] { return !IsPending(SIGTERM); }));
+        _exit((*signals)->Count() == 1 ? 42 : 43);
+      },
+      ExitedWithCode(42), "");
+}
+
+TEST(EndSignalsTest, ItsOwnerDoesNotWaitForARepetition) {
+  auto signals = EndSignals::Start(std::chrono::hours(1));
+  ASSERT_TRUE(signals.ok());
+  kill(getpid(), SIGTERM);
+  EXPECT_TRUE(WaitUntil([&] { return (*signals)->Count() == 1; }));
+  signals->reset();
 }
 
 TEST(EndSignalsTest, AHangupThatWasIgnoredStaysIgnored) {

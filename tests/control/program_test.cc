@@ -4,9 +4,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <filesystem>
 #include <optional>
@@ -18,7 +20,9 @@
 #include "tests/control/fake_target.h"
 #include "tests/control/scratch.h"
 #include "tests/support/wait_until.h"
+#include "vmm/base/unique_fd.h"
 #include "vmm/control/json.h"
+#include "vmm/control/listener.h"
 #include "vmm/control/server.h"
 
 namespace underfoot::testing {
@@ -130,6 +134,46 @@ TEST_F(ProgramTest, WaitingForAMachineThatDoesNotRunIsExit2) {
     EXPECT_EQ(Run(arguments).exit, 2);
   }
   EXPECT_EQ(Run({"quit"}).exit, 1);
+}
+
+// Gives these replies, one to each connection, and ends.
+class ScriptedMachine {
+ public:
+  ScriptedMachine(const std::string& path, std::vector<std::string> replies) {
+    auto listener = UnixListener::Bind(path);
+    EXPECT_TRUE(listener.ok()) << listener.status();
+    thread_ = std::thread([listening = *std::move(listener), texts = std::move(replies)] {
+      for (const std::string& text : texts) {
+        UniqueFd fd;
+        while (!fd.valid()) fd = UniqueFd(accept(listening->fd(), nullptr, nullptr));
+        std::array<char, 1000> request{};
+        static_cast<void>(recv(fd.get(), request.data(), request.size(), 0));
+        static_cast<void>(send(fd.get(), text.data(), text.size(), MSG_NOSIGNAL));
+      }
+    });
+  }
+  ~ScriptedMachine() { thread_.join(); }
+
+ private:
+  std::thread thread_;
+};
+
+TEST_F(ProgramTest, AMachineWithoutAFreeConnectionIsWaitedFor) {
+  const std::string busy =
+      "HTTP/1.1 503 Service Unavailable\r\n\r\n"
+      R"({"error":{"status":503,"message":"all 32 connections are in use; try again"}})";
+  const std::string runs =
+      "HTTP/1.1 200 OK\r\n\r\n"
+      R"({"name":"vm-1","result":null})";
+  const std::string passed =
+      "HTTP/1.1 200 OK\r\n\r\n"
+      R"({"name":"vm-1","result":{"exit_code":0,"result":"PASSED","problems":[]}})";
+  const ScriptedMachine machine(DefaultSocketPath("vm-1", environment_),
+                                {busy, runs, busy, busy, passed});
+  const Result result = Run({"wait", "--control", "vm-1"});
+  EXPECT_EQ(result.exit, 0) << result.err;
+  EXPECT_EQ(result.out, "vm-1: PASSED\n");
+  EXPECT_THAT(result.err, HasSubstr("all 32 connections are in use; try again; still waiting\n"));
 }
 
 TEST_F(ProgramTest, APausedGuestIsNotWaitedForAndTheAnswerSaysSo) {

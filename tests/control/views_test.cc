@@ -46,7 +46,7 @@ TEST(ViewsTest, StatsShowEveryFieldOnceUnderItsGroup) {
                           HasSubstr("operations.discard"), HasSubstr("causes.ksm"),
                           HasSubstr("fault.p99"), HasSubstr("105 us"), Not(HasSubstr("/s"))));
   EXPECT_EQ(static_cast<size_t>(std::count(text.begin(), text.end(), '\n')),
-            6 + 4 + 10 + 8 + 4 + 4 + 6 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 18 + 7 + 12 +
+            6 + 4 + 10 + 8 + 4 + 4 + 7 + 28 + 23 + (2 + kChurnKinds.size()) + 13 + 6 + 18 + 7 + 12 +
                 10 + (3 + 4 * 2) + 16);
 }
 
@@ -103,10 +103,10 @@ TEST(ViewsTest, StatsAreThoseOfOneGroupOrThatAreNotZero) {
   stats.rcu.retired = 0;
   const Json json = ToJson(stats);
   const std::string rcu = StatsView(json, nullptr, {.group = "rcu"});
-  EXPECT_EQ(LinesOf(rcu).size(), 6U);
+  EXPECT_EQ(LinesOf(rcu).size(), 7U);
   EXPECT_THAT(rcu, HasSubstr("retired"));
   const std::string nonzero = StatsView(json, nullptr, {.group = "rcu", .nonzero = true});
-  EXPECT_EQ(LinesOf(nonzero).size(), 5U);
+  EXPECT_EQ(LinesOf(nonzero).size(), 6U);
   EXPECT_THAT(nonzero, Not(HasSubstr("retired")));
 }
 

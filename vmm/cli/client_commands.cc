@@ -286,6 +286,10 @@ int RunClient(const ClientCommand& command, const SocketEnvironment& environment
       output.err << "underfoot: the machine has ended\n";
       return kExitOk;
     }
+    if (watch.before.has_value() && absl::IsResourceExhausted(answer.status())) {
+      std::this_thread::sleep_for(*command.watch);
+      continue;
+    }
     if (!answer.ok()) return Fail(output, answer.status());
     // Only the machine knows its groups, so its first answer shows whether the command line is right.
     if (const absl::Status known = CheckGroup(command.group, *answer); !known.ok()) {

@@ -294,6 +294,10 @@ absl::StatusOr<std::chrono::milliseconds> ParseSeconds(const std::string& text) 
   const bool bare = !text.empty() && text.back() >= '0' && text.back() <= '9';
   absl::StatusOr<std::chrono::milliseconds> duration = ParseDuration(bare ? text + "s" : text);
   if (duration.ok() && duration->count() > 0) return duration;
+  if (duration.ok() && text.find_first_of("123456789") != std::string::npos) {
+    return absl::OutOfRangeError(
+        absl::StrFormat("'%s' is less than the least, 1ms", text.substr(0, 80)));
+  }
   if (absl::IsOutOfRange(duration.status())) return duration.status();
   double seconds = 0;
   const char* const end = text.data() + text.size();
@@ -353,7 +357,8 @@ absl::StatusOr<Command> CheckClient(const ClientVerbInfo& info, const ClientArgu
   if (info.verb == ClientVerb::kWorkingSet && sub.count("--seconds") > 0) {
     const absl::StatusOr<std::chrono::milliseconds> seconds = ParseSeconds(arguments.seconds);
     if (!seconds.ok()) return BadOption("--seconds", seconds.status());
-    command.seconds = absl::StrFormat("%.6g", static_cast<double>(seconds->count()) * 1e-3);
+    // Enough digits for kMostDays: an exponent's + would be a blank in a URL.
+    command.seconds = absl::StrFormat("%.11g", static_cast<double>(seconds->count()) * 1e-3);
   }
   if ((info.verb == ClientVerb::kBalloon || info.verb == ClientVerb::kMemory) &&
       sub.count("--set") > 0) {

@@ -10,7 +10,7 @@
 
 namespace underfoot {
 
-EndSignals::EndSignals() {
+EndSignals::EndSignals(std::chrono::milliseconds same_request) : same_request_(same_request) {
   sigemptyset(&signals_);
   sigaddset(&signals_, SIGINT);
   sigaddset(&signals_, SIGTERM);
@@ -26,8 +26,9 @@ EndSignals::EndSignals() {
   pthread_sigmask(SIG_BLOCK, &signals_, &before_);
 }
 
-absl::StatusOr<std::unique_ptr<EndSignals>> EndSignals::Start() {
-  std::unique_ptr<EndSignals> signals(new EndSignals);
+absl::StatusOr<std::unique_ptr<EndSignals>> EndSignals::Start(
+    std::chrono::milliseconds same_request) {
+  std::unique_ptr<EndSignals> signals(new EndSignals(same_request));
   if (absl::Status started = StartThread(signals->thread_, "the signals that end a run",
                                          [raw = signals.get()] { raw->Main(); });
       !started.ok()) {
@@ -52,10 +53,24 @@ void EndSignals::SetAtOnce(std::function<void()> at_once) {
   at_once_ = std::move(at_once);
 }
 
+void EndSignals::TakeRepetition(int signal) const {
+  sigset_t same{};
+  sigemptyset(&same);
+  sigaddset(&same, signal);
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(same_request_);
+  const timespec limit = {seconds.count(),
+                          std::chrono::nanoseconds(same_request_ - seconds).count()};
+  static_cast<void>(sigtimedwait(&same, nullptr, &limit));
+}
+
 void EndSignals::Main() {
   pthread_setname_np(pthread_self(), "end-signals");
   for (int signal = 0; sigwait(&signals_, &signal) == 0 && !stop_.load();) {
-    if (count_.fetch_add(1, std::memory_order_relaxed) + 1 < 2) continue;
+    if (count_.fetch_add(1, std::memory_order_relaxed) + 1 < 2) {
+      TakeRepetition(signal);
+      if (stop_.load()) return;
+      continue;
+    }
     // From here on the default action applies: a signal ends the process.
     pthread_sigmask(SIG_UNBLOCK, &signals_, nullptr);
     absl::MutexLock lock(&mutex_);

@@ -1,6 +1,7 @@
 // Turns the signals HUP, INT and TERM into requests to end the run.
 //
-//   first    Count() is 1: the run ends in order
+//   first    Count() is 1: the run ends in order. If the same signal comes again at once, that is the
+//            same request: timeout(1) sends its signal to the program, and again to its process group
 //   second   the process ends at once, from the thread of this object: `at_once` is called first
 //   third    the kernel ends the process, should `at_once` hang
 //
@@ -16,6 +17,7 @@
 #include <signal.h>
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -29,7 +31,9 @@ namespace underfoot {
 class EndSignals {
  public:
   // ResourceExhausted: the host has no room for its thread. Then the signals are as before.
-  static absl::StatusOr<std::unique_ptr<EndSignals>> Start();
+  // `same_request`: how long the same signal still belongs to the first request.
+  static absl::StatusOr<std::unique_ptr<EndSignals>> Start(
+      std::chrono::milliseconds same_request = std::chrono::milliseconds(50));
   ~EndSignals();
   EndSignals(const EndSignals&) = delete;
   EndSignals& operator=(const EndSignals&) = delete;
@@ -42,9 +46,12 @@ class EndSignals {
   void SetAtOnce(std::function<void()> at_once) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  EndSignals();
+  explicit EndSignals(std::chrono::milliseconds same_request);
   void Main();
+  // Takes the same signal again, if it comes at once.
+  void TakeRepetition(int signal) const;
 
+  const std::chrono::milliseconds same_request_;
   sigset_t signals_{};
   sigset_t before_{};
   struct sigaction pipe_before_ {};

@@ -103,7 +103,8 @@ Examples:
 The status line: `mismatches` are pages that the guest found wrong, `audit` wrong translations that no
 source had reported. Both must stay 0.
 The first HUP, INT or TERM ends the run normally, with verdict and summary. The second one ends it
-at once. In both cases the changes of the host are undone.
+at once, unless it is the same within 50 ms, because timeout(1) sends each twice. In both cases the
+changes of the host are undone.
 Exit codes:
   0  passed: the guest's verdict is good (Linux: it has powered off), the audit is clean, nothing
      leaked

@@ -98,10 +98,12 @@ std::string HugePagesNote(const RunOptions& options) {
 std::string Announcement(const RunOptions& options, const Machine& machine,
                          const std::string& socket) {
   return absl::StrFormat(
-      "%s: %s, %s of %s memory%s, guest %s, churn %s, seed %d, on %s%s\n"
+      "%s: %s, %s of %s memory%s, guest %s, %s, seed %d, on %s%s\n"
       "control socket %s; from another terminal: underfoot stats --watch --control %s",
       options.name, Counted(options.vcpus, "vCPU"), FormatBytes(options.memory_bytes),
-      BackingName(options.backing), HugePagesNote(options), options.guest, options.churn.text,
+      BackingName(options.backing), HugePagesNote(options), options.guest,
+      options.replay_path.empty() ? "churn " + options.churn.text
+                                  : "the churn of " + options.replay_path,
       options.seed, machine.vendor(),
       machine.real_pfns() ? "" : " (no CAP_SYS_ADMIN: hva page numbers stand in for pfns)", socket,
       socket);

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
@@ -31,8 +32,16 @@ void AwaitTheLast(const std::string& path) {
 int WaitForEnd(ControlClient& client, bool json, const Output& output) {
   constexpr std::chrono::milliseconds kPeriod(100);
   std::string name;
+  bool waits_silently = false;
   for (;; std::this_thread::sleep_for(kPeriod)) {
     const absl::StatusOr<Json> vm = client.Get("/v1/vm");
+    if (MayAnswerLater(vm.status())) {
+      if (!std::exchange(waits_silently, true)) {
+        output.err << absl::StrFormat("underfoot: %s; still waiting\n",
+                                      std::string(vm.status().message()));
+      }
+      continue;
+    }
     if (!vm.ok() && name.empty()) {
       output.err << "underfoot: " << std::string(vm.status().message()) << "\n";
       return ExitCodeOf(RunEnd::kCouldNotRun);

@@ -49,7 +49,7 @@ absl::StatusCode CodeOf(int http_status) {
     case 501:
       return absl::StatusCode::kUnimplemented;
     case 503:
-      return absl::StatusCode::kUnavailable;
+      return absl::StatusCode::kResourceExhausted;
     default:
       return absl::StatusCode::kUnknown;
   }
@@ -182,7 +182,9 @@ class Exchange {
   }
 
   absl::Status TimedOut() const {
-    return NoAnswer(path_, absl::StrFormat("nothing came within %d ms", timeout_.count()));
+    return absl::DeadlineExceededError(
+        absl::StrFormat("no answer from %s within %d ms; is the machine, or its host, stopped?",
+                        path_, timeout_.count()));
   }
 
   std::string path_;

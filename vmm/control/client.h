@@ -12,6 +12,7 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "vmm/control/http.h"
 #include "vmm/control/json.h"
@@ -34,6 +35,8 @@ class ControlClient {
                                  const std::string& body = "");
 
   // Returns the JSON of a successful reply; otherwise an error with the server's message.
+  // DeadlineExceeded: the machine is there and does not answer. ResourceExhausted: it has no
+  // connection free. Either may be different a moment later.
   absl::StatusOr<Json> Get(const std::string& target);
   absl::StatusOr<Json> Put(const std::string& target, const Json& body);
   absl::StatusOr<Json> Post(const std::string& target);
@@ -51,6 +54,11 @@ class ControlClient {
   // The limit for a request; for a stream, until it begins.
   const std::chrono::milliseconds timeout_;
 };
+
+// Whether this error says that the machine is there, and may answer the next request.
+inline bool MayAnswerLater(const absl::Status& status) {
+  return absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status);
+}
 
 }  // namespace underfoot
 

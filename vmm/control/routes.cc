@@ -142,7 +142,7 @@ HttpReply GetWorkingSet(ControlTarget& target, const HttpRequest& request) {
   if (error != std::errc() || stop != text.data() + text.size() || !(seconds > 0) ||
       seconds > kMost) {
     return ErrorReply(400, absl::StrFormat("seconds is '%s'; it must be a number above 0 and up to "
-                                           "%g, like 10 or 0.5",
+                                           "%.0f, like 10 or 0.5",
                                            text.substr(0, 40), kMost));
   }
   return ReplyOf(target.GetWorkingSet(absl::Seconds(seconds)));
