@@ -165,8 +165,8 @@ TEST(MetricsTest, WhatIsNowIsAGauge) {
   for (const char* name :
        {"stage2_leaves_4k", "stage2_leaves_2m", "stage2_tables", "notifier_in_flight", "memslots",
         "memslots_generation", "rcu_pending_tables", "rcu_pending_bytes", "rcu_peak_bytes",
-        "rcu_cap_bytes",
-        "working_set_touched", "stage2_leaves_1g", "pfn_caches", "dirty_log_waiting"}) {
+        "rcu_cap_bytes", "working_set_touched", "stage2_leaves_1g", "pfn_caches",
+        "dirty_log_waiting"}) {
     EXPECT_EQ(exposition.types.at(std::string("underfoot_") + name), "gauge");
   }
 }

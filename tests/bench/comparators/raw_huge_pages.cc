@@ -85,7 +85,8 @@ RawHugePages::~RawHugePages() {
   stop_.store(true, std::memory_order::relaxed);
   static_cast<void>(eventfd_write(stop_fd_.get(), 1));
   if (handler_.joinable()) handler_.join();
-  moved_.fetch_add(blocks_, std::memory_order::release);  // the filler finds work, and then the stop
+  moved_.fetch_add(blocks_,
+                   std::memory_order::release);  // the filler finds work, and then the stop
   moved_.notify_one();
   if (filler_.joinable()) filler_.join();
   for (const HvaRange& memory : {range_, pool_}) {
