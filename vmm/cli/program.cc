@@ -39,7 +39,7 @@ struct Dispatch {
   }
   int operator()(const DoctorCommand& command) const { return Doctor(command, output); }
   int operator()(const HelpCommand& command) const {
-    return PrintPart(output, command.text) == Written::kFailed ? kExitFailure : kExitOk;
+    return Print(output, command.text) ? kExitOk : kExitFailure;
   }
 };
 
