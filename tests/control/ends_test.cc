@@ -64,15 +64,20 @@ bool IsPending(int signal) {
   return sigpending(&pending) == 0 && sigismember(&pending, signal) == 1;
 }
 
-// As timeout(1) does.
-TEST(EndSignalsTest, TheSameSignalTwiceAtOnceIsOneRequest) {
+// As timeout(1) sends it.
+TEST(EndSignalsTest, TheSameSignalAgainAndAgainAtOnceIsOneRequest) {
   EXPECT_EXIT(
       {
         const auto signals = EndSignals::Start(std::chrono::hours(1));
         kill(getpid(), SIGTERM);
         static_cast<void>(WaitUntil([&] { return (*signals)->Count() == 1; }));
-        kill(getpid(), SIGTERM);
-        static_cast<void>(WaitUntil([] { return !IsPending(SIGTERM); }));
+        for (int i = 0; i < 3; ++i) {
+          kill(getpid(), SIGTERM);
+          static_cast<void>(WaitUntil([] { return !IsPending(SIGTERM); }));
+        }
+        // If the last one were counted, that would follow in a moment.
+        static_cast<void>(
+            WaitUntil([&] { return (*signals)->Count() != 1; }, std::chrono::milliseconds(20)));
         _exit((*signals)->Count() == 1 ? 42 : 43);
       },
       ExitedWithCode(42), "");

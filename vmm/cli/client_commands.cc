@@ -273,23 +273,24 @@ int RunClient(const ClientCommand& command, const SocketEnvironment& environment
     // This request makes the client known before the machine is asked to end, because the end may
     // be immediate.
     static_cast<void>((*client)->Get("/v1/vm"));
-    const absl::StatusOr<Json> asked = Ask(**client, command);
+    absl::StatusOr<Json> asked = Ask(**client, command);
+    for (bool said = false; PauseForLaterAnswer(asked.status(), said, output);) {
+      asked = Ask(**client, command);
+    }
     return asked.ok() ? WaitForEnd(**client, command.json, output)
                       : Fail(output, asked.status(), no_machine);
   }
   ClientCommand current = command;
   const bool screen = command.watch.has_value() && output.terminal && !command.json && !command.csv;
   Watch watch;
+  bool said = false;
   while (true) {
     absl::StatusOr<Json> answer = Ask(**client, current);
     if (!answer.ok() && watch.before.has_value() && absl::IsUnavailable(answer.status())) {
       output.err << "underfoot: the machine has ended\n";
       return kExitOk;
     }
-    if (watch.before.has_value() && absl::IsResourceExhausted(answer.status())) {
-      std::this_thread::sleep_for(*command.watch);
-      continue;
-    }
+    if (watch.before.has_value() && PauseForLaterAnswer(answer.status(), said, output)) continue;
     if (!answer.ok()) return Fail(output, answer.status());
     // Only the machine knows its groups, so its first answer shows whether the command line is right.
     if (const absl::Status known = CheckGroup(command.group, *answer); !known.ok()) {
@@ -315,6 +316,7 @@ int RunClient(const ClientCommand& command, const SocketEnvironment& environment
     if (written != Written::kAll) return ExitAfter(written);
     watch.before = *std::move(answer);
     current.churn = {};  // the change is made once; later rounds only read
+    current.bytes = {};
     std::this_thread::sleep_for(*command.watch);
   }
 }

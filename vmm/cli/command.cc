@@ -294,10 +294,7 @@ absl::StatusOr<std::chrono::milliseconds> ParseSeconds(const std::string& text) 
   const bool bare = !text.empty() && text.back() >= '0' && text.back() <= '9';
   absl::StatusOr<std::chrono::milliseconds> duration = ParseDuration(bare ? text + "s" : text);
   if (duration.ok() && duration->count() > 0) return duration;
-  if (duration.ok() && text.find_first_of("123456789") != std::string::npos) {
-    return absl::OutOfRangeError(
-        absl::StrFormat("'%s' is less than the least, 1ms", text.substr(0, 80)));
-  }
+
   if (absl::IsOutOfRange(duration.status())) return duration.status();
   double seconds = 0;
   const char* const end = text.data() + text.size();

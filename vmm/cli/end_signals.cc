@@ -53,21 +53,24 @@ void EndSignals::SetAtOnce(std::function<void()> at_once) {
   at_once_ = std::move(at_once);
 }
 
-void EndSignals::TakeRepetition(int signal) const {
+void EndSignals::TakeRepetitions(int signal) const {
   sigset_t same{};
   sigemptyset(&same);
   sigaddset(&same, signal);
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(same_request_);
-  const timespec limit = {seconds.count(),
-                          std::chrono::nanoseconds(same_request_ - seconds).count()};
-  static_cast<void>(sigtimedwait(&same, nullptr, &limit));
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point end = Clock::now() + same_request_;
+  for (Clock::time_point now = Clock::now(); now < end && !stop_.load(); now = Clock::now()) {
+    const auto seconds = std::chrono::floor<std::chrono::seconds>(end - now);
+    const timespec limit = {seconds.count(), std::chrono::nanoseconds(end - now - seconds).count()};
+    static_cast<void>(sigtimedwait(&same, nullptr, &limit));
+  }
 }
 
 void EndSignals::Main() {
   pthread_setname_np(pthread_self(), "end-signals");
   for (int signal = 0; sigwait(&signals_, &signal) == 0 && !stop_.load();) {
     if (count_.fetch_add(1, std::memory_order_relaxed) + 1 < 2) {
-      TakeRepetition(signal);
+      TakeRepetitions(signal);
       if (stop_.load()) return;
       continue;
     }

@@ -1,7 +1,8 @@
 // Turns the signals HUP, INT and TERM into requests to end the run.
 //
-//   first    Count() is 1: the run ends in order. If the same signal comes again at once, that is the
-//            same request: timeout(1) sends its signal to the program, and again to its process group
+//   first    Count() is 1: the run ends in order. The same signal within the next 50 ms is the same
+//            request: timeout(1) sends its signal to the program, and again to its process group, and
+//            a terminal or a cgroup may have sent it to both of them
 //   second   the process ends at once, from the thread of this object: `at_once` is called first
 //   third    the kernel ends the process, should `at_once` hang
 //
@@ -38,7 +39,7 @@ class EndSignals {
   EndSignals(const EndSignals&) = delete;
   EndSignals& operator=(const EndSignals&) = delete;
 
-  // The number of signals that have arrived.
+  // The number of requests that have arrived.
   int Count() const { return count_.load(std::memory_order_relaxed); }
 
   // Sets the function that is called before the process ends at once. Returns when no call of the
@@ -48,8 +49,8 @@ class EndSignals {
  private:
   explicit EndSignals(std::chrono::milliseconds same_request);
   void Main();
-  // Takes the same signal again, if it comes at once.
-  void TakeRepetition(int signal) const;
+  // Takes the same signal again and again, as long as it is still the same request.
+  void TakeRepetitions(int signal) const;
 
   const std::chrono::milliseconds same_request_;
   sigset_t signals_{};

@@ -93,7 +93,10 @@ absl::StatusOr<std::chrono::milliseconds> ParseDuration(std::string_view text) {
   }
   const std::chrono::milliseconds rounded(std::llround(ms));
   // 0 has a special meaning.
-  if (number > 0 && rounded.count() == 0) return Wrong(text, "is less than the least, 1ms");
+  if (number > 0 && rounded.count() == 0) {
+    return absl::OutOfRangeError(
+        absl::StrFormat("'%s' is less than the least, 1ms", text.substr(0, 80)));
+  }
   return rounded;
 }
 

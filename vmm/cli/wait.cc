@@ -15,33 +15,37 @@ namespace underfoot {
 
 namespace {
 
+constexpr std::chrono::milliseconds kPeriod(100);
+
 // The machine keeps its socket for other clients that wait. After this command the user may want to
 // start the next machine at the same path. Connecting to see whether a server listens does not
 // count as a request.
 void AwaitTheLast(const std::string& path) {
-  constexpr std::chrono::milliseconds kPeriod(20);
+  constexpr std::chrono::milliseconds kOften(20);
   constexpr std::chrono::seconds kAtMost(6);
   const auto end = std::chrono::steady_clock::now() + kAtMost;
   while (ProbeSocket(path) == SocketProbe::kLive && std::chrono::steady_clock::now() < end) {
-    std::this_thread::sleep_for(kPeriod);
+    std::this_thread::sleep_for(kOften);
   }
 }
 
 }  // namespace
 
+bool PauseForLaterAnswer(const absl::Status& status, bool& said, const Output& output) {
+  if (!MayAnswerLater(status)) return false;
+  if (!std::exchange(said, true)) {
+    output.err << absl::StrFormat("underfoot: %s; still waiting\n", std::string(status.message()));
+  }
+  std::this_thread::sleep_for(kPeriod);
+  return true;
+}
+
 int WaitForEnd(ControlClient& client, bool json, const Output& output) {
-  constexpr std::chrono::milliseconds kPeriod(100);
   std::string name;
-  bool waits_silently = false;
+  bool said = false;
   for (;; std::this_thread::sleep_for(kPeriod)) {
     const absl::StatusOr<Json> vm = client.Get("/v1/vm");
-    if (MayAnswerLater(vm.status())) {
-      if (!std::exchange(waits_silently, true)) {
-        output.err << absl::StrFormat("underfoot: %s; still waiting\n",
-                                      std::string(vm.status().message()));
-      }
-      continue;
-    }
+    if (PauseForLaterAnswer(vm.status(), said, output)) continue;
     if (!vm.ok() && name.empty()) {
       output.err << "underfoot: " << std::string(vm.status().message()) << "\n";
       return ExitCodeOf(RunEnd::kCouldNotRun);

@@ -10,6 +10,14 @@
 
 namespace underfoot {
 
+// If the machine may answer later (MayAnswerLater): says once that the command still waits, and returns
+// true after a pause.
+bool PauseForLaterAnswer(const absl::Status& status, bool& said, const Output& output);
+
+// Waits as long as a program listens at the socket, also if it is stopped or has no connection free.
+// A machine that ends while it has none does not know of this client, and does not wait for it: then
+// the result is lost.
+//
 // Prints the result of the run, as JSON or as text, and returns its exit code. If the socket
 // disappears without a result, the run did not finish. Only the run itself reports problems that
 // are found after the socket is removed (a remaining thread or descriptor, changes of the host that

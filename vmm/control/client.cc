@@ -87,10 +87,16 @@ std::string UnreachableReason(const std::string& path) {
     case SocketProbe::kUnknown:
       return "this user may not reach it";
     case SocketProbe::kStale:
-    case SocketProbe::kLive:  // a server has started just now, or its backlog is full
+    case SocketProbe::kLive:  // a server has started just now
       return "no program answers there";
   }
   return "";
+}
+
+absl::Status TimedOut(const std::string& path, std::chrono::milliseconds timeout) {
+  return absl::DeadlineExceededError(
+      absl::StrFormat("no answer from %s within %d ms; the machine, or its host, may be stopped",
+                      path, timeout.count()));
 }
 
 absl::Status NoAnswer(const std::string& path, std::string_view why) {
@@ -113,6 +119,7 @@ class Exchange {
         setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)));
     if (connect(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(*address)) !=
         0) {
+      if (errno == EAGAIN) return TimedOut(path, timeout);  // its backlog is full
       return NoAnswer(path,
                       absl::StrCat(UnreachableReason(path), "; is the machine still running?"));
     }
@@ -125,7 +132,7 @@ class Exchange {
   // answer can still be read.
   absl::Status Send(std::string_view bytes) {
     while (!bytes.empty()) {
-      if (!Await(POLLOUT)) return TimedOut();
+      if (!Await(POLLOUT)) return TimedOut(path_, timeout_);
       const ssize_t sent =
           send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
       if (sent < 0 && errno != EAGAIN && errno != EINTR) return absl::OkStatus();
@@ -138,7 +145,7 @@ class Exchange {
   absl::Status Receive(ReplyReader& reader) {
     std::array<char, size_t{64} << 10> buffer;  // NOLINT(cppcoreguidelines-pro-type-member-init)
     while (!reader.whole() && !reader.stopped()) {
-      if (!Await(POLLIN)) return TimedOut();
+      if (!Await(POLLIN)) return TimedOut(path_, timeout_);
       const ssize_t got = recv(socket_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
       if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
       if (got <= 0) {
@@ -179,12 +186,6 @@ class Exchange {
       if (ready != 0 && !(ready < 0 && errno == EINTR)) return true;
       if (ready == 0) return false;
     }
-  }
-
-  absl::Status TimedOut() const {
-    return absl::DeadlineExceededError(
-        absl::StrFormat("no answer from %s within %d ms; is the machine, or its host, stopped?",
-                        path_, timeout_.count()));
   }
 
   std::string path_;
