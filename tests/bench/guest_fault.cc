@@ -114,9 +114,8 @@ absl::StatusOr<Variant> Handled(const HandlersCase& c, std::string name,
   TouchingGuest::Options options = c.guest;
   options.pin = pin_vcpus;
   return WithGuest(std::move(name), std::move(made), options, goal,
-                   [c, pin_vcpus](Ram& ram, TouchingGuest& guest, Turn& turn) {
-                     std::optional<Pinned> first_vcpu;
-                     if (pin_vcpus) first_vcpu.emplace(AllowedCpus().front());
+                   [c](Ram& ram, TouchingGuest& guest, Turn& turn) {
+                     const Pinned first_vcpu(guest.CpusOf(0));
                      ram.Empty();
                      std::optional<BusyCpus> busy;
                      if (c.busy) busy.emplace();

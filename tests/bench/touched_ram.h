@@ -191,9 +191,8 @@ absl::StatusOr<Variant> Touched(std::string name, absl::StatusOr<std::shared_ptr
                                 std::optional<Goal> goal = {},
                                 const TouchingGuest::Options& options = {}) {
   return WithGuest(std::move(name), std::move(made), options, goal,
-                   [pin = options.pin](Ram& ram, TouchingGuest& guest, Turn& turn) {
-                     std::optional<Pinned> pinned;
-                     if (pin) pinned.emplace(AllowedCpus().front());
+                   [](Ram& ram, TouchingGuest& guest, Turn& turn) {
+                     const Pinned pinned(guest.CpusOf(0));
                      ram.Empty();
                      turn.Time(kPages, [&] { guest.TouchAll(); });
                    });

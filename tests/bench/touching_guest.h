@@ -36,7 +36,8 @@ class TouchingGuest {
     uint64_t stride = 1;
     // Whether WriteNs is wanted: each vCPU has room for the times of 16384 pages.
     bool keep_times = true;
-    bool pin = false;  // as --pin-vcpus. The caller pins itself: its thread runs the first vCPU
+    bool pin =
+        false;  // as --pin-vcpus. The caller's thread runs vCPU 0, and it pins itself: CpusOf(0)
   };
   // `memory`: what it touches.
   static absl::StatusOr<std::unique_ptr<TouchingGuest>> Create(HvaRange memory,
@@ -48,6 +49,8 @@ class TouchingGuest {
   TouchingGuest(const TouchingGuest&) = delete;
   TouchingGuest& operator=(const TouchingGuest&) = delete;
 
+  // Where a vCPU may run.
+  std::vector<int> CpusOf(unsigned vcpu) const;
   // Returns when every page has been written to.
   void TouchAll();
   // How long each write of the last TouchAll took, in nanoseconds, by the guest's time stamp counter.
@@ -84,7 +87,6 @@ class TouchingGuest {
   uint64_t PagesOfVcpu() const { return pages_ / options_.vcpus; }
   static Gpa TimesOf(unsigned vcpu);
   void Run(unsigned vcpu);
-  std::vector<int> CpusOf(unsigned vcpu) const;
   void Serve(unsigned vcpu);
 
   // A vCPU stays with its thread: KVM waits for a grace period when it changes.

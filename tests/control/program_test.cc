@@ -145,7 +145,7 @@ class ScriptedMachine {
     EXPECT_TRUE(listener.ok()) << listener.status();
     thread_ = std::thread([listening = *std::move(listener), texts = std::move(replies)] {
       for (const std::string& text : texts) {
-        // A client that has gone early leaves replies that nobody fetches.
+        // A client that goes early does not fetch all replies.
         pollfd waiting = {listening->fd(), POLLIN, 0};
         if (poll(&waiting, 1, 5000) <= 0) return;
         const UniqueFd fd(accept(listening->fd(), nullptr, nullptr));

@@ -294,7 +294,6 @@ absl::StatusOr<std::chrono::milliseconds> ParseSeconds(const std::string& text) 
   const bool bare = !text.empty() && text.back() >= '0' && text.back() <= '9';
   absl::StatusOr<std::chrono::milliseconds> duration = ParseDuration(bare ? text + "s" : text);
   if (duration.ok() && duration->count() > 0) return duration;
-
   if (absl::IsOutOfRange(duration.status())) return duration.status();
   double seconds = 0;
   const char* const end = text.data() + text.size();

@@ -43,7 +43,7 @@ bool PauseForLaterAnswer(const absl::Status& status, bool& said, const Output& o
 int WaitForEnd(ControlClient& client, bool json, const Output& output) {
   std::string name;
   bool said = false;
-  for (;; std::this_thread::sleep_for(kPeriod)) {
+  for (;;) {
     const absl::StatusOr<Json> vm = client.Get("/v1/vm");
     if (PauseForLaterAnswer(vm.status(), said, output)) continue;
     if (!vm.ok() && name.empty()) {
@@ -58,7 +58,10 @@ int WaitForEnd(ControlClient& client, bool json, const Output& output) {
     try {
       name = vm->at("name").get<std::string>();
       const Json& result = vm->at("result");
-      if (result.is_null()) continue;
+      if (result.is_null()) {
+        std::this_thread::sleep_for(kPeriod);
+        continue;
+      }
       const int exit_code = result.at("exit_code").get<int>();
       if (json) {
         output.out << Pretty(result) << "\n" << std::flush;

@@ -43,9 +43,9 @@ class RawUffdMemory {
 
   // Starts a thread that polls, reads a message, copies zeroes to the aligned window of `pages`
   // (a power of two, at most kMostPages) in which a fault lies, and only reads everything else.
-  // `cpu`: it is pinned there and preempts nobody; absent: it is raised, on any CPU, as a machine's only
-  // handler is. Threads that fault must not share a window, and nobody may remove pages meanwhile: a copy
-  // that finds a page there, or is refused, wakes nobody.
+  // `cpu`: it is pinned there and preempts no thread; absent: it is raised, on any CPU, as a machine's only
+  // handler is. Threads that fault must not share a window, and none may remove pages meanwhile: a copy
+  // that finds a page there, or is refused, wakes no thread.
   void Serve(std::optional<int> cpu, uint64_t pages = 1);
 
  private:
